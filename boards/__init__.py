@@ -1,1 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Boards: parts, memories, ports and clocks, each a TOML file.  A new board is a file, never a branch.
+
+Knows nothing of designs; fit.py decides what to build on a board.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from meadow.compiler.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    bandwidth_gb_s  peak of the processor's DRAM, in 10^9 bytes a second
+    dram_bytes      memory the model may use, after the operating system
+    ports           names of the 128-bit slave ports, in the order in which designs take them
+    clock_mhz       fabric clock that designs for this board assume (not closed by us)
+    pynq            what PYNQ image there is
+    """
+
+    name: str
+    title: str
+    part: str
+    lut: int
+    ff: int
+    dsp: int
+    bram36: int
+    uram: int
+    bandwidth_gb_s: float
+    dram_bytes: int
+    ports: tuple[str, ...]
+    port_bits: int
+    clock_mhz: int
+    pynq: str
+
+    @property
+    def on_chip_bits(self) -> int:
+        return self.bram36 * 36864 + self.uram * 294912
+
+
+FIELDS = {
+    "name": str, "title": str, "part": str, "lut": int, "ff": int, "dsp": int, "bram36": int, "uram": int,
+    "bandwidth_gb_s": float, "dram_bytes": int, "ports": list, "port_bits": int, "clock_mhz": int, "pynq": str,
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """The boards that come with meadow."""
+    folder = resources.files("meadow.boards")
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load(name: str) -> Board:
+    """The board called `name`, or described by the TOML file of that path.  Raises UsageError with all its problems."""
+    if name in names():
+        text = resources.files("meadow.boards").joinpath(f"{name}.toml").read_text()
+    elif name.endswith(".toml") and Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise UsageError(f"board {name!r} is not known; known are {', '.join(names())}, or give the path of a .toml file")
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not TOML: {error}") from None
+    problems = [f"{key} is missing" for key in FIELDS if key not in table]
+    problems += [f"{key} is not a known field" for key in table if key not in FIELDS]
+    for key, kind in FIELDS.items():
+        value = table.get(key)
+        if value is not None and not isinstance(value, (int, float) if kind is float else kind):
+            problems.append(f"{key} is {value!r}, not a {kind.__name__}")
+        elif kind in (int, float) and isinstance(value, (int, float)) and value < 0:
+            problems.append(f"{key} is {value}, which is negative")
+    if problems:
+        raise UsageError(f"board {name}: {'; '.join(problems)}")
+    return Board(**{**table, "ports": tuple(table["ports"]), "bandwidth_gb_s": float(table["bandwidth_gb_s"])})

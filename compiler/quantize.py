@@ -31,7 +31,7 @@ from meadow.compiler.types import I8, Weight
 Floats = NDArray[np.float32]
 LEVELS = 127
 CALIBRATION_TOKENS = 512
-SMOOTHING = {"channel": 1.0, "tensor": 0.25}
+SMOOTHING = {"channel": 1.0, "tensor": 0.15}
 """Default strength.  With one scale a tensor, strong smoothing widens the range of the weights more than it narrows
 the activations (measured on SmolLM2: docs/decisions/0005-smoothing.md)."""
 CLIP_RATIOS = tuple(np.arange(1.0, 0.35, -0.05))

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one written arithmetic: every rounding, saturation, table and accumulation, in numpy.
+
+docs/arithmetic.md says the same in words, hls/arithmetic.hpp in C++; the three must agree bit for bit.
+Knows nothing of programs, memory or layouts.
+
+The rules: sums that hardware does in parallel are exact integers; the only floating-point operations are single
+FP32 additions, subtractions, multiplications, divisions and square roots, each rounded to nearest even (as IEEE 754
+and AMD's floating-point cores do); subnormal results are flushed where `flush` is called.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.int8]
+
+SMALLEST_NORMAL = np.float32(2.0**-126)
+QUIET = np.float32(2.0**-100)
+"""A row whose largest magnitude is below this counts as zero: its scale is 0 and its codes are 0."""
+LEVELS = np.float32(127)
+ONE_PROBABILITY = 65535
+"""The integer that stands for a probability (before division) of 1."""
+EXP_FRACTION_BITS = 10
+EXP_LIMIT = 17 << EXP_FRACTION_BITS
+"""Exponents of two at and below -17 are 0 in 16 bits."""
+LOG2E = np.float32(1.4426950408889634)
+ROPE_ONE = 1 << 14
+NORM_BITS = 15
+NORM_EXPONENTS = (-45, 60)
+"""The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
+EXACT_FP32 = 1 << 24
+"""Integers up to here, and every sum that stays below, are exact in FP32: FP32 BLAS then computes exact sums."""
+
+
+def exp2_table() -> NDArray[np.uint16]:
+    """round(65535 * 2^(-f / 1024)) for f = 0 .. 1023: the fraction part of EXP, one 1024 x 16 ROM."""
+    fraction = np.arange(1 << EXP_FRACTION_BITS) / (1 << EXP_FRACTION_BITS)
+    return np.rint(ONE_PROBABILITY * np.exp2(-fraction)).astype(np.uint16)
+
+
+def _exp2_all() -> NDArray[np.uint16]:
+    """exp2_negative for every argument 0 .. EXP_LIMIT: the ROM and the shifter in one array, for numpy's sake."""
+    u = np.arange(EXP_LIMIT + 1)
+    shift = u >> EXP_FRACTION_BITS
+    entry = exp2_table().astype(np.int64)[u & ((1 << EXP_FRACTION_BITS) - 1)]
+    return ((entry + ((1 << shift) >> 1)) >> shift).astype(np.uint16)
+
+
+_EXP2 = _exp2_all()
+
+
+def exp2_negative(u: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """65535 * 2^(-u / 1024), rounded half up after the ROM; u in 0 .. EXP_LIMIT."""
+    return _EXP2[u]
+
+
+def flush(x: Floats) -> Floats:
+    """Subnormals become zeros of the same sign."""
+    return np.where(np.abs(x) < SMALLEST_NORMAL, x * np.float32(0), x)
+
+
+def quantize_rows(x: Floats) -> tuple[Bytes, Floats]:
+    """INT8 codes [..., n] and scales [...] of the last axis of x: code = rint(x * (127 / peak)), scale = peak / 127."""
+    peak = np.abs(x).max(axis=-1)
+    quiet = peak < QUIET
+    safe = np.where(quiet, np.float32(1), peak)
+    inverse = np.where(quiet, np.float32(0), LEVELS / safe)
+    scale = np.where(quiet, np.float32(0), safe / LEVELS)
+    codes = np.clip(np.rint(x * inverse[..., None]), -127, 127)
+    return codes.astype(np.int8), scale.astype(np.float32)
+
+
+def blocks_for_exact_sums(codes: Bytes) -> int:
+    """Into how many pieces K must be cut so that every partial sum of a row times INT8 activations is below 2^24."""
+    rows, cols = codes.shape
+    pieces = 1
+    while pieces < cols:
+        edges = np.linspace(0, cols, pieces + 1).astype(int)[:-1]
+        largest = 0
+        for start in range(0, rows, 4096):
+            magnitudes = np.abs(codes[start : start + 4096].astype(np.int16))
+            largest = max(largest, int(np.add.reduceat(magnitudes, edges, axis=1, dtype=np.int32).max()))
+        if largest * 127 < EXACT_FP32:
+            return pieces
+        pieces += 1
+    return pieces
+
+
+def int8_products(a: Floats, w: Floats, pieces: int) -> Floats:
+    """The exact integer sums a[T, K] @ w[N, K].T, converted once to FP32.
+
+    a and w hold INT8 codes as FP32; `pieces` (from blocks_for_exact_sums) keeps each BLAS call exact.
+    """
+    if pieces == 1:
+        return a @ w.T
+    edges = np.linspace(0, a.shape[1], pieces + 1).astype(int)
+    total = np.zeros((a.shape[0], w.shape[0]), np.float64)
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        total += a[:, start:stop] @ w[:, start:stop].T
+    return total.astype(np.float32)
+
+
+def rescale(sums: Floats, a_scale: Floats, w_scale: Floats) -> Floats:
+    """FP32 results [T, N] of integer sums: sum * (a_scale[t] * w_scale[n])."""
+    return flush(sums * flush(a_scale[:, None] * w_scale[None, :]))
+
+
+def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:
+    """RMS norm [T, n]: squares are summed as integers of NORM_BITS bits on the row's power of two."""
+    peak = np.abs(x).max(axis=-1)
+    exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
+    limit = float(1 << NORM_BITS)
+    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
+    total = np.einsum("tn,tn->t", m, m).astype(np.float32)
+    mean = total * np.float32(1 / np.float32(x.shape[-1]))
+    mean = flush(mean * np.ldexp(np.float32(1), 2 * (exponent - NORM_BITS)).astype(np.float32))
+    inverse = np.float32(1) / np.sqrt(mean + eps)
+    return flush((x * inverse[:, None]) * gain)
+
+
+def rope_table(inv_freq: NDArray[np.float64], context: int) -> NDArray[np.int16]:
+    """cos and sin of every position and pair, int16 with 14 fraction bits: [context, 2, head_dim / 2]."""
+    angle = np.arange(context, dtype=np.float64)[:, None] * inv_freq[None, :]
+    return np.rint(np.stack([np.cos(angle), np.sin(angle)], axis=1) * ROPE_ONE).astype(np.int16)
+
+
+def rope(x: Floats, table: NDArray[np.int16]) -> Floats:
+    """Rotate the halves of each head: x [T, heads, head_dim], table [T, 2, head_dim / 2]."""
+    factor = table.astype(np.float32) * np.float32(1 / ROPE_ONE)
+    cos, sin = factor[:, None, 0, :], factor[:, None, 1, :]
+    half = x.shape[-1] // 2
+    low, high = x[..., :half], x[..., half:]
+    return flush(np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1))
+
+
+def score_scale(head_dim: int) -> np.float32:
+    """log2(e) / sqrt(head_dim): scores are exponents of two from here on."""
+    return np.float32(np.float64(1.4426950408889634) / np.sqrt(np.float64(head_dim)))
+
+
+def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32) -> Floats:
+    """y[T, J] = (q . k) * ((q_scale[t] * kappa) * k_scale[j]); products [T, J] are exact integers in FP32."""
+    return products * flush(flush(q_scale * kappa)[:, None] * k_scale[None, :])
+
+
+def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.intc]]:
+    """MAX, EXP and the folding of V's scales, over the last axis.
+
+    y        [T, J] scores, in powers of two
+    v_scale  [J] scale of each value row
+    visible  [T, J] which keys a token may see (at least one)
+    Returns (w [T, J] integers up to 65535 as FP32, total [T] as FP32, exponent [T]): the context of a token is
+    (sum_j w_j v_j) / total * 2^exponent.
+    """
+    peak = np.where(visible, y, np.float32(-np.inf)).max(axis=-1)
+    with np.errstate(invalid="ignore"):
+        u = np.rint((peak[:, None] - y) * np.float32(1 << EXP_FRACTION_BITS))
+    u = np.where(visible, np.minimum(u, np.float32(EXP_LIMIT)), np.float32(EXP_LIMIT))
+    p = _EXP2[u.astype(np.int32)]
+    total = p.sum(axis=-1, dtype=np.int64).astype(np.float32)
+    largest = np.where(visible, v_scale[None, :], np.float32(0)).max(axis=-1)
+    exponent = np.frexp(largest)[1].astype(np.intc)
+    folded = flush(np.ldexp(np.broadcast_to(v_scale, y.shape), -exponent[:, None]).astype(np.float32))
+    w = np.rint(p.astype(np.float32) * folded)
+    return np.where(visible, w, np.float32(0)), total, exponent
+
+
+def context(sums: NDArray[np.float64], total: Floats, exponent: NDArray[np.intc]) -> Floats:
+    """DIV: exact integer sums [T, head_dim] over the sum of probabilities, times 2^exponent."""
+    return flush(np.ldexp(sums.astype(np.float32) / total[:, None], exponent[:, None]).astype(np.float32))
+
+
+def silu_times(gate: Floats, up: Floats) -> Floats:
+    """silu(gate) * up, the sigmoid made of the EXP table and one division."""
+    u = np.minimum(np.rint(np.abs(gate) * LOG2E * np.float32(1 << EXP_FRACTION_BITS)), np.float32(EXP_LIMIT))
+    p = _EXP2[u.astype(np.int32)].astype(np.float32)
+    below = p + np.float32(ONE_PROBABILITY)
+    sigmoid = np.where(gate >= 0, np.float32(ONE_PROBABILITY), p) / below
+    return flush((gate * sigmoid) * up)
+
+
+def add(x: Floats, y: Floats) -> Floats:
+    """The residual sum."""
+    return flush(x + y)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Design: every number the hardware is built with, and what it is expected to cost.
+
+Chosen by fit.py, printed into hls/config.hpp by emit.py, compared with the fabric by the runtime.
+Knows no model: any model within the limits runs on the same bitstream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+BEAT_BYTES = 16
+"""Bytes of one beat of a 128-bit port, the width of HP and HPC ports (UG1085, chapter 35)."""
+LANE_COLS = 32
+"""Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
+LOOKUP_LANES = 16
+"""Chunk ids that the look-up unit resolves in one cycle."""
+TILE_ROWS = 64
+"""Output features computed between two stores, when the step does not ask for whole heads."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One configuration of meadow_engine.
+
+    board, part      what it is made for
+    clock_mhz        fabric clock; assumed, not closed
+    weight_ports     128-bit AXI ports that stream weights: 1, 2 or 4
+    token_lanes      tokens multiplied with one group of weights in a cycle (the parallel PEs of MEADOW)
+    block            most tokens of one program run
+    context          most tokens in the KV cache
+    max_cols         longest input row of a linear layer, padded
+    max_head_dim     largest head, padded to a beat
+    lookup_entries   entries of each look-up table of the weight unpacker
+    """
+
+    board: str
+    part: str
+    clock_mhz: int
+    weight_ports: int
+    token_lanes: int
+    block: int
+    context: int
+    max_cols: int
+    max_head_dim: int
+    lookup_entries: int
+
+    def check(self) -> None:
+        """Raise ValueError when the numbers do not go together."""
+        if self.weight_ports not in (1, 2, 4):
+            raise ValueError(f"weight_ports is {self.weight_ports}; 1, 2 or 4 are possible")
+        for name in ("token_lanes", "block", "context", "clock_mhz", "max_cols", "max_head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.max_cols % LANE_COLS or self.max_head_dim % BEAT_BYTES:
+            raise ValueError(f"max_cols {self.max_cols} and max_head_dim {self.max_head_dim} must be whole beats")
+        if self.lookup_entries & (self.lookup_entries - 1) or not 256 <= self.lookup_entries <= 65536:
+            raise ValueError(f"lookup_entries is {self.lookup_entries}; a power of two from 256 to 65536 is possible")
+
+    @property
+    def id(self) -> str:
+        """A short digest of the numbers: the bitstream, the program and the manifest must agree on it."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def multipliers(self) -> int:
+        """INT8 multipliers of the GEMM array."""
+        return self.weight_ports * LANE_COLS * self.token_lanes
+
+    @property
+    def max_tile_rows(self) -> int:
+        return max(TILE_ROWS, self.max_head_dim)
+
+    @property
+    def port_bytes_per_second(self) -> float:
+        return BEAT_BYTES * self.clock_mhz * 1e6
+
+    def resources(self) -> dict[str, int]:
+        """Estimated use of the fabric, by kind.  Formulas and their sources: docs/decisions/0006-resource-estimates.md."""
+        half = (self.multipliers + 1) // 2  # two INT8 products a DSP48E2 (WP486)
+        attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
+        dsp = half + attention + 5 * self.token_lanes + 60
+        bram = sum(_bram36(bits) for bits in self.memories().values())
+        lut = 28_000 + 12 * self.multipliers + 30 * attention + 4_500 * self.weight_ports + 900 * self.token_lanes
+        return {"LUT": lut, "FF": int(1.3 * lut), "DSP": dsp, "BRAM36": bram}
+
+    def memories(self) -> dict[str, int]:
+        """Bits of each on-chip buffer."""
+        kv = self.context * self.max_head_dim * 8
+        tables = self.weight_ports * (LOOKUP_LANES // 2) * self.lookup_entries * 16  # dual-ported copies
+        return {
+            "activations": self.block * self.max_cols * 8 * 2,
+            "results": 2 * self.block * self.max_tile_rows * 32,
+            "keys": kv,
+            "values": kv,
+            "kv scales": 2 * self.context * 32,
+            "score rows": self.token_lanes * self.context * (32 + 16),
+            "look-up tables": tables,
+            "weight scales": 65536 * 32 // 8,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"design {self.id} for {self.board} at {self.clock_mhz} MHz: {self.weight_ports} weight ports x "
+            f"{LANE_COLS} x {self.token_lanes} tokens = {self.multipliers} multipliers, blocks of {self.block} tokens, "
+            f"context {self.context}"
+        )
+
+
+def _bram36(bits: int) -> int:
+    return -(-bits // 36864)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Level 3, the artefact: a folder with manifest.json, program.bin, weights.bin, packing.json, hls/, tokenizer/, report/.
+
+Reads and checks what is on disk; standard library and numpy only, so that a board can.  Writing is save.py's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.compiler import isa
+from meadow.compiler.design import Design
+from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.layout import Layout
+from meadow.compiler.schedule import Chunk, Slot
+from meadow.compiler.unpack import format_of, unpack_stream
+
+FORMAT_VERSION = 1
+"""Of the folder.  Another version is refused with what to do."""
+MANIFEST_LIMIT = 16 << 20
+REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
+            "embedding", "files", "source", "inputs")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled model on disk, its manifest parsed and checked."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    design: Design
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """layers, dim, heads, kv_heads, head_dim, ffn, vocab and so on."""
+        made: dict[str, Any] = self.manifest["model"]
+        return made
+
+    def program(self, name: str) -> bytes:
+        """The bytes of `prefill` or `decode`, END included."""
+        entry = self.manifest["programs"][name]
+        return self.file("program.bin").read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
+
+    def slot(self, name: str) -> Slot:
+        """A slot that the host reads or writes: `x`, `logits`."""
+        chunk, offset, length = self.manifest["slots"][name]
+        return Slot(chunk, offset, length)
+
+    def file(self, name: str) -> Path:
+        """A file of the package.  Raises DeviceError when the name leads outside it or the file is missing."""
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise DeviceError(f"{name!r} leads outside the package {self.folder}")
+        if not path.is_file():
+            raise DeviceError(f"{self.folder} has no {name}; compile the model again")
+        return path
+
+    def chunk_bytes(self) -> Iterator[tuple[Chunk, NDArray[np.uint8] | None]]:
+        """Each chunk with the bytes it starts with (mapped from weights.bin), or None for one that starts empty."""
+        file = self.file("weights.bin")
+        for chunk, entry in zip(self.chunks, self.manifest["chunks"], strict=True):
+            if entry["file_offset"] is None:
+                yield chunk, None
+            else:
+                yield chunk, np.memmap(file, np.uint8, "r", entry["file_offset"], (chunk.length,))
+
+    def packing(self) -> list[dict[str, Any]]:
+        """The rows of packing.json: one for each streamed matrix part."""
+        rows: list[dict[str, Any]] = json.loads(self.file("packing.json").read_text())["matrices"]
+        return rows
+
+    def embedding(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """The table whose rows the host gathers: int8 [vocab, dim] and scales float32 [vocab].
+
+        A tied head's is taken from the weights the engine streams; an untied one lies behind them in weights.bin.
+        """
+        entry = self.manifest["embedding"]
+        whole = np.memmap(self.file("weights.bin"), np.uint8, "r")
+        vocab, dim = int(self.model["vocab"]), int(self.model["dim"])
+        if not entry["tied"]:
+            start = int(entry["file_offset"])
+            codes = whole[start : start + vocab * dim].view(np.int8).reshape(vocab, dim)
+            scale_at = int(entry["scale_offset"])
+            return codes, whole[scale_at : scale_at + vocab * 4].view(np.float32)
+        rows = {row["name"]: row for row in self.packing()}
+        parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
+        return np.concatenate([c for c, _ in parts])[:, :dim], np.concatenate([s for _, s in parts])
+
+    def matrix(self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """INT8 codes [N, padded K] and scales [N] of one row of packing.json.  Raises DeviceError when damaged."""
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
+        layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
+
+        def take(place: list[int]) -> NDArray[np.uint8]:
+            chunk, offset, length = place
+            start = self.manifest["chunks"][chunk]["file_offset"] + offset
+            return data[start : start + length]
+
+        streams = [take(place) for place in row["streams"]]
+        if zlib.crc32(b"".join(zlib.crc32(s).to_bytes(4, "little") for s in streams)) != row["crc32"]:
+            raise DeviceError(f"the weights of {row['name']} are damaged (their checksum differs); compile again")
+        if row["format"] == 0:
+            ported = np.stack([s.view(np.int8) for s in streams])
+        else:
+            form = format_of(row["format"])
+            directory = take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
+            table = take(row["table"]).view(np.int8)[: row["entries"] * form.chunk].reshape(-1, form.chunk)
+            weights = np.array([layout.tile_port_rows(t) * layout.padded_cols for t in range(layout.tiles)])
+            ported = np.stack([unpack_stream(s, directory[:, p], weights, table, form) for p, s in enumerate(streams)])
+        return layout.join(ported), take(row["scale"]).view(np.float32)[: layout.rows]
+
+    def verify_files(self) -> list[str]:
+        """The names of the files whose sha256 differs from the manifest's."""
+        return [name for name, digest in self.manifest["files"].items() if sha256(self.file(name)) != digest]
+
+
+def load(folder: Path) -> Package:
+    """Open a package.  Raises UsageError when `folder` is none, DeviceError when it is damaged or of another version."""
+    path = folder / "manifest.json"
+    if not folder.is_dir() or not path.is_file():
+        hint = "; to compile a model: meadowc compile MODEL.onnx --board zcu102" if not path.is_file() else ""
+        raise UsageError(f"{folder} is not a package (no manifest.json in it){hint}")
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise DeviceError(f"{path} has {path.stat().st_size} bytes, which no manifest has; compile again")
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest.get("format_version")
+    except (ValueError, AttributeError):
+        raise DeviceError(f"{path} is not a whole manifest; compile the model again") from None
+    if version != FORMAT_VERSION or manifest.get("isa_version") != isa.VERSION:
+        raise DeviceError(
+            f"{folder} is of package version {version} and program version {manifest.get('isa_version')}, this meadow reads "
+            f"{FORMAT_VERSION} and {isa.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
+        )
+    missing = [key for key in REQUIRED if key not in manifest]
+    if missing:
+        raise DeviceError(f"{path} lacks {', '.join(missing)}; compile the model again")
+    try:
+        design = Design(**manifest["design"])
+        design.check()
+        chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
+        package = Package(folder, manifest, design, chunks)
+        _check_sizes(package)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DeviceError(f"{path} is damaged ({error}); compile the model again") from None
+    if design.id != manifest["design_id"]:
+        raise DeviceError(f"{path}: the design's numbers give id {design.id}, the manifest says {manifest['design_id']}")
+    return package
+
+
+def _check_sizes(package: Package) -> None:
+    size = package.file("weights.bin").stat().st_size
+    for entry in package.manifest["chunks"]:
+        offset = entry["file_offset"]
+        if offset is not None and not 0 <= offset <= offset + entry["bytes"] <= size:
+            raise DeviceError(f"weights.bin has {size} bytes and chunk {entry['index']} ends beyond; it is truncated")
+    program = package.file("program.bin").stat().st_size
+    for name, entry in package.manifest["programs"].items():
+        if entry["offset"] + entry["bytes"] > program:
+            raise DeviceError(f"program.bin has {program} bytes and {name} ends beyond; it is truncated")
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            digest.update(block)
+    return digest.hexdigest()

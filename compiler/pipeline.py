@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reading list: everything between an ONNX file and the bytes a board runs, in order.
+
+Each stage is a function in the file of its name; what stands between two stages is frozen data with check() and str().
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from meadow.boards import Board
+from meadow.compiler import cost
+from meadow.compiler.design import Design
+from meadow.compiler.emit import emit
+from meadow.compiler.errors import UnsupportedModel
+from meadow.compiler.fit import Fit, fit
+from meadow.compiler.graph import Graph, Op
+from meadow.compiler.lower import Part, lower, weight_parts
+from meadow.compiler.onnx_file import find_model
+from meadow.compiler.pack import Packed, pack
+from meadow.compiler.place import place
+from meadow.compiler.quantize import ABSURD_SCALE
+from meadow.compiler.read import read, source_digest
+from meadow.compiler.rewrite import rewrite
+from meadow.compiler.save import compiler_digest, save
+from meadow.compiler.schedule import Schedule
+from meadow.compiler.types import I8
+
+STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may say besides the model and the board."""
+
+    dataflow: str = "auto"
+    packing: str = "auto"
+    design: str = ""
+    settings: tuple[tuple[str, int], ...] = ()
+    name: str = ""
+
+
+def compile_model(source: Path, board: Board, target: Path, options: Options,
+                  progress: Callable[[str, str], None] = lambda stage, what: None) -> dict[str, Any]:  # fmt: skip
+    """Compile the ONNX file or folder `source` for `board` into the package folder `target`; returns the summary.
+
+    A package that was made of the same inputs is left as it is (`up_to_date` in the summary).
+    Raises UsageError, UnsupportedModel and ResourceExceeded.
+    """
+    file = find_model(source)
+    progress("read", "")
+    graph = read(file)
+    inputs = inputs_digest(file, board, options)
+    if is_current(target, inputs):
+        summary: dict[str, Any] = json.loads((target / "report" / "summary.json").read_text())
+        return {**summary, "up_to_date": True}
+    require_int8(graph)
+    progress("rewrite", str(graph.model))
+    graph = rewrite(graph)
+    progress("fit", board.title)
+    fitted = fit(graph, board, dict(options.settings), options.design)
+    design = fitted.design
+    parts_of = weight_parts(graph, design)
+    packed = pack_all(graph, design, parts_of, options.packing, progress)
+    progress("lower", f"dataflow {options.dataflow}")
+    schedule = lower(graph, design, packed, options.dataflow, board.bandwidth_gb_s)
+    progress("place", f"{len(schedule.buffers)} buffers")
+    schedule = place(schedule, board)
+    progress("emit", "")
+    version = metadata.version("meadow")
+    plan = emit(design, version)
+    summary = summarize(graph, board, fitted, schedule, packed)
+    plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+    facts = {
+        "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
+        "source": {"path": os.path.relpath(file.resolve(), target.resolve().parent), "sha256": source_digest(file)},
+        "options": asdict(options), "tile_rows": max(p.layout.tile_rows for ps in parts_of.values() for p in ps),
+    }  # fmt: skip
+    progress("save", str(target))
+    save(target, graph, design, schedule, packed, parts_of, plan, facts)
+    return {**summary, "up_to_date": False}
+
+
+def inputs_digest(file: Path, board: Board, options: Options) -> str:
+    """What a package is made of: the model's bytes and companions, the board, the options and this compiler."""
+    digest = hashlib.sha256(source_digest(file).encode())
+    companions = [f"{p.name}:{p.stat().st_size}" for p in sorted(file.parent.glob("*.json*"))]
+    for part in (repr(board), repr(options), compiler_digest(), *companions):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def is_current(target: Path, inputs: str) -> bool:
+    """Whether `target` is a whole package made of these inputs."""
+    from meadow.compiler.errors import MeadowError
+    from meadow.compiler.package import load
+
+    try:
+        package = load(target)
+        package.file("report/summary.json")
+    except MeadowError:
+        return False
+    return bool(package.manifest["inputs"] == inputs)
+
+
+def require_int8(graph: Graph) -> None:
+    """Raise UnsupportedModel unless every matrix is INT8 with finite scales a row and activations may be INT8."""
+    problems = []
+    for name, weight in graph.weights.items():
+        if weight.elem != I8 or weight.scale is None:
+            problems.append((name, f"is {weight.elem}", "the engine takes int8 with a scale a tensor or row"))
+            continue
+        largest, smallest = float(abs(weight.scale).max()), float(abs(weight.scale).min())
+        if not 0 <= smallest <= largest < ABSURD_SCALE:
+            problems.append((name, f"has scales from {smallest:g} to {largest:g}", "export or quantize it again"))
+    if problems:
+        todo = "meadowc quantize DIR -o DIR8 --weights int8 --granularity channel --activations int8"
+        kinds = sorted({row[1] for row in problems})
+        shown = problems[:6] + [("...", f"{len(problems) - 6} more", "")] * (len(problems) > 6)
+        raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
+                               f"  To make an INT8 model of it: {todo}", tuple(shown))  # fmt: skip
+    if graph.model.activations != "int8":
+        raise UnsupportedModel(
+            "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
+            "  To ask for them: meadowc quantize DIR -o DIR8 --activations int8"
+        )
+
+
+def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
+             progress: Callable[[str, str], None]) -> dict[str, Packed]:  # fmt: skip
+    """Every part of every streamed matrix, packed."""
+    packed = {}
+    for index, (name, parts) in enumerate(parts_of.items()):
+        progress("pack", f"matrix {index + 1}/{len(parts_of)}")
+        for part in parts:
+            rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
+            packed[part.name] = pack(rows, part.layout, design.lookup_entries, scheme)
+    return packed
+
+
+def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: dict[str, Packed]) -> dict[str, Any]:
+    """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
+    design = fitted.design
+    context = min(512, design.context - 1)
+    decode = cost.estimate(schedule.programs["decode"], design, 1, context, board.bandwidth_gb_s)
+    prefill = cost.estimate(schedule.programs["prefill"], design, design.block, 0, board.bandwidth_gb_s)
+    ceiling = board.bandwidth_gb_s * 1e9 / decode.total_bytes
+    raw = sum(p.layout.rows * p.layout.cols for p in packed.values())
+    stored = sum(p.nbytes for p in packed.values())
+    return {
+        "model": str(graph.model), "board": board.name, "design": asdict(design), "design_id": design.id,
+        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "bound_by": fitted.binding,
+        "notes": list(fitted.notes), "steps": {k: len(v) for k, v in schedule.programs.items()},
+        "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
+        "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
+        "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
+        "weights": {"raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
+                    "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
+                    "packed_matrices": sum(p.form is not None for p in packed.values()), "matrices": len(packed)},
+        "decode": {"kind": "modelled", "context": context, "tokens_per_s": 1 / decode.seconds,
+                   "bytes_per_token": decode.bytes, "roofline_tokens_per_s": ceiling,
+                   "share_of_roofline": 1 / decode.seconds / ceiling,
+                   "limit": max(decode.limits, key=lambda k: decode.limits[k])},
+        "prefill": {"kind": "modelled", "tokens": design.block, "tokens_per_s": design.block / prefill.seconds,
+                    "bytes": prefill.bytes, "limit": max(prefill.limits, key=lambda k: prefill.limits[k])},
+        "layers": sum(n.op is Op.ATTEND for n in graph.nodes),
+    }  # fmt: skip

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""save: the package folder, deterministic to the byte, written beside and renamed.  Decides nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.compiler import isa
+from meadow.compiler.arithmetic import rope_table
+from meadow.compiler.design import Design
+from meadow.compiler.emit import BuildPlan
+from meadow.compiler.folder import beside
+from meadow.compiler.graph import Graph
+from meadow.compiler.layout import padded
+from meadow.compiler.lower import Part, rope_row_bytes
+from meadow.compiler.pack import Packed
+from meadow.compiler.package import FORMAT_VERSION, sha256
+from meadow.compiler.quantize import COMPANIONS
+from meadow.compiler.schedule import Schedule
+
+HOST_ALIGN = 4096
+
+
+def compiler_digest() -> str:
+    """sha256 over the sources that decide what a package holds, so that a newer meadow compiles again."""
+    digest = hashlib.sha256()
+    for package in ("meadow.compiler", "meadow.hls", "meadow.hls.sim", "meadow.compiler.passes"):
+        for entry in sorted(resources.files(package).iterdir(), key=lambda e: e.name):
+            if entry.is_file() and not entry.name.endswith((".pyc", ".txt")):
+                digest.update(entry.name.encode() + b"\0" + entry.read_bytes())
+    return digest.hexdigest()
+
+
+def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: dict[str, Packed],
+         parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
+    """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
+    with beside(target) as folder:
+        (folder / "report").mkdir()
+        for name, text in plan.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        programs = _write_programs(folder, schedule)
+        chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
+        rows = _packing_rows(graph, schedule, packed, parts_of)
+        (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
+        (folder / "report" / "schedule.txt").write_text(str(schedule))
+        (folder / "report" / "graph.txt").write_text(str(graph))
+        names = _copy_companions(Path(graph.source).parent, folder / "tokenizer")
+        model = asdict(graph.model)
+        model.pop("inv_freq")
+        files = {
+            p.relative_to(folder).as_posix(): sha256(p)
+            for p in sorted(folder.rglob("*")) if p.is_file()
+        }  # fmt: skip
+        manifest = {
+            "format_version": FORMAT_VERSION, "isa_version": isa.VERSION, "model": model,
+            "design": asdict(design), "design_id": design.id, "programs": programs, "chunks": chunks,
+            "slots": {n: [schedule.placed[n].space, schedule.placed[n].offset, schedule.placed[n].length]
+                      for n in ("x", "logits")},
+            "embedding": embedding, "tokenizer": names, "files": files,
+            "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()}, **facts,
+        }  # fmt: skip
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int]]:
+    entries, data = {}, b""
+    for name in schedule.programs:
+        code = schedule.encode(name)
+        entries[name] = {"offset": len(data), "bytes": len(code), "steps": len(schedule.programs[name])}
+        data += code
+    (folder / "program.bin").write_bytes(data)
+    return entries
+
+
+def _contents(graph: Graph, design: Design, packed: dict[str, Packed], parts_of: dict[str, list[Part]]) -> dict[str, NDArray[Any]]:
+    """What each weights or constants buffer holds."""
+    model = graph.model
+    table = rope_table(np.array(model.inv_freq), design.context).reshape(design.context, -1)
+    rope = np.zeros((design.context, rope_row_bytes(model.head_dim) // 2), np.int16)
+    rope[:, : table.shape[1]] = table
+    found: dict[str, NDArray[Any]] = {"rope": rope, **graph.gains}
+    for weight, parts in parts_of.items():
+        scale = graph.weights[weight].scale
+        assert scale is not None
+        for part in parts:
+            p = packed[part.name]
+            found |= {f"{part.name}.{port}": stream for port, stream in enumerate(p.streams)}
+            if p.form is not None:
+                found[f"{part.name}.directory"], found[f"{part.name}.table"] = p.directory, p.table
+            found[f"{part.name}.scale"] = scale[part.first_row : part.first_row + part.layout.rows]
+    return found
+
+
+def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: dict[str, Packed],
+                   parts_of: dict[str, list[Part]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+    contents = _contents(graph, design, packed, parts_of)
+    entries: list[dict[str, Any]] = []
+    offset = 0
+    with (folder / "weights.bin").open("wb") as file:
+        for chunk in schedule.chunks:
+            entry: dict[str, Any] = {"index": chunk.index, "kind": chunk.kind, "bytes": chunk.length, "file_offset": None}
+            if chunk.kind in ("weights", "constants"):
+                entry["file_offset"] = offset
+                image = np.zeros(chunk.length, np.uint8)
+                for name, slot in schedule.placed.items():
+                    if slot.space == chunk.index:
+                        data = np.ascontiguousarray(contents[name]).view(np.uint8).reshape(-1)
+                        image[slot.offset : slot.offset + data.size] = data
+                file.write(image.data)
+                offset += chunk.length
+            entries.append(entry)
+        embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
+        if embed == head:
+            return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
+        weight = graph.weights[embed]
+        assert weight.scale is not None
+        file.write(np.ascontiguousarray(weight.codes).data)
+        at = padded(offset + weight.codes.size, HOST_ALIGN)
+        file.write(b"\0" * (at - offset - weight.codes.size))
+        file.write(np.ascontiguousarray(weight.scale).data)
+    return entries, {"tied": False, "file_offset": offset, "scale_offset": at}
+
+
+def _packing_rows(graph: Graph, schedule: Schedule, packed: dict[str, Packed], parts_of: dict[str, list[Part]]) -> list[dict[str, Any]]:
+    def where(name: str) -> list[int] | None:
+        slot = schedule.placed.get(name)
+        return [int(slot.space), slot.offset, slot.length] if slot is not None else None
+
+    rows = []
+    for weight, parts in parts_of.items():
+        for part in parts:
+            p = packed[part.name]
+            checksums = b"".join(zlib.crc32(s).to_bytes(4, "little") for s in p.streams)
+            rows.append({
+                "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
+                "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports,
+                "tile_rows": part.layout.tile_rows, "first_row": part.first_row,
+                "format": p.form.word if p.form is not None else 0, "entries": len(p.table),
+                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)],
+                "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
+                "scale": where(f"{part.name}.scale"), "bytes": p.nbytes,
+                "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
+                "crc32": zlib.crc32(checksums),
+            })  # fmt: skip
+    return rows
+
+
+def _copy_companions(source: Path, target: Path) -> list[str]:
+    names = [name for name in COMPANIONS if (source / name).is_file()]
+    if names:
+        target.mkdir()
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    return names
+
+

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Device: the five verbs that a board owes the runtime, and nothing else.
+
+Bodies: emulator.py (numpy), csim.py (the emitted C++).  What is done with a device is session.py's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The registers of one program run.
+
+    program      address of its first instruction
+    bases        address of the chunk table: uint64 address of each chunk
+    position     tokens in the KV cache before this run
+    tokens       tokens of this run
+    first_logit  first of them whose logits are wanted; `tokens` for none
+    """
+
+    program: int
+    bases: int
+    position: int
+    tokens: int
+    first_logit: int
+
+
+@dataclass
+class Counters:
+    """What a device counted since it was made: bytes of each port, and seconds spent running."""
+
+    bytes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    runs: int = 0
+
+
+class Device(Protocol):
+    """One engine with its memory.  Addresses are bytes; allocations are whole 4 KiB pages."""
+
+    name: str
+    emulated: bool
+
+    def alloc(self, length: int) -> int:
+        """Reserve `length` bytes of zeros; returns their address.  Raises DeviceError when memory is short."""
+
+    def write(self, address: int, data: Bytes) -> None:
+        """Copy `data` to `address`."""
+
+    def read(self, address: int, length: int) -> Bytes:
+        """A copy of `length` bytes at `address`."""
+
+    def start(self, run: Run) -> None:
+        """Begin a program run."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when the run has ended.  Raises DeviceError on an error of the engine or after `timeout` seconds."""
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted so far."""
+
+    def close(self) -> None:
+        """Give everything back.  Safe to call twice."""

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Session: a package on a device.  Prefill, step, stream, statistics.
+
+Knows no device by its workings: only the five verbs of device.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.layout import padded
+from meadow.compiler.package import Package, load
+from meadow.runtime.device import Device, Run
+from meadow.runtime.tokenizer import Streamer, Tokenizer
+
+DEVICES = ("auto", "emulator", "csim")
+UPLOAD_BYTES = 8 << 20
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class Stats:
+    """What a session did.  Rates are of this machine, measured; the board's are in the package's report, modelled."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens a second."""
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens a second."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+def open_device(name: str, package: Package) -> Device:
+    """The device called `name`.  `auto` is the emulator: it needs nothing installed and gives the board's bits."""
+    if name not in DEVICES:
+        raise UsageError(f"device {name!r} is not known; known are {', '.join(DEVICES)}")
+    if name == "csim":
+        from meadow.runtime.csim import CSim
+
+        return CSim(package)
+    from meadow.runtime.emulator import Emulator
+
+    return Emulator(package.design)
+
+
+class Session:
+    """A compiled model, ready to run.
+
+    package   the package's folder
+    device    "auto", "emulator" or "csim"
+    progress  called with (bytes done, bytes in all) while the weights are uploaded
+    Raises UsageError, DeviceError and ToolMissing.
+    """
+
+    def __init__(self, package: str | Path, device: str = "auto", progress: Callable[[int, int], None] | None = None):
+        self.package = load(Path(package))
+        self.device = open_device(device, self.package)
+        self.stats = Stats()
+        self.position = 0
+        self._digest = hashlib.sha256()
+        self._tokenizer: Tokenizer | None = None
+        try:
+            self._upload(progress or (lambda done, total: None))
+        except BaseException:
+            self.device.close()
+            raise
+        codes, scale = self.package.embedding()
+        self._embedding, self._embedding_scale = codes, scale
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the device's memory back.  Safe to call twice."""
+        self.device.close()
+
+    def __repr__(self) -> str:
+        mark = "EMULATED " if self.device.emulated else ""
+        return (f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
+                f"position {self.position} of {self.context}>")  # fmt: skip
+
+    @property
+    def context(self) -> int:
+        """Most tokens that prompt and answer may have together."""
+        return self.package.design.context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The package's tokenizer; ToolMissing or DeviceError when there is none."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
+        return self._tokenizer
+
+    def _upload(self, progress: Callable[[int, int], None]) -> None:
+        package = self.package
+        total = sum(c.length for c in package.chunks if c.kind in ("weights", "constants"))
+        addresses, done = [], 0
+        for chunk, data in package.chunk_bytes():
+            address = self.device.alloc(chunk.length)
+            addresses.append(address)
+            for start in range(0, chunk.length if data is not None else 0, UPLOAD_BYTES):
+                assert data is not None
+                piece = data[start : start + UPLOAD_BYTES]
+                self.device.write(address + start, piece)
+                done += piece.size
+                progress(done, total)
+        self.addresses = addresses
+        self._programs, offset = {}, 0
+        for name in package.manifest["programs"]:
+            code = np.frombuffer(package.program(name), np.uint8)
+            self.device.write(addresses[0] + offset, code)
+            self._programs[name] = addresses[0] + offset
+            offset += code.size
+        table = np.array(addresses, np.uint64).view(np.uint8)
+        self._bases = self.device.alloc(table.size)
+        self.device.write(self._bases, table)
+
+    # -- tokens ----------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the conversation: the cache starts empty, and so does the digest."""
+        self.position = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over every row of logits that was read since the last reset, in order."""
+        return self._digest.hexdigest()
+
+    def prefill(self, tokens: list[int], logits: str = "last", block: int | None = None) -> Logits:
+        """Run `tokens`; returns logits float32 [1, vocab] of the last, or [len(tokens), vocab] with logits="all".
+
+        block  tokens of one program run, at most the design's; the result does not depend on it
+        Raises UsageError for no tokens, unknown tokens, or more than the context holds.
+        """
+        if logits not in ("last", "all"):
+            raise UsageError(f"logits is {logits!r}; 'last' or 'all' is possible")
+        size = self.package.design.block if block is None else block
+        if not 1 <= size <= self.package.design.block:
+            raise UsageError(f"block is {size}; the design takes 1 to {self.package.design.block} tokens a run")
+        self._check_tokens(tokens)
+        began = time.perf_counter()
+        rows = []
+        for start in range(0, len(tokens), size):
+            piece = tokens[start : start + size]
+            last = start + size >= len(tokens)
+            first = 0 if logits == "all" else len(piece) - 1 if last else len(piece)
+            rows.append(self._run(piece, first))
+        self.stats.prefill_tokens += len(tokens)
+        self.stats.prefill_seconds += time.perf_counter() - began
+        return np.concatenate(rows)
+
+    def step(self, token: int) -> Logits:
+        """Run one token after those before it; returns its logits float32 [vocab]."""
+        self._check_tokens([token])
+        began = time.perf_counter()
+        logits = self._run([token], 0)[0]
+        self.stats.decode_tokens += 1
+        self.stats.decode_seconds += time.perf_counter() - began
+        return logits
+
+    def _check_tokens(self, tokens: list[int]) -> None:
+        vocab = int(self.package.model["vocab"])
+        if not tokens:
+            raise UsageError("the prompt has no tokens")
+        wrong = next((t for t in tokens if not 0 <= t < vocab), None)
+        if wrong is not None:
+            raise UsageError(f"token {wrong} is outside of the vocabulary of {vocab}")
+        if self.position + len(tokens) > self.context:
+            raise UsageError(
+                f"{len(tokens)} tokens after {self.position} are more than the context of {self.context} that was compiled; "
+                f"shorten the prompt, or compile with --set context={padded(self.position + len(tokens), 64)}"
+            )
+
+    def _run(self, tokens: list[int], first_logit: int) -> Logits:
+        """One program run; returns the logits [tokens - first_logit, vocab]."""
+        model, package = self.package.model, self.package
+        dim, vocab = int(model["dim"]), int(model["vocab"])
+        x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
+        index = np.array(tokens)
+        x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
+        self.device.write(self._at("x"), x.view(np.uint8))
+        program = "decode" if len(tokens) == 1 and "decode" in self._programs else "prefill"
+        self.device.start(Run(self._programs[program], self._bases, self.position, len(tokens), first_logit))
+        self.device.wait()
+        self.position += len(tokens)
+        if first_logit >= len(tokens):
+            return np.zeros((0, vocab), np.float32)
+        stride = padded(vocab, 4) * 4
+        data = self.device.read(self._at("logits") + first_logit * stride, (len(tokens) - first_logit) * stride)
+        logits = np.ascontiguousarray(data.view(np.float32).reshape(-1, stride // 4)[:, :vocab])
+        self._digest.update(logits.data)
+        del package
+        return logits
+
+    def _at(self, name: str) -> int:
+        slot = self.package.slot(name)
+        assert isinstance(slot.space, int)
+        return int(self.addresses[slot.space] + slot.offset)
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def generate(self, tokens: list[int], max_new_tokens: int = 64, choose: Callable[[Logits], int] | None = None,
+                 end_tokens: frozenset[int] = frozenset()) -> Iterator[int]:  # fmt: skip
+        """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end."""
+        pick = choose or (lambda logits: int(np.argmax(logits)))
+        token = pick(self.prefill(tokens)[-1])
+        for count in range(max_new_tokens):
+            if token in end_tokens:
+                return
+            yield token
+            if count + 1 == max_new_tokens or self.position >= self.context:
+                return
+            token = pick(self.step(token))
+
+    def prompt(self, text: str, raw: bool = False) -> list[int]:
+        """Token ids of `text` as a user's message by the chat template, or as it is when raw or without a template."""
+        if raw or self.tokenizer.template is None:
+            return self.tokenizer.encode(text)
+        return self.tokenizer.encode(self.tokenizer.chat([{"role": "user", "content": text}]))
+
+    def stream(self, prompt: str, max_new_tokens: int = 64, raw: bool = False,
+               choose: Callable[[Logits], int] | None = None) -> Iterator[str]:  # fmt: skip
+        """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens."""
+        self.reset()
+        streamer = Streamer(self.tokenizer)
+        for token in self.generate(self.prompt(prompt, raw), max_new_tokens, choose, self.tokenizer.end_tokens):
+            piece = streamer.push(token)
+            if piece:
+                yield piece
+        tail = streamer.finish()
+        if tail:
+            yield tail
+
+    def selftest(self) -> list[tuple[str, bool, str]]:
+        """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
+        from meadow.runtime.selftest import selftest
+
+        return selftest(self)
+
+
+def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> Callable[[Logits], int]:
+    """How the next token is chosen: greedily at temperature 0, else by chance from a seeded generator.
+
+    Raises UsageError for settings out of range.
+    """
+    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+        raise UsageError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: 0 or more, 0 or more, over 0 up to 1")
+    if temperature == 0:
+        return lambda logits: int(np.argmax(logits))
+    random = np.random.default_rng(seed)
+
+    def choose(logits: Logits) -> int:
+        order = np.argsort(-logits)[: top_k or None]
+        p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / temperature)
+        p /= p.sum()
+        keep = np.cumsum(p) - p < top_p
+        p = p[keep] / p[keep].sum()
+        return int(random.choice(order[keep], p=p))
+
+    return choose
+
+
+__all__ = ["DEVICES", "DeviceError", "Session", "Stats", "sampler"]
