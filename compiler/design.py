@@ -99,7 +99,6 @@ class Design:
             "kv scales": 2 * self.context * 32,
             "score rows": self.token_lanes * self.context * (32 + 16),
             "look-up tables": tables,
-            "weight scales": 65536 * 32 // 8,
         }
 
     def __str__(self) -> str:

@@ -19,6 +19,8 @@ BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
 SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "block", "context", "lookup_entries")
+OTHER_PORTS = 2
+"""Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
 DEFAULT_CONTEXT = 2048
 """When neither the model nor the user says."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
@@ -113,14 +115,14 @@ def _check_ports(board: Board, fixed: dict[str, int]) -> None:
             f"{board.title} has {board.port_bits}-bit memory ports and {board.bandwidth_gb_s} GB/s; the engine is built for "
             f"128-bit ports (Zynq UltraScale+). Choose one of those boards: meadowc boards"
         )
-    if fixed.get("weight_ports", 1) + 1 > len(board.ports):
-        raise ResourceExceeded(f"{fixed['weight_ports']} weight ports and one for the rest; {board.title} has {len(board.ports)}")
+    if fixed.get("weight_ports", 1) + OTHER_PORTS > len(board.ports):
+        raise ResourceExceeded(f"{fixed['weight_ports']} weight ports and {OTHER_PORTS} for the rest; {board.title} has {len(board.ports)}")
 
 
 def _ports(board: Board, head_dim: int) -> int:
     """The fewest weight ports that carry the DRAM's bandwidth (or all there are), dividing a head into whole rows."""
     port = BEAT_BYTES * board.clock_mhz * 1e6
-    possible = [n for n in (1, 2, 4) if n < len(board.ports) and head_dim % n == 0]
+    possible = [n for n in (1, 2, 4) if n + OTHER_PORTS <= len(board.ports) and head_dim % n == 0]
     return next((n for n in possible if n * port >= board.bandwidth_gb_s * 1e9), possible[-1])
 
 

@@ -93,27 +93,15 @@ def _best_format(streams: NDArray[np.int8], layout: Layout, max_entries: int, ra
 
 
 def chunk_ids(streams: NDArray[np.int8], chunk: int) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
-    """(ids [ports, port ids], table [entries, chunk]): chunks numbered by falling frequency, ties by value.
-
-    More than 65,536 distinct chunks give a table that is longer than any look-up memory; ids are then meaningless.
-    """
-    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[chunk]
+    """(ids [ports, port ids], table [entries, chunk]): chunks numbered by falling frequency, ties by value."""
+    kind = {1: np.uint8, 2: np.uint16}[chunk]
     values = streams.reshape(streams.shape[0], -1).view(kind)
-    if chunk < 4:
-        counts = np.bincount(values.reshape(-1), minlength=1 << (8 * chunk))
-        used = np.flatnonzero(counts)
-        order = used[np.argsort(-counts[used], kind="stable")]
-        rank = np.zeros(len(counts), np.uint16)
-        rank[order] = np.arange(len(order)).astype(np.uint16)
-        return rank[values], order.astype(kind).view(np.int8).reshape(-1, chunk)
-    few = np.unique(values.reshape(-1)[:SAMPLE_IDS])
-    if len(few) > 1 << 14:  # a sample alone overflows every look-up memory: do not sort the rest
-        return np.zeros_like(values, np.uint16), np.zeros((1 << 17, chunk), np.int8)
-    used, inverse, counts = np.unique(values.reshape(-1), return_inverse=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rank[inverse].reshape(values.shape).astype(np.uint16), used[order].view(np.int8).reshape(-1, chunk)
+    counts = np.bincount(values.reshape(-1), minlength=1 << (8 * chunk))
+    used = np.flatnonzero(counts)
+    order = used[np.argsort(-counts[used], kind="stable")]
+    rank = np.zeros(len(counts), np.uint16)
+    rank[order] = np.arange(len(order)).astype(np.uint16)
+    return rank[values], order.astype(kind).view(np.int8).reshape(-1, chunk)
 
 
 def _packets(tiles: NDArray[np.uint16], form: Format) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:

@@ -46,7 +46,8 @@ class Format:
         return f"chunks of {self.chunk}, {self.packets} packets a beat"
 
 
-FORMATS = tuple(Format(chunk, packets) for chunk in (1, 2, 4) for packets in (1, 2, 4))
+FORMATS = tuple(Format(chunk, packets) for chunk in (1, 2) for packets in (1, 2, 4))
+"""A beat yields at most LOOKUP_LANES chunks of two: LANE_COLS weights, one word of the multipliers."""
 
 
 def format_of(word: int) -> Format:

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// The written arithmetic in C++: the twin of compiler/arithmetic.py, function by function.  docs/arithmetic.md has the
+// words.  Compiled with -ffp-contract=off: no fused multiply-add anywhere.
+#pragma once
+
+#include <hls_math.h>
+
+#include "types.hpp"
+
+constexpr float kSmallestNormal = 0x1p-126f;
+constexpr float kQuiet = 0x1p-100f;
+constexpr float kLevels = 127.0f;
+constexpr int kNormBits = 15;
+constexpr int kNormLowest = -45;
+constexpr int kNormHighest = 60;
+constexpr float kRopeUnit = 0x1p-14f;
+
+inline float flush(float x) {
+#pragma HLS INLINE
+    return hls::fabs(x) < kSmallestNormal ? x * 0.0f : x;
+}
+
+// 2^e for -126 <= e <= 127.
+inline float power_of_two(int e) {
+#pragma HLS INLINE
+    return as_float(static_cast<uint32_t>(e + 127) << 23);
+}
+
+// e with 2^(e-1) <= x < 2^e, for normal x > 0; 0 for 0 (as frexp).
+inline int exponent_of(float x) {
+#pragma HLS INLINE
+    const int field = static_cast<int>(as_bits(x) >> 23) & 0xFF;
+    return field == 0 ? 0 : field - 126;
+}
+
+inline int clamp(int value, int low, int high) {
+#pragma HLS INLINE
+    return value < low ? low : value > high ? high : value;
+}
+
+// Rounds to nearest even.  |x| must fit an int.
+inline int round_even(float x) {
+#pragma HLS INLINE
+    return static_cast<int>(hls::rint(x));
+}
+
+// The largest magnitude of `count` numbers.
+inline float peak_of(const float* x, int count) {
+    float peak = 0.0f;
+Peak:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+        const float magnitude = hls::fabs(x[i]);
+        peak = magnitude > peak ? magnitude : peak;
+    }
+    return peak;
+}
+
+// INT8 codes of a row; returns its scale.
+inline float quantize_row(const float* x, int count, int8_t* codes) {
+    const float peak = peak_of(x, count);
+    const bool quiet = peak < kQuiet;
+    const float inverse = quiet ? 0.0f : kLevels / peak;
+Quantize:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+        codes[i] = static_cast<int8_t>(clamp(round_even(x[i] * inverse), -127, 127));
+    }
+    return quiet ? 0.0f : peak / kLevels;
+}
+
+inline float rescale(int32_t sum, float a_scale, float w_scale) {
+#pragma HLS INLINE
+    return flush(static_cast<float>(sum) * flush(a_scale * w_scale));
+}
+
+// RMS norm of a row: squares are summed as integers on the row's power of two.
+inline void norm_row(const float* x, const float* gain, int count, float eps, float inverse_count, float* out) {
+    const int exponent = clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest);
+    const float unit = power_of_two(kNormBits - exponent);
+    const float limit = static_cast<float>(1 << kNormBits);
+    int64_t total = 0;
+Squares:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+        const float scaled = x[i] * unit;
+        const int m = round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+        total += static_cast<int64_t>(m) * m;
+    }
+    const float mean = static_cast<float>(total) * inverse_count;
+    const float square = flush(mean * power_of_two(2 * (exponent - kNormBits)));
+    const float inverse = 1.0f / hls::sqrt(square + eps);
+Scale:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+        out[i] = flush((x[i] * inverse) * gain[i]);
+    }
+}
+
+// Rotates the halves of one head in place.  `factor`: cos, then sin, int16 with 14 fraction bits.
+inline void rope_head(float* x, const int16_t* factor, int half) {
+Rope:
+    for (int i = 0; i < half; ++i) {
+#pragma HLS PIPELINE II=1
+        const float cosine = static_cast<float>(factor[i]) * kRopeUnit;
+        const float sine = static_cast<float>(factor[half + i]) * kRopeUnit;
+        const float low = x[i];
+        const float high = x[half + i];
+        x[i] = flush(low * cosine - high * sine);
+        x[half + i] = flush(high * cosine + low * sine);
+    }
+}
+
+// 65535 * 2^(-u / 1024), u in 0 .. kExpLimit: the ROM, then a rounding shift.
+inline uint16_t exp2_negative(int u) {
+#pragma HLS INLINE
+    const int shift = u >> kExpBits;
+    const uint32_t entry = kExp[u & ((1 << kExpBits) - 1)];
+    return static_cast<uint16_t>((entry + ((1u << shift) >> 1)) >> shift);
+}
+
+// The argument of exp2_negative for a distance below the peak, in powers of two.
+inline int exp_argument(float distance) {
+#pragma HLS INLINE
+    const float u = hls::rint(distance * static_cast<float>(1 << kExpBits));
+    return u < static_cast<float>(kExpLimit) ? static_cast<int>(u) : kExpLimit;
+}
+
+inline float silu_times(float gate, float up) {
+#pragma HLS INLINE
+    const uint16_t p = exp2_negative(exp_argument(hls::fabs(gate) * kLog2e));
+    const float below = static_cast<float>(p) + static_cast<float>(kOneProbability);
+    const float above = gate >= 0.0f ? static_cast<float>(kOneProbability) : static_cast<float>(p);
+    return flush((gate * (above / below)) * up);
+}

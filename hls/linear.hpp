@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// INT8 GEMM: weights stream once over their ports and meet every token of the block.  Results leave in FP32 tiles.
+// What is done with a tile is the epilogue's business (store_tile).
+#pragma once
+
+#include "arithmetic.hpp"
+#include "weights.hpp"
+
+using sums_t = hls::stream<int32_t, 2 * kBlock>;
+using floats_t = hls::stream<float, 64>;
+
+// On-chip buffers of the array, shared by every step that multiplies weights.
+struct Array {
+    lanes_t activation[kBlock][kMaxWords];
+    float scale[kBlock];
+    Table table[kWeightPorts];
+    float result[kBlock][kMaxTileRows];
+};
+
+// What the array needs to know about one matrix.
+struct Matrix {
+    address_t weights[kWeightPorts];
+    address_t scale;
+    address_t directory;
+    Coding coding;
+    int rows;
+    int words;      // lane words of a row
+    int tile_rows;  // output features of a full tile
+};
+
+// Weight ports as the kernels pass them on; ports beyond kWeightPorts are not used.
+struct Ports {
+    const beat_t* weights[kWeightPorts];
+    const beat_t* constants;
+    beat_t* memory;
+};
+
+// `field` is the index of `weights0` in the instruction: the weight fields lie in one order in every one.
+inline Matrix matrix_of(const Run& run, const Instruction& i, int field, int rows, int cols, int tile_rows) {
+    Matrix m;
+    for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+        m.weights[p] = address_of(run, i.word[field + p]);
+    }
+    m.coding = coding_of(i.word[field + 4]);
+    m.directory = address_of(run, i.word[field + 5]);
+    m.scale = address_of(run, i.word[field + 8]);
+    m.rows = rows;
+    m.words = cols / kLaneCols;
+    m.tile_rows = tile_rows;
+    return m;
+}
+
+// INT8 rows [tokens, words] and their scales into the array.
+inline void load_activations(Array& array, const beat_t* memory, address_t codes, address_t scale, int tokens, int words) {
+LoadActivations:
+    for (int t = 0; t < tokens; ++t) {
+        for (int w = 0; w < words; ++w) {
+#pragma HLS PIPELINE II=2
+            for (int half = 0; half < kLaneCols / kBeatBytes; ++half) {
+                const address_t at = codes + (static_cast<address_t>(t) * words + w) * kLaneCols + half * kBeatBytes;
+                const beat_t beat = load<kMemoryPort>(memory, at);
+                for (int k = 0; k < kBeatBytes; ++k) {
+#pragma HLS UNROLL
+                    array.activation[t][w].value[half * kBeatBytes + k] = byte_of(beat, k);
+                }
+            }
+        }
+    }
+    load_floats<kMemoryPort>(memory, scale, tokens, array.scale);
+}
+
+// The look-up tables, one copy a port.
+inline void load_tables(Array& array, const Run& run, const beat_t* constants, const Instruction& i, int field) {
+    const Coding coding = coding_of(i.word[field + 4]);
+    if (coding.chunk == 0) return;
+    const int entries = static_cast<int>(i.word[field + 7]);
+    load_table(constants, address_of(run, i.word[field + 6]), entries, coding.chunk, array.table[0]);
+    for (int p = 1; p < kWeightPorts; ++p) array.table[p] = array.table[0];
+}
+
+inline int32_t dot(const lanes_t& a, const lanes_t& w) {
+#pragma HLS INLINE
+    int32_t sum = 0;
+    for (int k = 0; k < kLaneCols; ++k) {
+#pragma HLS UNROLL
+        sum += static_cast<int32_t>(a.value[k]) * static_cast<int32_t>(w.value[k]);
+    }
+    return sum;
+}
+
+// One port's rows of a tile against all tokens: a word a cycle meets kTokenLanes tokens.
+inline void multiply(words_t& words, const Array& array, int rows, int row_words, int first, int tokens, sums_t& out) {
+Rows:
+    for (int r = 0; r < rows; ++r) {
+        int32_t sum[kBlock];
+        for (int t = 0; t < kBlock; ++t) {
+#pragma HLS UNROLL
+            sum[t] = 0;
+        }
+    Words:
+        for (int w = 0; w < row_words; ++w) {
+            const lanes_t weight = words.read();
+        Groups:
+            for (int group = first; group < tokens; group += kTokenLanes) {
+#pragma HLS PIPELINE II=1
+                for (int lane = 0; lane < kTokenLanes; ++lane) {
+#pragma HLS UNROLL
+                    const int t = group + lane;
+                    if (t < tokens) sum[t] += dot(array.activation[t][w], weight);
+                }
+            }
+        }
+    Sums:
+        for (int t = first; t < tokens; ++t) {
+#pragma HLS PIPELINE II=1
+            out.write(sum[t]);
+        }
+    }
+}
+
+inline void load_scales(const beat_t* constants, address_t address, int count, floats_t& out) {
+LoadScales:
+    for (int i = 0; i < count; i += kFloatsInBeat) {
+        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(i) * 4);
+        for (int k = 0; k < kFloatsInBeat; ++k) {
+            if (i + k < count) out.write(as_float(word_of(beat, k)));
+        }
+    }
+}
+
+// Integer sums of all ports become FP32; row n of the tile came over port n mod kWeightPorts.
+inline void rescale_tile(sums_t sums[kWeightPorts], floats_t& scales, Array& array, int port_rows, int first, int tokens) {
+Rescale:
+    for (int r = 0; r < port_rows; ++r) {
+        for (int p = 0; p < kWeightPorts; ++p) {
+            const float w_scale = scales.read();
+            for (int t = first; t < tokens; ++t) {
+#pragma HLS PIPELINE II=1
+                array.result[t][r * kWeightPorts + p] = rescale(sums[p].read(), array.scale[t], w_scale);
+            }
+        }
+    }
+}
+
+// Beats that port p streams in tile `tile`: from the directory when packed, else what the raw rows take.
+inline int tile_beats(const Matrix& m, const beat_t* constants, int tile, int p, int port_rows) {
+    if (m.coding.chunk == 0) return port_rows * m.words * (kLaneCols / kBeatBytes);
+    const int index = tile * kWeightPorts + p;
+    const beat_t beat = load<kConstantsPort>(constants, m.directory + static_cast<address_t>(index / kFloatsInBeat) * kBeatBytes);
+    return static_cast<int>(word_of(beat, index % kFloatsInBeat));
+}
+
+// One tile through the pipeline: fetch, unpack, multiply (each port its own), rescale.  Results are in array.result.
+template <int kPort>
+void fetch(const Ports& ports, address_t address, int count, beats_t& out) {
+#pragma HLS INLINE
+    load_stream<kPort>(ports.weights[kPort], address, count, out);
+}
+
+inline void fetch_port(int p, const Ports& ports, address_t address, int count, beats_t& out) {
+    switch (p) {
+        case 0: load_stream<0>(ports.weights[0], address, count, out); break;
+        case 1: load_stream<1>(ports.weights[1 % kWeightPorts], address, count, out); break;
+        case 2: load_stream<2>(ports.weights[2 % kWeightPorts], address, count, out); break;
+        default: load_stream<3>(ports.weights[3 % kWeightPorts], address, count, out); break;
+    }
+}
+
+inline void run_tile(Array& array, const Matrix& m, const Ports& ports, const address_t at[kWeightPorts],
+                     const int beats[kWeightPorts], int tile, int port_rows, int first, int tokens) {
+#pragma HLS DATAFLOW
+    beats_t raw[kWeightPorts];
+    words_t words[kWeightPorts];
+    sums_t sums[kWeightPorts];
+    floats_t scales;
+    for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+        fetch_port(p, ports, at[p], beats[p], raw[p]);
+        unpack(raw[p], beats[p], port_rows * m.words, m.coding, array.table[p], words[p]);
+        multiply(words[p], array, port_rows, m.words, first, tokens, sums[p]);
+    }
+    const address_t scale = m.scale + static_cast<address_t>(tile) * m.tile_rows * 4;
+    load_scales(ports.constants, scale, port_rows * kWeightPorts, scales);
+    rescale_tile(sums, scales, array, port_rows, first, tokens);
+}
+
+// Steps through the tiles of a matrix, keeping each port's place in its stream.
+struct TileWalk {
+    address_t at[kWeightPorts];
+    int tile;
+};
+
+inline TileWalk begin_tiles(const Matrix& m) {
+    TileWalk walk;
+    walk.tile = 0;
+    for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+        walk.at[p] = m.weights[p];
+    }
+    return walk;
+}
+
+// Multiplies the next tile for tokens first .. tokens; returns how many of its output features are real.
+inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, const Ports& ports, int first, int tokens) {
+    const int step = m.tile_rows / kWeightPorts;
+    const int all_rows = (m.rows + kWeightPorts - 1) / kWeightPorts;
+    const int done = walk.tile * step;
+    const int port_rows = all_rows - done < step ? all_rows - done : step;
+    int beats[kWeightPorts];
+    for (int p = 0; p < kWeightPorts; ++p) beats[p] = tile_beats(m, ports.constants, walk.tile, p, port_rows);
+    run_tile(array, m, ports, walk.at, beats, walk.tile, port_rows, first, tokens);
+    for (int p = 0; p < kWeightPorts; ++p) walk.at[p] += static_cast<address_t>(beats[p]) * kBeatBytes;
+    const int left = m.rows - walk.tile * m.tile_rows;
+    ++walk.tile;
+    return left < m.tile_rows ? left : m.tile_rows;
+}
+
+// cos and sin of one position.
+inline void load_rope(const beat_t* constants, address_t table, int position, int head_dim, int16_t* factor) {
+    const int row_bytes = padded(head_dim * 2, kBeatBytes);
+LoadRope:
+    for (int i = 0; i < row_bytes; i += kBeatBytes) {
+        const beat_t beat = load<kConstantsPort>(constants, table + static_cast<address_t>(position) * row_bytes + i);
+        for (int k = 0; k < kBeatBytes / 2; ++k) {
+            const uint32_t word = word_of(beat, k / 2);
+            factor[i / 2 + k] = static_cast<int16_t>(k % 2 == 0 ? word & 0xFFFF : word >> 16);
+        }
+    }
+}
+
+// Heads: each token's row is rotated (K, Q) or not (V), quantized, and written at its place.
+inline void store_heads(Array& array, const Run& run, const Instruction& i, const Ports& ports, int head) {
+    using namespace isa::linear;
+    const int head_dim = static_cast<int>(i.word[isa::linear::head_dim]);
+    const int capacity = static_cast<int>(i.word[isa::linear::capacity]);
+    const int start = i.word[append] ? static_cast<int>(run.position) : 0;
+    const int width = padded(head_dim, kBeatBytes);
+    const address_t codes = address_of(run, i.word[target]);
+    float scales[kBlock];
+    int8_t row[kMaxHeadDim];
+    int16_t factor[kMaxHeadDim];
+HeadTokens:
+    for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
+        if (i.word[epilogue] == isa::kEpilogueRopeHeads) {
+            load_rope(ports.constants, address_of(run, i.word[rope]), static_cast<int>(run.position) + t, head_dim, factor);
+            rope_head(array.result[t], factor, head_dim / 2);
+        }
+        scales[t] = quantize_row(array.result[t], head_dim, row);
+        const address_t at = codes + (static_cast<address_t>(head) * capacity + start + t) * width;
+        store_codes<kMemoryPort>(ports.memory, at, head_dim, row);
+    }
+    const address_t base = address_of(run, i.word[target_scale]) + static_cast<address_t>(head) * padded(capacity, 4) * 4;
+    store_floats<kMemoryPort>(ports.memory, base, start, static_cast<int>(run.tokens), scales);
+}
+
+// Rows of FP32: stored, added to what is there, or pairs of columns joined by silu(gate) * up.
+inline void store_rows(Array& array, const Run& run, const Instruction& i, const Ports& ports, int first, int row, int rows) {
+    using namespace isa::linear;
+    const bool glu = i.word[epilogue] == isa::kEpilogueGlu;
+    const int columns = glu ? rows / 2 : rows;
+    const int column = glu ? row / 2 : row;
+    float line[kMaxTileRows];
+RowTokens:
+    for (int t = first; t < static_cast<int>(run.tokens); ++t) {
+        const address_t base = address_of(run, i.word[target]) + static_cast<address_t>(t) * i.word[stride] * 4;
+        if (i.word[epilogue] == isa::kEpilogueAdd) {
+            load_floats<kMemoryPort>(ports.memory, base + static_cast<address_t>(column) * 4, columns, line);
+        }
+    Columns:
+        for (int k = 0; k < columns; ++k) {
+#pragma HLS PIPELINE II=1
+            if (glu) {
+                line[k] = silu_times(array.result[t][2 * k], array.result[t][2 * k + 1]);
+            } else if (i.word[epilogue] == isa::kEpilogueAdd) {
+                line[k] = flush(line[k] + array.result[t][k]);
+            } else {
+                line[k] = array.result[t][k];
+            }
+        }
+        store_floats<kMemoryPort>(ports.memory, base, column, columns, line);
+    }
+}
+
+inline void linear(Array& array, const Run& run, const Instruction& i, const Ports& ports) {
+    using namespace isa::linear;
+    const int tokens = static_cast<int>(run.tokens);
+    const int first = i.word[epilogue] == isa::kEpilogueLogits ? static_cast<int>(run.first_logit) : 0;
+    if (first >= tokens) return;
+    const Matrix m = matrix_of(run, i, weights0, static_cast<int>(i.word[rows]), static_cast<int>(i.word[cols]),
+                               static_cast<int>(i.word[tile_rows]));
+    load_activations(array, ports.memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), tokens, m.words);
+    load_tables(array, run, ports.constants, i, weights0);
+    const bool heads = i.word[epilogue] == isa::kEpilogueHeads || i.word[epilogue] == isa::kEpilogueRopeHeads;
+    const int tiles = (m.rows + m.tile_rows - 1) / m.tile_rows;
+    TileWalk walk = begin_tiles(m);
+Tiles:
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int row = static_cast<int>(i.word[first_row]) + tile * m.tile_rows;
+        const int real = next_tile(walk, array, m, ports, first, tokens);
+        if (heads) {
+            store_heads(array, run, i, ports, row / m.tile_rows);
+        } else {
+            store_rows(array, run, i, ports, first, row, real);
+        }
+    }
+}

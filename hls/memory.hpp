@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Beats in and out of the ports: addresses, bursts, floats.  Every access to DRAM in the engine is made here.
+#pragma once
+
+#include "types.hpp"
+
+#ifndef __SYNTHESIS__
+#include "sim/traffic.hpp"
+#endif
+
+// The byte address of a slot: chunk << 24 | beat.
+inline address_t address_of(const Run& run, uint32_t slot) {
+#pragma HLS INLINE
+    return run.base[slot >> 24] + (static_cast<address_t>(slot & 0xFFFFFF) << 4);
+}
+
+template <int kPort>
+inline beat_t load(const beat_t* port, address_t address) {
+#pragma HLS INLINE
+#ifndef __SYNTHESIS__
+    traffic::read(kPort, address, 1);
+#endif
+    return port[address >> 4];
+}
+
+template <int kPort>
+inline void store(beat_t* port, address_t address, beat_t beat) {
+#pragma HLS INLINE
+#ifndef __SYNTHESIS__
+    traffic::write(kPort, address, 1);
+#endif
+    port[address >> 4] = beat;
+}
+
+// A burst of `count` beats into a stream.
+template <int kPort, int kDepth>
+void load_stream(const beat_t* port, address_t address, int count, hls::stream<beat_t, kDepth>& out) {
+LoadStream:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+        out.write(load<kPort>(port, address + static_cast<address_t>(i) * kBeatBytes));
+    }
+}
+
+inline uint32_t word_of(const beat_t& beat, int index) {
+#pragma HLS INLINE
+    return static_cast<uint32_t>(beat.range(32 * index + 31, 32 * index).to_uint64());
+}
+
+inline void set_word(beat_t& beat, int index, uint32_t word) {
+#pragma HLS INLINE
+    beat.range(32 * index + 31, 32 * index) = word;
+}
+
+inline int8_t byte_of(const beat_t& beat, int index) {
+#pragma HLS INLINE
+    return static_cast<int8_t>(beat.range(8 * index + 7, 8 * index).to_uint64());
+}
+
+inline void set_byte(beat_t& beat, int index, int8_t value) {
+#pragma HLS INLINE
+    beat.range(8 * index + 7, 8 * index) = static_cast<uint8_t>(value);
+}
+
+// `count` floats from a beat-aligned address.
+template <int kPort>
+void load_floats(const beat_t* port, address_t address, int count, float* out) {
+LoadFloats:
+    for (int i = 0; i < count; i += kFloatsInBeat) {
+#pragma HLS PIPELINE II=1
+        const beat_t beat = load<kPort>(port, address + static_cast<address_t>(i) * 4);
+        for (int k = 0; k < kFloatsInBeat; ++k) {
+#pragma HLS UNROLL
+            if (i + k < count) out[i + k] = as_float(word_of(beat, k));
+        }
+    }
+}
+
+// `count` floats to element `first` of an array at a beat-aligned address.  What lies before them in their first beat
+// is kept; what lies behind them in their last is set to zero.
+template <int kPort>
+void store_floats(beat_t* port, address_t base, int first, int count, const float* in) {
+    const int offset = first % kFloatsInBeat;
+    const address_t address = base + static_cast<address_t>(first - offset) * 4;
+    beat_t beat = 0;
+    if (offset != 0) beat = load<kPort>(port, address);
+StoreFloats:
+    for (int i = -offset; i < count; i += kFloatsInBeat) {
+#pragma HLS PIPELINE II=1
+        for (int k = 0; k < kFloatsInBeat; ++k) {
+#pragma HLS UNROLL
+            const int index = i + k;
+            if (index >= 0) set_word(beat, k, index < count ? as_bits(in[index]) : 0);
+        }
+        store<kPort>(port, address + static_cast<address_t>(i + offset) * 4, beat);
+    }
+}
+
+// `count` INT8 codes to a beat-aligned address, padded with zeros to whole beats.
+template <int kPort>
+void store_codes(beat_t* port, address_t address, int count, const int8_t* in) {
+StoreCodes:
+    for (int i = 0; i < count; i += kBeatBytes) {
+#pragma HLS PIPELINE II=1
+        beat_t beat = 0;
+        for (int k = 0; k < kBeatBytes; ++k) {
+#pragma HLS UNROLL
+            if (i + k < count) set_byte(beat, k, in[i + k]);
+        }
+        store<kPort>(port, address + i, beat);
+    }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of FP32 to INT8: the RMS norm with its quantization, and quantization alone.
+#pragma once
+
+#include "arithmetic.hpp"
+#include "memory.hpp"
+
+inline void norm(const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
+    using namespace isa::norm;
+    const int n = static_cast<int>(i.word[cols]);
+    static float x[kMaxCols], weight[kMaxCols], y[kMaxCols];
+    static int8_t row[kMaxCols];
+    float scales[kBlock];
+    load_floats<kConstantsPort>(constants, address_of(run, i.word[gain]), n, weight);
+NormTokens:
+    for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
+        const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
+        load_floats<kMemoryPort>(memory, at, n, x);
+        norm_row(x, weight, n, as_float(i.word[eps]), as_float(i.word[inverse]), y);
+        scales[t] = quantize_row(y, n, row);
+        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
+        const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
+        store_codes<kMemoryPort>(memory, to, padded(n, kLaneCols), row);
+    }
+    store_floats<kMemoryPort>(memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
+}
+
+inline void quantize(const Run& run, const Instruction& i, beat_t* memory) {
+    using namespace isa::quantize;
+    const int n = static_cast<int>(i.word[cols]);
+    static float x[kMaxCols];
+    static int8_t row[kMaxCols];
+    float scales[kBlock];
+QuantizeTokens:
+    for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
+        const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
+        load_floats<kMemoryPort>(memory, at, n, x);
+        scales[t] = quantize_row(x, n, row);
+        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
+        const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
+        store_codes<kMemoryPort>(memory, to, padded(n, kLaneCols), row);
+    }
+    store_floats<kMemoryPort>(memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sequencer: fetches instructions and starts the kernels, one after another.  Knows no model.
+#pragma once
+
+#include "attention.hpp"
+#include "norm.hpp"
+
+// How a run ended, for the host.
+constexpr uint32_t kDone = 0;
+constexpr uint32_t kBadOpcode = 1;
+constexpr uint32_t kBadRun = 2;
+constexpr int kMaxInstructions = 1 << 16;
+
+inline Instruction fetch_instruction(const beat_t* constants, address_t address) {
+    Instruction i;
+FetchInstruction:
+    for (int b = 0; b < isa::kWords / 4; ++b) {
+#pragma HLS PIPELINE II=1
+        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(b) * kBeatBytes);
+        for (int k = 0; k < 4; ++k) {
+#pragma HLS UNROLL
+            i.word[4 * b + k] = word_of(beat, k);
+        }
+    }
+    return i;
+}
+
+inline void load_bases(const beat_t* constants, address_t address, int pages, Run& run) {
+LoadBases:
+    for (int page = 0; page < pages; page += 2) {
+#pragma HLS PIPELINE II=1
+        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(page) * 8);
+        run.base[page] = beat.range(63, 0).to_uint64();
+        if (page + 1 < pages) run.base[page + 1] = beat.range(127, 64).to_uint64();
+    }
+}
+
+inline uint32_t run_program(const Ports& ports, address_t program, address_t bases, uint32_t pages, uint32_t position,
+                            uint32_t tokens, uint32_t first_logit) {
+    static Array array;
+    static Heads heads;
+    Run run;
+    run.position = position;
+    run.tokens = tokens;
+    run.first_logit = first_logit;
+    if (tokens == 0 || tokens > kBlock || position + tokens > kContext || pages > kPages) return kBadRun;
+    load_bases(ports.constants, bases, static_cast<int>(pages), run);
+Program:
+    for (int step = 0; step < kMaxInstructions; ++step) {
+        const Instruction i = fetch_instruction(ports.constants, program + static_cast<address_t>(step) * isa::kWords * 4);
+        switch (i.word[0]) {
+            case isa::kEnd: return kDone;
+            case isa::kNorm: norm(run, i, ports.constants, ports.memory); break;
+            case isa::kQuantize: quantize(run, i, ports.memory); break;
+            case isa::kLinear: linear(array, run, i, ports); break;
+            case isa::kTphs: tphs(heads, array, run, i, ports); break;
+            case isa::kScores: scores(heads, run, i, ports.memory); break;
+            case isa::kSoftmax: softmax(heads, run, i, ports.memory); break;
+            case isa::kContext: context(heads, run, i, ports.memory); break;
+            default: return kBadOpcode;
+        }
+    }
+    return kBadOpcode;
+}

@@ -21,6 +21,7 @@ class Run:
 
     program      address of its first instruction
     bases        address of the chunk table: uint64 address of each chunk
+    pages        entries of the chunk table
     position     tokens in the KV cache before this run
     tokens       tokens of this run
     first_logit  first of them whose logits are wanted; `tokens` for none
@@ -28,6 +29,7 @@ class Run:
 
     program: int
     bases: int
+    pages: int
     position: int
     tokens: int
     first_logit: int

@@ -196,14 +196,14 @@ class Session:
 
     def _run(self, tokens: list[int], first_logit: int) -> Logits:
         """One program run; returns the logits [tokens - first_logit, vocab]."""
-        model, package = self.package.model, self.package
+        model = self.package.model
         dim, vocab = int(model["dim"]), int(model["vocab"])
         x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
         index = np.array(tokens)
         x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
         self.device.write(self._at("x"), x.view(np.uint8))
         program = "decode" if len(tokens) == 1 and "decode" in self._programs else "prefill"
-        self.device.start(Run(self._programs[program], self._bases, self.position, len(tokens), first_logit))
+        self.device.start(Run(self._programs[program], self._bases, len(self.addresses), self.position, len(tokens), first_logit))
         self.device.wait()
         self.position += len(tokens)
         if first_logit >= len(tokens):
@@ -212,7 +212,6 @@ class Session:
         data = self.device.read(self._at("logits") + first_logit * stride, (len(tokens) - first_logit) * stride)
         logits = np.ascontiguousarray(data.view(np.float32).reshape(-1, stride // 4)[:, :vocab])
         self._digest.update(logits.data)
-        del package
         return logits
 
     def _at(self, name: str) -> int:

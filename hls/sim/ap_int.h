@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Enough of ap_uint to run the kernels under g++: up to 128 bits, ranges, conversions.  Our own subset, not the
+// vendor's header; under Vitis its <ap_int.h> is found instead.  tests/hls checks it against exact integers.
+#pragma once
+
+#include <cstdint>
+
+template <int W>
+class ap_uint {
+    static_assert(W >= 1 && W <= 128, "this subset serves 1 to 128 bits");
+    using word = unsigned __int128;
+    word value_;
+
+    static constexpr word mask(int bits) { return bits >= 128 ? ~static_cast<word>(0) : (static_cast<word>(1) << bits) - 1; }
+
+  public:
+    // Bits hi .. lo, readable and writable.
+    class range_ref {
+        ap_uint& whole_;
+        int hi_, lo_;
+
+      public:
+        range_ref(ap_uint& whole, int hi, int lo) : whole_(whole), hi_(hi), lo_(lo) {}
+        uint64_t to_uint64() const { return static_cast<uint64_t>((whole_.value_ >> lo_) & mask(hi_ - lo_ + 1)); }
+        operator uint64_t() const { return to_uint64(); }
+        range_ref& operator=(uint64_t bits) {
+            const word m = mask(hi_ - lo_ + 1);
+            whole_.value_ = (whole_.value_ & ~(m << lo_)) | ((static_cast<word>(bits) & m) << lo_);
+            return *this;
+        }
+    };
+    class const_range_ref {
+        uint64_t bits_;
+
+      public:
+        explicit const_range_ref(uint64_t bits) : bits_(bits) {}
+        uint64_t to_uint64() const { return bits_; }
+        operator uint64_t() const { return bits_; }
+    };
+
+    ap_uint() = default;
+    ap_uint(uint64_t value) : value_(static_cast<word>(value) & mask(W)) {}
+    range_ref range(int hi, int lo) { return range_ref(*this, hi, lo); }
+    const_range_ref range(int hi, int lo) const {
+        return const_range_ref(static_cast<uint64_t>((value_ >> lo) & mask(hi - lo + 1)));
+    }
+    uint64_t to_uint64() const { return static_cast<uint64_t>(value_); }
+};

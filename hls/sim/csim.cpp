@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C simulation's entry: one run of the emitted engine on a simulated DRAM, called through ctypes.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+#include "../top.cpp"
+
+extern "C" {
+
+const char* meadow_design_id() { return kDesignId; }
+
+// Returns the engine's status, or -1 with a text in `message` when the simulation caught an error.
+int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t program, uint64_t bases, uint32_t pages, uint32_t position,
+                    uint32_t tokens, uint32_t first_logit, char* message, uint64_t message_bytes) {
+    traffic::memory_bytes = memory_bytes;
+    beat_t* dram = reinterpret_cast<beat_t*>(memory);
+    try {
+        return static_cast<int>(meadow_engine(
+#define WEIGHTS dram,
+            WEIGHTS
+#if MEADOW_WEIGHT_PORTS > 1
+                WEIGHTS
+#endif
+#if MEADOW_WEIGHT_PORTS > 2
+                    WEIGHTS WEIGHTS
+#endif
+#undef WEIGHTS
+            dram, dram, program, bases, pages, position, tokens, first_logit));
+    } catch (const std::exception& error) {
+        std::snprintf(message, message_bytes, "%s", error.what());
+        return -1;
+    }
+}
+
+// Bytes read and written by each of the six ports since the library was loaded.
+void meadow_csim_traffic(uint64_t* out) {
+    for (int p = 0; p < kPorts; ++p) {
+        out[2 * p] = traffic::ports[p].read_bytes;
+        out[2 * p + 1] = traffic::ports[p].written_bytes;
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Enough of hls::stream to run the kernels under g++, where the processes of a DATAFLOW region run one after another.
+// A read from an empty stream, and data left behind, are errors here; on hardware both would hang.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <stdexcept>
+#include <vector>
+
+namespace hls {
+
+template <typename T, int DEPTH = 2>
+class stream {
+    static_assert(DEPTH >= 1, "a stream holds at least one word");
+    std::vector<T> words_;
+    std::size_t next_ = 0;
+
+  public:
+    stream() = default;
+    stream(const stream&) = delete;
+    stream& operator=(const stream&) = delete;
+    ~stream() noexcept(false) {
+        if (next_ != words_.size() && std::uncaught_exceptions() == 0) throw std::runtime_error("a stream was left with data");
+    }
+
+    bool empty() const { return next_ == words_.size(); }
+    void write(const T& word) { words_.push_back(word); }
+    T read() {
+        if (empty()) throw std::runtime_error("a read from an empty stream");
+        const T word = words_[next_++];
+        if (empty()) {
+            words_.clear();
+            next_ = 0;
+        }
+        return word;
+    }
+};
+
+}  // namespace hls
