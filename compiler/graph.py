@@ -101,14 +101,18 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A whole model.  Weights are shared by name: a tied head and embedding are one entry."""
+    """A whole model.  Weights are shared by name: a tied head and embedding are one entry.
+
+    source    the file it was read from
+    metadata  that file's own key-value pairs
+    """
 
     model: Model
     nodes: tuple[Node, ...]
     weights: dict[str, Weight] = field(repr=False)
     gains: dict[str, NDArray[np.float32]] = field(repr=False)
     source: str = ""
-    notes: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
 
     def replace(self, **changes: object) -> Graph:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -80,12 +80,21 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     facts = {
         "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
-        "source": {"path": os.path.relpath(file.resolve(), target.resolve().parent), "sha256": source_digest(file)},
+        "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": source_digest(file)},
+        "origin": origin(graph, file, target),
         "options": asdict(options), "tile_rows": max(p.layout.tile_rows for ps in parts_of.values() for p in ps),
     }  # fmt: skip
     progress("save", str(target))
     save(target, graph, design, schedule, packed, parts_of, plan, facts)
     return {**summary, "up_to_date": False}
+
+
+def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
+    """The unquantized model that `quantize` noted in the file: its path from the package, and its digest."""
+    path, digest = (graph.metadata.get(f"meadow.origin.{key}") for key in ("path", "sha256"))
+    if not path or not digest:
+        return None
+    return {"path": os.path.relpath((file.parent / path).resolve(), target.resolve()), "sha256": digest}
 
 
 def inputs_digest(file: Path, board: Board, options: Options) -> str:

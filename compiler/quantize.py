@@ -8,6 +8,7 @@ changes nothing in exact arithmetic.  Activations stay float in the file; the wi
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from meadow.compiler.folder import beside
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
-from meadow.compiler.read import read
+from meadow.compiler.read import read, source_digest
 from meadow.compiler.types import I8, Weight
 
 Floats = NDArray[np.float32]
@@ -183,8 +184,10 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
             smooth(graph, weights, gains, statistics, strength)
     quantized, rows = _round_all(graph, weights, granularity, statistics, progress)
     progress("writing")
+    origin = {"meadow.origin.path": os.path.relpath(file.resolve(), target.resolve()),
+              "meadow.origin.sha256": source_digest(file)}  # fmt: skip
     with beside(target) as folder:
-        save_model(_write(graph, quantized, gains, granularity, activations), folder)
+        save_model(_write(graph, quantized, gains, granularity, activations, origin), folder)
         for name in COMPANIONS:
             if (file.parent / name).exists():
                 shutil.copyfile(file.parent / name, folder / name)
@@ -230,7 +233,8 @@ def _refuse_absurd(graph: Graph) -> None:
         raise UnsupportedModel("the weights are not numbers:", tuple(problems))
 
 
-def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], granularity: str, activations: str) -> Any:
+def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], granularity: str, activations: str,
+           origin: dict[str, str]) -> Any:  # fmt: skip
     by_name = {node.name: node for node in graph.nodes}
     roles = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o",
              "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down"}  # fmt: skip
@@ -260,5 +264,5 @@ def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], g
 
     tied = graph.nodes[0].weight == graph.nodes[-1].weight
     metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
-                "meadow.weights": f"int8 per {granularity}"}  # fmt: skip
+                "meadow.weights": f"int8 per {granularity}", **origin}  # fmt: skip
     return build(graph.model, gain, linear, embed, "token_embd.weight" if tied else "output.weight", metadata)

@@ -94,7 +94,7 @@ class Reader:
             self.problems.append(("structure", str(reject), "only LLaMA-family decoders are read"))
         if self.problems:
             self._refuse()
-        graph = Graph(self._model(), tuple(self.nodes), self.weights, self.gains, source=str(self.file))
+        graph = Graph(self._model(), tuple(self.nodes), self.weights, self.gains, str(self.file), self._metadata())
         graph.check()
         return graph
 
@@ -154,11 +154,14 @@ class Reader:
         norm = self._emit_norm("norm", final, self._last())
         self._emit(Node("logits", Op.HEAD, (norm,), self._weight(head)))
 
+    def _metadata(self) -> dict[str, str]:
+        return {p.key: p.value for p in self.g.model.metadata_props}
+
     def _model(self) -> Model:
         embed = self.weights[self.nodes[0].weight or ""]
         if len(set(self.inv_freqs)) != 1 or len(set(self.eps)) != 1:
             raise UnsupportedModel(f"{self.file}: layers differ in rotary frequencies or norm epsilon")
-        metadata = {p.key: p.value for p in self.g.model.metadata_props}
+        metadata = self._metadata()
         attend = next(n for n in self.nodes if n.op is Op.ATTEND)
         ffn = next(self.weights[n.weight or ""].rows for n in self.nodes if n.name.endswith("gate"))
         head = self.weights[self.nodes[-1].weight or ""]

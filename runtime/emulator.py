@@ -42,9 +42,13 @@ class Memory:
         self.next = address + padded(length, PAGE) + PAGE
         return address
 
+    def allocation(self, address: int) -> int:
+        """The index of the allocation that holds `address`, or -1."""
+        return bisect_right(self.bases, address) - 1
+
     def view(self, address: int, length: int) -> Bytes:
         """The bytes themselves.  Raises DeviceError outside of an allocation."""
-        index = bisect_right(self.bases, address) - 1
+        index = self.allocation(address)
         if index >= 0:
             offset = address - self.bases[index]
             if 0 <= length and offset + length <= self.arrays[index].size:
@@ -64,15 +68,17 @@ class Emulator:
         self.counters = Counters()
         self._weights: dict[tuple[int, int], tuple[NDArray[np.float32], int]] = {}
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
+        self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
     def alloc(self, length: int) -> int:
         return self.memory.alloc(length)
 
     def write(self, address: int, data: Bytes) -> None:
         self.memory.view(address, data.nbytes)[:] = data.reshape(-1).view(np.uint8)
-        if data.nbytes > PAGE:  # a program or weights may have changed; steps write tokens only
+        if self.memory.allocation(address) in self._decoded:
             self._programs.clear()
             self._weights.clear()
+            self._decoded.clear()
 
     def read(self, address: int, length: int) -> Bytes:
         return self.memory.view(address, length).copy()
@@ -100,7 +106,8 @@ class Emulator:
 
     def _program(self, run: Run) -> list[tuple[Opcode, Fields]]:
         if run.program not in self._programs:
-            index = bisect_right(self.memory.bases, run.program) - 1
+            index = self.memory.allocation(run.program)
+            self._decoded.add(index)
             room = self.memory.bases[index] + self.memory.arrays[index].size - run.program if index >= 0 else 0
             try:
                 code = self.memory.view(run.program, room - room % INSTRUCTION_BYTES)
@@ -123,6 +130,7 @@ class Emulator:
         """W[N, padded K] of INT8 codes in FP32, and how many pieces K needs for exact sums."""
         key = (self._address(f["weights0"]), rows)
         if key not in self._weights:
+            self._decoded |= {self.memory.allocation(self._address(f[f"weights{p}"])) for p in range(self.design.weight_ports)}
             layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
             ports = range(layout.ports)
             if f["format"] == 0:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""compile: an ONNX model becomes a package, and a summary of what it will cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.compiler.errors import UsageError
+
+
+def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """--set key=value pairs.  Raises UsageError for what is not key=whole number."""
+    found = []
+    for value in values:
+        key, equals, number = value.partition("=")
+        if not equals or not number.strip().isdigit():
+            raise UsageError(f"--set {value!r}: key=number is expected, for example --set context=1024")
+        found.append((key.strip(), int(number)))
+    return tuple(found)
+
+
+@click.command("compile")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--board", required=True, help="A board's name (meadowc boards), or the path of its .toml file.")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Package folder [default: build/NAME].")
+@click.option("--dataflow", type=click.Choice(["auto", "gemm", "tphs"]), default="auto", show_default=True,
+              help="How attention runs; auto lets the cost model choose.")  # fmt: skip
+@click.option("--packing", type=click.Choice(["auto", "raw"]), default="auto", show_default=True,
+              help="Pack weights where it pays, or store them as they are.")  # fmt: skip
+@click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=N",
+              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, block, context, lookup_entries.")  # fmt: skip
+@json_option
+def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, design: str,
+                    sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+    """Compile the ONNX file or folder SOURCE for a board.
+
+    \b
+    Examples:
+      meadowc compile models/smollm2-int8/model.onnx --board zcu102 -o build/smollm2
+      meadowc compile model.onnx --board kv260 --dataflow gemm --set context=1024
+    """
+    from meadow import boards
+    from meadow.compiler.onnx_file import find_model
+    from meadow.compiler.pipeline import STAGES, Options, compile_model
+
+    began = time.perf_counter()
+    file = find_model(source)
+    name = file.parent.resolve().name if file.stem == "model" else file.stem
+    folder = target or Path("build") / name
+    options = Options(dataflow, packing, design, settings(sets), folder.name)
+    with stages(STAGES, as_json) as show:
+        summary = compile_model(source, boards.load(board), folder, options, show)
+    seconds = time.perf_counter() - began
+    if as_json:
+        emit_json({"package": str(folder), "seconds": {"value": seconds, "kind": "measured"}, **summary})
+    elif summary["up_to_date"]:
+        out.print(f"{folder} is up to date ({seconds:.1f} s)")
+    else:
+        _show(folder, summary, seconds)
+
+
+def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
+    out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
+    d = s["design"]
+    out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, blocks of {d['block']}, "
+              f"context {d['context']}, {d['clock_mhz']} MHz; bound by {s['bound_by']}")  # fmt: skip
+    rows = table("resources (estimated)", "kind", "used", "of", "share")
+    for kind, (used, total) in s["resources"].items():
+        rows.add_row(kind, f"{used:,}", f"{total:,}", f"{used / total:.0%}")
+    out.print(rows)
+    rows = table("memory map", "chunks", "count", "bytes")
+    for kind in dict.fromkeys(kind for _, kind, _ in s["memory"]):
+        lengths = [n for _, k, n in s["memory"] if k == kind]
+        rows.add_row(kind, str(len(lengths)), megabytes(sum(lengths)))
+    out.print(rows)
+    w = s["weights"]
+    out.print(f"weights: {w['packed_matrices']} of {w['matrices']} packed, {w['bits_per_weight']:.2f} bits a weight "
+              f"(order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}")  # fmt: skip
+    for phase in ("prefill", "decode"):
+        out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
+    dec, pre = s["decode"], s["prefill"]
+    rows = table("bytes a token, decode (modelled)", "role", "bytes")
+    for role, n in dec["bytes_per_token"].items():
+        rows.add_row(role, megabytes(n))
+    out.print(rows)
+    out.print(f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
+              f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}")  # fmt: skip
+    out.print(f"prefill: {pre['tokens_per_s']:.0f} tokens/s for blocks of {pre['tokens']} (modelled); limited by the {pre['limit']}")
+    for note in s["notes"]:
+        out.print(f"note: {note}")
+    out.print(f'next: meadowc run {folder} -p "Hello"')

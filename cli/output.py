@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How commands speak: one JSON object, or text with progress on a terminal.  Knows no command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+PLAIN_WIDTH = 120
+"""Columns of tables where there is no terminal to ask."""
+out = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
+
+
+def emit_json(value: dict[str, Any]) -> None:
+    """The command's one object."""
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+@contextmanager
+def stages(names: tuple[str, ...], quiet: bool) -> Iterator[Callable[[str, str], None]]:
+    """A callback (stage, what) that shows a line for each stage: rewritten in place on a terminal, printed elsewhere."""
+    seen: list[str] = []
+    terminal = sys.stderr.isatty() and not quiet
+
+    def show(stage: str, what: str) -> None:
+        first = stage not in seen
+        if first:
+            seen.append(stage)
+        count = f"[{names.index(stage) + 1}/{len(names)}]" if stage in names else "[-]"
+        if quiet:
+            return
+        if terminal:
+            sys.stderr.write(f"\r\033[K{count} {stage} {what}")
+            sys.stderr.flush()
+        elif first:
+            click.echo(f"{count} {stage} {what}".rstrip(), err=True)
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+@contextmanager
+def upload_bar(text: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) in bytes that shows one bar on a terminal and nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table in the house's style."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return made
+
+
+def megabytes(n: float) -> str:
+    return f"{n / 1e6:,.1f} MB"

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""run, chat, selftest: a package on a device."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
+from meadow.compiler.errors import MeadowError, UsageError
+from meadow.runtime.session import DEVICES, Session, sampler
+from meadow.runtime.tokenizer import Streamer
+
+device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
+                             help="Where to run; auto is the emulated board in numpy.")  # fmt: skip
+
+
+def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--max-tokens, --temperature, --top-k, --top-p and --seed."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Of the random choice."),
+        click.option("--top-p", default=1.0, show_default=True),
+        click.option("--top-k", default=0, show_default=True, help="0: all tokens."),
+        click.option("--temperature", default=0.0, show_default=True, help="0: always the likeliest token."),
+        click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def opened(package: Path, device: str, quiet: bool) -> Iterator[Session]:
+    """A Session, with a bar while the weights are uploaded."""
+    with upload_bar("uploading weights", quiet) as bar:
+        session = Session(package, device, bar)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def modelled_rates(session: Session) -> dict[str, float]:
+    """The board's rates as the compiler modelled them, tokens a second."""
+    try:
+        summary = json.loads(session.package.file("report/summary.json").read_text())
+        return {phase: float(summary[phase]["tokens_per_s"]) for phase in ("prefill", "decode")}
+    except (MeadowError, ValueError, KeyError):
+        return {}
+
+
+def header(session: Session) -> str:
+    """What is running where; EMULATED unless it is the board itself."""
+    design = session.package.design
+    mark = "EMULATED " if session.device.emulated else ""
+    return f"{session.package.name} on {mark}{design.board} ({session.device.name}), context {design.context}"
+
+
+def rates(session: Session) -> str:
+    """The line after an answer: measured here, modelled for the board."""
+    s, board = session.stats, modelled_rates(session)
+    here = f"prefill {s.prefill_tokens} tokens {s.prefill_rate:.1f}/s, then {s.decode_tokens} tokens {s.decode_rate:.1f}/s"
+    there = f"; {session.package.design.board} {board['prefill']:.0f}/s and {board['decode']:.1f}/s (modelled)" if board else ""
+    return f"[{here} (measured here, {session.device.name}){there}]"
+
+
+@click.command("run")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("-p", "--prompt", required=True, help="The prompt; - reads standard input.")
+@click.option("--raw", is_flag=True, help="Plain completion: do not use the model's chat template.")
+@device_option
+@sampling_options
+@json_option
+def run_command(package: Path, prompt: str, raw: bool, device: str, max_tokens: int, temperature: float, top_k: int,
+                top_p: float, seed: int, as_json: bool) -> None:  # fmt: skip
+    """Answer one prompt with PACKAGE.
+
+    \b
+    Examples:
+      meadowc run build/smollm2 -p "What is the capital of France?"
+      meadowc run build/smollm2 --raw -p "Once upon a time" -n 40 --device csim
+    """
+    text = sys.stdin.read() if prompt == "-" else prompt
+    choose = sampler(temperature, top_k, top_p, seed)
+    with opened(package, device, as_json) as session:
+        if not as_json:
+            err.print(header(session), style="dim")
+            if not raw and session.tokenizer.template is None:
+                err.print("this model has no chat template: plain completion", style="dim")
+        pieces = []
+        for piece in session.stream(text, max_tokens, raw, choose):
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+        if as_json:
+            emit_json(_result(session, text, "".join(pieces)))
+        else:
+            click.echo()
+            err.print(rates(session), style="dim")
+
+
+def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
+    s = session.stats
+    return {
+        "prompt": prompt, "text": text, "package": session.package.name, "board": session.package.design.board,
+        "device": session.device.name, "emulated": session.device.emulated, "digest": session.digest,
+        "prefill_tokens": s.prefill_tokens, "decode_tokens": s.decode_tokens,
+        "measured": {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
+        "modelled": {f"{k}_tokens_per_s": v for k, v in modelled_rates(session).items()},
+    }  # fmt: skip
+
+
+@click.command("chat")
+@click.argument("package", type=click.Path(path_type=Path))
+@device_option
+@sampling_options
+@json_option
+def chat_command(package: Path, device: str, max_tokens: int, temperature: float, top_k: int, top_p: float, seed: int,
+                 as_json: bool) -> None:  # fmt: skip
+    """Talk with PACKAGE, line by line; an empty line or Ctrl-D ends it, Ctrl-C stops an answer.
+
+    \b
+    Example:
+      meadowc chat build/smollm2
+    """
+    choose = sampler(temperature, top_k, top_p, seed)
+    with opened(package, device, as_json) as session:
+        if session.tokenizer.template is None:
+            raise UsageError("this model has no chat template, so there is no chat; use meadowc run --raw")
+        if not as_json:
+            err.print(header(session), style="dim")
+        messages: list[dict[str, str]] = []
+        while line := _ask(as_json):
+            messages.append({"role": "user", "content": line})
+            messages.append({"role": "assistant", "content": _answer(session, messages, max_tokens, choose, as_json)})
+        if as_json:
+            emit_json({"messages": messages, "device": session.device.name, "emulated": session.device.emulated})
+        elif session.stats.prefill_tokens:
+            err.print(rates(session), style="dim")
+
+
+def _ask(quiet: bool) -> str:
+    try:
+        return input("" if quiet or not sys.stdin.isatty() else "> ").strip()
+    except EOFError:
+        return ""
+
+
+def _answer(session: Session, messages: list[dict[str, str]], limit: int, choose: Callable[..., int], quiet: bool) -> str:
+    """One answer to the whole conversation.  Ctrl-C ends the answer, not the chat."""
+    tokens = session.tokenizer.encode(session.tokenizer.chat(messages))
+    session.reset()
+    streamer, text = Streamer(session.tokenizer), ""
+    try:
+        for token in session.generate(tokens, limit, choose, session.tokenizer.end_tokens):
+            piece = streamer.push(token)
+            text += piece
+            if not quiet:
+                click.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        err.print(" [stopped]", style="dim")
+    tail = streamer.finish()
+    if not quiet:
+        click.echo(tail)
+    return text + tail
+
+
+@click.command("selftest")
+@click.argument("package", type=click.Path(path_type=Path))
+@device_option
+@json_option
+def selftest_command(package: Path, device: str, as_json: bool) -> None:
+    """Check a device step by step with PACKAGE: memory, weights, one layer, tokens.
+
+    \b
+    Example:
+      meadowc selftest build/smollm2 --device csim
+    """
+    with opened(package, device, as_json) as session:
+        rungs = session.selftest()
+        where = header(session)
+    passed = all(ok for _, ok, _ in rungs)
+    if as_json:
+        emit_json({"passed": passed, "rungs": [{"rung": n, "passed": ok, "seen": text} for n, ok, text in rungs]})
+    else:
+        rows = table(where, "rung", "", "seen")
+        for name, ok, text in rungs:
+            rows.add_row(name, "ok" if ok else "FAILED", text)
+        out.print(rows)
+    if not passed:
+        raise click.exceptions.Exit(4)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verify: the ladder.  The same tokens on every rung, and the same bits from the emulator down.
+
+Compiles the package's own source for both dataflows, so that GEMM and TPHS are checked whichever it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.cli.output import emit_json, err, json_option, out, table
+from meadow.cli.reference import OnnxModel, reference_model
+from meadow.compiler.errors import UsageError
+from meadow.compiler.package import Package, load
+from meadow.runtime.session import Session
+
+RUNGS = ("onnx", "graph", "emulator", "csim")
+BLOCKS = (64, 7, 1)
+"""Prefill lengths whose digests must agree; the first is also the one that decodes."""
+CLOSE_GAP = 0.1
+"""Rungs 0 and 1 may part where rung 0's two best tokens are closer than this and both rungs take one of them."""
+LOGITS_TOLERANCE = 0.05
+"""Largest root mean square difference of rung 2's logits from rung 1's, in standard deviations of rung 1's."""
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class Trace:
+    """What one rung did with one prompt: its tokens, the logits that chose them, and a digest of all logits."""
+
+    tokens: list[int] = field(default_factory=list)
+    rows: list[Logits] = field(default_factory=list)
+    digest: str = ""
+    prefill_digest: str = ""
+
+
+@dataclass
+class Verdict:
+    """Everything verify found; `problems` empty means that all agree."""
+
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    bit_exact: bool = True
+    same_tokens: bool = True
+    flipped_bit_detected: bool | None = None
+    digests: int = 0
+
+    def fail(self, text: str, bits: bool) -> None:
+        self.problems.append(text)
+        if bits:
+            self.bit_exact = False
+        else:
+            self.same_tokens = False
+
+
+def prompts(session: Session, file: Path | None) -> list[tuple[str, list[int]]]:
+    """(title, token ids) of each prompt of a JSON list of {text, raw, before}; models without a tokenizer get ids."""
+    text = file.read_text() if file is not None else resources.files("meadow.cli").joinpath("prompts.json").read_text()
+    found = []
+    for entry in json.loads(text):
+        whole = entry["text"]
+        if "before" in entry:
+            whole = resources.files("meadow.compiler").joinpath(entry["before"]).read_text() + "\n" + whole
+        ids = session.prompt(whole, raw=bool(entry.get("raw")))
+        found.append((entry["text"], ids[-(session.context - 32) :]))
+    return found
+
+
+def follow(step: Callable[[list[int]], Logits], tokens: list[int], count: int) -> Trace:
+    """Greedy decoding by `step`, which takes new tokens and returns their logits [T, vocab]."""
+    trace = Trace()
+    row = step(tokens)[-1]
+    for index in range(count):
+        token = int(np.argmax(row))
+        trace.tokens.append(token)
+        trace.rows.append(row)
+        if index + 1 < count:
+            row = step([token])[-1]
+    return trace
+
+
+def follow_session(session: Session, tokens: list[int], count: int, block: int) -> Trace:
+    """Like `follow`, on a device, with the logits of every token in the digest."""
+    session.reset()
+    row = session.prefill(tokens, logits="all", block=min(block, session.package.design.block))[-1]
+    trace = Trace(prefill_digest=session.digest)
+    for index in range(count):
+        token = int(np.argmax(row))
+        trace.tokens.append(token)
+        trace.rows.append(row)
+        if index + 1 < count:
+            row = session.step(token)
+    trace.digest = session.digest
+    return trace
+
+
+def parting(reference: Trace, other: Trace) -> tuple[int, float, bool] | None:
+    """(step, top-2 gap of the reference, both tokens among its top 2) where two traces part, or None."""
+    for index, (a, b) in enumerate(zip(reference.tokens, other.tokens, strict=True)):
+        if a != b:
+            best = np.argsort(-reference.rows[index])[:2]
+            gap = float(reference.rows[index][best[0]] - reference.rows[index][best[1]])
+            return index, gap, {a, b} <= {int(t) for t in best}
+    return None
+
+
+def dataflow_packages(package: Package, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The package itself when all its attention runs by one dataflow, and the same source compiled for the other."""
+    from meadow import boards
+    from meadow.compiler.pipeline import Options, compile_model
+
+    used = {mode for rows in package.manifest["dataflow"].values() for mode, _ in rows}
+    options = package.manifest["options"]
+    for mode in ("tphs", "gemm"):
+        if used == {mode}:
+            yield mode, package.folder
+            continue
+        target = folder / mode
+        settings = tuple((str(k), int(v)) for k, v in options["settings"])
+        compile_model(reference_model(package, None), boards.load(package.manifest["board"]), target,
+                      Options(mode, options["packing"], options["design"], settings, mode))  # fmt: skip
+        yield mode, target
+
+
+def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, other: Trace) -> dict[str, Any] | None:
+    """Apply the rule of CLOSE_GAP; notes a parting in the prompt's row."""
+    found = parting(reference, other)
+    if found is None:
+        return None
+    step, gap, both = found
+    allowed = gap < CLOSE_GAP and both
+    if not allowed:
+        verdict.fail(f"{title!r}: onnx and {name} part at token {step} where rung 0's top-2 gap is {gap:.3f}", bits=False)
+    return {"rung": name, "step": step, "gap": gap, "allowed": allowed}
+
+
+def flip_changes_digest(session: Session, tokens: list[int], before: str) -> bool:
+    """Flip one bit of a weight that every token meets, and see whether the digest changes; the bit is put back."""
+    rows = session.package.packing()
+    row = next(r for r in rows if r["matrix"].endswith("ffn_down.weight")) if any(
+        r["matrix"].endswith("ffn_down.weight") for r in rows) else rows[0]  # fmt: skip
+    chunk, offset, length = row["streams"][0]
+    address = session.addresses[chunk] + offset + (length // 2) // 16 * 16
+    original = session.device.read(address, 16)
+    changed = original.copy()
+    changed[0] ^= 0x40
+    session.device.write(address, changed)
+    session.reset()
+    session.prefill(tokens, logits="all")
+    after = session.digest
+    session.device.write(address, original)
+    return after != before
+
+
+def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | None, reference: Path | None,
+           tell: Callable[[str], None]) -> Verdict:  # fmt: skip
+    """Run every prompt on every rung."""
+    from meadow.compiler.evaluate import Evaluator, State
+    from meadow.compiler.read import read
+
+    verdict = Verdict()
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
+        source = reference_model(package, reference)
+        onnx = OnnxModel(source) if "onnx" in rungs else None
+        evaluator = Evaluator(read(source), quantized=True) if "graph" in rungs else None
+        sessions: dict[tuple[str, str], Session] = {}
+        devices = [r for r in rungs if r in ("emulator", "csim")]
+        for mode, folder in dataflow_packages(package, work):
+            for device in devices:
+                sessions[mode, device] = stack.enter_context(Session(folder, device))
+        if not sessions:
+            raise UsageError("--rungs needs emulator or csim to verify")
+        first = next(iter(sessions.values()))
+        for title, tokens in prompts(first, file):
+            tell(f"{title!r} ({len(tokens)} tokens)")
+            traces = _traces(sessions, devices, tokens, count)
+            mine = traces[next(iter(sessions)), BLOCKS[0]]
+            _check_bits(verdict, title, traces, mine)
+            row: dict[str, Any] = {"prompt": title, "prompt_tokens": len(tokens), "digest": mine.digest, "partings": []}
+            rung0 = rung1 = None
+            if onnx is not None:
+                onnx.reset()
+                rung0 = follow(onnx.step, tokens, count)
+                row["onnx"] = rung0.tokens
+            if evaluator is not None:
+                state = State()
+                rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count)  # type: ignore[misc]
+                row["graph"] = rung1.tokens
+                _check_logits(verdict, title, rung1, mine, row)
+            row["emulator"] = mine.tokens
+            for name, other in (("graph", rung1), ("emulator", mine)):
+                if rung0 is not None and other is not None:
+                    part = compare_tokens(verdict, title, name, rung0, other)
+                    if part is not None:
+                        row["partings"].append(part)
+            row["text"] = first.tokenizer.decode(mine.tokens)
+            verdict.prompts.append(row)
+        _, shortest = min(prompts(first, file), key=lambda p: len(p[1]))
+        tell("flipping a bit")
+        verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
+        if not verdict.flipped_bit_detected:
+            verdict.fail("a flipped weight bit did not change the digest", bits=True)
+    return verdict
+
+
+def _flip(session: Session, tokens: list[int]) -> bool:
+    session.reset()
+    session.prefill(tokens, logits="all")
+    return flip_changes_digest(session, tokens, session.digest)
+
+
+def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int
+            ) -> dict[tuple[tuple[str, str], int], Trace]:  # fmt: skip
+    """Every session at every block size; each kind of device in a thread of its own (a C simulation is not reentrant)."""
+
+    def run(device: str) -> dict[tuple[tuple[str, str], int], Trace]:
+        return {
+            (key, block): follow_session(session, tokens, count if block == BLOCKS[0] else 0, block)
+            for key, session in sessions.items() if key[1] == device
+            for block in BLOCKS
+        }  # fmt: skip
+
+    found: dict[tuple[tuple[str, str], int], Trace] = {}
+    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+        for part in pool.map(run, devices):
+            found |= part
+    return found
+
+
+def _check_bits(verdict: Verdict, title: str, traces: dict[tuple[tuple[str, str], int], Trace], mine: Trace) -> None:
+    for ((mode, device), block), trace in traces.items():
+        verdict.digests += 1
+        wanted, found = (mine.digest, trace.digest) if block == BLOCKS[0] else (mine.prefill_digest, trace.prefill_digest)
+        if wanted != found:
+            verdict.fail(f"{title!r}: {device} by {mode} in blocks of {block} gives {found[:16]}, not {wanted[:16]}", bits=True)
+
+
+def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: dict[str, Any]) -> None:
+    """Rung 2's logits against rung 1's, as long as both have seen the same tokens."""
+    worst = 0.0
+    for a, b, x, y in zip(rung1.rows, mine.rows, rung1.tokens, mine.tokens, strict=True):
+        worst = max(worst, float(np.sqrt(np.mean((a - b) ** 2)) / np.std(a)))
+        if x != y:
+            break
+    row["logits_difference"] = worst
+    if worst > LOGITS_TOLERANCE:
+        verdict.fail(f"{title!r}: the emulator's logits differ from the graph's by {worst:.3f} standard deviations", bits=False)
+
+
+@click.command("verify")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--rungs", default=",".join(RUNGS), show_default=True, help="Which rungs to compare, separated by commas.")
+@click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="New tokens for each prompt.")
+@click.option("--prompts", "file", type=click.Path(path_type=Path, exists=True), help="JSON list of {text, raw} [default: eight].")
+@click.option("--reference", type=click.Path(path_type=Path), help="ONNX of rung 0 [default: the package's source].")
+@json_option
+def verify_command(package: Path, rungs: str, tokens: int, file: Path | None, reference: Path | None, as_json: bool) -> None:
+    """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree.
+
+    \b
+    Example:
+      meadowc verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16
+    """
+    wanted = tuple(r.strip() for r in rungs.split(",") if r.strip())
+    unknown = [r for r in wanted if r not in RUNGS]
+    if unknown or not wanted:
+        raise UsageError(f"--rungs {rungs!r}: known are {', '.join(RUNGS)}")
+    verdict = verify(load(package), wanted, tokens, file, reference, (lambda t: None) if as_json else (lambda t: err.print(t, style="dim")))
+    if as_json:
+        emit_json({**vars(verdict), "passed": not verdict.problems, "rungs": list(wanted), "blocks": list(BLOCKS)})
+    else:
+        _show(verdict, wanted)
+    if verdict.problems:
+        raise click.exceptions.Exit(4)
+
+
+def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
+    rows = table("the ladder", "prompt", "tokens", *rungs, "answer")
+    for row in verdict.prompts:
+        parts = {p["rung"]: p for p in row["partings"]}
+        cells = []
+        for rung in rungs:
+            part = parts.get("emulator" if rung == "csim" else rung)
+            cells.append("reference" if rung == "onnx" else "same" if part is None else f"parts at {part['step']} (gap {part['gap']:.2f})")
+        rows.add_row(row["prompt"][:36].replace("\n", " "), str(row["prompt_tokens"]), *cells, row["text"][:48].replace("\n", " "))
+    out.print(rows)
+    out.print(f"bit-exact from the emulator down: {'yes' if verdict.bit_exact else 'NO'} ({verdict.digests} digests: both dataflows, "
+              f"prefill lengths {', '.join(map(str, BLOCKS))})")  # fmt: skip
+    out.print(f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}")
+    for problem in verdict.problems:
+        out.print(f"  {problem}")
