@@ -70,7 +70,9 @@ def load(name: str) -> Board:
     elif name.endswith(".toml") and Path(name).is_file():
         text = Path(name).read_text()
     else:
-        raise UsageError(f"board {name!r} is not known; known are {', '.join(names())}, or give the path of a .toml file")
+        raise UsageError(
+            f"board {name!r} is not known; known are {', '.join(names())}, or give the path of a .toml file"
+        )
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -10,7 +10,6 @@ import sys
 from importlib import metadata
 
 import click
-
 from meadow.cli.output import emit_json, json_option, out, table
 
 
@@ -74,7 +73,12 @@ def doctor_command(as_json: bool) -> None:
     rows += [(name, _tool(command), use, how) for name, command, use, how in TOOLS]
     missing = [name for name, version, _, _ in rows if not version and name in REQUIRED]
     if as_json:
-        emit_json({"found": [{"name": n, "version": v or None, "for": u, "get": h} for n, v, u, h in rows], "can_run": not missing})
+        emit_json(
+            {
+                "found": [{"name": n, "version": v or None, "for": u, "get": h} for n, v, u, h in rows],
+                "can_run": not missing,
+            }
+        )
     else:
         shown = table(f"meadow {metadata.version('meadow')}", "what", "found", "needed for", "how to get it")
         for name, version, use, how in rows:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
 from meadow.compiler.errors import UsageError
 
@@ -91,7 +90,9 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(rows)
     out.print(f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
               f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}")  # fmt: skip
-    out.print(f"prefill: {pre['tokens_per_s']:.0f} tokens/s for blocks of {pre['tokens']} (modelled); limited by the {pre['limit']}")
+    out.print(
+        f"prefill: {pre['tokens_per_s']:.0f} tokens/s for blocks of {pre['tokens']} (modelled); limited by the {pre['limit']}"
+    )
     for note in s["notes"]:
         out.print(f"note: {note}")
     out.print(f'next: meadowc run {folder} -p "Hello"')

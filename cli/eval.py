@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.cli.output import emit_json, err, json_option, out
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.cli.run import device_option, opened
 from meadow.compiler.errors import UsageError
 from meadow.runtime.session import Session
+from numpy.typing import NDArray
 
 
 def windows(session: Session, text: str, count: int, length: int) -> list[list[int]]:
@@ -39,7 +38,9 @@ def surprise(logits: NDArray[np.float32], tokens: list[int]) -> float:
 @click.option("--text", default="wikipedia", show_default=True, help="wikipedia (its test split), or a text file.")
 @click.option("--windows", "count", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--window-tokens", type=click.IntRange(min=2), default=512, show_default=True)
-@click.option("--reference", type=click.Path(path_type=Path), help="ONNX to compare with [default: the one quantized from].")
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="ONNX to compare with [default: the one quantized from]."
+)
 @device_option
 @json_option
 def eval_command(package: Path, text: str, count: int, window_tokens: int, reference: Path | None, device: str,

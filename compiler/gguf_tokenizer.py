@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 CONTROL, USER_DEFINED, UNKNOWN, BYTE = 3, 4, 2, 6
 """Token types of GGUF's tokenizer.ggml.token_type (gguf-py, TokenType)."""
 
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def tokenizer(fields: dict[str, Any]) -> Tokenizer:
@@ -34,7 +31,9 @@ def tokenizer(fields: dict[str, Any]) -> Tokenizer:
     else:
         raise UnsupportedModel(f"tokenizer.ggml.model is {kind!r}; known are 'gpt2' (byte-level BPE) and 'llama'")
     types = fields.get("tokenizer.ggml.token_type") or []
-    special = [AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=False) if k == CONTROL]
+    special = [
+        AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=False) if k == CONTROL
+    ]
     if special:
         made.add_special_tokens(special)
     plain = [AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=False) if k == USER_DEFINED]
@@ -98,14 +97,14 @@ def config_files(fields: dict[str, Any], model: Model, tied: bool, tokens: list[
     bos, eos = fields.get("tokenizer.ggml.bos_token_id"), fields.get("tokenizer.ggml.eos_token_id")
     base = float(fields.get("llama.rope.freq_base", 10000.0))
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": fields.get("tokenizer.ggml.padding_token_id")}
-    ids = {k: int(v) for k, v in ids.items() if v is not None}
-    named = {k.replace("_id", ""): tokens[v] for k, v in ids.items() if v < len(tokens)}
+    known = {k: int(v) for k, v in ids.items() if v is not None}
+    named = {k.replace("_id", ""): tokens[v] for k, v in known.items() if v < len(tokens)}
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "hidden_size": model.dim, "intermediate_size": model.ffn, "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim,
         "vocab_size": model.vocab, "max_position_embeddings": model.context, "rms_norm_eps": model.eps,
-        "rope_theta": base, "tie_word_embeddings": tied, **ids,
+        "rope_theta": base, "tie_word_embeddings": tied, **known,
     }  # fmt: skip
     tokenizer_config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
@@ -114,4 +113,4 @@ def config_files(fields: dict[str, Any], model: Model, tied: bool, tokens: list[
     template = fields.get("tokenizer.chat_template")
     if isinstance(template, str):
         tokenizer_config["chat_template"] = template
-    return {"config.json": config, "generation_config.json": ids, "tokenizer_config.json": tokenizer_config}
+    return {"config.json": config, "generation_config.json": known, "tokenizer_config.json": tokenizer_config}

@@ -23,9 +23,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.types import Weight
+from numpy.typing import NDArray
 
 
 class Op(Enum):

@@ -202,7 +202,12 @@ def decode(data: bytes | memoryview) -> list[tuple[Opcode, dict[str, Value]]]:
 
 def cpp_decoder() -> str:
     """The C++ twin of this table: opcodes, epilogues and the index of each field's word."""
-    lines = ["#pragma once", "// Word indices of each instruction's fields; printed from compiler/isa.py.", "", "namespace isa {"]
+    lines = [
+        "#pragma once",
+        "// Word indices of each instruction's fields; printed from compiler/isa.py.",
+        "",
+        "namespace isa {",
+    ]
     lines += [f"constexpr int kVersion = {VERSION};", f"constexpr int kWords = {WORDS};", ""]
     lines += [f"constexpr int k{_camel(op.name)} = {int(op)};" for op in Opcode]
     lines += [""] + [f"constexpr int kEpilogue{_camel(e.name)} = {int(e)};" for e in Epilogue] + [""]

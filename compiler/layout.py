@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS
+from numpy.typing import NDArray
 
 
 def padded(n: int, unit: int) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from meadow.compiler.graph import Model
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-
-from meadow.compiler.graph import Model
 
 OPSET = 21
 IR_VERSION = 10
@@ -41,7 +41,7 @@ class Builder:
         name = "ints_" + "_".join(str(v).replace("-", "m") for v in values)
         return self.const(name, np.array(values, np.int64))
 
-    def node(self, op: str, *inputs: str, name: str, domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, name: str, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 

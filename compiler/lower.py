@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from meadow.compiler import arithmetic, cost
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, TILE_ROWS, Design
 from meadow.compiler.graph import Graph, Node, Op
@@ -342,7 +341,7 @@ class _Lowering:
             return
         tokens = self.design.block if self.phase == "prefill" else 1
         position = max(0, min(self.design.context, 512) - tokens)
-        saved = (dict(self.buffers), list(self.steps), dict(self.values), dict(self.codes))
+        buffers, steps, values, codes = dict(self.buffers), list(self.steps), dict(self.values), dict(self.codes)
         totals = {}
         for mode in ("tphs", "gemm"):
             self.steps = []
@@ -351,11 +350,11 @@ class _Lowering:
                 tail = self.gemm_steps(attend, q, "x")
             else:
                 tail = self.tphs_steps(attend, q, "x")
-            steps = [*self.steps, *tail]
+            trial = [*self.steps, *tail]
             totals[mode] = sum(
-                cost.step_cost(s, self.design, tokens, position, self.bandwidth_gb_s).cycles for s in steps
+                cost.step_cost(s, self.design, tokens, position, self.bandwidth_gb_s).cycles for s in trial
             )
-            self.buffers, self.steps, self.values, self.codes = (type(x)(x) for x in saved)
+            self.buffers, self.steps, self.values, self.codes = dict(buffers), list(steps), dict(values), dict(codes)
         best = min(totals, key=lambda m: totals[m])
         other = "gemm" if best == "tphs" else "tphs"
         self.chosen.append((best, f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}, modelled at "

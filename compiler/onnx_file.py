@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from meadow.compiler.errors import UsageError
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
-
-from meadow.compiler.errors import UsageError
 
 PROTO_LIMIT = 2 << 30
 """Protobuf refuses messages of 2 GiB and more; larger weights must be external data."""
@@ -24,7 +23,11 @@ EXTERNAL_THRESHOLD = 1024
 _MAGICS = (
     (b"GGUF", "a GGUF file", "convert it first: meadowc convert {path} -o DIR"),
     (b"version https://git-lfs", "a Git LFS pointer, not the model itself", "fetch the real file: git lfs pull"),
-    (b"PK\x03\x04", "a PyTorch or zip archive", "export it to ONNX first (optimum-cli export onnx, or torch.onnx.export)"),
+    (
+        b"PK\x03\x04",
+        "a PyTorch or zip archive",
+        "export it to ONNX first (optimum-cli export onnx, or torch.onnx.export)",
+    ),
     (b"\x80\x02", "a Python pickle (an old PyTorch file)", "export it to ONNX first"),
     (b"\x89HDF", "an HDF5 (Keras) file", "export it to ONNX first"),
 )

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler import isa
 from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import Layout
 from meadow.compiler.schedule import Chunk, Slot
 from meadow.compiler.unpack import format_of, unpack_stream
+from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
 """Of the folder.  Another version is refused with what to do."""
@@ -100,7 +99,9 @@ class Package:
         parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
         return np.concatenate([c for c, _ in parts])[:, :dim], np.concatenate([s for _, s in parts])
 
-    def matrix(self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    def matrix(
+        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """INT8 codes [N, padded K] and scales [N] of one row of packing.json.  Raises DeviceError when damaged."""
         data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
         layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
@@ -111,7 +112,10 @@ class Package:
             return data[start : start + length]
 
         streams = [take(place) for place in row["streams"]]
-        if zlib.crc32(b"".join(zlib.crc32(s).to_bytes(4, "little") for s in streams)) != row["crc32"]:
+        if (
+            zlib.crc32(b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in streams))
+            != row["crc32"]
+        ):
             raise DeviceError(f"the weights of {row['name']} are damaged (their checksum differs); compile again")
         if row["format"] == 0:
             ported = np.stack([s.view(np.int8) for s in streams])
@@ -158,7 +162,9 @@ def load(folder: Path) -> Package:
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{path} is damaged ({error}); compile the model again") from None
     if design.id != manifest["design_id"]:
-        raise DeviceError(f"{path}: the design's numbers give id {design.id}, the manifest says {manifest['design_id']}")
+        raise DeviceError(
+            f"{path}: the design's numbers give id {design.id}, the manifest says {manifest['design_id']}"
+        )
     return package
 
 

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from meadow.boards import Board
 from meadow.compiler import cost
 from meadow.compiler.design import Design
@@ -150,7 +151,7 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
         progress("pack", f"matrix {index + 1}/{len(parts_of)}")
         for part in parts:
             rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
-            packed[part.name] = pack(rows, part.layout, design.lookup_entries, scheme)
+            packed[part.name] = pack(rows.astype(np.int8, copy=False), part.layout, design.lookup_entries, scheme)
     return packed
 
 

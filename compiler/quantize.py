@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.convert import write_embedding, write_linear
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State
@@ -28,6 +26,7 @@ from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
 from meadow.compiler.read import read, source_digest
 from meadow.compiler.types import I8, Weight
+from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 LEVELS = 127
@@ -213,8 +212,12 @@ def _round_all(graph: Graph, weights: dict[str, Floats], granularity: str, stati
         power = statistics.power.get(readers.get(name, "")) if statistics else None
         codes, scale = round_to_nearest(w, granularity, power)
         quantized[name] = Weight(name, I8, codes, scale)
-        difference = np.linalg.norm(codes.astype(np.float32) * scale[:, None] - w) / max(float(np.linalg.norm(w)), 1e-30)
-        rows.append(MatrixReport(name, *w.shape, float(difference), float(scale.min()), float(scale.max())))
+        difference = np.linalg.norm(codes.astype(np.float32) * scale[:, None] - w) / max(
+            float(np.linalg.norm(w)), 1e-30
+        )
+        rows.append(
+            MatrixReport(name, w.shape[0], w.shape[1], float(difference), float(scale.min()), float(scale.max()))
+        )
         progress(f"rounding {index + 1}/{len(weights)}")
     return quantized, rows
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Graph, Model, Node, Op
 from meadow.compiler.onnx_file import find_model, load_model
 from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, linear_weight
 from meadow.compiler.types import Weight
+from numpy.typing import NDArray
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
@@ -405,7 +404,10 @@ class _Block:
                 return node, scale
             if node.op_type == "Add":
                 sides = [r.strip(i) for i in node.input]
-                name = next((s for s in sides if s in r.g.producer and r.g.producer[s].op_type in ("MatMul", "Mul", "Div")), sides[0])
+                name = next(
+                    (s for s in sides if s in r.g.producer and r.g.producer[s].op_type in ("MatMul", "Mul", "Div")),
+                    sides[0],
+                )
                 continue
             name, constant = r.split_constant(node)
             if constant is None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler import isa
 from meadow.compiler.arithmetic import rope_table
 from meadow.compiler.design import Design
@@ -27,6 +25,7 @@ from meadow.compiler.pack import Packed
 from meadow.compiler.package import FORMAT_VERSION, sha256
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
+from numpy.typing import NDArray
 
 HOST_ALIGN = 4096
 
@@ -84,7 +83,9 @@ def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int
     return entries
 
 
-def _contents(graph: Graph, design: Design, packed: dict[str, Packed], parts_of: dict[str, list[Part]]) -> dict[str, NDArray[Any]]:
+def _contents(
+    graph: Graph, design: Design, packed: dict[str, Packed], parts_of: dict[str, list[Part]]
+) -> dict[str, NDArray[Any]]:
     """What each weights or constants buffer holds."""
     model = graph.model
     table = rope_table(np.array(model.inv_freq), design.context).reshape(design.context, -1)
@@ -110,7 +111,12 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
     offset = 0
     with (folder / "weights.bin").open("wb") as file:
         for chunk in schedule.chunks:
-            entry: dict[str, Any] = {"index": chunk.index, "kind": chunk.kind, "bytes": chunk.length, "file_offset": None}
+            entry: dict[str, Any] = {
+                "index": chunk.index,
+                "kind": chunk.kind,
+                "bytes": chunk.length,
+                "file_offset": None,
+            }
             if chunk.kind in ("weights", "constants"):
                 entry["file_offset"] = offset
                 image = np.zeros(chunk.length, np.uint8)
@@ -133,7 +139,9 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
     return entries, {"tied": False, "file_offset": offset, "scale_offset": at}
 
 
-def _packing_rows(graph: Graph, schedule: Schedule, packed: dict[str, Packed], parts_of: dict[str, list[Part]]) -> list[dict[str, Any]]:
+def _packing_rows(
+    graph: Graph, schedule: Schedule, packed: dict[str, Packed], parts_of: dict[str, list[Part]]
+) -> list[dict[str, Any]]:
     def where(name: str) -> list[int] | None:
         slot = schedule.placed.get(name)
         return [int(slot.space), slot.offset, slot.length] if slot is not None else None
@@ -142,7 +150,7 @@ def _packing_rows(graph: Graph, schedule: Schedule, packed: dict[str, Packed], p
     for weight, parts in parts_of.items():
         for part in parts:
             p = packed[part.name]
-            checksums = b"".join(zlib.crc32(s).to_bytes(4, "little") for s in p.streams)
+            checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
             rows.append({
                 "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
                 "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports,
@@ -164,5 +172,3 @@ def _copy_companions(source: Path, target: Path) -> list[str]:
     for name in names:
         shutil.copyfile(source / name, target / name)
     return names
-
-

@@ -8,6 +8,7 @@ position, the number of tokens and the first token whose logits are wanted.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from meadow.compiler.isa import INSTRUCTIONS, Epilogue, Opcode, Value, encode, pack_slot
 
@@ -168,6 +169,6 @@ def live_spans(steps: tuple[Step, ...], buffers: dict[str, Buffer]) -> dict[str,
 
 def _check_disjoint(slots: list[tuple[str, Slot]]) -> None:
     ordered = sorted(slots, key=lambda item: (str(item[1].space), item[1].offset))
-    for (name, a), (other, b) in zip(ordered, ordered[1:], strict=False):
+    for (name, a), (other, b) in pairwise(ordered):
         if a.space == b.space and a.offset + a.length > b.offset:
             raise ValueError(f"{name} at {a} and {other} at {b} overlap while both are alive")

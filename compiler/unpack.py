@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
+from numpy.typing import NDArray
 
 MODE_BITS = 4
 RAW = 0
@@ -86,7 +85,9 @@ def _packet(words: NDArray[np.uint64], form: Format, packet: int) -> tuple[NDArr
     return half & np.uint64(0xFFFFFFFF), zero
 
 
-def _bits(low: NDArray[np.uint64], high: NDArray[np.uint64], at: NDArray[np.intp], width: NDArray[np.intp]) -> NDArray[np.uint16]:
+def _bits(
+    low: NDArray[np.uint64], high: NDArray[np.uint64], at: NDArray[np.intp], width: NDArray[np.intp]
+) -> NDArray[np.uint16]:
     """Bits at .. at + width of a 128-bit number."""
     position = at.astype(np.uint64)
     inside = at < 64
@@ -125,7 +126,9 @@ def unpack_stream(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer], til
     keep = lanes.reshape(len(ids), -1) & (order < needed[:, None])
     chosen = ids.reshape(len(ids), -1)[keep]
     if len(chosen) * form.chunk != int(np.sum(tile_weights)):
-        raise ValueError(f"the stream holds {len(chosen) * form.chunk} weights, {int(np.sum(tile_weights))} were expected")
+        raise ValueError(
+            f"the stream holds {len(chosen) * form.chunk} weights, {int(np.sum(tile_weights))} were expected"
+        )
     if len(chosen) and int(chosen.max()) >= len(table):
         raise ValueError(f"id {int(chosen.max())} is beyond a table of {len(table)} entries")
     return np.ascontiguousarray(table[chosen]).reshape(-1)

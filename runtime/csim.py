@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package
@@ -144,7 +143,9 @@ class CSim:
     @property
     def counters(self) -> Counters:
         now = [a - b for a, b in zip(self._traffic(), self._before, strict=True)]
-        counted = {f"{port}.{way}": now[2 * i + k] for i, port in enumerate(PORTS) for k, way in enumerate(("read", "written"))}
+        counted = {
+            f"{port}.{way}": now[2 * i + k] for i, port in enumerate(PORTS) for k, way in enumerate(("read", "written"))
+        }
         return Counters(counted, self._seconds, self._runs)
 
     def close(self) -> None:

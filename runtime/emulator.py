@@ -12,8 +12,6 @@ from bisect import bisect_right
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler import arithmetic as ar
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
@@ -21,6 +19,7 @@ from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unp
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.unpack import format_of, unpack_stream
 from meadow.runtime.device import Bytes, Counters, Run
+from numpy.typing import NDArray
 
 PAGE = 4096
 FIRST_ADDRESS = 0x1000_0000
@@ -51,7 +50,7 @@ class Memory:
         index = self.allocation(address)
         if index >= 0:
             offset = address - self.bases[index]
-            if 0 <= length and offset + length <= self.arrays[index].size:
+            if length >= 0 and offset + length <= self.arrays[index].size:
                 return self.arrays[index][offset : offset + length]
         raise DeviceError(f"an access of {length} bytes at {address:#x} lies outside of every allocation")
 
@@ -130,7 +129,9 @@ class Emulator:
         """W[N, padded K] of INT8 codes in FP32, and how many pieces K needs for exact sums."""
         key = (self._address(f["weights0"]), rows)
         if key not in self._weights:
-            self._decoded |= {self.memory.allocation(self._address(f[f"weights{p}"])) for p in range(self.design.weight_ports)}
+            self._decoded |= {
+                self.memory.allocation(self._address(f[f"weights{p}"])) for p in range(self.design.weight_ports)
+            }
             layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
             ports = range(layout.ports)
             if f["format"] == 0:
@@ -266,7 +267,9 @@ class Emulator:
                           np.float32(f["kappa"]))  # fmt: skip
             w, total, exponent = ar.softmax(s, v_scale[kv], visible)
             out = ar.context(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
-            target[:, kv * group * dim : (kv + 1) * group * dim] = out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
+            target[:, kv * group * dim : (kv + 1) * group * dim] = (
+                out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
+            )
 
     def _scores(self, f: Fields) -> None:
         tokens, heads, dim, block = self.run.tokens, f["heads"], f["head_dim"], f["block"]

@@ -10,7 +10,6 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from meadow.compiler.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -46,7 +45,10 @@ def _memory(session: Session) -> tuple[bool, str]:
         session.device.write(address, wanted)
         wrong = np.flatnonzero(session.device.read(address, WALK_BYTES) != wanted)
         if wrong.size:
-            return False, f"{wrong.size} bytes differ, the first at {address + int(wrong[0]):#x}: memory or its cache handling"
+            return (
+                False,
+                f"{wrong.size} bytes differ, the first at {address + int(wrong[0]):#x}: memory or its cache handling",
+            )
     return True, f"{WALK_BYTES} bytes"
 
 
@@ -58,8 +60,13 @@ def _weights(session: Session) -> tuple[bool, str]:
             continue
         for start in range(0, chunk.length, 1 << 22):
             wanted = data[start : start + (1 << 22)]
-            if zlib.crc32(session.device.read(address + start, wanted.size)) != zlib.crc32(np.ascontiguousarray(wanted)):
-                return False, f"chunk {chunk.index} differs near byte {start}: the upload, or memory that was overwritten"
+            if zlib.crc32(session.device.read(address + start, wanted.size).data) != zlib.crc32(
+                np.ascontiguousarray(wanted).data
+            ):
+                return (
+                    False,
+                    f"chunk {chunk.index} differs near byte {start}: the upload, or memory that was overwritten",
+                )
         total += chunk.length
     return True, f"{total} bytes"
 

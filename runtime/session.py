@@ -14,13 +14,12 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
-
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
 from meadow.runtime.device import Device, Run
 from meadow.runtime.tokenizer import Streamer, Tokenizer
+from numpy.typing import NDArray
 
 DEVICES = ("auto", "emulator", "csim")
 UPLOAD_BYTES = 8 << 20
@@ -89,7 +88,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -203,7 +204,9 @@ class Session:
         x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
         self.device.write(self._at("x"), x.view(np.uint8))
         program = "decode" if len(tokens) == 1 and "decode" in self._programs else "prefill"
-        self.device.start(Run(self._programs[program], self._bases, len(self.addresses), self.position, len(tokens), first_logit))
+        self.device.start(
+            Run(self._programs[program], self._bases, len(self.addresses), self.position, len(tokens), first_logit)
+        )
         self.device.wait()
         self.position += len(tokens)
         if first_logit >= len(tokens):
@@ -266,7 +269,9 @@ def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
     Raises UsageError for settings out of range.
     """
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-        raise UsageError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: 0 or more, 0 or more, over 0 up to 1")
+        raise UsageError(
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}: 0 or more, 0 or more, over 0 up to 1"
+        )
     if temperature == 0:
         return lambda logits: int(np.argmax(logits))
     random = np.random.default_rng(seed)

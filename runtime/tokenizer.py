@@ -27,7 +27,9 @@ class Tokenizer:
             raise ToolMissing("text needs the tokenizers library: pip install 'meadow[cli]'") from None
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DeviceError(f"{folder.parent} has no tokenizer: compile from a folder with tokenizer.json, or give token ids")
+            raise DeviceError(
+                f"{folder.parent} has no tokenizer: compile from a folder with tokenizer.json, or give token ids"
+            )
         self.library = tokenizers.Tokenizer.from_file(str(file))
         self.settings = _json(folder / "tokenizer_config.json")
         self.template = self._template(folder)

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Join gate and up into one matrix whose rows alternate, so that silu(gate) * up needs no buffer between them.
 
-    %g = linear(%n, @gate)                    %gu = linear(%n, @gate_up)
-    %u = linear(%n, @up)          becomes     %h = glu(%gu)
-    %h = glu(%g, %u)                          (rows gate 0, up 0, gate 1, up 1, ...)
+%g = linear(%n, @gate)                    %gu = linear(%n, @gate_up)
+%u = linear(%n, @up)          becomes     %h = glu(%gu)
+%h = glu(%g, %u)                          (rows gate 0, up 0, gate 1, up 1, ...)
 """
 
 from __future__ import annotations
 
 import numpy as np
-
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.types import Weight
 
