@@ -29,8 +29,8 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Package folder [default: build/NAME].")
 @click.option("--dataflow", type=click.Choice(["auto", "gemm", "tphs"]), default="auto", show_default=True,
               help="How attention runs; auto lets the cost model choose.")  # fmt: skip
-@click.option("--packing", type=click.Choice(["auto", "raw"]), default="auto", show_default=True,
-              help="Pack weights where it pays, or store them as they are.")  # fmt: skip
+@click.option("--packing", type=click.Choice(["auto", "raw", "always"]), default="auto", show_default=True,
+              help="Pack weights where it pays, store them as they are, or pack them all.")  # fmt: skip
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=N",
               help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, block, context, lookup_entries.")  # fmt: skip

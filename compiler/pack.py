@@ -7,6 +7,7 @@ docs/packing.md has the format, bit by bit; unpack.py is the inverse.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,23 +61,25 @@ def pack(codes: NDArray[np.int8], layout: Layout, max_entries: int, scheme: str 
     """Pack W[N, K].
 
     max_entries  entries that the look-up table has room for
-    scheme       "auto" tries every format and raw, "raw" stores as is
+    scheme       "auto" tries every format and raw, "raw" stores as is, "always" packs even where it does not pay
     """
     streams = layout.split(codes)
     entropy = entropy_bits(codes)
     raw_bytes = layout.ports * layout.raw_beats * BEAT_BYTES
-    if scheme == "auto":
-        form = _best_format(streams, layout, max_entries, raw_bytes)
+    if scheme != "raw":
+        limit = WORTHWHILE * raw_bytes if scheme == "auto" else math.inf
+        form = _best_format(streams, max_entries, limit)
         if form is not None:
             packed = _pack(streams, layout, form, entropy)
-            if packed.nbytes < WORTHWHILE * raw_bytes:
+            if packed.nbytes < limit:
                 return packed
     whole = tuple(s.reshape(-1).view(np.uint8) for s in streams)
     return Packed(layout, None, whole, np.zeros((0, 0), np.uint32), np.zeros((0, 0), np.int8), entropy)
 
 
-def _best_format(streams: NDArray[np.int8], layout: Layout, max_entries: int, raw_bytes: int) -> Format | None:
-    best, best_bytes = None, WORTHWHILE * raw_bytes
+def _best_format(streams: NDArray[np.int8], max_entries: int, limit: float) -> Format | None:
+    """The format whose estimated size is smallest and below `limit` bytes."""
+    best, best_bytes = None, limit
     for chunk in sorted({f.chunk for f in FORMATS}):
         ids, table = chunk_ids(streams, chunk)
         if len(table) > max_entries:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: the tiny model on its way from GGUF to a package, and golden text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meadow import boards
+from meadow.compiler.convert import convert
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.quantize import quantize
+
+FIXTURES = Path(__file__).parent / "fixtures"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write what is said now as what shall be said")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "csim" in item.keywords and shutil.which("g++") is None:
+            item.add_marker(pytest.mark.skip(reason="g++ is not installed"))
+        if "real" in item.keywords and not Path("models/smollm2/model.onnx").is_file():
+            item.add_marker(pytest.mark.skip(reason="needs the real model: make models"))
+
+
+class Golden:
+    """`golden.check(text)` compares with tests/golden/<file>/<test>.txt, or writes it with --update-golden."""
+
+    def __init__(self, path: Path, update: bool):
+        self.path = path
+        self.update = update
+
+    def check(self, text: str, suffix: str = "") -> None:
+        path = self.path.with_name(self.path.name + suffix + ".txt")
+        if self.update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.is_file(), f"{path} is missing: run pytest --update-golden and read what it wrote"
+        assert text == path.read_text()
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    name = request.node.name.replace("/", "-")
+    folder = Path(__file__).parent / "golden" / Path(str(request.node.path)).stem
+    return Golden(folder / name, bool(request.config.getoption("--update-golden")))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as `convert` writes it."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    convert(FIXTURES / "tiny.gguf", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny: Path) -> Path:
+    """The tiny model with INT8 weights per channel."""
+    folder = tiny.parent / "tiny-int8"
+    quantize(tiny, folder, "channel")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tensor(tiny: Path) -> Path:
+    """The tiny model with INT8 weights per tensor, whose weights pack."""
+    folder = tiny.parent / "tiny-tensor"
+    quantize(tiny, folder, "tensor")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tiny_int8: Path) -> Path:
+    """The tiny model compiled for the ZCU102."""
+    folder = tiny_int8.parent / "build" / "tiny"
+    compile_model(tiny_int8, boards.load("zcu102"), folder, Options())
+    return folder

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same bits from the emulator down: whatever the board, the lanes, the dataflow, the packing and the block size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meadow import boards
+from meadow.cli.verify import flip_changes_digest
+from meadow.compiler.evaluate import evaluate
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.read import read
+from meadow.runtime.csim import CSim
+from meadow.runtime.session import Session
+
+TOKENS = [(37 * i * i + 11) % 1024 for i in range(70)]
+STEPS = [9, 700, 31]
+DESIGNS = {
+    "zcu102": ("zcu102", Options()),
+    "kv260": ("kv260", Options()),
+    "half the lanes": ("zcu102", Options(settings=(("token_lanes", 4), ("weight_ports", 2)))),
+    "one port, gemm": ("kv260", Options(dataflow="gemm", settings=(("weight_ports", 1), ("token_lanes", 1)))),
+    "gemm": ("zcu102", Options(dataflow="gemm")),
+    "tphs, raw": ("zcu102", Options(dataflow="tphs", packing="raw")),
+    "odd block and context": ("zcu102", Options(settings=(("block", 13), ("context", 101)))),
+    "meadow-paper": ("zcu102", Options(design="meadow-paper")),
+}
+
+
+def digest(package: Path, device: str, block: int) -> str:
+    with Session(package, device) as session:
+        session.prefill(TOKENS, logits="all", block=min(block, session.package.design.block))
+        for token in STEPS:
+            session.step(token)
+        return session.digest
+
+
+@pytest.fixture(scope="module")
+def packages(tiny_int8: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("designs")
+    made = {}
+    for index, (name, (board, options)) in enumerate(DESIGNS.items()):
+        made[name] = folder / f"design{index}"
+        compile_model(tiny_int8, boards.load(board), made[name], options)
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(packages: dict[str, Path]) -> str:
+    return digest(packages["zcu102"], "emulator", 64)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_gives_the_same_bits_on_the_emulator(name: str, packages: dict[str, Path], expected: str) -> None:
+    assert digest(packages[name], "emulator", 64) == expected
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_gives_the_same_bits_in_cpp(name: str, packages: dict[str, Path], expected: str) -> None:
+    assert digest(packages[name], "csim", 64) == expected
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("block", [1, 7, 63])
+@pytest.mark.parametrize("device", ["emulator", "csim"])
+@pytest.mark.parametrize("name", ["zcu102", "gemm"])
+def test_prefill_length_does_not_matter(name: str, device: str, block: int, packages: dict[str, Path], expected: str) -> None:
+    assert digest(packages[name], device, block) == expected
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
+def test_packed_weights_give_the_bits_of_raw_ones(dataflow: str, tiny_tensor: Path, tmp_path: Path) -> None:
+    board = boards.load("zcu102")
+    raw = compile_model(tiny_tensor, board, tmp_path / "raw", Options(packing="raw", dataflow=dataflow))
+    packed = compile_model(tiny_tensor, board, tmp_path / "packed", Options(packing="always", dataflow=dataflow))
+    assert raw["weights"]["packed_matrices"] == 0 and packed["weights"]["packed_matrices"] > 0
+    found = {digest(tmp_path / name, device, 64) for name in ("raw", "packed") for device in ("emulator", "csim")}
+    assert len(found) == 1
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("device", ["emulator", "csim"])
+@pytest.mark.parametrize("name", ["zcu102", "gemm"])
+def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, packages: dict[str, Path]) -> None:
+    with Session(packages[name], device) as session:
+        session.prefill(TOKENS[:9], logits="all")
+        assert flip_changes_digest(session, TOKENS[:9], session.digest)
+
+
+def test_the_emulator_follows_the_graph_closely(packages: dict[str, Path], tiny_int8: Path) -> None:
+    reference = evaluate(read(tiny_int8), np.array(TOKENS))
+    with Session(packages["zcu102"]) as session:
+        found = session.prefill(TOKENS, logits="all")
+    assert np.std(found - reference) < 0.02 * np.std(reference)
+    assert (found.argmax(axis=1) == reference.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("name", ["half the lanes", "gemm"])
+def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path]) -> None:
+    """In a process of its own: the address sanitizer must be loaded first."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom meadow.compiler.package import load\nfrom meadow.runtime.csim import CSim\n"
+        "import meadow.runtime.session as s\n"
+        "s.open_device = lambda name, package: CSim(package, sanitize=True)\n"
+        "with s.Session(sys.argv[1], 'csim') as session:\n"
+        f"    session.prefill({TOKENS[:20]}, logits='all'); session.step(5); print(session.digest)\n"
+    )
+    library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(packages[name])], capture_output=True, text=True, check=False,
+        env={**__import__("os").environ, "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    with Session(packages[name]) as session:
+        session.prefill(TOKENS[:20], logits="all")
+        session.step(5)
+        assert done.stdout.strip() == session.digest
+    assert CSim.emulated
