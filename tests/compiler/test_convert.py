@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF arrives in ONNX exactly as it is stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from meadow.cli.reference import OnnxModel
+from meadow.compiler.convert import convert
+from meadow.compiler.errors import UnsupportedModel, UsageError
+from meadow.compiler.evaluate import evaluate
+from meadow.compiler.gguf_file import read_gguf, unpermute
+from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, nibbles, scale_and_minimum, unnibble
+from meadow.compiler.read import read
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TYPES = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16,
+         "Q8_0": gguf.GGMLQuantizationType.Q8_0, "Q4_0": gguf.GGMLQuantizationType.Q4_0,
+         "Q4_1": gguf.GGMLQuantizationType.Q4_1}  # fmt: skip
+
+
+def write_gguf(path: Path, kind: str = "Q4_1", embedding: str = "Q8_0", heads: int = 4, dim: int = 64, seed: int = 0,
+               **changes: object) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """A random two-layer model in GGUF; returns the matrices as they dequantize, [N, K]."""
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(str(path), str(changes.get("architecture", "llama")))
+    ffn, vocab, kv = 96, 64, heads // 2
+    writer.add_context_length(64)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([f"t{i}" for i in range(vocab)])
+    writer.add_token_types([1] * vocab)
+    writer.add_token_merges([])
+    writer.add_eos_token_id(0)
+    found = {}
+
+    def matrix(name: str, rows: int, cols: int, stored: str) -> None:
+        w = random.normal(0, 0.2, (rows, cols)).astype(np.float32)
+        if stored == "Q4_1":
+            w[0, :32] = 0.25  # a group of one value: scale 0, minimum 0.25
+        data = gguf.quantize(w, TYPES[stored])
+        writer.add_tensor(name, data, raw_dtype=TYPES[stored])
+        found[name] = gguf.dequantize(data, TYPES[stored]).reshape(rows, cols)
+
+    matrix("token_embd.weight", vocab, dim, embedding)
+    writer.add_tensor("output_norm.weight", np.ones(dim, np.float32))
+    d = dim // heads
+    for layer in range(2):
+        p = f"blk.{layer}."
+        for name, rows, cols in (("attn_q", heads * d, dim), ("attn_k", kv * d, dim), ("attn_v", kv * d, dim),
+                                 ("attn_output", dim, heads * d), ("ffn_gate", ffn, dim), ("ffn_up", ffn, dim),
+                                 ("ffn_down", dim, ffn)):  # fmt: skip
+            matrix(f"{p}{name}.weight", rows, cols, kind)
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{p}{name}.weight", random.uniform(0.5, 1.5, dim).astype(np.float32))
+    if changes.get("extra"):
+        writer.add_tensor(str(changes["extra"]), np.ones(dim, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_arrives_and_runs_in_onnxruntime(kind: str, tmp_path: Path) -> None:
+    stored = write_gguf(tmp_path / "m.gguf", kind)
+    convert(tmp_path / "m.gguf", tmp_path / "m")
+    graph = read(tmp_path / "m")
+    for name, weight in graph.weights.items():
+        expected = stored[name]
+        if "attn_q" in name or "attn_k" in name:
+            expected = expected[unpermute(len(expected), len(expected) // 16)]
+        assert np.abs(weight.dequantize() - expected).max() <= 1e-7, name
+    ids = [3, 9, 60, 1]
+    reference = OnnxModel(tmp_path / "m" / "model.onnx").prefill(ids)
+    assert np.abs(evaluate(graph, np.array(ids), quantized=False) - reference).max() < 1e-3
+
+
+@given(st.floats(-60000, 60000, width=16), st.floats(-60000, 60000, width=16))
+def test_scale_and_minimum_come_back_bit_for_bit(scale: float, minimum: float) -> None:
+    d, m = np.array([scale], np.float32), np.array([minimum], np.float32)
+    s, z = float_zero_point(d, m)
+    assert np.isfinite(s).all() and np.isfinite(z).all()
+    back = scale_and_minimum(s, z)
+    assert back[0].tolist() == d.tolist() and back[1].tolist() == m.tolist()
+
+
+def test_every_pair_of_extreme_fp16_numbers_comes_back() -> None:
+    edge = np.array([2.0**-24, 2.0**-14, 0.001, 1, 3.14159, 65504], np.float16).astype(np.float32)
+    edge = np.concatenate([edge, -edge, [0]]).astype(np.float32)
+    d, m = (a.reshape(-1) for a in np.meshgrid(edge, edge))
+    s, z = float_zero_point(d, m)
+    back = scale_and_minimum(s, z)
+    assert (back[0] == d).all() and (back[1] == m).all()
+
+
+def test_a_group_of_one_value_has_an_encoding_of_its_own() -> None:
+    s, z = float_zero_point(np.array([0.0], np.float32), np.array([0.37], np.float32))
+    assert z[0] == CONSTANT_GROUP_ZERO
+    for code in range(16):  # the value is exact whatever the code
+        assert (np.float32(code) - z[0]) * s[0] == np.float32(0.37)
+
+
+@given(st.lists(st.integers(0, 15), min_size=2, max_size=64).filter(lambda x: len(x) % 2 == 0))
+def test_nibbles_come_back(codes: list[int]) -> None:
+    packed = np.array(codes, np.uint8)
+    assert unnibble(nibbles(packed)).tolist() == codes
+
+
+def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:
+    """The converted model must equal one that rotates neighbouring pairs with the matrices as GGUF stores them."""
+    write_gguf(tmp_path / "m.gguf", "F32", "F32")
+    file = read_gguf(tmp_path / "m.gguf")
+    stored = np.asarray(file.tensors["blk.0.attn_q.weight"].data).reshape(64, 64)
+    x = np.random.default_rng(0).normal(size=64).astype(np.float32)
+    position, d = 5, 16
+    angle = position * np.array(file.model.inv_freq)
+    pairs = (stored @ x).reshape(4, d // 2, 2)
+    low = pairs[..., 0] * np.cos(angle) - pairs[..., 1] * np.sin(angle)
+    high = pairs[..., 1] * np.cos(angle) + pairs[..., 0] * np.sin(angle)
+    ours = (file.weight("blk.0.attn_q.weight").codes.astype(np.float32) @ x).reshape(4, 2, d // 2)
+    assert np.allclose(ours[:, 0] * np.cos(angle) - ours[:, 1] * np.sin(angle), low, atol=1e-5)
+    assert np.allclose(ours[:, 1] * np.cos(angle) + ours[:, 0] * np.sin(angle), high, atol=1e-5)
+    assert not (unpermute(64, 4) == np.arange(64)).all()
+
+
+def test_the_folder_has_what_other_tools_expect(tiny: Path) -> None:
+    names = {p.name for p in tiny.iterdir()}
+    assert names == {"model.onnx", "model.onnx.data", "tokenizer.json", "config.json", "generation_config.json",
+                     "tokenizer_config.json"}  # fmt: skip
+    config = json.loads((tiny / "config.json").read_text())
+    assert config["num_hidden_layers"] == 4 and config["vocab_size"] == 1024 and config["tie_word_embeddings"]
+    assert json.loads((tiny / "generation_config.json").read_text())["eos_token_id"] == 3
+
+
+def test_converting_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    convert(FIXTURES / "tiny.gguf", tmp_path / "again")
+    for path in tiny.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_a_type_that_is_not_served_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meadow.compiler.gguf_file.SUPPORTED_TYPES", ("F32", "F16"))
+    write_gguf(tmp_path / "m.gguf", "Q4_0")
+    with pytest.raises(UnsupportedModel, match=r"type Q4_0: of 14 tensors") as caught:
+        convert(tmp_path / "m.gguf", tmp_path / "m")
+    assert "type Q8_0" in str(caught.value) and not (tmp_path / "m").exists()
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", "F32", "F32", extra="blk.0.attn_q.bias")
+    with pytest.raises(UnsupportedModel, match=r"blk.0.attn_q.bias"):
+        convert(tmp_path / "m.gguf", tmp_path / "m")
+    write_gguf(tmp_path / "g.gguf", "F32", "F32", architecture="gemma")
+    with pytest.raises(UnsupportedModel, match="architecture 'gemma'"):
+        convert(tmp_path / "g.gguf", tmp_path / "g")
+
+
+@pytest.mark.parametrize("keep", [3, 30, 500, 20000, 1_000_000])
+def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes((FIXTURES / "tiny.gguf").read_bytes()[:keep])
+    with pytest.raises((UsageError, UnsupportedModel)):
+        convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.real
+def test_all_groups_of_the_real_file_come_back_bit_for_bit() -> None:
+    from meadow.compiler.fetch import fetch
+
+    file = read_gguf(fetch("smollm2"))
+    graph = read(Path("models/smollm2"))
+    groups = 0
+    for name, weight in graph.weights.items():
+        stored = file.weight(name)
+        assert weight.elem == stored.elem and (weight.codes == stored.codes).all(), name
+        assert weight.scale is not None and stored.scale is not None
+        assert weight.scale.tobytes() == stored.scale.tobytes(), name
+        if stored.minimum is not None:
+            assert weight.minimum is not None and weight.minimum.tobytes() == stored.minimum.tobytes(), name
+            groups += stored.minimum.size
+    assert groups == 3_317_760

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Five exporters, one Graph; and what is not a LLaMA-family decoder is told so, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from meadow.cli.reference import OnnxModel
+from meadow.compiler.errors import UnsupportedModel, UsageError
+from meadow.compiler.evaluate import Evaluator, State, evaluate
+from meadow.compiler.graph import Op
+from meadow.compiler.read import read
+from meadow.compiler.rewrite import rewrite
+
+EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
+NAMES = sorted(p.stem for p in EXPORTS.glob("*.onnx"))
+IDS = [1, 50, 93, 7, 7, 20]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_means_what_onnxruntime_computes(name: str) -> None:
+    path = EXPORTS / f"{name}.onnx"
+    graph = read(path)
+    reference = OnnxModel(path)
+    first = reference.step(IDS[:4]) if name == "optimum-18" else reference.step(IDS[:1])
+    rest = IDS[4:] if name == "optimum-18" else IDS[1:]
+    logits = np.concatenate([first, *[reference.step([t]) for t in rest]])
+    assert np.abs(evaluate(graph, np.array(IDS), quantized=False) - logits).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_export_gives_the_same_graph(name: str) -> None:
+    first, graph = read(EXPORTS / f"{NAMES[0]}.onnx"), read(EXPORTS / f"{name}.onnx")
+    assert [n.op for n in graph.nodes] == [n.op for n in first.nodes]
+    ids = np.array(IDS)
+    assert np.abs(evaluate(graph, ids, False) - evaluate(first, ids, False)).max() < 1e-5
+    assert graph.model.inv_freq == pytest.approx(first.model.inv_freq)
+    assert graph.model.eps == first.model.eps == pytest.approx(1e-5)
+
+
+def test_the_graph_of_the_tiny_model_reads_like_this(tiny_int8: Path, golden: Any) -> None:
+    golden.check(str(read(tiny_int8)))
+
+
+def test_the_rewritten_graph_reads_like_this_and_means_the_same(tiny_int8: Path, golden: Any) -> None:
+    graph = read(tiny_int8)
+    fused = rewrite(graph)
+    golden.check(str(fused))
+    ids = np.array([4, 900, 33])
+    assert (evaluate(graph, ids) == evaluate(fused, ids)).all()
+
+
+def test_tied_weights_are_one(tiny_int8: Path) -> None:
+    graph = read(tiny_int8)
+    assert graph.nodes[0].weight == graph.nodes[-1].weight
+    assert sum(n.op in (Op.LINEAR, Op.HEAD) for n in graph.nodes) == 29
+
+
+def test_a_step_at_a_time_means_the_same_as_a_prompt(tiny_int8: Path) -> None:
+    evaluator, state = Evaluator(read(tiny_int8), quantized=False), State()
+    ids = np.array([4, 900, 33, 12])
+    steps = np.concatenate([evaluator.run(ids[i : i + 1], state) for i in range(4)])
+    assert np.abs(steps - evaluator.run(ids, State())).max() < 1e-4
+
+
+def small(inputs: list[str], outputs: list[str], nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in inputs]
+    results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+    weights = [numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")]
+    graph = helper.make_graph(nodes, "g", values, results, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_a_vision_model_gets_all_its_problems(tmp_path: Path, golden: Any) -> None:
+    nodes = [helper.make_node("Conv", ["pixel_values", "w"], ["c"], name="conv0"),
+             helper.make_node("GlobalAveragePool", ["c"], ["out"], name="pool")]  # fmt: skip
+    onnx.save(small(["pixel_values"], ["out"], nodes), tmp_path / "vision.onnx")
+    with pytest.raises(UnsupportedModel) as caught:
+        read(tmp_path / "vision.onnx")
+    golden.check(str(caught.value).replace(str(tmp_path), "TMP") + "\n")
+
+
+def test_an_encoder_gets_all_its_problems(tmp_path: Path, golden: Any) -> None:
+    nodes = [helper.make_node("LayerNormalization", ["input_ids", "w"], ["last_hidden_state"], name="ln")]
+    onnx.save(small(["input_ids"], ["last_hidden_state"], nodes), tmp_path / "bert.onnx")
+    with pytest.raises(UnsupportedModel) as caught:
+        read(tmp_path / "bert.onnx")
+    golden.check(str(caught.value).replace(str(tmp_path), "TMP") + "\n")
+
+
+def test_another_activation_is_found_out(tmp_path: Path) -> None:
+    model = onnx.load(EXPORTS / "dynamo-eager-20.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Sigmoid":
+            node.op_type = "Tanh"
+    onnx.save(model, tmp_path / "tanh.onnx")
+    with pytest.raises(UnsupportedModel, match=r"the MLP is not silu\(gate\) \* up"):
+        read(tmp_path / "tanh.onnx")
+
+
+def test_another_score_scale_is_found_out(tmp_path: Path) -> None:
+    model = onnx.load(EXPORTS / "dynamo-eager-20.onnx")
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.size == 1 and np.isclose(value, 0.25).all():
+            tensor.CopyFrom(numpy_helper.from_array(value * 2, tensor.name))
+    onnx.save(model, tmp_path / "scale.onnx")
+    with pytest.raises(UnsupportedModel, match="scores are scaled by"):
+        read(tmp_path / "scale.onnx")
+
+
+@pytest.mark.parametrize("keep", [1, 100, 5000, 200_000])
+def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes((EXPORTS / "dynamo-eager-20.onnx").read_bytes()[:keep])
+    with pytest.raises((UsageError, UnsupportedModel)):
+        read(path)
