@@ -46,7 +46,11 @@ class OnnxModel:
         except ImportError:
             raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
         self.path = path
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
+        # file's own meaning, with float activations (1: compute in FP32).
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.reset()

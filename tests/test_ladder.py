@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from meadow import boards
 from meadow.cli.verify import flip_changes_digest
 from meadow.compiler.evaluate import evaluate
@@ -68,7 +67,9 @@ def test_every_design_gives_the_same_bits_in_cpp(name: str, packages: dict[str, 
 @pytest.mark.parametrize("block", [1, 7, 63])
 @pytest.mark.parametrize("device", ["emulator", "csim"])
 @pytest.mark.parametrize("name", ["zcu102", "gemm"])
-def test_prefill_length_does_not_matter(name: str, device: str, block: int, packages: dict[str, Path], expected: str) -> None:
+def test_prefill_length_does_not_matter(
+    name: str, device: str, block: int, packages: dict[str, Path], expected: str
+) -> None:
     assert digest(packages[name], device, block) == expected
 
 
@@ -114,7 +115,9 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
         "with s.Session(sys.argv[1], 'csim') as session:\n"
         f"    session.prefill({TOKENS[:20]}, logits='all'); session.step(5); print(session.digest)\n"
     )
-    library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    library = subprocess.run(
+        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     done = subprocess.run(
         [sys.executable, "-c", code, str(packages[name])], capture_output=True, text=True, check=False,
         env={**__import__("os").environ, "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"},

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from meadow.compiler import isa
 
 ROOT = Path(__file__).parents[2]
 
 
-@given(st.sampled_from([op for op in isa.Opcode if op is not isa.Opcode.END]), st.integers(0, 2**32 - 1), st.floats(width=32, allow_nan=False))
+@given(
+    st.sampled_from([op for op in isa.Opcode if op is not isa.Opcode.END]),
+    st.integers(0, 2**32 - 1),
+    st.floats(width=32, allow_nan=False),
+)
 def test_what_is_encoded_decodes(opcode: isa.Opcode, word: int, number: float) -> None:
-    values = {f.name: (number if f.kind == "float" else (word + i) % 2**32) for i, f in enumerate(isa.INSTRUCTIONS[opcode])}
+    values = {
+        f.name: (number if f.kind == "float" else (word + i) % 2**32) for i, f in enumerate(isa.INSTRUCTIONS[opcode])
+    }
     code = isa.encode(opcode, values) + isa.encode(isa.Opcode.END, {})
     assert len(code) == 2 * isa.INSTRUCTION_BYTES
     assert isa.decode(code) == [(opcode, values)]

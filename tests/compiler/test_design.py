@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fit, cost, boards: what is chosen, why, and what is refused with its numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from meadow import boards
+from meadow.compiler import cost
+from meadow.compiler.errors import ResourceExceeded, UsageError
+from meadow.compiler.fit import BUDGET, available, fit
+from meadow.compiler.graph import Graph
+from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.pack import pack
+from meadow.compiler.read import read
+from meadow.compiler.rewrite import rewrite
+from meadow.compiler.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_int8: Path) -> Graph:
+    return rewrite(read(tiny_int8))
+
+
+def lowered(graph: Graph, board: str, dataflow: str = "auto", **settings: int) -> tuple[Any, Schedule]:
+    b = boards.load(board)
+    design = fit(graph, b, settings).design
+    packed = {
+        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows], p.layout, 1024, "raw")
+        for name, parts in weight_parts(graph, design).items() for p in parts
+    }  # fmt: skip
+    return design, lower(graph, design, packed, dataflow, b.bandwidth_gb_s)
+
+
+@pytest.mark.parametrize("name", [n for n in boards.names() if n != "pynq_z2"])
+def test_every_board_gets_a_design_within_its_budget(name: str, graph: Graph) -> None:
+    board = boards.load(name)
+    fitted = fit(graph, board)
+    for kind, used in fitted.used.items():
+        assert used <= available(board)[kind] * BUDGET[kind]
+    assert fitted.binding
+
+
+def test_what_fit_says_of_the_zcu102(graph: Graph, golden: Any) -> None:
+    golden.check(str(fit(graph, boards.load("zcu102"))))
+
+
+def test_the_zcu102_has_no_ultraram_and_is_told_so(graph: Graph) -> None:
+    assert boards.load("zcu102").uram == 0
+    assert any("no UltraRAM" in note for note in fit(graph, boards.load("zcu102")).notes)
+
+
+def test_settings_are_obeyed_and_unknown_ones_refused(graph: Graph) -> None:
+    design = fit(
+        graph, boards.load("zcu102"), {"weight_ports": 2, "block": 16, "context": 100, "clock_mhz": 150}
+    ).design
+    assert (design.weight_ports, design.block, design.context, design.clock_mhz) == (2, 16, 100, 150)
+    with pytest.raises(UsageError, match="lanes: not known; settable are clock_mhz"):
+        fit(graph, boards.load("zcu102"), {"lanes": 4})
+    with pytest.raises(UsageError, match="1, 2 or 4"):
+        fit(graph, boards.load("zcu102"), {"weight_ports": 3})
+
+
+def test_a_design_that_is_too_large_says_which_knob_to_turn(graph: Graph) -> None:
+    with pytest.raises(ResourceExceeded, match=r"DSP .* allowed \(--set token_lanes"):
+        fit(graph, boards.load("zcu102"), {"token_lanes": 200})
+
+
+def test_a_board_with_narrow_ports_is_refused_with_its_numbers(graph: Graph) -> None:
+    with pytest.raises(ResourceExceeded, match="64-bit memory ports and 2.1 GB/s"):
+        fit(graph, boards.load("pynq_z2"))
+
+
+def test_the_published_configuration(graph: Graph) -> None:
+    design = fit(graph, boards.load("zcu102"), {}, "meadow-paper").design
+    assert (design.clock_mhz, design.weight_ports, design.token_lanes) == (100, 1, 12)
+    assert design.port_bytes_per_second * 8 == pytest.approx(12.8e9)
+
+
+def test_a_users_board_works_by_path_and_its_mistakes_come_at_once(tmp_path: Path) -> None:
+    text = (Path(boards.__file__).parent / "kv260.toml").read_text()
+    good = tmp_path / "mine.toml"
+    good.write_text(text.replace('name = "kv260"', 'name = "mine"'))
+    assert boards.load(str(good)).name == "mine"
+    bad = tmp_path / "bad.toml"
+    bad.write_text(text.replace("dsp = 1248", "dps = 1248").replace("lut = 117120", "lut = -1"))
+    with pytest.raises(UsageError, match=r"dsp is missing; dps is not a known field; lut is -1"):
+        boards.load(str(bad))
+    with pytest.raises(UsageError, match="known are kr260"):
+        boards.load("zcu999")
+
+
+def test_tphs_moves_no_intermediates_and_gemm_does(graph: Graph) -> None:
+    for dataflow in ("tphs", "gemm"):
+        design, schedule = lowered(graph, "zcu102", dataflow)
+        estimate = cost.estimate(schedule.programs["prefill"], design, 64, 0, 17.07)
+        assert (estimate.bytes["intermediates"] == 0) == (dataflow == "tphs")
+
+
+def test_auto_takes_the_cheaper_dataflow_by_its_own_model(graph: Graph) -> None:
+    seconds = {}
+    for dataflow in ("auto", "tphs", "gemm"):
+        design, schedule = lowered(graph, "zcu102", dataflow)
+        seconds[dataflow] = cost.estimate(schedule.programs["prefill"], design, 64, 0, 17.07).seconds
+    assert seconds["auto"] == min(seconds.values())
+
+
+def test_more_weights_never_cost_less(graph: Graph) -> None:
+    design, schedule = lowered(graph, "zcu102")
+    last = 0.0
+    for tokens, position in ((1, 0), (1, 60), (8, 60), (64, 60)):
+        estimate = cost.estimate(schedule.programs["prefill"], design, tokens, position, 17.07)
+        assert estimate.cycles > last
+        last = estimate.cycles
+    slow = cost.estimate(schedule.programs["decode"], design, 1, 0, 0.1)
+    assert slow.seconds > cost.estimate(schedule.programs["decode"], design, 1, 0, 17.07).seconds
+
+
+def test_decode_reads_every_weight_once(graph: Graph) -> None:
+    design, schedule = lowered(graph, "zcu102")
+    streamed = sum(b.length for b in schedule.buffers.values() if b.kind == "weights")
+    estimate = cost.estimate(schedule.programs["decode"], design, 1, 0, 17.07)
+    assert streamed <= estimate.bytes["weights"] <= 1.02 * streamed

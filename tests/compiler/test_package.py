@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages: the same bytes every time, up to date when they are, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from meadow import boards
+from meadow.compiler.emit import BuildPlan, check_pragmas, emit
+from meadow.compiler.errors import DeviceError, UnsupportedModel, UsageError
+from meadow.compiler.package import load
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.read import read
+from meadow.runtime import Session
+
+
+@pytest.fixture
+def copy(tiny_package: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_package, tmp_path / "copy"))
+
+
+def test_compiling_twice_gives_the_same_bytes(tiny_package: Path, tiny_int8: Path) -> None:
+    again = tiny_package.parent / "again"
+    compile_model(tiny_int8, boards.load("zcu102"), again, Options(name="tiny"))
+    shutil.rmtree(again)
+    compile_model(tiny_int8, boards.load("zcu102"), again, Options(name="tiny"))
+    for path in sorted(p for p in tiny_package.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        assert path.read_bytes() == (again / path.relative_to(tiny_package)).read_bytes(), path
+    assert load(again).verify_files() == []
+
+
+def test_compiling_again_is_up_to_date_and_other_options_are_not(tiny_int8: Path, tmp_path: Path) -> None:
+    board, target = boards.load("zcu102"), tmp_path / "p"
+    assert not compile_model(tiny_int8, board, target, Options())["up_to_date"]
+    assert compile_model(tiny_int8, board, target, Options())["up_to_date"]
+    assert not compile_model(tiny_int8, board, target, Options(dataflow="gemm"))["up_to_date"]
+
+
+def test_the_embedding_is_the_heads_own_rows(tiny_package: Path, tiny_int8: Path) -> None:
+    weight = next(iter(read(tiny_int8).weights.values()))
+    codes, scale = load(tiny_package).embedding()
+    assert (codes == weight.codes).all() and (scale == weight.scale).all()
+
+
+def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["format_version"] = 0
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 1"):
+        load(copy)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1, "isa_version": 1}'])
+def test_a_damaged_manifest_is_refused(damage: str, copy: Path) -> None:
+    (copy / "manifest.json").write_text(damage)
+    with pytest.raises(DeviceError, match="compile the model again"):
+        load(copy)
+
+
+def test_a_truncated_weights_file_is_refused(copy: Path) -> None:
+    data = (copy / "weights.bin").read_bytes()
+    (copy / "weights.bin").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DeviceError, match="truncated"):
+        load(copy)
+
+
+def test_a_changed_weight_is_found(copy: Path) -> None:
+    data = bytearray((copy / "weights.bin").read_bytes())
+    place = load(copy).packing()[-1]["streams"][0]
+    data[load(copy).manifest["chunks"][place[0]]["file_offset"] + place[1] + 5] ^= 1
+    (copy / "weights.bin").write_bytes(data)
+    assert load(copy).verify_files() == ["weights.bin"]
+    with pytest.raises(DeviceError, match="checksum differs"):
+        Session(copy)
+
+
+def test_a_changed_design_is_found(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["design"]["token_lanes"] = 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DeviceError, match="the design's numbers give id"):
+        load(copy)
+
+
+def test_a_path_out_of_the_package_is_refused(copy: Path) -> None:
+    with pytest.raises(DeviceError, match="leads outside"):
+        load(copy).file("../secret")
+
+
+def test_a_folder_that_is_no_package_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="meadowc compile"):
+        load(tmp_path)
+
+
+def test_float_weights_are_refused_with_the_command_that_helps(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"meadowc quantize DIR") as caught:
+        compile_model(tiny, boards.load("zcu102"), tmp_path / "p", Options())
+    assert "29 of 29 matrices cannot run (is f16)" in str(caught.value) and not (tmp_path / "p").exists()
+
+
+def test_the_constants_of_the_design_are_printed_like_this(tiny_package: Path, golden: Any) -> None:
+    design = load(tiny_package).design
+    files = emit(design, "VERSION").files
+    golden.check(files["hls/config.hpp"], "-config")
+    golden.check(files["hls/top.cpp"], "-top")
+
+
+def test_generated_files_say_so(tiny_package: Path) -> None:
+    for name in ("config.hpp", "top.cpp", "isa.hpp"):
+        first = (tiny_package / "hls" / name).read_text().splitlines()[0]
+        assert first.startswith("// Generated by meadow ") and first.endswith("Do not edit.")
+
+
+def test_a_misspelt_pragma_is_caught() -> None:
+    with pytest.raises(UsageError, match=r"x.cpp:2: #pragma HLS PIPEPLINE is not a known pragma"):
+        check_pragmas(BuildPlan({"x.cpp": "int a;\n#pragma HLS PIPEPLINE II=1\n"}))
+
+
+def test_the_manifest_names_its_source(tiny_package: Path, tiny_int8: Path) -> None:
+    source = load(tiny_package).manifest["source"]
+    assert (tiny_package / source["path"]).resolve() == (tiny_int8 / "model.onnx").resolve()
+    origin = load(tiny_package).manifest["origin"]
+    assert (tiny_package / origin["path"]).resolve() == (tiny_int8.parent / "tiny" / "model.onnx").resolve()
+    assert np.unique([len(source["sha256"]), len(origin["sha256"])]).tolist() == [64]
