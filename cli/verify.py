@@ -66,11 +66,11 @@ class Verdict:
             self.same_tokens = False
 
 
-def prompts(session: Session, file: Path | None) -> list[tuple[str, list[int]]]:
+def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, list[int]]]:
     """(title, token ids) of each prompt of a JSON list of {text, raw, before}; models without a tokenizer get ids."""
     text = file.read_text() if file is not None else resources.files("meadow.cli").joinpath("prompts.json").read_text()
     found = []
-    for entry in json.loads(text):
+    for entry in json.loads(text)[: limit or None]:
         whole = entry["text"]
         if "before" in entry:
             whole = resources.files("meadow.compiler").joinpath(entry["before"]).read_text() + "\n" + whole
@@ -165,7 +165,7 @@ def flip_changes_digest(session: Session, tokens: list[int], before: str) -> boo
     return after != before
 
 
-def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | None, reference: Path | None,
+def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | None, limit: int, reference: Path | None,
            tell: Callable[[str], None]) -> Verdict:  # fmt: skip
     """Run every prompt on every rung."""
     from meadow.compiler.evaluate import Evaluator, State
@@ -186,7 +186,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
             raise UsageError("--rungs needs emulator or csim to verify")
         first = next(iter(sessions.values()))
         ends = first.tokenizer.end_tokens
-        for title, tokens in prompts(first, file):
+        for title, tokens in prompts(first, file, limit):
             tell(f"{title!r} ({len(tokens)} tokens)")
             traces = _traces(sessions, devices, tokens, count)
             mine = traces[next(iter(sessions)), BLOCKS[0]]
@@ -210,7 +210,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
                         row["partings"].append(part)
             row["text"] = first.tokenizer.decode(mine.tokens)
             verdict.prompts.append(row)
-        _, shortest = min(prompts(first, file), key=lambda p: len(p[1]))
+        _, shortest = min(prompts(first, file, limit), key=lambda p: len(p[1]))
         tell("flipping a bit")
         verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
         if not verdict.flipped_bit_detected:
@@ -277,10 +277,11 @@ def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: 
 @click.option(
     "--prompts", "file", type=click.Path(path_type=Path, exists=True), help="JSON list of {text, raw} [default: eight]."
 )
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first prompts [default: all].")
 @click.option("--reference", type=click.Path(path_type=Path), help="ONNX of rung 0 [default: the package's source].")
 @json_option
 def verify_command(
-    package: Path, rungs: str, tokens: int, file: Path | None, reference: Path | None, as_json: bool
+    package: Path, rungs: str, tokens: int, file: Path | None, limit: int | None, reference: Path | None, as_json: bool
 ) -> None:
     """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree.
 
@@ -297,6 +298,7 @@ def verify_command(
         wanted,
         tokens,
         file,
+        limit or 0,
         reference,
         (lambda t: None) if as_json else (lambda t: err.print(t, style="dim")),
     )

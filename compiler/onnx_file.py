@@ -22,7 +22,7 @@ EXTERNAL_THRESHOLD = 1024
 
 _MAGICS = (
     (b"GGUF", "a GGUF file", "convert it first: meadowc convert {path} -o DIR"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the model itself", "fetch the real file: git lfs pull"),
+    (b"version https://git-lfs", "a Git LFS pointer{size}, not the model itself", "fetch the real file: git lfs pull"),
     (
         b"PK\x03\x04",
         "a PyTorch or zip archive",
@@ -44,8 +44,8 @@ def refuse_wrong_kind(path: Path) -> None:
         raise UsageError(f"{path} is empty")
     for magic, what, todo in _MAGICS:
         if head.startswith(magic):
-            detail = f" of {size} bytes" if b"git-lfs" in magic else ""
-            raise UsageError(f"{path} is {what}{detail}; {todo.format(path=path)}")
+            text = what.format(size=f" of {size} bytes")
+            raise UsageError(f"{path} is {text}; {todo.format(path=path)}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
         raise UsageError(f"{path} is a safetensors file; export it to ONNX first (optimum-cli export onnx)")
 

@@ -1,0 +1,64 @@
+# Every target sets up what it needs.  `make demo` and `make test` are the two to know.
+.PHONY: real help setup demo models test lint types unit docs verify eval clean
+.DELETE_ON_ERROR:
+
+MEADOWC := .venv/bin/meadowc
+PYTEST := .venv/bin/pytest
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:  ## prepare .venv, and nothing else
+	@bash .ci/setup
+
+demo: build/smollm2  ## a real language model on an emulated ZCU102, and the ladder
+	$(MEADOWC) run build/smollm2 -p "What is the capital of France? Answer in one sentence."
+	$(MEADOWC) verify build/smollm2 --limit 3 --tokens 8
+
+models: build/smollm2 build/smollm2-tensor  ## every package that the benchmarks use
+
+.PHONY: build/smollm2 build/smollm2-tensor
+build/smollm2: models/smollm2-int8/model.onnx
+	$(MEADOWC) compile models/smollm2-int8/model.onnx --board zcu102 -o $@
+
+build/smollm2-tensor: models/smollm2-tensor/model.onnx
+	$(MEADOWC) compile models/smollm2-tensor/model.onnx --board zcu102 -o $@
+
+models/smollm2/model.onnx: | setup
+	$(MEADOWC) convert "$$($(MEADOWC) fetch smollm2 | head -n 1)" -o models/smollm2
+
+models/smollm2-int8/model.onnx: models/smollm2/model.onnx
+	$(MEADOWC) quantize models/smollm2 -o models/smollm2-int8 --weights int8 --granularity channel --activations int8
+
+models/smollm2-tensor/model.onnx: models/smollm2/model.onnx
+	$(MEADOWC) quantize models/smollm2 -o models/smollm2-tensor --weights int8 --granularity tensor --activations int8
+
+test: lint types unit  ## lint, types and every test that needs no real model
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: setup
+	@mkdir -p build/types/meadow
+	@for d in boards cli compiler hls runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
+	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
+
+unit: setup
+	$(PYTEST) -n 2
+
+docs: setup  ## print docs/isa.md from the table
+	.venv/bin/python -c "from meadow.compiler import isa; open('docs/isa.md', 'w').write(isa.markdown())"
+
+verify: build/smollm2  ## the whole ladder on SmolLM2 (minutes)
+	$(MEADOWC) verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16
+
+eval: models  ## perplexity on Wikipedia text beside onnxruntime (minutes)
+	$(MEADOWC) eval build/smollm2 --text wikipedia --windows 12
+	$(MEADOWC) eval build/smollm2-tensor --text wikipedia --windows 12
+
+real: models  ## the tests that need the real model
+	$(PYTEST) -m real
+
+clean:
+	rm -rf build models .venv *.egg-info
