@@ -6,8 +6,13 @@
 #include "arithmetic.hpp"
 #include "weights.hpp"
 
-using sums_t = hls::stream<int32_t, 2 * kBlock>;
-using floats_t = hls::stream<float, 64>;
+// The integer sums of one token: one output feature of each port.
+struct sums_t {
+    int32_t value[kWeightPorts];
+};
+
+using sums_stream = hls::stream<sums_t, 2 * kBlock>;
+using floats_stream = hls::stream<float, 64>;
 
 // On-chip buffers of the array, shared by every step that multiplies weights.
 struct Array {
@@ -28,12 +33,10 @@ struct Matrix {
     int tile_rows;  // output features of a full tile
 };
 
-// Weight ports as the kernels pass them on; ports beyond kWeightPorts are not used.
-struct Ports {
-    const beat_t* weights[kWeightPorts];
-    const beat_t* constants;
-    beat_t* memory;
-};
+// The engine's ports.  Designs with fewer weight ports alias the rest, which no code then reads.
+#define READ_PORTS \
+    const beat_t *weights0, const beat_t *weights1, const beat_t *weights2, const beat_t *weights3, const beat_t *constants
+#define PASS_READ_PORTS weights0, weights1, weights2, weights3, constants
 
 // `field` is the index of `weights0` in the instruction: the weight fields lie in one order in every one.
 inline Matrix matrix_of(const Run& run, const Instruction& i, int field, int rows, int cols, int tile_rows) {
@@ -89,25 +92,40 @@ inline int32_t dot(const lanes_t& a, const lanes_t& w) {
     return sum;
 }
 
-// One port's rows of a tile against all tokens: a word a cycle meets kTokenLanes tokens.
-inline void multiply(words_t& words, const Array& array, int rows, int row_words, int first, int tokens, sums_t& out) {
+// A tile against all tokens: a word of each port a cycle meets kTokenLanes tokens.
+inline void multiply(words_t words[kWeightPorts], const lanes_t activation[kBlock][kMaxWords], int rows, int row_words,
+                     int first, int tokens, sums_stream& out) {
 Rows:
     for (int r = 0; r < rows; ++r) {
-        int32_t sum[kBlock];
-        for (int t = 0; t < kBlock; ++t) {
+        sums_t sum[kBlock];
+#pragma HLS ARRAY_PARTITION variable=sum cyclic factor=kTokenLanes
+    Clear:
+        for (int t = first; t < tokens; ++t) {
+            for (int p = 0; p < kWeightPorts; ++p) {
 #pragma HLS UNROLL
-            sum[t] = 0;
+                sum[t].value[p] = 0;
+            }
         }
     Words:
         for (int w = 0; w < row_words; ++w) {
-            const lanes_t weight = words.read();
+            lanes_t weight[kWeightPorts];
+            for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+                weight[p] = words[p].read();
+            }
         Groups:
             for (int group = first; group < tokens; group += kTokenLanes) {
 #pragma HLS PIPELINE II=1
+            TokenLanes:
                 for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
                     const int t = group + lane;
-                    if (t < tokens) sum[t] += dot(array.activation[t][w], weight);
+                    if (t < tokens) {
+                        for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+                            sum[t].value[p] += dot(activation[t][w], weight[p]);
+                        }
+                    }
                 }
             }
         }
@@ -119,7 +137,7 @@ Rows:
     }
 }
 
-inline void load_scales(const beat_t* constants, address_t address, int count, floats_t& out) {
+inline void load_scales(const beat_t* constants, address_t address, int count, floats_stream& out) {
 LoadScales:
     for (int i = 0; i < count; i += kFloatsInBeat) {
         const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(i) * 4);
@@ -129,15 +147,19 @@ LoadScales:
     }
 }
 
-// Integer sums of all ports become FP32; row n of the tile came over port n mod kWeightPorts.
-inline void rescale_tile(sums_t sums[kWeightPorts], floats_t& scales, Array& array, int port_rows, int first, int tokens) {
+// Integer sums become FP32; row n of the tile came over port n mod kWeightPorts.
+inline void rescale_tile(sums_stream& sums, floats_stream& scales, const float a_scale[kBlock], int port_rows, int first,
+                         int tokens, float result[kBlock][kMaxTileRows]) {
 Rescale:
     for (int r = 0; r < port_rows; ++r) {
-        for (int p = 0; p < kWeightPorts; ++p) {
-            const float w_scale = scales.read();
-            for (int t = first; t < tokens; ++t) {
+        float w_scale[kWeightPorts];
+        for (int p = 0; p < kWeightPorts; ++p) w_scale[p] = scales.read();
+        for (int t = first; t < tokens; ++t) {
 #pragma HLS PIPELINE II=1
-                array.result[t][r * kWeightPorts + p] = rescale(sums[p].read(), array.scale[t], w_scale);
+            const sums_t sum = sums.read();
+            for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+                result[t][r * kWeightPorts + p] = rescale(sum.value[p], a_scale[t], w_scale[p]);
             }
         }
     }
@@ -151,38 +173,35 @@ inline int tile_beats(const Matrix& m, const beat_t* constants, int tile, int p,
     return static_cast<int>(word_of(beat, index % kFloatsInBeat));
 }
 
-// One tile through the pipeline: fetch, unpack, multiply (each port its own), rescale.  Results are in array.result.
+// One weight port's share of the pipeline: fetch, then unpack.
 template <int kPort>
-void fetch(const Ports& ports, address_t address, int count, beats_t& out) {
-#pragma HLS INLINE
-    load_stream<kPort>(ports.weights[kPort], address, count, out);
-}
-
-inline void fetch_port(int p, const Ports& ports, address_t address, int count, beats_t& out) {
-    switch (p) {
-        case 0: load_stream<0>(ports.weights[0], address, count, out); break;
-        case 1: load_stream<1>(ports.weights[1 % kWeightPorts], address, count, out); break;
-        case 2: load_stream<2>(ports.weights[2 % kWeightPorts], address, count, out); break;
-        default: load_stream<3>(ports.weights[3 % kWeightPorts], address, count, out); break;
-    }
-}
-
-inline void run_tile(Array& array, const Matrix& m, const Ports& ports, const address_t at[kWeightPorts],
-                     const int beats[kWeightPorts], int tile, int port_rows, int first, int tokens) {
+void stream_weights(const beat_t* port, address_t address, int beats, int words, const Coding& coding, const Table& table,
+                    words_t& out) {
 #pragma HLS DATAFLOW
-    beats_t raw[kWeightPorts];
+    beats_t raw;
+    load_stream<kPort>(port, address, beats, raw);
+    unpack(raw, beats, words, coding, table, out);
+}
+
+// One tile through the pipeline: each port fetches and unpacks, one array multiplies, one unit rescales.
+inline void run_tile(Array& array, const Matrix& m, const address_t at[kWeightPorts], const int beats[kWeightPorts], int tile,
+                     int port_rows, int first, int tokens, READ_PORTS) {
+#pragma HLS DATAFLOW
     words_t words[kWeightPorts];
-    sums_t sums[kWeightPorts];
-    floats_t scales;
-    for (int p = 0; p < kWeightPorts; ++p) {
-#pragma HLS UNROLL
-        fetch_port(p, ports, at[p], beats[p], raw[p]);
-        unpack(raw[p], beats[p], port_rows * m.words, m.coding, array.table[p], words[p]);
-        multiply(words[p], array, port_rows, m.words, first, tokens, sums[p]);
+    sums_stream sums;
+    floats_stream scales;
+    const int count = port_rows * m.words;
+    stream_weights<0>(weights0, at[0], beats[0], count, m.coding, array.table[0], words[0]);
+    if constexpr (kWeightPorts > 1) {
+        stream_weights<1>(weights1, at[1], beats[1], count, m.coding, array.table[1], words[1]);
     }
-    const address_t scale = m.scale + static_cast<address_t>(tile) * m.tile_rows * 4;
-    load_scales(ports.constants, scale, port_rows * kWeightPorts, scales);
-    rescale_tile(sums, scales, array, port_rows, first, tokens);
+    if constexpr (kWeightPorts > 2) {
+        stream_weights<2>(weights2, at[2], beats[2], count, m.coding, array.table[2], words[2]);
+        stream_weights<3>(weights3, at[3], beats[3], count, m.coding, array.table[3], words[3]);
+    }
+    load_scales(constants, m.scale + static_cast<address_t>(tile) * m.tile_rows * 4, port_rows * kWeightPorts, scales);
+    multiply(words, array.activation, port_rows, m.words, first, tokens, sums);
+    rescale_tile(sums, scales, array.scale, port_rows, first, tokens, array.result);
 }
 
 // Steps through the tiles of a matrix, keeping each port's place in its stream.
@@ -202,14 +221,14 @@ inline TileWalk begin_tiles(const Matrix& m) {
 }
 
 // Multiplies the next tile for tokens first .. tokens; returns how many of its output features are real.
-inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, const Ports& ports, int first, int tokens) {
+inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, int tokens, READ_PORTS) {
     const int step = m.tile_rows / kWeightPorts;
     const int all_rows = (m.rows + kWeightPorts - 1) / kWeightPorts;
     const int done = walk.tile * step;
     const int port_rows = all_rows - done < step ? all_rows - done : step;
     int beats[kWeightPorts];
-    for (int p = 0; p < kWeightPorts; ++p) beats[p] = tile_beats(m, ports.constants, walk.tile, p, port_rows);
-    run_tile(array, m, ports, walk.at, beats, walk.tile, port_rows, first, tokens);
+    for (int p = 0; p < kWeightPorts; ++p) beats[p] = tile_beats(m, constants, walk.tile, p, port_rows);
+    run_tile(array, m, walk.at, beats, walk.tile, port_rows, first, tokens, PASS_READ_PORTS);
     for (int p = 0; p < kWeightPorts; ++p) walk.at[p] += static_cast<address_t>(beats[p]) * kBeatBytes;
     const int left = m.rows - walk.tile * m.tile_rows;
     ++walk.tile;
@@ -230,7 +249,7 @@ LoadRope:
 }
 
 // Heads: each token's row is rotated (K, Q) or not (V), quantized, and written at its place.
-inline void store_heads(Array& array, const Run& run, const Instruction& i, const Ports& ports, int head) {
+inline void store_heads(Array& array, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory, int head) {
     using namespace isa::linear;
     const int head_dim = static_cast<int>(i.word[isa::linear::head_dim]);
     const int capacity = static_cast<int>(i.word[isa::linear::capacity]);
@@ -243,19 +262,19 @@ inline void store_heads(Array& array, const Run& run, const Instruction& i, cons
 HeadTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         if (i.word[epilogue] == isa::kEpilogueRopeHeads) {
-            load_rope(ports.constants, address_of(run, i.word[rope]), static_cast<int>(run.position) + t, head_dim, factor);
+            load_rope(constants, address_of(run, i.word[rope]), static_cast<int>(run.position) + t, head_dim, factor);
             rope_head(array.result[t], factor, head_dim / 2);
         }
         scales[t] = quantize_row(array.result[t], head_dim, row);
         const address_t at = codes + (static_cast<address_t>(head) * capacity + start + t) * width;
-        store_codes<kMemoryPort>(ports.memory, at, head_dim, row);
+        store_codes<kMemoryPort>(memory, at, head_dim, row);
     }
     const address_t base = address_of(run, i.word[target_scale]) + static_cast<address_t>(head) * padded(capacity, 4) * 4;
-    store_floats<kMemoryPort>(ports.memory, base, start, static_cast<int>(run.tokens), scales);
+    store_floats<kMemoryPort>(memory, base, start, static_cast<int>(run.tokens), scales);
 }
 
 // Rows of FP32: stored, added to what is there, or pairs of columns joined by silu(gate) * up.
-inline void store_rows(Array& array, const Run& run, const Instruction& i, const Ports& ports, int first, int row, int rows) {
+inline void store_rows(Array& array, const Run& run, const Instruction& i, beat_t* memory, int first, int row, int rows) {
     using namespace isa::linear;
     const bool glu = i.word[epilogue] == isa::kEpilogueGlu;
     const int columns = glu ? rows / 2 : rows;
@@ -265,7 +284,7 @@ RowTokens:
     for (int t = first; t < static_cast<int>(run.tokens); ++t) {
         const address_t base = address_of(run, i.word[target]) + static_cast<address_t>(t) * i.word[stride] * 4;
         if (i.word[epilogue] == isa::kEpilogueAdd) {
-            load_floats<kMemoryPort>(ports.memory, base + static_cast<address_t>(column) * 4, columns, line);
+            load_floats<kMemoryPort>(memory, base + static_cast<address_t>(column) * 4, columns, line);
         }
     Columns:
         for (int k = 0; k < columns; ++k) {
@@ -278,30 +297,30 @@ RowTokens:
                 line[k] = array.result[t][k];
             }
         }
-        store_floats<kMemoryPort>(ports.memory, base, column, columns, line);
+        store_floats<kMemoryPort>(memory, base, column, columns, line);
     }
 }
 
-inline void linear(Array& array, const Run& run, const Instruction& i, const Ports& ports) {
+inline void linear(Array& array, const Run& run, const Instruction& i, READ_PORTS, beat_t* memory) {
     using namespace isa::linear;
     const int tokens = static_cast<int>(run.tokens);
     const int first = i.word[epilogue] == isa::kEpilogueLogits ? static_cast<int>(run.first_logit) : 0;
     if (first >= tokens) return;
-    const Matrix m = matrix_of(run, i, weights0, static_cast<int>(i.word[rows]), static_cast<int>(i.word[cols]),
+    const Matrix m = matrix_of(run, i, isa::linear::weights0, static_cast<int>(i.word[rows]), static_cast<int>(i.word[cols]),
                                static_cast<int>(i.word[tile_rows]));
-    load_activations(array, ports.memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), tokens, m.words);
-    load_tables(array, run, ports.constants, i, weights0);
+    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), tokens, m.words);
+    load_tables(array, run, constants, i, isa::linear::weights0);
     const bool heads = i.word[epilogue] == isa::kEpilogueHeads || i.word[epilogue] == isa::kEpilogueRopeHeads;
     const int tiles = (m.rows + m.tile_rows - 1) / m.tile_rows;
     TileWalk walk = begin_tiles(m);
 Tiles:
     for (int tile = 0; tile < tiles; ++tile) {
         const int row = static_cast<int>(i.word[first_row]) + tile * m.tile_rows;
-        const int real = next_tile(walk, array, m, ports, first, tokens);
+        const int real = next_tile(walk, array, m, first, tokens, PASS_READ_PORTS);
         if (heads) {
-            store_heads(array, run, i, ports, row / m.tile_rows);
+            store_heads(array, run, i, constants, memory, row / m.tile_rows);
         } else {
-            store_rows(array, run, i, ports, first, row, real);
+            store_rows(array, run, i, memory, first, row, real);
         }
     }
 }

@@ -35,8 +35,8 @@ LoadBases:
     }
 }
 
-inline uint32_t run_program(const Ports& ports, address_t program, address_t bases, uint32_t pages, uint32_t position,
-                            uint32_t tokens, uint32_t first_logit) {
+inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
+                            uint32_t first_logit, READ_PORTS, beat_t* memory) {
     static Array array;
     static Heads heads;
     Run run;
@@ -44,19 +44,19 @@ inline uint32_t run_program(const Ports& ports, address_t program, address_t bas
     run.tokens = tokens;
     run.first_logit = first_logit;
     if (tokens == 0 || tokens > kBlock || position + tokens > kContext || pages > kPages) return kBadRun;
-    load_bases(ports.constants, bases, static_cast<int>(pages), run);
+    load_bases(constants, bases, static_cast<int>(pages), run);
 Program:
     for (int step = 0; step < kMaxInstructions; ++step) {
-        const Instruction i = fetch_instruction(ports.constants, program + static_cast<address_t>(step) * isa::kWords * 4);
+        const Instruction i = fetch_instruction(constants, program + static_cast<address_t>(step) * isa::kWords * 4);
         switch (i.word[0]) {
             case isa::kEnd: return kDone;
-            case isa::kNorm: norm(run, i, ports.constants, ports.memory); break;
-            case isa::kQuantize: quantize(run, i, ports.memory); break;
-            case isa::kLinear: linear(array, run, i, ports); break;
-            case isa::kTphs: tphs(heads, array, run, i, ports); break;
-            case isa::kScores: scores(heads, run, i, ports.memory); break;
-            case isa::kSoftmax: softmax(heads, run, i, ports.memory); break;
-            case isa::kContext: context(heads, run, i, ports.memory); break;
+            case isa::kNorm: norm(run, i, constants, memory); break;
+            case isa::kQuantize: quantize(run, i, memory); break;
+            case isa::kLinear: linear(array, run, i, PASS_READ_PORTS, memory); break;
+            case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, memory); break;
+            case isa::kScores: scores(heads, run, i, memory); break;
+            case isa::kSoftmax: softmax(heads, run, i, memory); break;
+            case isa::kContext: context(heads, run, i, memory); break;
             default: return kBadOpcode;
         }
     }
