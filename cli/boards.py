@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 
 import click
+
 from meadow.cli.output import emit_json, json_option, out, table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
 from meadow.compiler.errors import UsageError
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.cli.output import emit_json, err, json_option, out
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.cli.run import device_option, opened
 from meadow.compiler.errors import UsageError
 from meadow.runtime.session import Session
-from numpy.typing import NDArray
 
 
 def windows(session: Session, text: str, count: int, length: int) -> list[list[int]]:

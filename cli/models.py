@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from meadow.cli.output import emit_json, err, json_option, megabytes, out, stages, table
 
 

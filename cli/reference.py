@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler.errors import ToolMissing, UsageError
 from meadow.compiler.package import Package
-from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
 

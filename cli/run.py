@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
 from meadow.compiler.errors import MeadowError, UsageError
 from meadow.runtime.session import DEVICES, Session, sampler

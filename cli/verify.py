@@ -18,12 +18,13 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 from meadow.runtime.session import Session
-from numpy.typing import NDArray
 
 RUNGS = ("onnx", "graph", "emulator", "csim")
 BLOCKS = (64, 7, 1)

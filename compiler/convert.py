@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside
 from meadow.compiler.gguf_file import GgufFile, read_gguf

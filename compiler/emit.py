@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
+
 from meadow.compiler import isa
 from meadow.compiler.arithmetic import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, LOOKUP_LANES, TILE_ROWS, Design

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from meadow.compiler.graph import Graph, Node, Op
 from numpy.typing import NDArray
+
+from meadow.compiler.graph import Graph, Node, Op
 
 Floats = NDArray[np.float32]
 Observe = Callable[[Node, Floats], None]

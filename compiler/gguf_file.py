@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.graph import Model
 from meadow.compiler.types import F16, F32, Weight, grouped
-from numpy.typing import NDArray
 
 SUPPORTED_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
 GROUP = 32

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Model
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 CONTROL, USER_DEFINED, UNKNOWN, BYTE = 3, 4, 2, 6
 """Token types of GGUF's tokenizer.ggml.token_type (gguf-py, TokenType)."""

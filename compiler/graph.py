@@ -23,8 +23,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from meadow.compiler.types import Weight
 from numpy.typing import NDArray
+
+from meadow.compiler.types import Weight
 
 
 class Op(Enum):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from meadow.compiler.design import BEAT_BYTES, LANE_COLS
 from numpy.typing import NDArray
+
+from meadow.compiler.design import BEAT_BYTES, LANE_COLS
 
 
 def padded(n: int, unit: int) -> int:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from meadow.compiler.graph import Model
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from meadow.compiler.graph import Model
 
 OPSET = 21
 IR_VERSION = 10

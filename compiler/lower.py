@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from meadow.compiler import arithmetic, cost
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, TILE_ROWS, Design
 from meadow.compiler.graph import Graph, Node, Op

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from meadow.compiler.errors import UsageError
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
+
+from meadow.compiler.errors import UsageError
 
 PROTO_LIMIT = 2 << 30
 """Protobuf refuses messages of 2 GiB and more; larger weights must be external data."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
 from meadow.compiler.llama import scale_and_minimum, unnibble
 from meadow.compiler.onnx_file import tensor_array
 from meadow.compiler.types import F16, F32, I8, Weight, grouped
-from numpy.typing import NDArray
 
 
 class Reject(Exception):

@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
 from meadow.compiler.layout import Layout
 from meadow.compiler.unpack import FORMATS, MODE_BITS, Format
-from numpy.typing import NDArray
 
 SAMPLE_IDS = 1 << 16
 """Chunk ids of each format that are packed for trial before one is chosen."""

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler import isa
 from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import Layout
 from meadow.compiler.schedule import Chunk, Slot
 from meadow.compiler.unpack import format_of, unpack_stream
-from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
 """Of the folder.  Another version is refused with what to do."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from meadow.boards import Board
 from meadow.compiler import cost
 from meadow.compiler.design import Design

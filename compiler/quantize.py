@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler.convert import write_embedding, write_linear
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State
@@ -26,7 +28,6 @@ from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
 from meadow.compiler.read import read, source_digest
 from meadow.compiler.types import I8, Weight
-from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 LEVELS = 127

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Graph, Model, Node, Op
 from meadow.compiler.onnx_file import find_model, load_model
 from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, linear_weight
 from meadow.compiler.types import Weight
-from numpy.typing import NDArray
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")

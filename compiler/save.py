@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler import isa
 from meadow.compiler.arithmetic import rope_table
 from meadow.compiler.design import Design
@@ -25,7 +27,6 @@ from meadow.compiler.pack import Packed
 from meadow.compiler.package import FORMAT_VERSION, sha256
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
-from numpy.typing import NDArray
 
 HOST_ALIGN = 4096
 

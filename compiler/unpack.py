@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
 from numpy.typing import NDArray
+
+from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
 
 MODE_BITS = 4
 RAW = 0

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package
@@ -29,7 +30,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-e
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
 STATUS = {1: "the program holds an opcode that the engine does not know", 2: "the engine refused the run's registers"}
 BUILD_TIMEOUT = 300
-SLACK = 64 * PAGE
+SLACK = 16 << 20
+"""Bytes of simulated memory beside what the package allocates: the chunk table, test patterns, other programs."""
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,8 @@ from bisect import bisect_right
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler import arithmetic as ar
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
@@ -19,7 +21,6 @@ from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unp
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.unpack import format_of, unpack_stream
 from meadow.runtime.device import Bytes, Counters, Run
-from numpy.typing import NDArray
 
 PAGE = 4096
 FIRST_ADDRESS = 0x1000_0000

@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
+
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
 from meadow.runtime.device import Device, Run
 from meadow.runtime.tokenizer import Streamer, Tokenizer
-from numpy.typing import NDArray
 
 DEVICES = ("auto", "emulator", "csim")
 UPLOAD_BYTES = 8 << 20
@@ -197,17 +198,9 @@ class Session:
 
     def _run(self, tokens: list[int], first_logit: int) -> Logits:
         """One program run; returns the logits [tokens - first_logit, vocab]."""
-        model = self.package.model
-        dim, vocab = int(model["dim"]), int(model["vocab"])
-        x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
-        index = np.array(tokens)
-        x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
-        self.device.write(self._at("x"), x.view(np.uint8))
+        vocab = int(self.package.model["vocab"])
         program = "decode" if len(tokens) == 1 and "decode" in self._programs else "prefill"
-        self.device.start(
-            Run(self._programs[program], self._bases, len(self.addresses), self.position, len(tokens), first_logit)
-        )
-        self.device.wait()
+        self.run_program(self._programs[program], tokens, first_logit)
         self.position += len(tokens)
         if first_logit >= len(tokens):
             return np.zeros((0, vocab), np.float32)
@@ -216,6 +209,16 @@ class Session:
         logits = np.ascontiguousarray(data.view(np.float32).reshape(-1, stride // 4)[:, :vocab])
         self._digest.update(logits.data)
         return logits
+
+    def run_program(self, address: int, tokens: list[int], first_logit: int) -> None:
+        """Gather the embeddings of `tokens` and run the program at `address` to its end; the position stays."""
+        dim = int(self.package.model["dim"])
+        x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
+        index = np.array(tokens)
+        x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
+        self.device.write(self._at("x"), x.view(np.uint8))
+        self.device.start(Run(address, self._bases, len(self.addresses), self.position, len(tokens), first_logit))
+        self.device.wait()
 
     def _at(self, name: str) -> int:
         slot = self.package.slot(name)

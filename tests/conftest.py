@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from meadow import boards
 from meadow.compiler.convert import convert
 from meadow.compiler.pipeline import Options, compile_model

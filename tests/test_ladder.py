@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from meadow import boards
 from meadow.cli.verify import flip_changes_digest
 from meadow.compiler.evaluate import evaluate

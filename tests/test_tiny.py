@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.evaluate import evaluate
 from meadow.compiler.read import read

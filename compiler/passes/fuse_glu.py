@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.types import Weight
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from meadow.cli.main import COMMANDS, main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

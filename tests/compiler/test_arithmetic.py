@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meadow.compiler import arithmetic as ar
 
 finite = st.floats(min_value=-(2.0**40), max_value=2.0**40, width=32, allow_nan=False)

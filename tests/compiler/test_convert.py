@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.convert import convert
 from meadow.compiler.errors import UnsupportedModel, UsageError
@@ -18,7 +20,6 @@ from meadow.compiler.evaluate import evaluate
 from meadow.compiler.gguf_file import read_gguf, unpermute
 from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, nibbles, scale_and_minimum, unnibble
 from meadow.compiler.read import read
-from numpy.typing import NDArray
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TYPES = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from meadow import boards
 from meadow.compiler import cost
 from meadow.compiler.errors import ResourceExceeded, UsageError

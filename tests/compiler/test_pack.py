@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from meadow.compiler.design import BEAT_BYTES
 from meadow.compiler.layout import Layout
 from meadow.compiler.pack import Packed, entropy_bits, pack
 from meadow.compiler.unpack import FORMATS, Format, unpack_stream
-from numpy.typing import NDArray
 
 
 def unpack(packed: Packed) -> NDArray[np.int8]:

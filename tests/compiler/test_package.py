@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from meadow import boards
 from meadow.compiler.emit import BuildPlan, check_pragmas, emit
 from meadow.compiler.errors import DeviceError, UnsupportedModel, UsageError

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State, evaluate

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State, evaluate
 from meadow.compiler.graph import Op
 from meadow.compiler.read import read
 from meadow.compiler.rewrite import rewrite
-from onnx import TensorProto, helper, numpy_helper
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 NAMES = sorted(p.stem for p in EXPORTS.glob("*.onnx"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from meadow import boards
 from meadow.compiler import isa
 from meadow.compiler.errors import ResourceExceeded

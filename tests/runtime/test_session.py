@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.package import load
 from meadow.runtime import Session
@@ -134,7 +135,15 @@ def test_selftest_finds_wrong_arithmetic(tiny_package: Path, monkeypatch: pytest
         device = session.device
         monkeypatch.setattr(device, "_norm", lambda f: broken(device, {**f, "eps": 0.1}), raising=False)
         rungs = session.selftest()
-    assert rungs[-1][0] == "first token" and "arithmetic" in rungs[-1][2]
+    assert rungs[-1][0] == "one step" and "arithmetic" in rungs[-1][2]
+
+
+def test_selftest_tells_a_wrong_layer_from_a_wrong_step(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(tiny_package) as session:
+        device, healthy = session.device, Emulator._tphs
+        monkeypatch.setattr(device, "_tphs", lambda f: healthy(device, {**f, "kappa": 0.5}), raising=False)
+        rungs = session.selftest()
+    assert rungs[-1][0] == "one layer" and not rungs[-1][1]
 
 
 def test_greedy_and_seeded_sampling_repeat_themselves() -> None:
