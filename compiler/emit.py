@@ -57,13 +57,13 @@ def emit(design: Design, version: str) -> BuildPlan:
     }  # fmt: skip
     files = {}
     for name in TEMPLATES:
-        text = environment.from_string(folder.joinpath(name).read_text()).render(values)
+        text = environment.from_string((folder / name).read_text()).render(values)
         files[f"hls/{name.removesuffix('.j2')}"] = text
     files["hls/isa.hpp"] = f"// {values['banner']}\n" + isa.cpp_decoder()
     for name in KERNELS:
-        files[f"hls/{name}"] = folder.joinpath(name).read_text()
+        files[f"hls/{name}"] = (folder / name).read_text()
     for name in SHIMS:
-        files[f"hls/sim/{name}"] = folder.joinpath("sim", name).read_text()
+        files[f"hls/sim/{name}"] = (folder / "sim" / name).read_text()
     plan = BuildPlan(files)
     check_pragmas(plan)
     return plan

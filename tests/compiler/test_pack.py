@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,3 +107,15 @@ def test_splitting_over_ports_joins_again(rows: int, cols: int, ports: int, tile
     assert (layout.join(streams)[:, :cols] == codes).all()
     assert (streams[0, 0, :cols] == codes[0]).all()
     assert sum(layout.tile_port_rows(t) for t in range(layout.tiles)) == layout.port_rows
+
+
+def test_what_packing_makes_of_two_kinds_of_weights(golden: Any) -> None:
+    random = np.random.default_rng(11)
+    kinds = {"laplace 3": random.laplace(0, 3, (192, 576)), "gauss 30": random.normal(0, 30, (192, 576))}
+    lines = []
+    for name, values in kinds.items():
+        packed = pack(np.clip(np.rint(values), -127, 127).astype(np.int8), Layout(192, 576, 4, 64), 16384)
+        form = str(packed.form) if packed.form is not None else "raw"
+        lines.append(f"{name}: {form}, {len(packed.table)} entries, {packed.bits_per_weight:.3f} bits a weight, "
+                     f"entropy {packed.entropy:.3f}")  # fmt: skip
+    golden.check("\n".join(lines) + "\n")

@@ -54,6 +54,15 @@ def test_a_placed_schedule_checks_and_decodes(dataflow: str, graph: Graph) -> No
         assert [op for op, _ in decoded] == [s.opcode for s in steps]
 
 
+def test_the_memory_map_reads_like_this(graph: Graph, golden: Any) -> None:
+    schedule = place(lowered(graph, "tphs"), boards.load("zcu102"))
+    lines = [f"chunk{c.index} {c.kind} {c.length}" for c in schedule.chunks]
+    lines += [
+        f"{name}: {slot}" for name, slot in schedule.placed.items() if not name.startswith("blk.") or "blk.0" in name
+    ]
+    golden.check("\n".join(lines) + "\n")
+
+
 def test_both_programs_share_weights_and_cache(graph: Graph) -> None:
     schedule = place(lowered(graph, "tphs"))
     used = {
