@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C++ arithmetic and the shims as plain functions, for ctypes.
+#include "arithmetic.hpp"
+#include "memory.hpp"
+
+extern "C" {
+
+void exp2_all(uint16_t* out) {
+    for (int u = 0; u <= kExpLimit; ++u) out[u] = exp2_negative(u);
+}
+
+void quantize(const float* x, int rows, int cols, int8_t* codes, float* scale) {
+    for (int r = 0; r < rows; ++r) scale[r] = quantize_row(x + r * cols, cols, codes + r * cols);
+}
+
+void norm(const float* x, const float* gain, int rows, int cols, float eps, float inverse, float* out) {
+    for (int r = 0; r < rows; ++r) norm_row(x + r * cols, gain, cols, eps, inverse, out + r * cols);
+}
+
+void silu(const float* gate, const float* up, int count, float* out) {
+    for (int i = 0; i < count; ++i) out[i] = silu_times(gate[i], up[i]);
+}
+
+void rescale_all(const int32_t* sum, const float* a, const float* w, int count, float* out) {
+    for (int i = 0; i < count; ++i) out[i] = rescale(sum[i], a[i], w[i]);
+}
+
+void rope(float* x, const int16_t* table, int rows, int head_dim) {
+    for (int r = 0; r < rows; ++r) rope_head(x + r * head_dim, table + r * head_dim, head_dim / 2);
+}
+
+void flush_all(const float* x, int count, float* out) {
+    for (int i = 0; i < count; ++i) out[i] = flush(x[i]);
+}
+
+// Bits hi .. lo of a 128-bit number given as two words; then the same bits set to `bits`.
+uint64_t range_of(uint64_t low, uint64_t high, int hi, int lo, uint64_t bits, uint64_t* out) {
+    ap_uint<128> beat = 0;
+    beat.range(63, 0) = low;
+    beat.range(127, 64) = high;
+    const ap_uint<128> before = beat;
+    const uint64_t found = before.range(hi, lo).to_uint64();
+    beat.range(hi, lo) = bits;
+    out[0] = beat.range(63, 0).to_uint64();
+    out[1] = beat.range(127, 64).to_uint64();
+    return found;
+}
+
+// 0: in order; 1: a read from an empty stream was caught; 2: data left behind was caught.
+int stream_errors() {
+    int caught = 0;
+    try {
+        hls::stream<int, 4> s;
+        s.write(7);
+        s.write(8);
+        if (s.read() != 7 || s.read() != 8 || !s.empty()) return 0;
+        s.read();
+    } catch (const std::runtime_error&) {
+        caught |= 1;
+    }
+    try {
+        hls::stream<int, 4> s;
+        s.write(1);
+    } catch (const std::runtime_error&) {
+        caught |= 2;
+    }
+    return caught;
+}
+
+}  // extern "C"

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ arithmetic against its numpy twin, bit for bit, corners included; and the shims against exact integers."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from meadow.compiler import arithmetic as ar
+
+pytestmark = pytest.mark.csim
+CORNERS = [0.0, -0.0, 1.0, -1.0, 2.0**-126, 1e-40, -1e-40, 2.0**-101, 2.0**-99, 3e-30, 65504.0, 1e9, -1e9, 2.0**40, 0.5, 127.0]
+
+
+@pytest.fixture(scope="module")
+def cpp(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = tmp_path_factory.mktemp("driver") / "driver.so"
+    hls = tiny_package / "hls"
+    command = ["g++", "-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-unknown-pragmas",
+               f"-I{hls / 'sim'}", f"-I{hls}", str(Path(__file__).with_name("driver.cpp")), "-o", str(library)]  # fmt: skip
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(library))
+    found.range_of.restype = ctypes.c_uint64
+    return found
+
+
+def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def rows(seed: int, count: int, cols: int) -> NDArray[np.float32]:
+    """Random rows over many magnitudes, some of corners only, some zero."""
+    random = np.random.default_rng(seed)
+    x = random.normal(0, 1, (count, cols)) * 10.0 ** random.integers(-30, 8, (count, 1))
+    x[0] = 0
+    x[1] = random.choice(CORNERS, cols)
+    x[2, :] = 1e-40
+    x[3, 0] = 1e8
+    return x.astype(np.float32)
+
+
+def same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return bool((a.view(np.uint32) == b.view(np.uint32)).all()) if a.dtype == np.float32 else bool((a == b).all())
+
+
+def test_exp_is_the_same_for_every_argument(cpp: ctypes.CDLL) -> None:
+    out = np.zeros(ar.EXP_LIMIT + 1, np.uint16)
+    cpp.exp2_all(pointer(out))
+    assert (out == ar.exp2_negative(np.arange(ar.EXP_LIMIT + 1))).all()
+
+
+@pytest.mark.parametrize("cols", [1, 7, 341, 576])
+def test_quantized_rows_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
+    x = rows(cols, 40, cols)
+    codes, scale = np.zeros(x.shape, np.int8), np.zeros(len(x), np.float32)
+    cpp.quantize(pointer(x), len(x), cols, pointer(codes), pointer(scale))
+    expected = ar.quantize_rows(x)
+    assert same(codes, expected[0]) and same(scale, expected[1])
+
+
+@pytest.mark.parametrize("cols", [1, 7, 341, 576])
+def test_norms_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
+    x = rows(100 + cols, 40, cols)
+    gain = np.random.default_rng(0).normal(1, 0.5, cols).astype(np.float32)
+    out = np.zeros_like(x)
+    eps = np.float32(1e-5)
+    inverse = np.float32(1) / np.float32(cols)
+    cpp.norm(pointer(x), pointer(gain), len(x), cols, ctypes.c_float(eps), ctypes.c_float(inverse), pointer(out))
+    assert same(out, ar.norm(x, gain, eps))
+
+
+def test_silu_is_the_same(cpp: ctypes.CDLL) -> None:
+    random = np.random.default_rng(9)
+    gate = np.concatenate([random.normal(0, 6, 20000), CORNERS, np.linspace(-20, 20, 4001)]).astype(np.float32)
+    up = random.normal(0, 3, gate.size).astype(np.float32)
+    out = np.zeros_like(gate)
+    cpp.silu(pointer(gate), pointer(up), gate.size, pointer(out))
+    assert same(out, ar.silu_times(gate, up))
+
+
+def test_rescaling_is_the_same(cpp: ctypes.CDLL) -> None:
+    random = np.random.default_rng(4)
+    total = random.integers(-(2**31), 2**31, 20000).astype(np.int32)
+    a = (10.0 ** random.uniform(-25, 5, total.size)).astype(np.float32)
+    w = (10.0 ** random.uniform(-25, 3, total.size)).astype(np.float32)
+    out = np.zeros(total.size, np.float32)
+    cpp.rescale_all(pointer(total), pointer(a), pointer(w), total.size, pointer(out))
+    expected = ar.flush(total.astype(np.float32) * ar.flush(a * w))
+    assert same(out, expected)
+
+
+def test_rotation_is_the_same(cpp: ctypes.CDLL) -> None:
+    table = ar.rope_table(1.0 / 10000 ** (np.arange(16) / 16), 60)
+    x = rows(5, 60, 32)
+    out = x.copy()
+    flat = np.ascontiguousarray(table.reshape(60, 32))
+    cpp.rope(pointer(out), pointer(flat), 60, 32)
+    assert same(out, ar.rope(x[:, None, :], table)[:, 0])
+
+
+def test_flushing_is_the_same(cpp: ctypes.CDLL) -> None:
+    x = np.array(CORNERS, np.float32)
+    out = np.zeros_like(x)
+    cpp.flush_all(pointer(x), x.size, pointer(out))
+    assert same(out, ar.flush(x))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**128 - 1), st.integers(0, 127), st.integers(1, 64), st.integers(0, 2**64 - 1))
+def test_ranges_of_a_beat_are_those_of_exact_integers(cpp: ctypes.CDLL, value: int, lo: int, width: int, bits: int) -> None:
+    hi = min(127, lo + width - 1)
+    mask = (1 << (hi - lo + 1)) - 1
+    out = (ctypes.c_uint64 * 2)()
+    u64 = ctypes.c_uint64
+    found = cpp.range_of(u64(value & (2**64 - 1)), u64(value >> 64), hi, lo, u64(bits), out)
+    assert found == (value >> lo) & mask
+    assert out[0] | out[1] << 64 == (value & ~(mask << lo)) | ((bits & mask) << lo)
+
+
+def test_a_stream_read_when_empty_or_left_with_data_is_an_error(cpp: ctypes.CDLL) -> None:
+    assert cpp.stream_errors() == 3
