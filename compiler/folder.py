@@ -6,13 +6,14 @@ Knows nothing of what is written.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meadow.compiler.errors import UsageError
+from meadow.compiler.errors import ResourceExceeded, UsageError
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def beside(target: Path) -> Iterator[Path]:
             work.rename(target)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"writing {target} failed and nothing was kept: {reason}") from error
+        kind = ResourceExceeded if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
+        raise kind(f"writing {target} failed and nothing was kept: {reason}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

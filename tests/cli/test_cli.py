@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr("meadow.compiler.save._write_weights", full)
     result = meadowc("compile", tiny_int8, "--board", "zcu102", "-o", tmp_path / "out" / "p")
-    assert result.code == 2 and "No space left on device" in result.err
+    assert result.code == 5 and "No space left on device" in result.err
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -269,7 +269,7 @@ def test_a_full_disk_keeps_the_package_that_was_there(meadowc: Any, tiny_package
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("meadow.compiler.save._write_weights", full)
-    assert meadowc("compile", tiny_int8, "--board", "kv260", "-o", copy).code == 2
+    assert meadowc("compile", tiny_int8, "--board", "kv260", "-o", copy).code == 5
     assert (copy / "manifest.json").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["copy"]
 
 
