@@ -142,7 +142,9 @@ def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) ->
     """Halve the context until the on-chip rows of keys, values and scores fit, unless the user fixed it."""
     binding = ""
     while not pinned and design.context > design.block:
-        problems = [p for p in over_budget(replace(design, token_lanes=4), board) if p[0] == "BRAM36"]
+        problems = [
+            p for p in over_budget(replace(design, token_lanes=max(4, design.token_lanes)), board) if p[0] == "BRAM36"
+        ]
         if not problems and kv_bytes(design, graph) < board.dram_bytes // 2:
             break
         binding = "BRAM36" if problems else "DRAM"

@@ -110,6 +110,9 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
     """The values of an initializer; external data is memory-mapped, not copied."""
     if not external_data_helper.uses_external_data(tensor):
         return np.asarray(numpy_helper.to_array(tensor))
+    problem = _check_external(tensor, folder.resolve())
+    if problem:
+        raise UsageError(f"external data of {tensor.name!r}: {problem}")
     info = external_data_helper.ExternalDataInfo(tensor)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
@@ -123,6 +126,13 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
     mapped = np.memmap(folder / info.location, dtype=np.uint8, mode="r", offset=info.offset or 0,
                        shape=(count * dtype.itemsize,))  # fmt: skip
     return mapped.view(dtype).reshape(tuple(tensor.dims))
+
+
+def external_files(path: Path) -> list[Path]:
+    """The external data files that an ONNX file names, inside its folder or not, in the order of their names."""
+    model = onnx.load_model(path, load_external_data=False)
+    tensors = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
+    return sorted({path.parent / external_data_helper.ExternalDataInfo(t).location for t in tensors})
 
 
 def save_model(model: onnx.ModelProto, folder: Path) -> Path:

@@ -192,6 +192,8 @@ def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]
     name = node.input[1]
     if bits != 4:
         raise Reject(f"MatMulNBits {node.name!r} has {bits} bits; 4 are supported")
+    if any(node.input[4:]):
+        raise Reject(f"MatMulNBits {node.name!r} has a group index or a bias, which are not supported")
     packed, scale = g.array(name), g.array(node.input[2])
     if packed is None or scale is None:
         raise Reject(f"MatMulNBits {node.name!r} has computed weights")

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from meadow.boards import Board
 from meadow.compiler.errors import ResourceExceeded
+from meadow.compiler.isa import CHUNK_SHIFT
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import ALIGN, CHUNK_LIMIT, NOWHERE, Buffer, Chunk, Schedule, Slot, Step, live_spans
 
-FIRST_CHUNK = 1
-"""Chunk 0 is the programs' own."""
+LARGEST_SLOT = 16 << CHUNK_SHIFT
+"""Bytes that the beat field of a slot can reach."""
 
 
 def place(schedule: Schedule, board: Board | None = None) -> Schedule:
@@ -91,6 +92,11 @@ def _place_activations(schedule: Schedule, chunks: list[Chunk], placed: dict[str
             placed[name] = Slot(index, at, schedule.buffers[name].length, name)
             size = max(size, at + length)
             done.append(name)
+    if size > LARGEST_SLOT:
+        raise ResourceExceeded(
+            f"the activations need {size / 1e6:,.0f} MB and one chunk can be addressed up to {LARGEST_SLOT / 1e6:,.0f} MB; "
+            f"lower --set block=... or context=..., or use --dataflow tphs"
+        )
     if size:
         chunks.append(Chunk(index, "activations", padded(size, ALIGN)))
 

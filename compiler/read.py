@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,15 @@ from numpy.typing import NDArray
 
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Graph, Model, Node, Op
-from meadow.compiler.onnx_file import find_model, load_model
+from meadow.compiler.onnx_file import external_files, find_model, load_model
 from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, linear_weight
-from meadow.compiler.types import Weight
+from meadow.compiler.read_layer import LINEAR, Layer
+from meadow.compiler.types import I8, Weight, grouped
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
 TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
 """Operators that move values without changing them: structure is looked for through these."""
-LINEAR = {"MatMul", "Gemm", "MatMulNBits"}
 FOREIGN = {
     "Conv": "a convolution: this looks like a vision or audio model",
     "ConvTranspose": "a convolution: this looks like a vision or audio model",
@@ -57,7 +58,7 @@ def source_digest(path: Path) -> str:
     """sha256 of an ONNX file and of its external data, in the order of their names."""
     file = find_model(path)
     digest = hashlib.sha256()
-    for part in [file, *sorted(p for p in file.parent.glob(f"{file.name}*") if p != file)]:
+    for part in [file, *external_files(file)]:
         with part.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 22), b""):
                 digest.update(block)
@@ -140,19 +141,24 @@ class Reader:
                 self.problems.append((f"{kind} ({len(names)}, first {names[0]})", why, ""))
 
     def _match_model(self) -> None:
-        head = self._node("logits", LINEAR, "the head")
+        head = self.node("logits", LINEAR, "the head")
         layers = []
-        x = self._norm_input(self._data_input(head), "final norm")
+        x = self.norm_input(self._data_input(head), "final norm")
         final = x
         for layer in reversed(range(self.layers)):
-            block = _Block(self, layer)
+            block = Layer(self, layer)
             x = block.match(x[1])
             layers.append(block)
         self._match_embedding(x[1])
         for block in reversed(layers):
             block.emit()
-        norm = self._emit_norm("norm", final, self._last())
-        self._emit(Node("logits", Op.HEAD, (norm,), self._weight(head)))
+        norm = self.emit_norm("norm", final, self.last())
+        self.emit(Node("logits", Op.HEAD, (norm,), self.share(linear_weight(self.g, head))))
+        for block in reversed(layers):
+            for sentence in block.confirm():
+                self.problems.append(
+                    ("meaning", sentence, "only plain LLaMA-family attention, norms and MLPs are compiled")
+                )
 
     def _metadata(self) -> dict[str, str]:
         return {p.key: p.value for p in self.g.model.metadata_props}
@@ -182,7 +188,7 @@ class Reader:
             name = self.g.producer[name].input[0]
         return name
 
-    def _node(self, name: str, kinds: set[str], what: str) -> onnx.NodeProto:
+    def node(self, name: str, kinds: set[str], what: str) -> onnx.NodeProto:
         name = self.strip(name)
         node = self.g.producer.get(name)
         if node is None or node.op_type not in kinds:
@@ -206,19 +212,19 @@ class Reader:
             name = self.g.producer[name].input[0]
         return name
 
-    def _norm_input(self, name: str, what: str) -> tuple[str, str, float]:
+    def norm_input(self, name: str, what: str) -> tuple[str, str, float]:
         """Match gain * x / sqrt(mean(x^2) + eps); returns (gain's name, x, eps)."""
         name = self.strip(name)
         node = self.g.producer.get(name)
         if node is not None and node.op_type in ("RMSNormalization", "SimplifiedLayerNormalization"):
             eps = float(self.g.attributes(node).get("epsilon", 1e-5))
             return self._gain(node.input[1]), str(node.input[0]), eps
-        node = self._node(name, {"Mul"}, what)
+        node = self.node(name, {"Mul"}, what)
         unit, gain = self.split_constant(node)
         if gain is None:
             raise Reject(f"{what}: Mul {node.name!r} has no constant gain")
         gain_name = next(i for i in node.input if i != unit)
-        inner = self._node(unit, {"Mul", "Div"}, f"{what}, x over its root")
+        inner = self.node(unit, {"Mul", "Div"}, f"{what}, x over its root")
         x, root = (str(i) for i in inner.input)
         if inner.op_type == "Mul":
             if self._is_reciprocal(x):
@@ -227,12 +233,12 @@ class Reader:
                 raise Reject(f"{what}: {inner.name!r} does not multiply by one over a root")
             reciprocal = self.g.producer[self.strip(root)]
             root = str(reciprocal.input[-1])
-        sqrt = self._node(root, {"Sqrt"}, f"{what}, the root")
-        added, eps_value = self.split_constant(self._node(sqrt.input[0], {"Add"}, f"{what}, mean square plus eps"))
+        sqrt = self.node(root, {"Sqrt"}, f"{what}, the root")
+        added, eps_value = self.split_constant(self.node(sqrt.input[0], {"Add"}, f"{what}, mean square plus eps"))
         if eps_value is None:
             raise Reject(f"{what}: epsilon is not constant")
-        mean = self._node(added, {"ReduceMean"}, f"{what}, the mean")
-        square = self._node(mean.input[0], {"Pow", "Mul"}, f"{what}, the square")
+        mean = self.node(added, {"ReduceMean"}, f"{what}, the mean")
+        square = self.node(mean.input[0], {"Pow", "Mul"}, f"{what}, the square")
         if self.strip(square.input[0]) != self.strip(x):
             raise Reject(f"{what}: the norm's root is of another value than its input")
         return self._gain(gain_name), x, float(np.float32(eps_value.reshape(-1)[0]))
@@ -251,16 +257,22 @@ class Reader:
         self.gains[source] = np.asarray(value, np.float32).reshape(-1)
         return source
 
-    def _weight(self, node: onnx.NodeProto) -> str:
+    def weight(self, node: onnx.NodeProto) -> str:
+        """The name under which a layer's weight is kept, its own: exporters let equal matrices share an initializer."""
         weight = linear_weight(self.g, node)
-        return self._share(weight)
+        name = weight.name
+        while name in self.weights:
+            name += "'"
+        self.weights[name] = replace(weight, name=name)
+        return name
 
-    def _share(self, weight: Weight) -> str:
-        """The name under which `weight` is kept: that of an equal one already read, if there is one (tied head)."""
+    def share(self, weight: Weight) -> str:
+        """The name of the head or the embedding: that of an equal matrix already read, if there is one (tied)."""
         for name, other in self.weights.items():
+            if other.codes.shape != weight.codes.shape or other.elem != weight.elem:
+                continue
             if name == weight.name or (
-                other.codes.shape == weight.codes.shape
-                and other.elem == weight.elem
+                other.minimum is None
                 and other.rows * other.cols > 1 << 12
                 and np.array_equal(other.codes[:: max(1, other.rows // 64)], weight.codes[:: max(1, other.rows // 64)])
                 and np.array_equal(other.codes, weight.codes)
@@ -273,257 +285,56 @@ class Reader:
     def _match_embedding(self, name: str) -> None:
         name = self.strip(name)
         node = self.g.producer.get(name)
-        while node is not None and node.op_type == "Mul":  # codes times their gathered scales
+        scaled = None
+        if node is not None and node.op_type == "Mul":  # codes times their gathered scales
+            scaled = str(node.input[1])
             name = self.strip(node.input[0])
             node = self.g.producer.get(name)
         if node is None or node.op_type != "Gather" or self.strip(node.input[1]) != "input_ids":
             raise Reject("the first layer does not read a Gather of input_ids")
         table = str(node.input[0])
-        if table in self.g.initializers and self.g.array(table).dtype == np.int8:  # type: ignore[union-attr]
+        codes = self.g.array(table)
+        if codes is not None and codes.dtype == np.int8:
+            if scaled is None or self._scale_behind(scaled) != f"{table}.scale":
+                raise Reject("the int8 embedding is not multiplied by its own scales")
             self._share_quantized_embedding(table)
+        elif scaled is not None:
+            raise Reject("the embedding is multiplied by a factor (Gemma, MiniCPM), which the LLaMA family has not")
         else:
-            self._share(embedding_weight(self.g, table))
-        self._emit(Node("embed", Op.EMBED, (), next(reversed(self.weights))))
+            self.share(embedding_weight(self.g, table))
+        self.emit(Node("embed", Op.EMBED, (), next(reversed(self.weights))))
+
+    def _scale_behind(self, name: str) -> str:
+        """The initializer that a scale, gathered or not, comes from."""
+        name = self.strip(name)
+        node = self.g.producer.get(name)
+        return str(node.input[0]) if node is not None and node.op_type == "Gather" else name
 
     def _share_quantized_embedding(self, table: str) -> None:
         """Codes gathered before they are scaled: the DequantizeLinear of the tied head tells their scales."""
         for node in self.g.graph.node:
             if node.op_type == "DequantizeLinear" and node.input[0] == table:
-                self._share(embedding_weight(self.g, node.output[0]))
+                self.share(embedding_weight(self.g, node.output[0]))
                 return
         codes, scale = self.g.array(table), self.g.array(f"{table}.scale")
         if codes is None or scale is None:
             raise Reject(f"the embedding {table!r} has int8 codes and no scales were found")
-        from meadow.compiler.types import I8, grouped
-
         scales = np.asarray(scale, np.float32)
         if scales.ndim == 2:
             weight = Weight(table, grouped(8, codes.shape[1] // scales.shape[1]), codes, scales)
         else:
             weight = Weight(table, I8, codes, np.broadcast_to(scales.reshape(-1), (codes.shape[0],)).copy())
-        self._share(weight)
+        self.share(weight)
 
     # -- emitting, in order ----------------------------------------------------------------------------------------
 
-    def _emit(self, node: Node) -> str:
+    def emit(self, node: Node) -> str:
         self.nodes.append(node)
         return node.name
 
-    def _last(self) -> str:
+    def last(self) -> str:
         return self.nodes[-1].name
 
-    def _emit_norm(self, name: str, matched: tuple[str, str, float], x: str) -> str:
+    def emit_norm(self, name: str, matched: tuple[str, str, float], x: str) -> str:
         self.eps.append(matched[2])
-        return self._emit(Node(name, Op.NORM, (x,), matched[0]))
-
-
-class _Block:
-    """One decoder layer, matched from its output back to its input."""
-
-    def __init__(self, reader: Reader, layer: int):
-        self.r = reader
-        self.layer = layer
-        self.linears: dict[str, onnx.NodeProto] = {}
-
-    def match(self, out: str) -> tuple[str, str, float]:
-        """Match the layer that ends in `out`; returns the attention norm's (gain, x, eps), x being the layer's input."""
-        r, where = self.r, f"layer {self.layer}"
-        residual, down = self._residual(out, f"{where}, MLP")
-        self.linears["down"] = down
-        glu = r._node(down.input[0], {"Mul"}, f"{where}, silu(gate) * up")
-        sides = [str(i) for i in glu.input]
-        silu = next((s for s in sides if self._silu_input(s)), None)
-        if silu is None:
-            raise Reject(f"{where}: the MLP is not silu(gate) * up")
-        up = next(s for s in sides if s != silu)
-        self.linears["gate"] = r._node(self._silu_input(silu) or "", LINEAR, f"{where}, gate")
-        self.linears["up"] = r._node(up, LINEAR, f"{where}, up")
-        self.ffn_norm = r._norm_input(self.linears["up"].input[0], f"{where}, MLP norm")
-        if r.strip(self.ffn_norm[1]) != r.strip(residual):
-            raise Reject(f"{where}: the MLP's norm does not read the residual stream")
-        residual, self.linears["o"] = self._residual(residual, f"{where}, attention")
-        q, k, v = self._attention(self.linears["o"].input[0], where)
-        self.linears["q"], self.linears["k"], self.linears["v"] = q, k, v
-        self.attn_norm = r._norm_input(q.input[0], f"{where}, attention norm")
-        if r.strip(self.attn_norm[1]) != r.strip(residual):
-            raise Reject(f"{where}: the attention's norm does not read the residual stream")
-        return self.attn_norm[0], residual, self.attn_norm[2]
-
-    def _residual(self, out: str, what: str) -> tuple[str, onnx.NodeProto]:
-        """(residual stream, linear) of x + linear(...)."""
-        r = self.r
-        add = r._node(out, {"Add"}, f"{what} residual")
-        for index in (1, 0):
-            node = r.g.producer.get(r.strip(add.input[index]))
-            if node is not None and node.op_type in LINEAR:
-                return str(add.input[1 - index]), node
-        raise Reject(f"{what}: the residual adds no linear layer")
-
-    def _silu_input(self, name: str) -> str | None:
-        r = self.r
-        node = r.g.producer.get(r.strip(name))
-        if node is None or node.op_type != "Mul":
-            return None
-        for x, s in ((node.input[0], node.input[1]), (node.input[1], node.input[0])):
-            sigmoid = r.g.producer.get(r.strip(s))
-            if sigmoid is not None and sigmoid.op_type == "Sigmoid" and r.strip(sigmoid.input[0]) == r.strip(x):
-                return str(x)
-        return None
-
-    def _attention(self, name: str, where: str) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto]:
-        r = self.r
-        node = r._node(name, {"MatMul", "Attention"}, f"{where}, softmax x V")
-        if node.op_type == "Attention":
-            scale = float(r.g.attributes(node).get("scale", r.head_dim**-0.5))
-            queries, keys, values = (str(i) for i in node.input[:3])
-        else:
-            softmax = self._softmax(node.input[0], where)
-            values = str(node.input[1])
-            dot, scale = self._scores(softmax.input[0], where)
-            queries, scale = self._unscale(dot.input[0], scale)
-            keys, scale = self._unscale(dot.input[1], scale)
-        if not np.isclose(scale, r.head_dim**-0.5, rtol=1e-3):
-            raise Reject(f"{where}: scores are scaled by {scale:.5f}, not by 1/sqrt({r.head_dim})")
-        q = self._rope(queries, f"{where}, Q", heads="q")
-        k = self._rope(self._cached(keys, "key", where), f"{where}, K", heads="k")
-        v = r._node(self._cached(values, "value", where), LINEAR, f"{where}, V")
-        return q, k, v
-
-    def _softmax(self, name: str, where: str) -> onnx.NodeProto:
-        r = self.r
-        node = r._node(name, {"Softmax", "Where"}, f"{where}, softmax")
-        if node.op_type == "Where":  # rows that are wholly masked: where(isnan(p), 0, p)
-            node = r._node(node.input[2], {"Softmax"}, f"{where}, softmax")
-        return node
-
-    def _scores(self, name: str, where: str) -> tuple[onnx.NodeProto, float]:
-        """(the QK^T product, its scale), through the mask and constant factors."""
-        r, scale = self.r, 1.0
-        for _ in range(6):
-            node = r._node(name, {"Add", "Mul", "Div", "MatMul"}, f"{where}, QK^T")
-            if node.op_type == "MatMul":
-                return node, scale
-            if node.op_type == "Add":
-                sides = [r.strip(i) for i in node.input]
-                name = next(
-                    (s for s in sides if s in r.g.producer and r.g.producer[s].op_type in ("MatMul", "Mul", "Div")),
-                    sides[0],
-                )
-                continue
-            name, constant = r.split_constant(node)
-            if constant is None:
-                raise Reject(f"{where}: QK^T is multiplied by a computed value")
-            factor = float(constant.reshape(-1)[0])
-            scale = scale / factor if node.op_type == "Div" else scale * factor
-        raise Reject(f"{where}: QK^T was not found behind the softmax")
-
-    def _unscale(self, name: str, scale: float) -> tuple[str, float]:
-        r = self.r
-        node = r.g.producer.get(r.strip(name))
-        if node is not None and node.op_type in ("Mul", "Div"):
-            inner, constant = r.split_constant(node)
-            if constant is not None and constant.size == 1:
-                factor = float(constant.reshape(-1)[0])
-                return inner, scale / factor if node.op_type == "Div" else scale * factor
-        return name, scale
-
-    def _cached(self, name: str, kind: str, where: str) -> str:
-        """What is appended to the cache: present = concat(past, new)."""
-        r = self.r
-        node = r._node(name, {"Concat"}, f"{where}, the {kind} cache")
-        past = f"past_key_values.{self.layer}.{kind}"
-        if len(node.input) != 2 or r.strip(node.input[0]) != past:
-            raise Reject(f"{where}: the {kind} cache is not concat({past}, new)")
-        return str(node.input[1])
-
-    def _rope(self, name: str, what: str, heads: str) -> onnx.NodeProto:
-        """Match x * cos + rotate_half(x) * sin (or RotaryEmbedding) and note the frequencies; returns the linear."""
-        r = self.r
-        node = r._node(name, {"Add", "RotaryEmbedding"}, f"{what}, rotary embedding")
-        if node.op_type == "RotaryEmbedding":
-            attributes = r.g.attributes(node)
-            if attributes.get("interleaved", 0) or attributes.get("rotary_embedding_dim", 0):
-                raise Reject(f"{what}: an interleaved or partial rotary embedding")
-            r.inv_freqs.append(self._frequencies(node.input[1], what))
-            return r._node(node.input[0], LINEAR, what)
-        for first, second in ((0, 1), (1, 0)):
-            plain, turned = (r.g.producer.get(r.strip(node.input[i])) for i in (first, second))
-            if plain is None or turned is None or plain.op_type != "Mul" or turned.op_type != "Mul":
-                continue
-            pair = self._rope_pair(plain, turned, what)
-            if pair is not None:
-                return pair
-        raise Reject(f"{what}: not x * cos + rotate_half(x) * sin")
-
-    def _rope_pair(self, plain: onnx.NodeProto, turned: onnx.NodeProto, what: str) -> onnx.NodeProto | None:
-        r = self.r
-        for x, cos in ((plain.input[0], plain.input[1]), (plain.input[1], plain.input[0])):
-            linear = r.g.producer.get(r.strip(x))
-            if linear is None or linear.op_type not in LINEAR:
-                continue
-            for half in turned.input:
-                concat = r.g.producer.get(r.strip(half))
-                if concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
-                    continue
-                neg = r.g.producer.get(concat.input[0])
-                if neg is None or neg.op_type != "Neg":
-                    continue
-                r.inv_freqs.append(self._frequencies(cos, what))
-                return linear
-        return None
-
-    def _frequencies(self, cos: str, what: str) -> tuple[float, ...]:
-        """The constant [head_dim / 2] that the positions are multiplied with, behind Cos."""
-        r = self.r
-        name, scaled = cos, 1.0
-        for _ in range(12):
-            name = r.strip(name)
-            node = r.g.producer.get(name)
-            if node is None:
-                break
-            if node.op_type == "MatMul":
-                for value in node.input:
-                    array = r.g.array(r.strip(value))
-                    if array is not None:
-                        return self._check_frequencies(array, scaled, what)
-                break
-            if node.op_type == "Mul":  # the attention scaling of the exporter, 1.0 for plain rotary embeddings
-                inner, constant = r.split_constant(node)
-                if constant is None:
-                    break
-                if constant.size > 1:
-                    return self._check_frequencies(constant, scaled, what)
-                scaled *= float(constant.reshape(-1)[0])
-                name = inner
-            elif node.op_type in ("Cos", "Concat"):
-                name = str(node.input[0])
-            else:
-                break
-        raise Reject(f"{what}: the rotary frequencies were not found behind {cos!r}")
-
-    def _check_frequencies(self, array: NDArray[np.generic], scaled: float, what: str) -> tuple[float, ...]:
-        values = np.asarray(array, np.float64).reshape(-1)
-        if scaled != 1.0 or values.size != self.r.head_dim // 2:
-            raise Reject(f"{what}: {values.size} rotary frequencies scaled by {scaled} for heads of {self.r.head_dim}")
-        return tuple(float(v) for v in values)
-
-    def emit(self) -> None:
-        """Append the layer's nodes in order."""
-        r, n = self.r, f"l{self.layer}."
-        x = r._last()
-        weights = {role: r._weight(node) for role, node in self.linears.items()}
-        heads = r.weights[weights["q"]].rows // r.head_dim
-        a = r._emit_norm(n + "attn_norm", self.attn_norm, x)
-        for role in "qkv":
-            r._emit(Node(n + role, Op.LINEAR, (a,), weights[role], self.layer))
-        r._emit(Node(n + "q_rope", Op.ROPE, (n + "q",), None, self.layer, heads))
-        r._emit(Node(n + "k_rope", Op.ROPE, (n + "k",), None, self.layer, r.kv_heads))
-        r._emit(Node(n + "attend", Op.ATTEND, (n + "q_rope", n + "k_rope", n + "v"), None, self.layer, heads))
-        o = r._emit(Node(n + "o", Op.LINEAR, (n + "attend",), weights["o"], self.layer))
-        x = r._emit(Node(n + "attn_add", Op.ADD, (x, o)))
-        f = r._emit_norm(n + "ffn_norm", self.ffn_norm, x)
-        gate = r._emit(Node(n + "gate", Op.LINEAR, (f,), weights["gate"], self.layer))
-        up = r._emit(Node(n + "up", Op.LINEAR, (f,), weights["up"], self.layer))
-        h = r._emit(Node(n + "glu", Op.GLU, (gate, up)))
-        d = r._emit(Node(n + "down", Op.LINEAR, (h,), weights["down"], self.layer))
-        r._emit(Node(n + "add", Op.ADD, (x, d)))
+        return self.emit(Node(name, Op.NORM, (x,), matched[0]))

@@ -43,7 +43,8 @@ inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, 
     run.position = position;
     run.tokens = tokens;
     run.first_logit = first_logit;
-    if (tokens == 0 || tokens > kBlock || position + tokens > kContext || pages > kPages) return kBadRun;
+    if (tokens == 0 || tokens > kBlock || position > kContext - tokens || pages > kPages) return kBadRun;
+    if (first_logit > tokens) return kBadRun;
     load_bases(constants, bases, static_cast<int>(pages), run);
 Program:
     for (int step = 0; step < kMaxInstructions; ++step) {

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("boards", "cli", "compiler", "hls", "runtime")
 RUNTIME_MAY = {"errors", "isa", "package", "layout", "types", "arithmetic", "unpack", "design", "schedule"}
 """What a board has of the compiler: numpy and the standard library only."""
-ONNX_MAY = {"onnx_file", "onnx_weight", "read", "llama", "quantize", "convert"}
+ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "confirm", "llama", "quantize", "convert"}
 SOURCES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
 
 

@@ -17,7 +17,24 @@ from numpy.typing import NDArray
 from meadow.compiler import arithmetic as ar
 
 pytestmark = pytest.mark.csim
-CORNERS = [0.0, -0.0, 1.0, -1.0, 2.0**-126, 1e-40, -1e-40, 2.0**-101, 2.0**-99, 3e-30, 65504.0, 1e9, -1e9, 2.0**40, 0.5, 127.0]
+CORNERS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    2.0**-126,
+    1e-40,
+    -1e-40,
+    2.0**-101,
+    2.0**-99,
+    3e-30,
+    65504.0,
+    1e9,
+    -1e9,
+    2.0**40,
+    0.5,
+    127.0,
+]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +132,9 @@ def test_flushing_is_the_same(cpp: ctypes.CDLL) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**128 - 1), st.integers(0, 127), st.integers(1, 64), st.integers(0, 2**64 - 1))
-def test_ranges_of_a_beat_are_those_of_exact_integers(cpp: ctypes.CDLL, value: int, lo: int, width: int, bits: int) -> None:
+def test_ranges_of_a_beat_are_those_of_exact_integers(
+    cpp: ctypes.CDLL, value: int, lo: int, width: int, bits: int
+) -> None:
     hi = min(127, lo + width - 1)
     mask = (1 << (hi - lo + 1)) - 1
     out = (ctypes.c_uint64 * 2)()
