@@ -6,6 +6,7 @@ Knows nothing of designs; fit.py decides what to build on a board.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from importlib import resources
@@ -57,6 +58,11 @@ FIELDS = {
 }  # fmt: skip
 
 
+MAY_BE_ZERO = {"uram"}
+LARGEST = {"clock_mhz": 600, "bandwidth_gb_s": 2000, "port_bits": 1024}
+"""Beyond these a number is a slip of the pen, not a board."""
+
+
 def names() -> list[str]:
     """The boards that come with meadow."""
     folder = resources.files("meadow.boards")
@@ -68,7 +74,7 @@ def load(name: str) -> Board:
     if name in names():
         text = resources.files("meadow.boards").joinpath(f"{name}.toml").read_text()
     elif name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text()
+        text = Path(name).read_bytes().decode(errors="replace")
     else:
         raise UsageError(
             f"board {name!r} is not known; known are {', '.join(names())}, or give the path of a .toml file"
@@ -81,10 +87,21 @@ def load(name: str) -> Board:
     problems += [f"{key} is not a known field" for key in table if key not in FIELDS]
     for key, kind in FIELDS.items():
         value = table.get(key)
-        if value is not None and not isinstance(value, (int, float) if kind is float else kind):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             problems.append(f"{key} is {value!r}, not a {kind.__name__}")
-        elif kind in (int, float) and isinstance(value, (int, float)) and value < 0:
-            problems.append(f"{key} is {value}, which is negative")
+        elif isinstance(value, (int, float)):
+            low = 0 if key in MAY_BE_ZERO else 1e-3
+            if not low <= float(value) <= LARGEST.get(key, 1 << 40):
+                problems.append(f"{key} is {value}, outside of {low:g} to {LARGEST.get(key, 1 << 40):g}")
+    ports = table.get("ports")
+    if isinstance(ports, list) and (
+        len(set(map(str, ports))) != len(ports) or len(ports) < 3 or not all(isinstance(p, str) for p in ports)
+    ):
+        problems.append("ports must be at least three different names")
+    if isinstance(table.get("name"), str) and not re.fullmatch(r"[a-z0-9_]+", table["name"]):
+        problems.append(f"name is {table['name']!r}; lower-case letters, digits and _ are allowed")
     if problems:
         raise UsageError(f"board {name}: {'; '.join(problems)}")
     return Board(**{**table, "ports": tuple(table["ports"]), "bandwidth_gb_s": float(table["bandwidth_gb_s"])})

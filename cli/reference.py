@@ -20,11 +20,13 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
     prefer_origin  the unquantized model that the source was quantized from, when the manifest names one
     Raises UsageError when the file is gone or has changed.
     """
-    from meadow.compiler.onnx_file import find_model
+    from meadow.compiler.onnx_file import find_model, load_model
     from meadow.compiler.read import source_digest
 
     if override is not None:
-        return find_model(override)
+        file = find_model(override)
+        load_model(file)
+        return file
     entry = package.manifest["source"]
     if prefer_origin and package.manifest.get("origin"):
         entry = package.manifest["origin"]
@@ -51,7 +53,10 @@ class OnnxModel:
         # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
         # file's own meaning, with float activations (1: compute in FP32).
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has exception classes of its own for every stage
+            raise UsageError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0][:200]}") from None
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.reset()

@@ -69,15 +69,34 @@ class Verdict:
 
 def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, list[int]]]:
     """(title, token ids) of each prompt of a JSON list of {text, raw, before}; models without a tokenizer get ids."""
-    text = file.read_text() if file is not None else resources.files("meadow.cli").joinpath("prompts.json").read_text()
+    text = _prompt_file(file)
     found = []
     for entry in json.loads(text)[: limit or None]:
         whole = entry["text"]
         if "before" in entry:
-            whole = resources.files("meadow.compiler").joinpath(entry["before"]).read_text() + "\n" + whole
+            whole = resources.files("meadow.compiler").joinpath("calibration.txt").read_text() + "\n" + whole
         ids = session.prompt(whole, raw=bool(entry.get("raw")))
         found.append((entry["text"], ids[-(session.context - 32) :]))
     return found
+
+
+def _prompt_file(file: Path | None) -> str:
+    """The text of a prompt list.  Raises UsageError unless it is a JSON list of objects with a text each."""
+    if file is None:
+        return resources.files("meadow.cli").joinpath("prompts.json").read_text()
+    try:
+        text = file.read_text()
+        entries = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--prompts {file}: {error}") from None
+    good = (
+        isinstance(entries, list)
+        and entries
+        and all(isinstance(e, dict) and isinstance(e.get("text"), str) for e in entries)
+    )
+    if not good:
+        raise UsageError(f'--prompts {file}: a JSON list such as [{{"text": "Hello", "raw": true}}] is expected')
+    return text
 
 
 def decode(trace: Trace, row: Logits, step: Callable[[int], Logits], count: int, ends: frozenset[int]) -> Trace:

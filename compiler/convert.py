@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from meadow.compiler.errors import UsageError
-from meadow.compiler.folder import beside
+from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.gguf_file import GgufFile, read_gguf
 from meadow.compiler.gguf_tokenizer import config_files, tokenizer
 from meadow.compiler.llama import Builder, build, float_zero_point, nibbles
@@ -26,6 +26,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 
     Raises UsageError for a damaged file, UnsupportedModel (with every problem) for one that cannot be served.
     """
+    refuse_target(target, "model.onnx", (source,))
     file = read_gguf(source)
     fields = file.fields
     made = tokenizer(fields)
@@ -45,7 +46,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 
     metadata = {"meadow.source": source.name, "meadow.context": str(file.model.context)}
     proto = build(file.model, file.gain, linear, embed, file.head, metadata)
-    with beside(target) as folder:
+    with beside(target, "model.onnx", (source,)) as folder:
         save_model(proto, folder)
         made.save(str(folder / "tokenizer.json"), pretty=False)
         for name, content in config_files(fields, file.model, tied, tokens).items():

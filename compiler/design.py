@@ -17,6 +17,7 @@ LANE_COLS = 32
 """Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
 LOOKUP_LANES = 16
 """Chunk ids that the look-up unit resolves in one cycle."""
+LARGEST_CLOCK_MHZ = 600
 TILE_ROWS = 64
 """Output features computed between two stores, when the step does not ask for whole heads."""
 
@@ -54,6 +55,8 @@ class Design:
         for name in ("token_lanes", "block", "context", "clock_mhz", "max_cols", "max_head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.clock_mhz > LARGEST_CLOCK_MHZ:
+            raise ValueError(f"clock_mhz is {self.clock_mhz}; no engine of this kind runs above {LARGEST_CLOCK_MHZ}")
         if self.max_cols % LANE_COLS or self.max_head_dim % BEAT_BYTES:
             raise ValueError(f"max_cols {self.max_cols} and max_head_dim {self.max_head_dim} must be whole beats")
         if self.lookup_entries & (self.lookup_entries - 1) or not 256 <= self.lookup_entries <= 65536:

@@ -16,15 +16,39 @@ from pathlib import Path
 from meadow.compiler.errors import ResourceExceeded, UsageError
 
 
+def refuse_target(target: Path, marker: str, sources: tuple[Path, ...]) -> None:
+    """Raise UsageError when replacing the folder `target` would delete something that is not ours to delete.
+
+    marker   a file by which a folder is known as one that this command made; an empty folder is fine too
+    sources  what the command reads: it must not lie in the folder
+    """
+    if not target.name or target.name in (".", ".."):
+        raise UsageError("the output folder has no name; give one, such as -o build/model")
+    real = target.resolve()
+    if real.exists() and not real.is_dir():
+        raise UsageError(f"{target} exists and is not a folder; choose another name")
+    for parent in real.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent} is not a folder, so {target} cannot be written; choose another name")
+    if Path.cwd().resolve().is_relative_to(real):
+        raise UsageError(f"{target} is the current folder or above it; choose a folder of its own, such as build/model")
+    for source in sources:
+        if source.resolve().is_relative_to(real):
+            raise UsageError(f"{target} holds {source.name}, which is being read; choose another folder")
+    if real.is_dir() and any(real.iterdir()) and not (real / marker).is_file():
+        raise UsageError(
+            f"{target} exists, is not empty and has no {marker}: it was not made by this command, so it is not replaced"
+        )
+
+
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
+def beside(target: Path, marker: str, sources: tuple[Path, ...] = ()) -> Iterator[Path]:
     """A fresh folder next to `target` that takes its name when the block ends well, and vanishes otherwise.
 
-    An existing `target` is replaced as a whole, only after the new one is complete.
+    An existing `target` is replaced as a whole, only after the new one is complete, and only if refuse_target agrees.
     """
+    refuse_target(target, marker, sources)
     target = target.absolute()
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} exists and is not a folder; choose another name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

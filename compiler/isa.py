@@ -58,7 +58,7 @@ def _weights() -> tuple[Field, ...]:
         Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
         Field("table", "slot", "packed: chunk table, `chunk size` int8 an entry"),
         Field("entries", "int", "packed: entries of the table"),
-        Field("weight_scale", "slot", "FP32 scale of each row"),
+        Field("weight_scale", "slot", "FP32 scale of each row, every tile's beginning at a beat"),
     )
 
 

@@ -56,6 +56,17 @@ class Layout:
         """Beats of one port when stored raw."""
         return self.port_rows * self.padded_cols // BEAT_BYTES
 
+    @property
+    def scale_places(self) -> NDArray[np.intp]:
+        """Where the scale of each row lies among the FP32 scales: every tile's begin at a beat."""
+        row = np.arange(self.rows)
+        return row // self.tile_rows * padded(self.tile_rows, 4) + row % self.tile_rows
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of all scales, padded to whole tiles."""
+        return self.tiles * padded(self.tile_rows, 4) * 4
+
     def split(self, codes: NDArray[np.int8]) -> NDArray[np.int8]:
         """W[N, K] as [ports, port_rows, padded_cols], the order of each port's stream."""
         out = np.zeros((self.port_rows * self.ports, self.padded_cols), np.int8)

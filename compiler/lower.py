@@ -100,8 +100,7 @@ def _constant_buffers(graph: Graph, design: Design, packed: dict[str, Packed]) -
         if p.form is not None:
             add(f"{name}.directory", padded(p.directory.nbytes, BEAT_BYTES), "weights")
             add(f"{name}.table", padded(p.table.nbytes, BEAT_BYTES), "weights")
-        rows = padded(p.layout.rows, p.layout.ports)
-        add(f"{name}.scale", padded(rows * 4, BEAT_BYTES), "weights")
+        add(f"{name}.scale", p.layout.scale_bytes, "weights")
     for layer in range(model.layers):
         for kind in ("keys", "values"):
             width = padded(model.head_dim, BEAT_BYTES)

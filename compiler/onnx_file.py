@@ -93,13 +93,18 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
-    info = external_data_helper.ExternalDataInfo(tensor)
+    try:
+        info = external_data_helper.ExternalDataInfo(tensor)
+    except ValueError:
+        return f"{tensor.name!r} has an offset or length that is no number"
     location = Path(info.location)
     target = (folder / location).resolve()
     if location.is_absolute() or not target.is_relative_to(folder):
         return f"{info.location!r} lies outside the model's folder, which is not allowed"
     if not target.is_file():
         return f"{info.location!r} is missing; it must lie beside the .onnx file"
+    if (info.offset or 0) < 0 or (info.length or 0) < 0:
+        return f"{tensor.name!r} has a negative offset or length"
     end = (info.offset or 0) + (info.length or 0)
     if end > target.stat().st_size:
         return f"{info.location!r} has {target.stat().st_size} bytes and {tensor.name!r} ends at {end}: truncated"
@@ -130,7 +135,10 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
 
 def external_files(path: Path) -> list[Path]:
     """The external data files that an ONNX file names, inside its folder or not, in the order of their names."""
-    model = onnx.load_model(path, load_external_data=False)
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except DecodeError:
+        return []  # load_model says what is wrong; a digest is of whatever is there
     tensors = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
     return sorted({path.parent / external_data_helper.ExternalDataInfo(t).location for t in tensors})
 

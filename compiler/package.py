@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from meadow.compiler import isa
 from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.layout import Layout
+from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot
 from meadow.compiler.unpack import format_of, unpack_stream
 
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
-            "embedding", "files", "source", "inputs")  # fmt: skip
+            "embedding", "files", "source", "inputs", "digest")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Package:
             table = take(row["table"]).view(np.int8)[: row["entries"] * form.chunk].reshape(-1, form.chunk)
             weights = np.array([layout.tile_port_rows(t) * layout.padded_cols for t in range(layout.tiles)])
             ported = np.stack([unpack_stream(s, directory[:, p], weights, table, form) for p, s in enumerate(streams)])
-        return layout.join(ported), take(row["scale"]).view(np.float32)[: layout.rows]
+        return layout.join(ported), take(row["scale"]).view(np.float32)[layout.scale_places]
 
     def verify_files(self) -> list[str]:
         """The names of the files whose sha256 differs from the manifest's."""
@@ -154,6 +154,8 @@ def load(folder: Path) -> Package:
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise DeviceError(f"{path} lacks {', '.join(missing)}; compile the model again")
+    if manifest_digest(manifest) != manifest["digest"]:
+        raise DeviceError(f"{path} was changed or damaged (its digest differs); compile the model again")
     try:
         design = Design(**manifest["design"])
         design.check()
@@ -169,6 +171,12 @@ def load(folder: Path) -> Package:
     return package
 
 
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 over a manifest's fields but for the digest itself: finds damage, not malice."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _check_sizes(package: Package) -> None:
     size = package.file("weights.bin").stat().st_size
     for entry in package.manifest["chunks"]:
@@ -177,8 +185,48 @@ def _check_sizes(package: Package) -> None:
             raise DeviceError(f"weights.bin has {size} bytes and chunk {entry['index']} ends beyond; it is truncated")
     program = package.file("program.bin").stat().st_size
     for name, entry in package.manifest["programs"].items():
-        if entry["offset"] + entry["bytes"] > program:
+        if not 0 <= entry["offset"] <= entry["offset"] + entry["bytes"] <= program:
             raise DeviceError(f"program.bin has {program} bytes and {name} ends beyond; it is truncated")
+        check_program(package, name)
+    block, model = package.design.block, package.manifest["model"]
+    for name, width in (("x", model["dim"]), ("logits", model["vocab"])):
+        chunk, offset, _ = package.manifest["slots"][name]
+        _check_slot(package, chunk, offset, block * padded(width, 4) * 4, name)
+
+
+def _check_slot(package: Package, chunk: int, offset: int, length: int, what: str) -> None:
+    if not 0 <= chunk < len(package.chunks) or not 0 <= offset <= offset + length <= package.chunks[chunk].length:
+        raise DeviceError(f"{package.folder}: {what} lies outside of its memory; the package is damaged, compile again")
+
+
+def check_program(package: Package, name: str) -> None:
+    """Raise DeviceError unless a program's fields keep the design's limits and its slots their chunks.
+
+    The engine trusts its program: a wrong one would write over other memory of the board.
+    """
+    design = package.design
+    limits = {"cols": max(design.max_cols, padded(package.manifest["model"]["dim"], 32)), "head_dim": design.max_head_dim,
+              "tile_rows": design.max_tile_rows, "entries": design.lookup_entries, "capacity": padded(design.context, 8),
+              "block": padded(design.block, 4), "row": padded(design.context, 8)}  # fmt: skip
+    try:
+        steps = isa.decode(package.program(name))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: the program {name} is damaged: {error}; compile again") from None
+    for number, (opcode, fields) in enumerate(steps):
+        where = f"step {number} of {name} ({opcode.name.lower()})"
+        for key, limit in limits.items():
+            if key in fields and not 0 <= fields[key] <= limit:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {key} is {fields[key]}, at most {limit} is allowed; compile again"
+                )
+        if "kv_heads" in fields and (not fields["kv_heads"] or fields["heads"] % fields["kv_heads"]):
+            raise DeviceError(
+                f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"
+            )
+        for field in isa.INSTRUCTIONS[opcode]:
+            if field.kind == "slot":
+                chunk, offset = isa.unpack_slot(int(fields[field.name]))
+                _check_slot(package, chunk, offset, 0, f"{where}: {field.name}")
 
 
 def sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.fit import Fit, fit
+from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.lower import Part, lower, weight_parts
 from meadow.compiler.onnx_file import find_model
@@ -57,6 +58,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     Raises UsageError, UnsupportedModel and ResourceExceeded.
     """
     file = find_model(source)
+    refuse_target(target, "manifest.json", (file,))
     progress("read", "")
     graph = read(file)
     inputs = inputs_digest(file, board, options)

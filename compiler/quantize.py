@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from meadow.compiler.convert import write_embedding, write_linear
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State
-from meadow.compiler.folder import beside
+from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
@@ -68,7 +68,8 @@ class Statistics:
 
 
 def calibrate(graph: Graph, folder: Path) -> Statistics | None:
-    """Statistics of `graph` in float on the bundled calibration text; None when the folder has no tokenizer."""
+    """Statistics of `graph` in float on the bundled calibration text; None when the folder has no tokenizer
+    that makes tokens of it."""
     file = folder / "tokenizer.json"
     if not file.exists():
         return None
@@ -77,6 +78,8 @@ def calibrate(graph: Graph, folder: Path) -> Statistics | None:
     text = resources.files("meadow.compiler").joinpath("calibration.txt").read_text()
     limit = min(CALIBRATION_TOKENS, graph.model.context or CALIBRATION_TOKENS)
     tokens = np.array(Tokenizer.from_file(str(file)).encode(text).ids[: 2 * CALIBRATION_TOKENS])
+    if len(tokens) < 2 or tokens.max() >= graph.model.vocab:
+        return None
     statistics = Statistics()
     evaluator = Evaluator(graph, quantized=False)
     for start in range(0, len(tokens) - 1, limit):
@@ -165,6 +168,7 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
     if granularity not in SMOOTHING or activations not in ("int8", "float"):
         raise UsageError(f"granularity {granularity!r} and activations {activations!r} are not known")
     file = find_model(source)
+    refuse_target(target, "model.onnx", (file,))
     progress("reading")
     graph = read(file)
     _refuse_absurd(graph)
@@ -179,14 +183,14 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
         progress("calibrating")
         statistics = calibrate(graph, file.parent)
         if statistics is None:
-            notes.append("no tokenizer.json beside the model: not calibrated, so neither smoothed nor range-searched")
+            notes.append("no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched")
         elif strength:
             smooth(graph, weights, gains, statistics, strength)
     quantized, rows = _round_all(graph, weights, granularity, statistics, progress)
     progress("writing")
     origin = {"meadow.origin.path": os.path.relpath(file.resolve(), target.resolve()),
               "meadow.origin.sha256": source_digest(file)}  # fmt: skip
-    with beside(target) as folder:
+    with beside(target, "model.onnx", (file,)) as folder:
         save_model(_write(graph, quantized, gains, granularity, activations, origin), folder)
         for name in COMPANIONS:
             if (file.parent / name).exists():

@@ -19,12 +19,13 @@ from meadow.compiler import isa
 from meadow.compiler.arithmetic import rope_table
 from meadow.compiler.design import Design
 from meadow.compiler.emit import BuildPlan
+from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside
 from meadow.compiler.graph import Graph
 from meadow.compiler.layout import padded
 from meadow.compiler.lower import Part, rope_row_bytes
 from meadow.compiler.pack import Packed
-from meadow.compiler.package import FORMAT_VERSION, sha256
+from meadow.compiler.package import FORMAT_VERSION, manifest_digest, sha256
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
 
@@ -44,7 +45,7 @@ def compiler_digest() -> str:
 def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: dict[str, Packed],
          parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
     """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
-    with beside(target) as folder:
+    with beside(target, "manifest.json", (Path(graph.source),)) as folder:
         (folder / "report").mkdir()
         for name, text in plan.files.items():
             path = folder / name
@@ -71,6 +72,7 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
             "embedding": embedding, "tokenizer": names, "files": files,
             "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()}, **facts,
         }  # fmt: skip
+        manifest["digest"] = manifest_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
@@ -101,7 +103,9 @@ def _contents(
             found |= {f"{part.name}.{port}": stream for port, stream in enumerate(p.streams)}
             if p.form is not None:
                 found[f"{part.name}.directory"], found[f"{part.name}.table"] = p.directory, p.table
-            found[f"{part.name}.scale"] = scale[part.first_row : part.first_row + part.layout.rows]
+            placed = np.zeros(part.layout.scale_bytes // 4, np.float32)
+            placed[part.layout.scale_places] = scale[part.first_row : part.first_row + part.layout.rows]
+            found[f"{part.name}.scale"] = placed
     return found
 
 
@@ -171,5 +175,10 @@ def _copy_companions(source: Path, target: Path) -> list[str]:
     if names:
         target.mkdir()
     for name in names:
+        if name.endswith(".json"):
+            try:
+                json.loads((source / name).read_text())
+            except ValueError:
+                raise UsageError(f"{source / name} is not whole JSON; export or convert the model again") from None
         shutil.copyfile(source / name, target / name)
     return names

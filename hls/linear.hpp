@@ -199,7 +199,7 @@ inline void run_tile(Array& array, const Matrix& m, const address_t at[kWeightPo
         stream_weights<2>(weights2, at[2], beats[2], count, m.coding, array.table[2], words[2]);
         stream_weights<3>(weights3, at[3], beats[3], count, m.coding, array.table[3], words[3]);
     }
-    load_scales(constants, m.scale + static_cast<address_t>(tile) * m.tile_rows * 4, port_rows * kWeightPorts, scales);
+    load_scales(constants, m.scale + static_cast<address_t>(tile) * padded(m.tile_rows, kFloatsInBeat) * 4, port_rows * kWeightPorts, scales);
     multiply(words, array.activation, port_rows, m.words, first, tokens, sums);
     rescale_tile(sums, scales, array.scale, port_rows, first, tokens, array.result);
 }

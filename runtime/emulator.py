@@ -90,7 +90,10 @@ class Emulator:
                               f"and a context of {self.design.context}")  # fmt: skip
         self.run = run
         for opcode, fields in self._program(run):
-            getattr(self, f"_{opcode.name.lower()}")(fields)
+            try:
+                getattr(self, f"_{opcode.name.lower()}")(fields)
+            except (ValueError, IndexError, TypeError) as error:
+                raise DeviceError(f"the program's {opcode.name} does not fit its operands: {error}") from None
         self.counters.seconds += time.perf_counter() - began
         self.counters.runs += 1
 
@@ -168,7 +171,8 @@ class Emulator:
         """FP32 results [tokens - first, rows] of a linear layer."""
         w, pieces = self._matrix(f, rows, tile_rows)
         codes, scale = self._activations(f)
-        w_scale = self._array(f["weight_scale"], np.float32, rows)
+        layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
+        w_scale = self._array(f["weight_scale"], np.float32, layout.scale_bytes // 4)[layout.scale_places]
         return ar.rescale(ar.int8_products(codes[first:], w, pieces), scale[first:], w_scale)
 
     # -- instructions ----------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.design import LANE_COLS
 from meadow.compiler.errors import DeviceError
-from meadow.compiler.isa import INSTRUCTION_BYTES, Opcode, decode
+from meadow.compiler.isa import INSTRUCTION_BYTES, Opcode, decode, unpack_slot
+from meadow.compiler.layout import padded
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -89,41 +91,46 @@ def _prompt(session: Session) -> list[int]:
     return [(7 * i + 1) % int(session.package.model["vocab"]) for i in range(PROMPT)]
 
 
-def _prefix(session: Session, count: int) -> list[NDArray[np.uint8]]:
-    """Run the first `count` steps of the prefill program; the bytes (up to a limit) of every memory that steps write."""
+def _prefix(session: Session, count: int) -> None:
+    """Run the first `count` steps of the prefill program on the prompt."""
     code = np.frombuffer(session.package.program("prefill"), np.uint8)[: count * INSTRUCTION_BYTES]
     code = np.concatenate([code, np.zeros(INSTRUCTION_BYTES, np.uint8)])  # opcode 0 is END
     address = session.device.alloc(code.size)
     session.device.write(address, code)
     session.run_program(address, _prompt(session), first_logit=PROMPT)
-    kinds = ("activations", "kv", "pinned")
-    return [
-        session.device.read(address, min(chunk.length, WALK_BYTES))
-        for chunk, address in zip(session.package.chunks, session.addresses, strict=True) if chunk.kind in kinds
-    ]  # fmt: skip
 
 
-def _compare_prefix(session: Session, healthy: Session, count: int) -> tuple[bool, str]:
-    for mine, theirs in zip(_prefix(session, count), _prefix(healthy, count), strict=True):
-        wrong = np.flatnonzero(mine != theirs)
-        if wrong.size:
-            return (
-                False,
-                f"{wrong.size} bytes differ after {count} steps: the engine's arithmetic, or a bus that drops beats",
-            )
-    return True, f"{count} steps"
+def _read(session: Session, word: int, length: int) -> NDArray[np.uint8]:
+    chunk, offset = unpack_slot(word)
+    return session.device.read(session.addresses[chunk] + offset, length)
+
+
+def _same_bytes(session: Session, healthy: Session, word: int, length: int, what: str) -> tuple[bool, str]:
+    wrong = np.flatnonzero(_read(session, word, length) != _read(healthy, word, length))
+    if wrong.size:
+        return False, f"{wrong.size} bytes of {what} differ: the engine's arithmetic, or a bus that drops beats"
+    return True, f"{length} bytes of {what}"
 
 
 def _one_step(session: Session, healthy: Session) -> tuple[bool, str]:
     """The first norm with its quantization."""
-    return _compare_prefix(session, healthy, 1)
+    _, fields = decode(session.package.program("prefill"))[0]
+    for each in (session, healthy):
+        _prefix(each, 1)
+    length = PROMPT * padded(int(fields["cols"]), LANE_COLS)
+    same, seen = _same_bytes(session, healthy, int(fields["codes"]), length, "INT8 codes")
+    return _same_bytes(session, healthy, int(fields["scale"]), 4 * PROMPT, "their scales") if same else (same, seen)
 
 
 def _one_layer(session: Session, healthy: Session) -> tuple[bool, str]:
-    """Everything up to the third norm, which begins the second layer (or ends a model of one)."""
-    opcodes = [op for op, _ in decode(session.package.program("prefill"))]
-    norms = [i for i, op in enumerate(opcodes) if op is Opcode.NORM]
-    return _compare_prefix(session, healthy, norms[2])
+    """Everything up to the third norm, which begins the second layer (or ends a model of one): the residual stream."""
+    steps = decode(session.package.program("prefill"))
+    norms = [i for i, (op, _) in enumerate(steps) if op is Opcode.NORM]
+    for each in (session, healthy):
+        _prefix(each, norms[2])
+    fields = steps[norms[2]][1]
+    length = PROMPT * padded(int(fields["cols"]), 4) * 4
+    return _same_bytes(session, healthy, int(fields["source"]), length, "the residual stream")
 
 
 def _generate(session: Session, count: int) -> list[int]:

@@ -71,6 +71,9 @@ class Session:
 
     def __init__(self, package: str | Path, device: str = "auto", progress: Callable[[int, int], None] | None = None):
         self.package = load(Path(package))
+        damaged = self.package.verify_files()
+        if damaged:
+            raise DeviceError(f"{package}: {', '.join(damaged)} changed since it was compiled; compile the model again")
         self.device = open_device(device, self.package)
         self.stats = Stats()
         self.position = 0
@@ -271,11 +274,11 @@ def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
 
     Raises UsageError for settings out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0 or seed < 0:
         raise UsageError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}: 0 or more, 0 or more, over 0 up to 1"
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}: 0 or more, 0 or more, over 0 up to 1, 0 or more"
         )
-    if temperature == 0:
+    if temperature < 1e-6:
         return lambda logits: int(np.argmax(logits))
     random = np.random.default_rng(seed)
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from meadow.compiler.errors import DeviceError, ToolMissing
+from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
 
 REPLACEMENT = "\ufffd"
 HOLD_TOKENS = 8
@@ -30,13 +30,20 @@ class Tokenizer:
             raise DeviceError(
                 f"{folder.parent} has no tokenizer: compile from a folder with tokenizer.json, or give token ids"
             )
-        self.library = tokenizers.Tokenizer.from_file(str(file))
+        try:
+            self.library = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception for whatever it cannot parse
+            raise DeviceError(f"{file} is not a tokenizer: {error}; compile the model again") from None
         self.settings = _json(folder / "tokenizer_config.json")
         self.template = self._template(folder)
         self.end_tokens = self._end_tokens(folder)
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with the beginning-of-text token if the model wants one."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError("the text is not valid UTF-8 (or the terminal's locale is not: LC_ALL=C.UTF-8)") from None
         ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
         if self.settings.get("add_bos_token"):
             begin = self.library.token_to_id(_token(self.settings.get("bos_token")) or "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,12 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.read import read
 from meadow.runtime.csim import CSim
 from meadow.runtime.session import Session
+
+spec = importlib.util.spec_from_file_location("random_gguf", Path(__file__).parent / "random_gguf.py")
+assert spec is not None and spec.loader is not None
+random_gguf = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(random_gguf)
+write_gguf = random_gguf.write_gguf
 
 TOKENS = [(37 * i * i + 11) % 1024 for i in range(70)]
 STEPS = [9, 700, 31]
@@ -129,3 +136,24 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
         session.step(5)
         assert done.stdout.strip() == session.digest
     assert CSim.emulated
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
+def test_heads_that_do_not_fill_a_beat_are_padded(dataflow: str, tmp_path: Path) -> None:
+    """4 heads of 18 over 2, in 2 ports: neither a row of scales nor a head ends at a beat."""
+    from meadow.compiler.convert import convert
+    from meadow.compiler.quantize import quantize
+
+    write_gguf(tmp_path / "m.gguf", "F16", "F16", heads=4, dim=72)
+    convert(tmp_path / "m.gguf", tmp_path / "m")
+    quantize(tmp_path / "m", tmp_path / "q")
+    compile_model(tmp_path / "q", boards.load("kv260"), tmp_path / "p", Options(dataflow=dataflow))
+    found = set()
+    for device in ("emulator", "csim"):
+        for block in (20, 3):
+            with Session(tmp_path / "p", device) as session:
+                session.prefill([(5 * i + 1) % 64 for i in range(20)], logits="all", block=block)
+                session.step(9)
+                found.add(session.digest)
+    assert len(found) == 1

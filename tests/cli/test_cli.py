@@ -290,6 +290,76 @@ def test_ctrl_c_in_the_middle_of_compiling_leaves_nothing(tiny_int8: Path, tmp_p
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_failed_verification_ends_with_4(meadowc: Any, tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meadow.runtime.emulator import Emulator
+
+    healthy = Emulator._quantize
+    monkeypatch.setattr(Emulator, "_quantize", lambda self, f: healthy(self, f) if self.run.tokens > 1 else None)
+    assert meadowc("verify", tiny_package, "--rungs", "emulator", "--limit", 1, "--tokens", 2).code == 4
+    monkeypatch.setattr("meadow.runtime.selftest._weights", lambda session, healthy: (False, "broken"))
+    assert meadowc("selftest", tiny_package).code == 4
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(
+    meadowc: Any, tiny_int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "docs"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    copy = Path(shutil.copytree(tiny_int8, tmp_path / "model"))
+    gguf = tmp_path / "here" / "tiny.gguf"
+    gguf.parent.mkdir()
+    shutil.copyfile(FIXTURES / "tiny.gguf", gguf)
+    monkeypatch.chdir(precious)
+    for arguments in (
+        ("convert", gguf, "-o", precious), ("convert", gguf, "-o", ""), ("convert", gguf, "-o", "."), ("convert", gguf, "-o", ".."),
+        ("convert", gguf, "-o", gguf.parent), ("quantize", copy, "-o", copy), ("compile", copy, "--board", "zcu102", "-o", copy),
+        ("compile", copy, "--board", "zcu102", "-o", tmp_path), ("convert", gguf, "-o", gguf), ("quantize", copy, "-o", gguf / "sub"),
+    ):  # fmt: skip
+        result = meadowc(*arguments)
+        assert result.code == 2 and any(word in result.err for word in ("choose", "not replaced", "no name")), arguments
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    assert sorted(p.name for p in copy.iterdir()) == sorted(p.name for p in tiny_int8.iterdir()) and gguf.is_file()
+
+
+@pytest.mark.parametrize("text", ["[1,2", "[]", '[{"foo": 1}]', '{"a": 1}', '[{"text": 5}]'])
+def test_a_prompt_list_that_is_none(text: str, meadowc: Any, tiny_package: Path, tmp_path: Path) -> None:
+    write(tmp_path / "p.json", text.encode())
+    assert meadowc("verify", tiny_package, "--rungs", "emulator", "--prompts", tmp_path / "p.json").code == 2
+
+
+def test_options_and_text_out_of_range(meadowc: Any, tiny_package: Path, tmp_path: Path) -> None:
+    for arguments in (("--temperature", "nan"), ("--temperature", "1", "--seed", "-1"), ("--top-p", "0")):
+        assert meadowc("run", tiny_package, "-p", "hi", *arguments).code == 2
+    assert meadowc("run", tiny_package, "-p", "\udcff\udcfe").code == 2
+    assert meadowc("run", tiny_package, "-p", "").code == 2
+    assert meadowc("verify", tiny_package, "--reference", "/nope").code == 2
+    write(tmp_path / "binary.txt", b"\xff\xfe\x00")
+    assert meadowc("eval", tiny_package, "--text", tmp_path / "binary.txt").code == 2
+
+
+@pytest.mark.parametrize("name", ["packing.json", "program.bin", "tokenizer/tokenizer.json", "hls/linear.hpp"])
+def test_any_damaged_file_of_a_package_is_named(name: str, meadowc: Any, tiny_package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    write(copy / name, data)
+    result = meadowc("run", copy, "-p", "x")
+    assert result.code == 7 and (name in result.err or "damaged" in result.err)
+
+
+@pytest.mark.parametrize("change", [("lut = 117120", "lut = true"), ("bandwidth_gb_s = 19.2", "bandwidth_gb_s = nan"),
+                                    ("clock_mhz = 200", "clock_mhz = 0"), ('name = "kv260"', 'name = "../x"'),
+                                    ('"HP0", "HP3"', '"HP0", "HP0"')])  # fmt: skip
+def test_a_board_of_nonsense_is_refused(change: tuple[str, str], meadowc: Any, tiny_int8: Path, tmp_path: Path) -> None:
+    from meadow import boards
+
+    text = (Path(boards.__file__).parent / "kv260.toml").read_text()
+    assert change[0] in text
+    write(tmp_path / "b.toml", text.replace(*change).encode())
+    assert meadowc("compile", tiny_int8, "--board", tmp_path / "b.toml", "-o", tmp_path / "p").code == 2
+
+
 def test_settings_that_are_no_numbers(meadowc: Any, tiny_int8: Path) -> None:
     result = meadowc("compile", tiny_int8, "--board", "zcu102", "--set", "context=many")
     assert result.code == 2 and "key=number is expected" in result.err

@@ -121,3 +121,69 @@ def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) ->
     path.write_bytes((EXPORTS / "dynamo-eager-20.onnx").read_bytes()[:keep])
     with pytest.raises((UsageError, UnsupportedModel)):
         read(path)
+
+
+def mutate(path: Path, change: Any) -> Path:
+    model = onnx.load(EXPORTS / "dynamo-eager-20.onnx")
+    change({n.output[0]: n for n in model.graph.node}, model)
+    onnx.save(model, path)
+    return path
+
+
+def first(nodes: dict[str, onnx.NodeProto], kind: str) -> onnx.NodeProto:
+    return next(n for n in nodes.values() if n.op_type == kind)
+
+
+def constant(model: onnx.ModelProto, name: str, value: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def softmax_axis(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    next(a for a in first(nodes, "Softmax").attribute if a.name == "axis").i = 1
+
+
+def no_mask(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    first(nodes, "Where").input[1] = first(nodes, "Where").input[2]
+
+
+def swapped_halves(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    neg = first(nodes, "Neg")
+    concat = next(n for n in nodes.values() if n.op_type == "Concat" and n.input[0] == neg.output[0])
+    neg.input[0], concat.input[1] = concat.input[1], neg.input[0]
+
+
+def cosine_twice(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    first(nodes, "Sin").op_type = "Cos"
+
+
+def cubes(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    first(nodes, "Pow").input[1] = constant(model, "three", np.float32(3))
+
+
+def scaled_embedding(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    gather = next(n for n in nodes.values() if n.op_type == "Gather")
+    for node in nodes.values():
+        node.input[:] = ["scaled" if i == gather.output[0] else i for i in node.input]
+    model.graph.node.insert(
+        1, helper.make_node("Mul", [gather.output[0], constant(model, "eight", np.float32(8))], ["scaled"])
+    )
+    nodes_in_order = sorted(model.graph.node, key=lambda n: n.output[0] != gather.output[0] and n.output[0] != "scaled")
+    kept = list(nodes_in_order)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def values_from_the_residual(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+    nodes["linear_2"].input[0] = next(n for n in nodes.values() if n.op_type == "Gather").output[0]
+
+
+@pytest.mark.parametrize("change", [softmax_axis, no_mask, swapped_halves, cosine_twice, cubes, scaled_embedding,
+                                    values_from_the_residual])  # fmt: skip
+def test_a_graph_that_only_looks_like_llama_is_found_out(change: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel):
+        read(mutate(tmp_path / "m.onnx", change))
+
+
+def test_an_unchanged_copy_is_read(tmp_path: Path) -> None:
+    assert read(mutate(tmp_path / "m.onnx", lambda nodes, model: None)).model.layers == 2
