@@ -24,7 +24,7 @@ KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "weights.hpp", "linear.h
 SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "csim.cpp")
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {
-    "INTERFACE", "PIPELINE", "UNROLL", "DATAFLOW", "ARRAY_PARTITION", "BIND_STORAGE", "STREAM", "INLINE",
+    "INTERFACE", "PIPELINE", "UNROLL", "DATAFLOW", "ARRAY_PARTITION", "ARRAY_RESHAPE", "BIND_STORAGE", "STREAM", "INLINE",
     "LOOP_TRIPCOUNT", "AGGREGATE", "DEPENDENCE", "LOOP_FLATTEN", "STABLE",
 }  # fmt: skip
 """Every `#pragma HLS` word that may appear (UG1399, "HLS Pragmas"); a tool ignores a misspelt one silently."""

@@ -100,7 +100,14 @@ inline void score_group(const int8_t query[kBlock][kMaxHeadDim], const float que
                         const int8_t key[kContext][kMaxHeadDim], const float key_scale[kContext], const Group& g, int head_dim,
                         float kappa, scores_stream& out) {
     float scale[kTokenLanes];
-    for (int lane = 0; lane < g.lanes; ++lane) scale[lane] = flush(query_scale[g.first + lane] * kappa);
+    int8_t q[kTokenLanes][kMaxHeadDim];
+#pragma HLS ARRAY_PARTITION variable=scale complete
+#pragma HLS ARRAY_PARTITION variable=q complete dim=0
+LoadQueries:
+    for (int lane = 0; lane < g.lanes; ++lane) {
+        scale[lane] = flush(query_scale[g.first + lane] * kappa);
+        for (int k = 0; k < kMaxHeadDim; ++k) q[lane][k] = k < head_dim ? query[g.first + lane][k] : 0;
+    }
 Keys:
     for (int j = 0; j < longest(g); ++j) {
 #pragma HLS PIPELINE II=1
@@ -110,9 +117,9 @@ Keys:
 #pragma HLS UNROLL
             if (lane < g.lanes) {
                 int32_t sum = 0;
-                for (int k = 0; k < head_dim; ++k) {
-#pragma HLS UNROLL factor=kMaxHeadDim
-                    sum += static_cast<int32_t>(query[g.first + lane][k]) * static_cast<int32_t>(key[j][k]);
+                for (int k = 0; k < kMaxHeadDim; ++k) {  // queries are zero beyond the head
+#pragma HLS UNROLL
+                    sum += static_cast<int32_t>(q[lane][k]) * static_cast<int32_t>(key[j][k]);
                 }
                 score.value[lane] = static_cast<float>(sum) * flush(scale[lane] * key_scale[j]);
             }
@@ -126,6 +133,10 @@ inline void softmax_group(scores_stream& in, const float value_scale[kContext], 
                           weights_stream& out, divisors_stream& divisors) {
     float peak[kTokenLanes], largest[kTokenLanes], unit[kTokenLanes];
     uint32_t total[kTokenLanes];
+#pragma HLS ARRAY_PARTITION variable=peak complete
+#pragma HLS ARRAY_PARTITION variable=largest complete
+#pragma HLS ARRAY_PARTITION variable=unit complete
+#pragma HLS ARRAY_PARTITION variable=total complete
     divisors_t divisor;
 Max:
     for (int j = 0; j < longest(g); ++j) {
@@ -184,8 +195,8 @@ Values:
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             if (lane < g.lanes) {
-                for (int k = 0; k < head_dim; ++k) {
-#pragma HLS UNROLL factor=kMaxHeadDim
+                for (int k = 0; k < kMaxHeadDim; ++k) {  // what lies beyond the head is not read again
+#pragma HLS UNROLL
                     sum[lane][k] += static_cast<int32_t>(weight.value[lane]) * static_cast<int32_t>(value[j][k]);
                 }
             }
@@ -210,6 +221,7 @@ Div:
 // The context of a group to its rows in DRAM.
 inline void store_group(contexts_stream& in, const Group& g, int head_dim, address_t target, int stride, int column, beat_t* memory) {
     float out[kTokenLanes][kMaxHeadDim];
+#pragma HLS ARRAY_PARTITION variable=out complete dim=1
 Elements:
     for (int k = 0; k < head_dim; ++k) {
 #pragma HLS PIPELINE II=1
@@ -303,14 +315,14 @@ StoreScores:
     }
 }
 
-// Scores of a group from DRAM.
-inline void load_scores(const beat_t* memory, address_t source, int stride, const Group& g, scores_t row[kContext], scores_stream& out) {
+// Scores of a group from DRAM, over the reading port: `memory` is being written in the same region.
+inline void load_scores(const beat_t* constants, address_t source, int stride, const Group& g, scores_t row[kContext], scores_stream& out) {
 LoadScoreRows:
     for (int lane = 0; lane < g.lanes; ++lane) {
         const address_t base = source + static_cast<address_t>(g.first + lane) * stride * 4;
         for (int j = 0; j < seen_by(g, lane); j += kFloatsInBeat) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kMemoryPort>(memory, base + static_cast<address_t>(j) * 4);
+            const beat_t beat = load<kConstantsPort>(constants, base + static_cast<address_t>(j) * 4);
             for (int k = 0; k < kFloatsInBeat; ++k) {
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) row[j + k].value[lane] = as_float(word_of(beat, k));
@@ -347,7 +359,7 @@ StoreSoftmax:
 }
 
 // Folded probabilities and divisors of a group from DRAM.
-inline void load_softmax(const beat_t* memory, address_t source, int stride, address_t divisor, const Group& g,
+inline void load_softmax(const beat_t* constants, address_t source, int stride, address_t divisor, const Group& g,
                          weights_t row[kContext], weights_stream& out, divisors_stream& divisors) {
     divisors_t d;
     for (int j = 0; j < longest(g); ++j) {
@@ -361,7 +373,7 @@ LoadSoftmax:
         const address_t base = source + static_cast<address_t>(g.first + lane) * stride * 2;
         for (int j = 0; j < seen_by(g, lane); j += kWeightsInBeat) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kMemoryPort>(memory, base + static_cast<address_t>(j) * 2);
+            const beat_t beat = load<kConstantsPort>(constants, base + static_cast<address_t>(j) * 2);
             for (int k = 0; k < kWeightsInBeat; ++k) {
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) {
@@ -369,12 +381,43 @@ LoadSoftmax:
                 }
             }
         }
-        const beat_t beat = load<kMemoryPort>(memory, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes);
+        const beat_t beat = load<kConstantsPort>(constants, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes);
         d.value[lane].total = as_float(word_of(beat, 0));
         d.value[lane].exponent = static_cast<int>(word_of(beat, 1));
     }
     for (int j = 0; j < longest(g); ++j) out.write(row[j]);
     divisors.write(d);
+}
+
+inline void score_region(Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride, beat_t* memory) {
+#pragma HLS DATAFLOW
+    scores_stream stream;
+    score_group(chip.query, chip.query_scale, chip.key, chip.key_scale, g, head_dim, kappa, stream);
+    store_scores(stream, g, chip.row, target, stride, memory);
+}
+
+inline void softmax_region(Heads& chip, const Group& g, scores_t incoming[kContext], weights_t outgoing[kContext],
+                           const beat_t* constants, address_t source, address_t target, int stride, address_t divisor,
+                           beat_t* memory) {
+#pragma HLS DATAFLOW
+    scores_stream stream;
+    weights_stream weights;
+    divisors_stream divisors;
+    load_scores(constants, source, stride, g, incoming, stream);
+    softmax_group(stream, chip.value_scale, g, chip.row, weights, divisors);
+    store_softmax(weights, divisors, g, outgoing, target, stride, divisor, memory);
+}
+
+inline void context_region(Heads& chip, const Group& g, weights_t incoming[kContext], int head_dim, const beat_t* constants,
+                           address_t source, int source_stride, address_t divisor, address_t target, int stride, int column,
+                           beat_t* memory) {
+#pragma HLS DATAFLOW
+    weights_stream weights;
+    divisors_stream divisors;
+    contexts_stream contexts;
+    load_softmax(constants, source, source_stride, divisor, g, incoming, weights, divisors);
+    context_group(weights, divisors, chip.value, g, head_dim, contexts);
+    store_group(contexts, g, head_dim, target, stride, column, memory);
 }
 
 // GEMM dataflow, step one: queries from DRAM, scores to DRAM.
@@ -399,23 +442,23 @@ ScoreHeads:
         const address_t at = address_of(run, i.word[target]) + static_cast<address_t>(head) * rows * stride * 4;
     ScoreGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            const Group g = group_at(run, first);
-            scores_stream stream;
-            score_group(chip.query, chip.query_scale, chip.key, chip.key_scale, g, dim, as_float(i.word[kappa]), stream);
-            store_scores(stream, g, chip.row, at, stride, memory);
+            score_region(chip, group_at(run, first), dim, as_float(i.word[kappa]), at, stride, memory);
         }
     }
 }
 
 // Step two: scores from DRAM, folded probabilities and divisors to DRAM.
-inline void softmax(Heads& chip, const Run& run, const Instruction& i, beat_t* memory) {
+inline void softmax(Heads& chip, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
     using namespace isa::softmax;
     const int tokens = static_cast<int>(run.tokens);
     const int seen = static_cast<int>(run.position) + tokens;
     const int group = static_cast<int>(i.word[heads]) / static_cast<int>(i.word[kv_heads]);
     const int room = static_cast<int>(i.word[capacity]);
     const int stride = static_cast<int>(i.word[row]);
-    static weights_t rows[kContext];
+    static scores_t incoming[kContext];
+    static weights_t outgoing[kContext];
+#pragma HLS AGGREGATE variable=incoming
+#pragma HLS AGGREGATE variable=outgoing
 SoftmaxHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
@@ -425,20 +468,16 @@ SoftmaxHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     SoftmaxGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            const Group g = group_at(run, first);
-            scores_stream stream;
-            weights_stream weights;
-            divisors_stream divisors;
-            load_scores(memory, address_of(run, i.word[isa::softmax::scores]) + place * stride * 4, stride, g, chip.row, stream);
-            softmax_group(stream, chip.value_scale, g, chip.row, weights, divisors);
-            store_softmax(weights, divisors, g, rows, address_of(run, i.word[target]) + place * stride * 2, stride,
-                          address_of(run, i.word[divisor]) + place * kBeatBytes, memory);
+            softmax_region(chip, group_at(run, first), incoming, outgoing, constants,
+                           address_of(run, i.word[isa::softmax::scores]) + place * stride * 4,
+                           address_of(run, i.word[target]) + place * stride * 2, stride,
+                           address_of(run, i.word[divisor]) + place * kBeatBytes, memory);
         }
     }
 }
 
 // Step three: probabilities and V from DRAM, the context to DRAM.
-inline void context(Heads& chip, const Run& run, const Instruction& i, beat_t* memory) {
+inline void context(Heads& chip, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
     using namespace isa::context;
     const int tokens = static_cast<int>(run.tokens);
     const int seen = static_cast<int>(run.position) + tokens;
@@ -446,7 +485,8 @@ inline void context(Heads& chip, const Run& run, const Instruction& i, beat_t* m
     const int group = static_cast<int>(i.word[heads]) / static_cast<int>(i.word[kv_heads]);
     const int room = static_cast<int>(i.word[capacity]);
     const int width = static_cast<int>(i.word[row]);
-    static weights_t rows[kContext];
+    static weights_t incoming[kContext];
+#pragma HLS AGGREGATE variable=incoming
 ContextHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
@@ -455,14 +495,10 @@ ContextHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            const Group g = group_at(run, first);
-            weights_stream stream;
-            divisors_stream divisors;
-            contexts_stream contexts;
-            load_softmax(memory, address_of(run, i.word[weights]) + place * width * 2, width,
-                         address_of(run, i.word[divisor]) + place * kBeatBytes, g, rows, stream, divisors);
-            context_group(stream, divisors, chip.value, g, dim, contexts);
-            store_group(contexts, g, dim, address_of(run, i.word[target]), static_cast<int>(i.word[stride]), head * dim, memory);
+            context_region(chip, group_at(run, first), incoming, dim, constants,
+                           address_of(run, i.word[weights]) + place * width * 2, width,
+                           address_of(run, i.word[divisor]) + place * kBeatBytes, address_of(run, i.word[target]),
+                           static_cast<int>(i.word[stride]), head * dim, memory);
         }
     }
 }

@@ -106,16 +106,20 @@ Rows:
                 sum[t].value[p] = 0;
             }
         }
+        lanes_t weight[kWeightPorts];
+#pragma HLS ARRAY_PARTITION variable=weight complete
     Words:
         for (int w = 0; w < row_words; ++w) {
-            lanes_t weight[kWeightPorts];
-            for (int p = 0; p < kWeightPorts; ++p) {
-#pragma HLS UNROLL
-                weight[p] = words[p].read();
-            }
         Groups:
             for (int group = first; group < tokens; group += kTokenLanes) {
+#pragma HLS LOOP_FLATTEN
 #pragma HLS PIPELINE II=1
+                if (group == first) {  // a perfect nest flattens: no bubble between words, even for one token
+                    for (int p = 0; p < kWeightPorts; ++p) {
+#pragma HLS UNROLL
+                        weight[p] = words[p].read();
+                    }
+                }
             TokenLanes:
                 for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL

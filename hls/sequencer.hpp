@@ -39,6 +39,16 @@ inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, 
                             uint32_t first_logit, READ_PORTS, beat_t* memory) {
     static Array array;
     static Heads heads;
+// A key, a value and a group's scores are read whole in a cycle; so are the activations of a group of tokens, and the
+// look-up tables by every lane.
+#pragma HLS ARRAY_RESHAPE variable=heads.key complete dim=2
+#pragma HLS ARRAY_RESHAPE variable=heads.value complete dim=2
+#pragma HLS AGGREGATE variable=heads.row
+#pragma HLS AGGREGATE variable=array.activation
+#pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1
+#pragma HLS ARRAY_PARTITION variable=array.result cyclic factor=kWeightPorts dim=2
+#pragma HLS ARRAY_PARTITION variable=array.table complete dim=1
+#pragma HLS BIND_STORAGE variable=array.table type=ram_1wnr impl=bram
     Run run;
     run.position = position;
     run.tokens = tokens;
@@ -56,8 +66,8 @@ Program:
             case isa::kLinear: linear(array, run, i, PASS_READ_PORTS, memory); break;
             case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, memory); break;
             case isa::kScores: scores(heads, run, i, memory); break;
-            case isa::kSoftmax: softmax(heads, run, i, memory); break;
-            case isa::kContext: context(heads, run, i, memory); break;
+            case isa::kSoftmax: softmax(heads, run, i, constants, memory); break;
+            case isa::kContext: context(heads, run, i, constants, memory); break;
             default: return kBadOpcode;
         }
     }
