@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost model: bytes and cycles of each step, by the overlap of fetching, computing and storing.  All modelled.
+"""The cost model: bytes and cycles of each step, phase by phase as the engine's C++ runs them.  All modelled.
 
 Knows the schedule and the design, nothing else.  Assumptions:
-  - a port moves one 128-bit beat a cycle while it streams; a burst's latency is hidden but for the first
-  - a step starts when the one before has ended, OVERHEAD cycles later (instruction fetch, latency, pipeline fill)
+  - a port moves one 128-bit beat a cycle while it streams
+  - within a tile, fetching, unpacking, multiplying and rescaling overlap; its epilogue follows; a tile costs
+    TILE_OVERHEAD cycles more (latency of the first beat, pipeline fill)
+  - norms, quantization and epilogues take FLOAT_LANES elements a cycle
+  - a group of tokens attends in twice the keys it sees: MAX must have ended before EXP begins
+  - a step starts when the one before has ended, OVERHEAD cycles later
   - the DRAM gives its peak bandwidth times EFFICIENCY
 """
 
@@ -12,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from meadow.compiler.design import BEAT_BYTES, LANE_COLS, LOOKUP_LANES, Design
+from meadow.compiler.design import BEAT_BYTES, FLOAT_LANES, LANE_COLS, Design
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
 
 OVERHEAD = 150
-"""Cycles a step: 64 to 100 of AXI latency (MixerLoop's measured ports), the rest pipeline fill.  Assumed."""
+"""Cycles a step: fetching the instruction, and the latency of the first load and the last store.  Assumed."""
+TILE_OVERHEAD = 100
+"""Cycles a tile, and a group's pipeline of attention.  Assumed: 64 of AXI latency as the interface pragmas say."""
 EFFICIENCY = 0.9
 """Share of the DRAM's peak that sequential reads get: 0.80 to 0.93 are published for such boards (anchors.md)."""
 ROLES = ("weights", "activations", "kv", "intermediates", "program")
@@ -40,84 +46,109 @@ class Cost:
 def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1) -> Cost:
     """Cycles and bytes of `step` for `tokens` tokens after `position` cached ones; `logits` rows of logits wanted."""
     o = {k: (0 if isinstance(v, Slot) else v) for k, v in step.operands.items()}
-    groups = -(-tokens // design.token_lanes)
-    seen = position + tokens
     use = dict.fromkeys(ROLES, 0.0)
     use["program"] = 128.0
-    compute = 0.0
+    phases: dict[str, float] = {"latency": OVERHEAD}
+    seen = position + tokens
     match step.opcode:
         case Opcode.NORM | Opcode.QUANTIZE:
-            cols = int(o["cols"])
+            cols, passes = int(o["cols"]), 4 if step.opcode is Opcode.NORM else 2
             use["activations"] = tokens * (cols * 4 + padded(cols, LANE_COLS) + 4)
             use["weights"] = cols * 4 if step.opcode is Opcode.NORM else 0
-            compute = 2 * tokens * cols / 4
+            phases["memory port"] = (use["activations"] + use["weights"]) / BEAT_BYTES
+            phases["vector unit"] = passes * tokens * cols / FLOAT_LANES
         case Opcode.LINEAR:
-            rows, cols = int(o["rows"]), int(o["cols"])
-            served = min(logits, tokens) if o["epilogue"] == Epilogue.LOGITS else tokens
-            if not served:
-                return Cost(OVERHEAD, use, "overhead")
-            use["weights"] = _weight_bytes(step) + rows * 4
-            use["activations"] = served * (cols + 4) + _output_bytes(o, rows, served)
-            if o["epilogue"] in (Epilogue.HEADS, Epilogue.ROPE_HEADS) and o["append"]:
-                use["activations"] = served * (cols + 4)
-                use["kv"] = served * (padded(rows, BEAT_BYTES) + 4 * rows // int(o["head_dim"]))
-            compute = _linear_cycles(step, design, rows, cols, served)
+            _linear(step, o, design, tokens, logits, use, phases)
         case Opcode.TPHS:
-            heads, kv_heads, head_dim, cols = (int(o[k]) for k in ("heads", "kv_heads", "head_dim", "cols"))
-            rows = heads * head_dim
-            use["weights"] = _weight_bytes(step) + rows * 4
-            use["activations"] = tokens * (cols + 4 + rows * 4)
-            use["kv"] = kv_heads * seen * 2 * (padded(head_dim, BEAT_BYTES) + 4)
-            project = _linear_cycles(step, design, rows, cols, tokens)
-            compute = max(project, heads * groups * seen) + 2 * seen  # one stage after the other, overlapped by heads
+            _tphs(step, o, design, tokens, seen, use, phases)
+        case Opcode.SCORES | Opcode.SOFTMAX | Opcode.CONTEXT:
+            _gemm_attention(step, o, design, tokens, seen, use, phases)
+    dram = sum(use.values()) / (bandwidth_gb_s * 1e9 * EFFICIENCY) * design.clock_mhz * 1e6
+    cycles = sum(phases.values())
+    if dram > cycles:
+        return Cost(dram, use, "DRAM")
+    return Cost(cycles, use, max(phases, key=lambda k: phases[k]))
+
+
+Operands = dict[str, int | float]
+
+
+def _linear(
+    step: Step, o: Operands, design: Design, tokens: int, logits: int, use: dict[str, float], phases: dict[str, float]
+) -> None:
+    rows, cols = int(o["rows"]), int(o["cols"])
+    served = min(logits, tokens) if o["epilogue"] == Epilogue.LOGITS else tokens
+    if not served:
+        return
+    heads = o["epilogue"] in (Epilogue.HEADS, Epilogue.ROPE_HEADS)
+    use["weights"] = _weight_bytes(step) + rows * 4
+    use["activations"] = served * (cols + 4)
+    if heads and o["append"]:
+        use["kv"] = served * (padded(rows, BEAT_BYTES) + 4 * rows // int(o["head_dim"]))
+    elif heads:
+        use["intermediates"] = served * (padded(rows, BEAT_BYTES) + 4 * rows // int(o["head_dim"]))
+    else:
+        use["activations"] += served * rows * {Epilogue.ADD: 8, Epilogue.GLU: 2}.get(Epilogue(int(o["epilogue"])), 4)
+    _tiles(step, design, rows, cols, int(o["tile_rows"]), served, phases)
+    phases["memory port"] = (sum(use.values()) - use["weights"]) / BEAT_BYTES
+    if heads:  # rotate, find the peak, quantize
+        phases["vector unit"] = served * rows * 2.5 / FLOAT_LANES
+
+
+def _tphs(
+    step: Step, o: Operands, design: Design, tokens: int, seen: int, use: dict[str, float], phases: dict[str, float]
+) -> None:
+    heads, kv_heads, head_dim, cols = (int(o[k]) for k in ("heads", "kv_heads", "head_dim", "cols"))
+    rows, groups = heads * head_dim, -(-tokens // design.token_lanes)
+    use["weights"] = _weight_bytes(step) + rows * 4
+    use["activations"] = tokens * (cols + 4 + rows * 4)
+    use["kv"] = kv_heads * seen * 2 * (padded(head_dim, BEAT_BYTES) + 4)
+    _tiles(step, design, rows, cols, head_dim, tokens, phases)
+    phases["memory port"] = (use["activations"] + use["kv"]) / BEAT_BYTES
+    phases["vector unit"] = tokens * rows * 2.5 / FLOAT_LANES
+    phases["attention"] = heads * groups * (2 * seen + 2 * head_dim)
+    phases["latency"] += heads * groups * TILE_OVERHEAD
+
+
+def _gemm_attention(
+    step: Step, o: Operands, design: Design, tokens: int, seen: int, use: dict[str, float], phases: dict[str, float]
+) -> None:
+    heads, kv_heads = int(o["heads"]), int(o["kv_heads"])
+    groups = -(-tokens // design.token_lanes)
+    passes = 1.0
+    match step.opcode:
         case Opcode.SCORES:
-            heads, kv_heads, head_dim = (int(o[k]) for k in ("heads", "kv_heads", "head_dim"))
-            use["kv"] = kv_heads * seen * (padded(head_dim, BEAT_BYTES) + 4)
-            use["intermediates"] = heads * tokens * (padded(head_dim, BEAT_BYTES) + 4 + seen * 4)
-            compute = heads * groups * seen
+            width = padded(int(o["head_dim"]), BEAT_BYTES)
+            use["kv"] = kv_heads * seen * (width + 4)
+            use["intermediates"] = heads * tokens * (width + 4 + seen * 4)
         case Opcode.SOFTMAX:
-            heads = int(o["heads"])
-            use["kv"] = int(o["kv_heads"]) * seen * 4
+            use["kv"] = kv_heads * seen * 4
             use["intermediates"] = heads * tokens * (seen * 6 + BEAT_BYTES)
-            compute = heads * groups * seen
-        case Opcode.CONTEXT:
-            heads, kv_heads, head_dim = (int(o[k]) for k in ("heads", "kv_heads", "head_dim"))
+            passes = 2.0
+        case _:
+            head_dim = int(o["head_dim"])
             use["kv"] = kv_heads * seen * padded(head_dim, BEAT_BYTES)
             use["intermediates"] = heads * tokens * (seen * 2 + BEAT_BYTES)
             use["activations"] = tokens * heads * head_dim * 4
-            compute = heads * groups * seen
-    ports = use["weights"] / (BEAT_BYTES * design.weight_ports)
-    other = (sum(use.values()) - use["weights"]) / BEAT_BYTES
-    dram = sum(use.values()) / (bandwidth_gb_s * 1e9 * EFFICIENCY) * design.clock_mhz * 1e6
-    bounds = {"weight ports": ports, "memory port": other, "multipliers": compute, "DRAM": dram}
-    limit = max(bounds, key=lambda k: bounds[k])
-    return Cost(max(bounds.values()) + OVERHEAD, use, limit)
+    phases["memory port"] = (sum(use.values()) - use["program"]) / BEAT_BYTES
+    phases["attention"] = heads * groups * passes * seen
+    phases["latency"] += heads * groups * TILE_OVERHEAD
+
+
+def _tiles(
+    step: Step, design: Design, rows: int, cols: int, tile_rows: int, tokens: int, phases: dict[str, float]
+) -> None:
+    """The pipelined part of a linear layer: the slower of fetching and multiplying, and what each tile costs besides."""
+    fetch = _weight_bytes(step) / BEAT_BYTES / design.weight_ports
+    words = padded(rows, design.weight_ports) // design.weight_ports * cols / LANE_COLS
+    multiply = words * -(-tokens // design.token_lanes)
+    phases["weight ports" if fetch >= multiply else "multipliers"] = max(fetch, multiply)
+    phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD
 
 
 def _weight_bytes(step: Step) -> float:
     streams = [step.operands[f"weights{p}"] for p in range(4)] + [step.operands["directory"], step.operands["table"]]
     return float(sum(s.length for s in streams if isinstance(s, Slot)))
-
-
-def _output_bytes(o: dict[str, int | float], rows: int, tokens: int) -> float:
-    match o["epilogue"]:
-        case Epilogue.ADD:
-            return tokens * rows * 8
-        case Epilogue.GLU:
-            return tokens * rows * 2
-        case Epilogue.HEADS | Epilogue.ROPE_HEADS:
-            return tokens * (rows + 4 * rows // int(o["head_dim"]))
-    return tokens * rows * 4
-
-
-def _linear_cycles(step: Step, design: Design, rows: int, cols: int, tokens: int) -> float:
-    words = padded(rows, design.weight_ports) // design.weight_ports * cols / LANE_COLS
-    rate = 1.0
-    form = step.operands["format"]
-    if isinstance(form, int) and form:
-        chunk = form & 255
-        rate = min(1.0, chunk * LOOKUP_LANES / LANE_COLS)
-    return max(words / rate, words * -(-tokens // design.token_lanes))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ LANE_COLS = 32
 """Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
 LOOKUP_LANES = 16
 """Chunk ids that the look-up unit resolves in one cycle."""
+FLOAT_LANES = 4
+"""FP32 elements that norms, quantization and epilogues take in a cycle: one beat."""
 LARGEST_CLOCK_MHZ = 600
 TILE_ROWS = 64
 """Output features computed between two stores, when the step does not ask for whole heads."""
@@ -85,7 +87,7 @@ class Design:
         """Estimated use of the fabric, by kind.  Formulas and their sources: docs/decisions/0006-resource-estimates.md."""
         half = (self.multipliers + 1) // 2  # two INT8 products a DSP48E2 (WP486)
         attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
-        dsp = half + attention + 5 * self.token_lanes + 60
+        dsp = half + attention + 5 * self.token_lanes + 30 * FLOAT_LANES
         bram = sum(_bram36(bits) for bits in self.memories().values())
         lut = 28_000 + 12 * self.multipliers + 30 * attention + 4_500 * self.weight_ports + 900 * self.token_lanes
         return {"LUT": lut, "FF": int(1.3 * lut), "DSP": dsp, "BRAM36": bram}
@@ -100,7 +102,9 @@ class Design:
             "keys": kv,
             "values": kv,
             "kv scales": 2 * self.context * 32,
-            "score rows": self.token_lanes * self.context * (32 + 16),
+            "score rows": self.token_lanes * self.context * 32,
+            "score and probability rows by GEMM": self.token_lanes * self.context * (32 + 16 + 16),
+            "rows of norms": self.max_cols * (5 * 32 + 2 * 8),
             "look-up tables": tables,
         }
 

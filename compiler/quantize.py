@@ -183,7 +183,9 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
         progress("calibrating")
         statistics = calibrate(graph, file.parent)
         if statistics is None:
-            notes.append("no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched")
+            notes.append(
+                "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
+            )
         elif strength:
             smooth(graph, weights, gains, statistics, strength)
     quantized, rows = _round_all(graph, weights, granularity, statistics, progress)

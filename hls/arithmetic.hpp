@@ -50,6 +50,7 @@ inline float peak_of(const float* x, int count) {
 Peak:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
         const float magnitude = hls::fabs(x[i]);
         peak = magnitude > peak ? magnitude : peak;
     }
@@ -64,6 +65,7 @@ inline float quantize_row(const float* x, int count, int8_t* codes) {
 Quantize:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
         codes[i] = static_cast<int8_t>(clamp(round_even(x[i] * inverse), -127, 127));
     }
     return quiet ? 0.0f : peak / kLevels;
@@ -83,6 +85,7 @@ inline void norm_row(const float* x, const float* gain, int count, float eps, fl
 Squares:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
         const float scaled = x[i] * unit;
         const int m = round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
         total += static_cast<int64_t>(m) * m;
@@ -93,6 +96,7 @@ Squares:
 Scale:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
         out[i] = flush((x[i] * inverse) * gain[i]);
     }
 }
@@ -102,6 +106,7 @@ inline void rope_head(float* x, const int16_t* factor, int half) {
 Rope:
     for (int i = 0; i < half; ++i) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
         const float cosine = static_cast<float>(factor[i]) * kRopeUnit;
         const float sine = static_cast<float>(factor[half + i]) * kRopeUnit;
         const float low = x[i];

@@ -293,6 +293,7 @@ RowTokens:
     Columns:
         for (int k = 0; k < columns; ++k) {
 #pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
             if (glu) {
                 line[k] = silu_times(array.result[t][2 * k], array.result[t][2 * k + 1]);
             } else if (i.word[epilogue] == isa::kEpilogueAdd) {
