@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(f"Help: {error.ctx.command_path} --help", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        _tell("interrupted; nothing half-written was kept", 130, as_json)
+        writes = bool({"fetch", "convert", "quantize", "compile"} & set(wanted[:1]))
+        _tell("interrupted; nothing half-written was kept" if writes else "interrupted", 130, as_json)
         code = 130
     except MeadowError as error:
         _tell(str(error), error.exit_code, as_json, getattr(error, "problems", ()))

@@ -19,8 +19,8 @@ from meadow.compiler.design import BEAT_BYTES, FLOAT_LANES, LANE_COLS, LOOKUP_LA
 from meadow.compiler.errors import UsageError
 from meadow.compiler.unpack import Format
 
-KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp",
-           "sequencer.hpp")  # fmt: skip
+KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
+           "gemm_attention.hpp", "sequencer.hpp")  # fmt: skip
 SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "csim.cpp")
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {

@@ -98,7 +98,7 @@ def read_gguf(path: Path) -> GgufFile:
     from gguf import GGUFReader
 
     if not path.is_file():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(f"{path} is a folder, a GGUF file is expected" if path.is_dir() else f"{path} does not exist")
     with path.open("rb") as file:
         magic = file.read(64)
     if magic.startswith(b"version https://git-lfs"):

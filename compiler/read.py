@@ -24,6 +24,8 @@ from meadow.compiler.read_layer import LINEAR, Layer
 from meadow.compiler.types import I8, Weight, grouped
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
+SMALLEST_EPSILON = 1e-30
+"""Below this a norm of zeros would divide by a flushed zero."""
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
 TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
 """Operators that move values without changing them: structure is looked for through these."""
@@ -167,6 +169,10 @@ class Reader:
         embed = self.weights[self.nodes[0].weight or ""]
         if len(set(self.inv_freqs)) != 1 or len(set(self.eps)) != 1:
             raise UnsupportedModel(f"{self.file}: layers differ in rotary frequencies or norm epsilon")
+        if not self.eps[0] >= SMALLEST_EPSILON:
+            raise UnsupportedModel(
+                f"{self.file}: the norms' epsilon is {self.eps[0]:g}; at least {SMALLEST_EPSILON:g} is served"
+            )
         metadata = self._metadata()
         attend = next(n for n in self.nodes if n.op is Op.ATTEND)
         ffn = next(self.weights[n.weight or ""].rows for n in self.nodes if n.name.endswith("gate"))

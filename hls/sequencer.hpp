@@ -2,8 +2,9 @@
 // The sequencer: fetches instructions and starts the kernels, one after another.  Knows no model.
 #pragma once
 
-#include "attention.hpp"
+#include "gemm_attention.hpp"
 #include "norm.hpp"
+#include "tphs.hpp"
 
 // How a run ended, for the host.
 constexpr uint32_t kDone = 0;
