@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: real help setup demo models test lint types unit docs verify eval clean
+.PHONY: real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -52,6 +52,16 @@ docs: setup  ## print docs/isa.md from the table
 
 verify: build/smollm2  ## the whole ladder on SmolLM2 (minutes)
 	$(MEADOWC) verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16
+
+designs: models/smollm2-int8/model.onnx  ## SmolLM2 for two boards, half the lanes, both dataflows: one digest
+	@for options in "zcu102" "kv260" "zcu102 --set token_lanes=4 --set weight_ports=2" "zcu102 --dataflow gemm" \
+	    "zcu102 --dataflow tphs" "zcu102 --design meadow-paper"; do \
+	  $(MEADOWC) compile models/smollm2-int8/model.onnx -o build/designs/one --board $$options --json >/dev/null; \
+	  for device in emulator csim; do \
+	    $(MEADOWC) run build/designs/one --device $$device -p "What is the capital of France?" -n 8 --json \
+	      | .venv/bin/python -c "import json, sys; print(json.load(sys.stdin)['digest'], '$$device', '$$options')"; \
+	  done; \
+	done
 
 eval: models  ## perplexity on Wikipedia text beside onnxruntime (minutes)
 	$(MEADOWC) eval build/smollm2 --text wikipedia --windows 12

@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         ended = cli.main(wanted, prog_name="meadowc", standalone_mode=False)
         code = ended if isinstance(ended, int) else 0  # click hands back the code of an Exit
+        sys.stdout.flush()  # here, where a full disk is an error that can be told
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
@@ -107,6 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         _tell("this machine has too little memory for that", 5, as_json)
         code = 5
+    except SystemExit:  # click ends so only when the reader of a pipe has gone
+        code = 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
