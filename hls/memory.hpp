@@ -35,10 +35,13 @@ inline void store(beat_t* port, address_t address, beat_t beat) {
 // A burst of `count` beats into a stream.
 template <int kPort, int kDepth>
 void load_stream(const beat_t* port, address_t address, int count, hls::stream<beat_t, kDepth>& out) {
+#ifndef __SYNTHESIS__
+    traffic::read(kPort, address, static_cast<uint64_t>(count));
+#endif
 LoadStream:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
-        out.write(load<kPort>(port, address + static_cast<address_t>(i) * kBeatBytes));
+        out.write(port[(address >> 4) + static_cast<address_t>(i)]);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <exception>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace hls {
@@ -16,24 +17,33 @@ class stream {
     std::vector<T> words_;
     std::size_t next_ = 0;
 
+    // Buffers of streams that have gone: a region makes its streams anew for every tile, their memory need not be.
+    static std::vector<std::vector<T>>& pool() {
+        static std::vector<std::vector<T>> buffers;
+        return buffers;
+    }
+
   public:
-    stream() = default;
+    stream() {
+        if (!pool().empty()) {
+            words_.swap(pool().back());
+            pool().pop_back();
+        }
+    }
     stream(const stream&) = delete;
     stream& operator=(const stream&) = delete;
     ~stream() noexcept(false) {
-        if (next_ != words_.size() && std::uncaught_exceptions() == 0) throw std::runtime_error("a stream was left with data");
+        const bool left = next_ != words_.size();
+        words_.clear();
+        pool().push_back(std::move(words_));
+        if (left && std::uncaught_exceptions() == 0) throw std::runtime_error("a stream was left with data");
     }
 
     bool empty() const { return next_ == words_.size(); }
     void write(const T& word) { words_.push_back(word); }
     T read() {
         if (empty()) throw std::runtime_error("a read from an empty stream");
-        const T word = words_[next_++];
-        if (empty()) {
-            words_.clear();
-            next_ = 0;
-        }
-        return word;
+        return words_[next_++];
     }
 };
 
