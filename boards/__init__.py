@@ -47,10 +47,6 @@ class Board:
     clock_mhz: int
     pynq: str
 
-    @property
-    def on_chip_bits(self) -> int:
-        return self.bram36 * 36864 + self.uram * 294912
-
 
 FIELDS = {
     "name": str, "title": str, "part": str, "lut": int, "ff": int, "dsp": int, "bram36": int, "uram": int,

@@ -14,7 +14,7 @@ import numpy as np
 
 from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside, refuse_target
-from meadow.compiler.gguf_file import GgufFile, read_gguf
+from meadow.compiler.gguf_file import read_gguf
 from meadow.compiler.gguf_tokenizer import config_files, tokenizer
 from meadow.compiler.llama import Builder, build, float_zero_point, nibbles
 from meadow.compiler.onnx_file import save_model
@@ -132,6 +132,3 @@ def write_embedding(b: Builder, ids: str, weight: Weight, out: str) -> str:
     column = b.node("Unsqueeze", scales, b.ints(-1), name=f"{out}.scale_column")
     product = b.node("Mul", split, column, name=f"{out}.product")
     return b.node("Reshape", product, b.ints(0, 0, weight.cols), name=out)
-
-
-__all__ = ["GgufFile", "convert", "dequantize_linear", "write_embedding", "write_linear"]

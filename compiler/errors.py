@@ -36,12 +36,6 @@ class UnsupportedModel(MeadowError):
         return text
 
 
-class VerificationFailed(MeadowError):
-    """Two rungs of the ladder disagree, or a self-test failed."""
-
-    exit_code = 4
-
-
 class ResourceExceeded(MeadowError):
     """The design or the model does not fit the board."""
 

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Model
 
-CONTROL, USER_DEFINED, UNKNOWN, BYTE = 3, 4, 2, 6
+CONTROL, USER_DEFINED = 3, 4
 """Token types of GGUF's tokenizer.ggml.token_type (gguf-py, TokenType)."""
 
 LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

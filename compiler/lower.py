@@ -18,7 +18,6 @@ from meadow.compiler.layout import Layout, padded
 from meadow.compiler.pack import Packed
 from meadow.compiler.schedule import CHUNK_LIMIT, NOWHERE, Buffer, Schedule, Slot, Step
 
-DATAFLOWS = ("auto", "gemm", "tphs")
 PHASES = ("prefill", "decode")
 Operands = dict[str, Slot | Value]
 
@@ -74,7 +73,7 @@ def lower(graph: Graph, design: Design, packed: dict[str, Packed], dataflow: str
         lowering = _Lowering(graph, design, packed, buffers, phase, dataflow, bandwidth_gb_s)
         programs[phase] = lowering.run()
         buffers |= lowering.buffers
-        chosen[phase] = tuple(lowering.chosen)
+        chosen[phase] = tuple(lowering.chosen[layer] for layer in sorted(lowering.chosen))
     schedule = Schedule(programs, buffers, chosen)
     schedule.check()
     return schedule
@@ -126,7 +125,7 @@ class _Lowering:
     steps: list[Step] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
-    chosen: list[tuple[str, str]] = field(default_factory=list)
+    chosen: dict[int, tuple[str, str]] = field(default_factory=dict)  # by layer: dataflow and reason
 
     def run(self) -> tuple[Step, ...]:
         parts_of = weight_parts(self.graph, self.design)
@@ -231,7 +230,7 @@ class _Lowering:
             attend = self.readers[reader.name][0]
             if attend.inputs[0] == reader.name:
                 self.choose(attend, node)
-                if self.chosen[-1][0] == "gemm":
+                if self.chosen[attend.layer or 0][0] == "gemm":
                     self._queries(node)
             else:
                 self._append(node, "keys", Epilogue.ROPE_HEADS)
@@ -285,7 +284,7 @@ class _Lowering:
         stride = padded(self.graph.model.heads * self.graph.model.head_dim, 4)
         target = self._buffer(node.name, self.design.block * stride * 4)
         self.values[node.name] = target
-        mode = next(m for m, layer in zip(self.chosen, self._chosen_layers, strict=True) if layer == node.layer)[0]
+        mode = self.chosen[node.layer or 0][0]
         self.steps += self.tphs_steps(node, q, target) if mode == "tphs" else self.gemm_steps(node, q, target)
 
     def tphs_steps(self, node: Node, q: Node, target: str) -> list[Step]:
@@ -330,14 +329,10 @@ class _Lowering:
             }),
         ]  # fmt: skip
 
-    @property
-    def _chosen_layers(self) -> list[int]:
-        return [n.layer or 0 for n in self.graph.nodes if n.op is Op.ATTEND][: len(self.chosen)]
-
     def choose(self, attend: Node, q: Node) -> None:
         """GEMM or TPHS for this block and phase: forced, or the cheaper one by the cost model, with the reason."""
         if self.dataflow != "auto":
-            self.chosen.append((self.dataflow, "forced by --dataflow"))
+            self.chosen[attend.layer or 0] = (self.dataflow, "forced by --dataflow")
             return
         tokens = self.design.block if self.phase == "prefill" else 1
         position = max(0, min(self.design.context, 512) - tokens)
@@ -357,8 +352,10 @@ class _Lowering:
             self.buffers, self.steps, self.values, self.codes = dict(buffers), list(steps), dict(values), dict(codes)
         best = min(totals, key=lambda m: totals[m])
         other = "gemm" if best == "tphs" else "tphs"
-        self.chosen.append((best, f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}, modelled at "
-                                  f"{tokens} tokens after {position}"))  # fmt: skip
+        self.chosen[attend.layer or 0] = (
+            best,
+            f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}, modelled at {tokens} tokens after {position}",
+        )
 
     def _head(self, node: Node) -> None:
         stride = padded(self.graph.model.vocab, 4)

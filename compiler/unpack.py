@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
 
 MODE_BITS = 4
-RAW = 0
 
 
 @dataclass(frozen=True)

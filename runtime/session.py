@@ -291,6 +291,3 @@ def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
         return int(random.choice(order[keep], p=p))
 
     return choose
-
-
-__all__ = ["DEVICES", "DeviceError", "Session", "Stats", "sampler"]
