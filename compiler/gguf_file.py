@@ -97,6 +97,8 @@ def read_gguf(path: Path) -> GgufFile:
     """Parse `path`.  Raises UsageError for a file that is not whole, UnsupportedModel with every problem at once."""
     from gguf import GGUFReader
 
+    from meadow.compiler.gguf_scan import scan
+
     if not path.is_file():
         raise UsageError(f"{path} is a folder, a GGUF file is expected" if path.is_dir() else f"{path} does not exist")
     with path.open("rb") as file:
@@ -105,6 +107,7 @@ def read_gguf(path: Path) -> GgufFile:
         raise UsageError(f"{path} is a Git LFS pointer, not the model itself; fetch the real file: git lfs pull")
     if magic[:4] != b"GGUF":
         raise UsageError(f"{path} is not a GGUF file (it starts with {magic[:4]!r}); convert reads GGUF only")
+    scan(path)
     try:
         reader = GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}

@@ -80,6 +80,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise UsageError(f"{path} is not a whole ONNX file (truncated, or another format)") from None
     if not model.graph.node or not model.graph.output:
         raise UsageError(f"{path} is not a whole ONNX file: it parses, but holds no graph")
+    _refuse_disorder(path, model)
     folder = path.parent.resolve()
     problems = []
     for tensor in model.graph.initializer:
@@ -90,6 +91,18 @@ def load_model(path: Path) -> onnx.ModelProto:
     if problems:
         raise UsageError(f"external data of {path}: " + "; ".join(problems[:5]))
     return model
+
+
+def _refuse_disorder(path: Path, model: onnx.ModelProto) -> None:
+    """Raise UsageError unless every node reads what is there before it, as ONNX demands; so there are no cycles."""
+    known = {"", *(t.name for t in model.graph.initializer), *(i.name for i in model.graph.input)}
+    for node in model.graph.node:
+        for name in node.input:
+            if name not in known:
+                raise UsageError(
+                    f"{path}: {node.op_type} {node.name!r} reads {name!r} before it is computed: not a valid graph"
+                )
+        known |= set(node.output)
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
@@ -113,8 +126,13 @@ def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
     """The values of an initializer; external data is memory-mapped, not copied."""
+    if any(d < 0 for d in tensor.dims):
+        raise UsageError(f"the tensor {tensor.name!r} has a negative size: the file is damaged")
     if not external_data_helper.uses_external_data(tensor):
-        return np.asarray(numpy_helper.to_array(tensor))
+        try:
+            return np.asarray(numpy_helper.to_array(tensor))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"the tensor {tensor.name!r} is damaged: {error}") from None
     problem = _check_external(tensor, folder.resolve())
     if problem:
         raise UsageError(f"external data of {tensor.name!r}: {problem}")

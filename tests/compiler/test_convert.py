@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,17 @@ def test_all_groups_of_the_real_file_come_back_bit_for_bit() -> None:
             assert weight.minimum is not None and weight.minimum.tobytes() == stored.minimum.tobytes(), name
             groups += stored.minimum.size
     assert groups == 3_317_760
+
+
+@pytest.mark.parametrize("claim", [
+    struct.pack("<IQQ", 3, 1 << 60, 1 << 60),
+    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 0, 1 << 50),
+    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62) + b"abcd",
+    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 9, 1 << 50),
+    struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<I", 1 << 30),
+    struct.pack("<IQQ", 7, 0, 0),
+])  # fmt: skip
+def test_a_file_that_claims_too_much_is_refused_at_once(claim: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hostile.gguf").write_bytes(b"GGUF" + claim)
+    with pytest.raises(UsageError):
+        convert(tmp_path / "hostile.gguf", tmp_path / "out")

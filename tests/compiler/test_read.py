@@ -187,3 +187,29 @@ def test_a_graph_that_only_looks_like_llama_is_found_out(change: Any, tmp_path: 
 
 def test_an_unchanged_copy_is_read(tmp_path: Path) -> None:
     assert read(mutate(tmp_path / "m.onnx", lambda nodes, model: None)).model.layers == 2
+
+
+def damaged_tensor(
+    nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto, dims: list[int], raw: bytes | None
+) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "val_74")
+    del tensor.dims[:]
+    tensor.dims.extend(dims)
+    if raw is not None:
+        tensor.raw_data = raw
+
+
+@pytest.mark.parametrize(("dims", "raw"), [([1 << 40, 64], None), ([-5, 64], None), ([64, 64], b"xx"), ([], None)])
+def test_a_damaged_tensor_is_named(dims: list[int], raw: bytes | None, tmp_path: Path) -> None:
+    path = mutate(tmp_path / "m.onnx", lambda nodes, model: damaged_tensor(nodes, model, dims, raw))
+    with pytest.raises(UsageError, match="the tensor 'val_74'"):
+        read(path)
+
+
+def test_a_graph_with_a_cycle_is_refused(tmp_path: Path) -> None:
+    def cycle(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
+        model.graph.node.append(helper.make_node("Identity", ["b"], ["a"]))
+        model.graph.node.append(helper.make_node("Identity", ["a"], ["b"]))
+
+    with pytest.raises(UsageError, match="before it is computed"):
+        read(mutate(tmp_path / "m.onnx", cycle))
