@@ -163,15 +163,11 @@ def cubes(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
 
 def scaled_embedding(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
     gather = next(n for n in nodes.values() if n.op_type == "Gather")
-    for node in nodes.values():
+    for node in model.graph.node:
         node.input[:] = ["scaled" if i == gather.output[0] else i for i in node.input]
-    model.graph.node.insert(
-        1, helper.make_node("Mul", [gather.output[0], constant(model, "eight", np.float32(8))], ["scaled"])
-    )
-    nodes_in_order = sorted(model.graph.node, key=lambda n: n.output[0] != gather.output[0] and n.output[0] != "scaled")
-    kept = list(nodes_in_order)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    place = next(i for i, node in enumerate(model.graph.node) if node.output[0] == gather.output[0])
+    eight = constant(model, "eight", np.float32(8))
+    model.graph.node.insert(place + 1, helper.make_node("Mul", [gather.output[0], eight], ["scaled"]))
 
 
 def values_from_the_residual(nodes: dict[str, onnx.NodeProto], model: onnx.ModelProto) -> None:
