@@ -26,7 +26,9 @@ from meadow.runtime.device import Bytes, Counters, Run
 PAGE = 4096
 PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-         "-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")  # fmt: skip
+         "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
+         "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")  # fmt: skip
+"""Hidden and not unique: engines of several designs live in one process, and their static buffers have one name."""
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
 STATUS = {1: "the program holds an opcode that the engine does not know", 2: "the engine refused the run's registers"}
 BUILD_TIMEOUT = 300

@@ -101,6 +101,22 @@ def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, package
         assert flip_changes_digest(session, TOKENS[:9], session.digest)
 
 
+@pytest.mark.csim
+def test_engines_of_two_designs_live_in_one_process(packages: dict[str, Path], expected: str) -> None:
+    """Interleaved, so that any buffer they shared would be overwritten by the other."""
+    names = ("one port, gemm", "zcu102", "odd block and context")
+    sessions = [Session(packages[name], "csim") for name in names]
+    for start in range(0, len(TOKENS), 10):
+        for session in sessions:
+            session.prefill(TOKENS[start : start + 10], logits="all")
+    for token in STEPS:
+        for session in sessions:
+            session.step(token)
+    assert {session.digest for session in sessions} == {expected}
+    for session in sessions:
+        session.close()
+
+
 def test_the_emulator_follows_the_graph_closely(packages: dict[str, Path], tiny_int8: Path) -> None:
     reference = evaluate(read(tiny_int8), np.array(TOKENS))
     with Session(packages["zcu102"]) as session:

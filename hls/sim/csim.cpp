@@ -6,12 +6,14 @@
 
 #include "../top.cpp"
 
+#define EXPORTED __attribute__((visibility("default")))
+
 extern "C" {
 
-const char* meadow_design_id() { return kDesignId; }
+EXPORTED const char* meadow_design_id() { return kDesignId; }
 
 // Returns the engine's status, or -1 with a text in `message` when the simulation caught an error.
-int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t program, uint64_t bases, uint32_t pages, uint32_t position,
+EXPORTED int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t program, uint64_t bases, uint32_t pages, uint32_t position,
                     uint32_t tokens, uint32_t first_logit, char* message, uint64_t message_bytes) {
     traffic::memory_bytes = memory_bytes;
     beat_t* dram = reinterpret_cast<beat_t*>(memory);
@@ -34,7 +36,7 @@ int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t program, ui
 }
 
 // Bytes read and written by each of the six ports since the library was loaded.
-void meadow_csim_traffic(uint64_t* out) {
+EXPORTED void meadow_csim_traffic(uint64_t* out) {
     for (int p = 0; p < kPorts; ++p) {
         out[2 * p] = traffic::ports[p].read_bytes;
         out[2 * p + 1] = traffic::ports[p].written_bytes;
