@@ -93,7 +93,12 @@ class CSim:
     def __init__(self, package: Package, sanitize: bool = False):
         self.design = package.design
         self.library = ctypes.CDLL(str(build(package, sanitize)))
-        self.library.meadow_design_id.restype = ctypes.c_char_p
+        try:
+            self.library.meadow_design_id.restype = ctypes.c_char_p
+        except AttributeError:
+            raise DeviceError(
+                f"the C++ in {package.folder} is of another meadow than this one; compile the model again"
+            ) from None
         found = self.library.meadow_design_id().decode()
         if found != package.design.id:
             raise DeviceError(f"the engine was built for design {found}, the package is for {package.design.id}")

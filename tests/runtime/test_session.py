@@ -92,6 +92,15 @@ def test_an_access_outside_of_memory_ends_the_run_with_a_sentence(tiny_package: 
 
 
 @pytest.mark.csim
+def test_cpp_of_another_meadow_is_refused_in_a_sentence(tiny_package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
+    source = copy / "hls" / "sim" / "csim.cpp"
+    source.write_text(source.read_text().replace("EXPORTED const", "const"))
+    with pytest.raises(DeviceError, match="of another meadow"):
+        open_device("csim", load(copy))
+
+
+@pytest.mark.csim
 def test_the_cpp_refuses_registers_out_of_range(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session, pytest.raises(DeviceError, match="refused the run's registers"):
         session.device.start(Run(0, 0, 1, 0, 65, 0))
