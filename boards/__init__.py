@@ -17,7 +17,7 @@ from meadow.compiler.errors import UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:  # pragma: no cover - Python 3.10
+else:
     import tomli as tomllib
 
 

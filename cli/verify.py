@@ -206,7 +206,8 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
             raise UsageError("--rungs needs emulator or csim to verify")
         first = next(iter(sessions.values()))
         ends = first.tokenizer.end_tokens
-        for title, tokens in prompts(first, file, limit):
+        asked = prompts(first, file, limit)
+        for title, tokens in asked:
             tell(f"{title!r} ({len(tokens)} tokens)")
             traces = _traces(sessions, devices, tokens, count)
             mine = traces[next(iter(sessions)), BLOCKS[0]]
@@ -230,7 +231,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
                         row["partings"].append(part)
             row["text"] = first.tokenizer.decode(mine.tokens)
             verdict.prompts.append(row)
-        _, shortest = min(prompts(first, file, limit), key=lambda p: len(p[1]))
+        _, shortest = min(asked, key=lambda p: len(p[1]))
         tell("flipping a bit")
         verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
         if not verdict.flipped_bit_detected:

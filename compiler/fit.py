@@ -82,7 +82,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     design = Design(
         board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
         weight_ports=fixed.get("weight_ports", _ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
-        block=fixed.get("block", 64), context=min(wanted, fixed.get("context", wanted)),
+        block=fixed.get("block", 64), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
         lookup_entries=fixed.get("lookup_entries", 1024),
     )  # fmt: skip

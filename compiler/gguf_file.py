@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.errors import UnsupportedModel, UsageError
+from meadow.compiler.gguf_scan import scan
 from meadow.compiler.graph import Model
 from meadow.compiler.types import F16, F32, Weight, grouped
 
@@ -96,8 +97,6 @@ def _unpack(name: str, kind: str, data: NDArray[np.generic], rows: int, cols: in
 def read_gguf(path: Path) -> GgufFile:
     """Parse `path`.  Raises UsageError for a file that is not whole, UnsupportedModel with every problem at once."""
     from gguf import GGUFReader
-
-    from meadow.compiler.gguf_scan import scan
 
     if not path.is_file():
         raise UsageError(f"{path} is a folder, a GGUF file is expected" if path.is_dir() else f"{path} does not exist")

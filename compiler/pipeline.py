@@ -21,13 +21,14 @@ from meadow.boards import Board
 from meadow.compiler import cost
 from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
-from meadow.compiler.errors import UnsupportedModel
+from meadow.compiler.errors import MeadowError, UnsupportedModel
 from meadow.compiler.fit import Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.lower import Part, lower, weight_parts
 from meadow.compiler.onnx_file import find_model
 from meadow.compiler.pack import Packed, pack
+from meadow.compiler.package import load
 from meadow.compiler.place import place
 from meadow.compiler.quantize import ABSURD_SCALE
 from meadow.compiler.read import read, source_digest
@@ -61,7 +62,8 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     refuse_target(target, "manifest.json", (file,))
     progress("read", "")
     graph = read(file)
-    inputs = inputs_digest(file, board, options)
+    digest = source_digest(file)
+    inputs = inputs_digest(file, digest, board, options)
     if is_current(target, inputs):
         summary: dict[str, Any] = json.loads((target / "report" / "summary.json").read_text())
         return {**summary, "up_to_date": True}
@@ -84,7 +86,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     facts = {
         "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
-        "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": source_digest(file)},
+        "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
         "origin": origin(graph, file, target),
         "options": asdict(options), "tile_rows": max(p.layout.tile_rows for ps in parts_of.values() for p in ps),
     }  # fmt: skip
@@ -101,9 +103,9 @@ def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
     return {"path": os.path.relpath((file.parent / path).resolve(), target.resolve()), "sha256": digest}
 
 
-def inputs_digest(file: Path, board: Board, options: Options) -> str:
-    """What a package is made of: the model's bytes and companions, the board, the options and this compiler."""
-    digest = hashlib.sha256(source_digest(file).encode())
+def inputs_digest(file: Path, source: str, board: Board, options: Options) -> str:
+    """What a package is made of: the model's bytes (their digest `source`) and companions, the board, the options and this compiler."""
+    digest = hashlib.sha256(source.encode())
     companions = [f"{p.name}:{p.stat().st_size}" for p in sorted(file.parent.glob("*.json*"))]
     for part in (repr(board), repr(options), compiler_digest(), *companions):
         digest.update(part.encode() + b"\0")
@@ -112,9 +114,6 @@ def inputs_digest(file: Path, board: Board, options: Options) -> str:
 
 def is_current(target: Path, inputs: str) -> bool:
     """Whether `target` is a whole package made of these inputs."""
-    from meadow.compiler.errors import MeadowError
-    from meadow.compiler.package import load
-
     try:
         package = load(target)
         package.file("report/summary.json")

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from random_gguf import write_gguf
 
 from meadow import boards
 from meadow.cli.verify import flip_changes_digest
@@ -16,12 +16,6 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.read import read
 from meadow.runtime.csim import CSim
 from meadow.runtime.session import Session
-
-spec = importlib.util.spec_from_file_location("random_gguf", Path(__file__).parent / "random_gguf.py")
-assert spec is not None and spec.loader is not None
-random_gguf = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_gguf)
-write_gguf = random_gguf.write_gguf
 
 TOKENS = [(37 * i * i + 11) % 1024 for i in range(70)]
 STEPS = [9, 700, 31]

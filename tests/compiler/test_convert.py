@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from random_gguf import TYPES, write_gguf
 
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.convert import convert
@@ -22,11 +22,6 @@ from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, nibbles
 from meadow.compiler.read import read
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-spec = importlib.util.spec_from_file_location("random_gguf", Path(__file__).parents[1] / "random_gguf.py")
-assert spec is not None and spec.loader is not None
-random_gguf = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_gguf)
-write_gguf, TYPES = random_gguf.write_gguf, random_gguf.TYPES
 
 
 @pytest.mark.parametrize("kind", TYPES)
