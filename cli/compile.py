@@ -30,11 +30,11 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Package folder [default: build/NAME].")
 @click.option("--dataflow", type=click.Choice(["auto", "gemm", "tphs"]), default="auto", show_default=True,
               help="How attention runs; auto lets the cost model choose.")  # fmt: skip
-@click.option("--packing", type=click.Choice(["auto", "raw", "always"]), default="auto", show_default=True,
-              help="Pack weights where it pays, store them as they are, or pack them all.")  # fmt: skip
+@click.option("--packing", type=click.Choice(["auto", "raw", "prefix", "naive", "packets", "frequency"]), default="auto", show_default=True,
+              help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.")  # fmt: skip
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=N",
-              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, block, context, lookup_entries.")  # fmt: skip
+              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, block, context, prefix_codes, lookup_entries.")  # fmt: skip
 @json_option
 def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, design: str,
                     sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip

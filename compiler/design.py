@@ -16,11 +16,13 @@ BEAT_BYTES = 16
 LANE_COLS = 32
 """Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
 LOOKUP_LANES = 16
-"""Chunk ids that the look-up unit resolves in one cycle."""
+"""Chunk ids that the look-up unit of the published scheme resolves in one cycle."""
+CODE_BITS = 14
+"""Bits of the longest prefix code.  A longer one gains 0.1 % of the bytes, 12 bits lose 0.4 % (docs/decisions/0010)."""
 FLOAT_LANES = 4
 """FP32 elements that norms, quantization and epilogues take in a cycle: one beat."""
 LARGEST_CLOCK_MHZ = 600
-TILE_ROWS = 64
+TILE_ROWS = 128
 """Output features computed between two stores, when the step does not ask for whole heads."""
 
 
@@ -36,7 +38,8 @@ class Design:
     context          most tokens in the KV cache
     max_cols         longest input row of a linear layer, padded
     max_head_dim     largest head, padded to a beat
-    lookup_entries   entries of each look-up table of the weight unpacker
+    prefix_codes     1 when the engine decodes prefix codes, else 0
+    lookup_entries   entries of each chunk table of the published packing; 0 when the engine has no such unit
     """
 
     board: str
@@ -48,6 +51,7 @@ class Design:
     context: int
     max_cols: int
     max_head_dim: int
+    prefix_codes: int
     lookup_entries: int
 
     def check(self) -> None:
@@ -61,8 +65,11 @@ class Design:
             raise ValueError(f"clock_mhz is {self.clock_mhz}; no engine of this kind runs above {LARGEST_CLOCK_MHZ}")
         if self.max_cols % LANE_COLS or self.max_head_dim % BEAT_BYTES:
             raise ValueError(f"max_cols {self.max_cols} and max_head_dim {self.max_head_dim} must be whole beats")
-        if self.lookup_entries & (self.lookup_entries - 1) or not 256 <= self.lookup_entries <= 65536:
-            raise ValueError(f"lookup_entries is {self.lookup_entries}; a power of two from 256 to 65536 is possible")
+        if self.prefix_codes not in (0, 1):
+            raise ValueError(f"prefix_codes is {self.prefix_codes}; 0 or 1 is possible")
+        entries = self.lookup_entries
+        if entries and (entries & (entries - 1) or not 256 <= entries <= 65536):
+            raise ValueError(f"lookup_entries is {entries}; 0 or a power of two from 256 to 65536 is possible")
 
     @property
     def id(self) -> str:

@@ -13,12 +13,13 @@ from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.errors import ResourceExceeded, UsageError
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.layout import padded
+from meadow.compiler.packets import SCHEMES as PUBLISHED
 
 BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 """Shares of each resource that a design may fill and still be expected to close timing (FINN, src/finn/util/platforms)."""
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
-SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "block", "context", "lookup_entries")
+SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "block", "context", "prefix_codes", "lookup_entries")
 OTHER_PORTS = 2
 """Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
 DEFAULT_CONTEXT = 2048
@@ -62,11 +63,14 @@ def over_budget(design: Design, board: Board) -> list[tuple[str, int, int]]:
     return [(k, n, int(limits[k] * BUDGET[k])) for k, n in used.items() if n > limits[k] * BUDGET[k]]
 
 
-def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, named: str = "") -> Fit:
+def fit(
+    graph: Graph, board: Board, settings: dict[str, int] | None = None, named: str = "", packing: str = "auto"
+) -> Fit:
     """The largest design for `graph` on `board` within BUDGET.
 
     settings  numbers of SETTABLE that the user fixed
     named     a published configuration of DESIGNS to start from
+    packing   the scheme of pack.SCHEMES that the engine must unpack; a unit that it does not need is not built
     Raises ResourceExceeded when nothing fits (with the knob to turn), UsageError for settings that are not known.
     """
     if named and named not in DESIGNS:
@@ -84,7 +88,8 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
         weight_ports=fixed.get("weight_ports", _ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
         block=fixed.get("block", 64), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
-        lookup_entries=fixed.get("lookup_entries", 1024),
+        prefix_codes=fixed.get("prefix_codes", int(packing in ("auto", "prefix"))),
+        lookup_entries=fixed.get("lookup_entries", 1024 if packing in PUBLISHED else 0),
     )  # fmt: skip
     try:
         design.check()
@@ -93,7 +98,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     if model.head_dim % design.weight_ports:
         raise UsageError(f"heads of {model.head_dim} do not divide over {design.weight_ports} weight ports")
     design, binding = _shrink_context(design, board, graph, "context" in fixed)
-    if "lookup_entries" not in fixed:
+    if design.lookup_entries and "lookup_entries" not in fixed:
         design = _grow(design, board, "lookup_entries", (16384, 8192, 4096, 2048))
     if "token_lanes" not in fixed:
         grown = _grow(design, board, "token_lanes", (16, 8, 4, 2))

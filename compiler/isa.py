@@ -54,9 +54,9 @@ class Field:
 def _weights() -> tuple[Field, ...]:
     return (
         *(Field(f"weights{p}", "slot", f"weights of port {p}: rows n = {p} mod ports") for p in range(4)),
-        Field("format", "int", "0 raw; else chunk size | packets a beat << 8"),
+        Field("format", "int", "0 raw; 65536 prefix codes; else chunk size | packets a beat << 8"),
         Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
-        Field("table", "slot", "packed: chunk table, `chunk size` int8 an entry"),
+        Field("table", "slot", "packed: code table, or `chunk size` int8 an entry"),
         Field("entries", "int", "packed: entries of the table"),
         Field("weight_scale", "slot", "FP32 scale of each row, every tile's beginning at a beat"),
     )

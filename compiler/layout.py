@@ -52,6 +52,12 @@ class Layout:
         return min(step, self.port_rows - tile * step)
 
     @property
+    def tile_weights(self) -> NDArray[np.intp]:
+        """[tiles], weights that each port streams in a tile, padding included."""
+        rows = [self.tile_port_rows(t) for t in range(self.tiles)]
+        return np.array(rows, np.intp) * self.padded_cols
+
+    @property
     def raw_beats(self) -> int:
         """Beats of one port when stored raw."""
         return self.port_rows * self.padded_cols // BEAT_BYTES

@@ -207,7 +207,7 @@ class _Lowering:
         made["format"] = p.form.word if p.form is not None else 0
         made["directory"] = self.slot(f"{name}.directory") if p.form is not None else NOWHERE
         made["table"] = self.slot(f"{name}.table") if p.form is not None else NOWHERE
-        made["entries"] = len(p.table)
+        made["entries"] = p.entries
         made["weight_scale"] = self.slot(f"{name}.scale")
         return made
 

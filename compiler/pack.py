@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pack: lossless weight packing after MEADOW (MLSys 2025, section 5): unique chunks, ids by frequency, packets.
+"""pack: each weight matrix in the lossless format that spends least time on the bus.
 
-Chooses chunk and packet size for each matrix, and leaves a matrix raw when packing would not shrink it.
-docs/packing.md has the format, bit by bit; unpack.py is the inverse.
+Chooses the format; the bytes are made by prefix.py (ours) and packets.py (as published).  unpack.py is the inverse.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
-from meadow.compiler.layout import Layout
-from meadow.compiler.unpack import FORMATS, MODE_BITS, Format
+from meadow.compiler import packets, prefix
+from meadow.compiler.design import BEAT_BYTES, LANE_COLS
+from meadow.compiler.layout import Layout, padded
+from meadow.compiler.unpack import MODE_BITS, Format, Prefix
 
-SAMPLE_IDS = 1 << 16
-"""Chunk ids of each format that are packed for trial before one is chosen."""
+SCHEMES = ("auto", "raw", "prefix", *packets.SCHEMES)
+"""auto searches each matrix; the others use one format wherever its tables fit, and raw elsewhere."""
 WORTHWHILE = 0.99
-"""A matrix is packed only when it shrinks below this share of its raw size."""
+"""A matrix is packed by auto only when its time on the bus falls below this share of the raw time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +29,8 @@ class Packed:
     form       None when raw
     streams    uint8 bytes of each port, whole beats
     directory  packed: uint32 [tiles, ports], beats
-    table      packed: int8 [entries, chunk]
+    table      packed: uint8, what the engine loads before it streams
+    entries    packed: chunks or weights in the table
     entropy    order-0 entropy of the weights in bits, the bound (H1)
     """
 
@@ -38,7 +38,8 @@ class Packed:
     form: Format | None
     streams: tuple[NDArray[np.uint8], ...]
     directory: NDArray[np.uint32]
-    table: NDArray[np.int8]
+    table: NDArray[np.uint8]
+    entries: int
     entropy: float
 
     @property
@@ -50,150 +51,109 @@ class Packed:
         """Bits a weight of the matrix itself (padding is counted as cost, not as weights)."""
         return 8 * self.nbytes / (self.layout.rows * self.layout.cols)
 
+    @property
+    def fetch_cycles(self) -> int:
+        """Cycles of the slowest port of each tile at one beat a cycle, and of loading the table."""
+        if self.form is None:
+            return self.layout.raw_beats
+        return int(self.directory.max(axis=1).sum()) + -(-self.table.nbytes // BEAT_BYTES)
+
+    @property
+    def unpack_cycles(self) -> int:
+        """Cycles of the look-up unit were the bus infinitely fast."""
+        if self.form is None:
+            return self.layout.raw_beats
+        words = int(self.layout.tile_weights.sum()) // LANE_COLS
+        return words if isinstance(self.form, Prefix) else max(words, int(self.directory.max(axis=1).sum()))
+
+    @property
+    def bus_cycles(self) -> int:
+        """Time on the bus, the objective of the search: max(fetch, unpack)."""
+        return max(self.fetch_cycles, self.unpack_cycles)
+
 
 def entropy_bits(codes: NDArray[np.int8]) -> float:
     """Order-0 entropy of the codes, in bits a weight."""
-    counts = np.bincount(codes.reshape(-1).view(np.uint8), minlength=256)
-    p = counts[counts > 0] / codes.size
+    return _entropy(_counts(codes))
+
+
+def _counts(codes: NDArray[np.int8]) -> NDArray[np.int64]:
+    return np.bincount(codes.reshape(-1).view(np.uint8), minlength=256)
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log2(p)).sum())
 
 
-def pack(codes: NDArray[np.int8], layout: Layout, max_entries: int, scheme: str = "auto") -> Packed:
+def pack(
+    codes: NDArray[np.int8], layout: Layout, scheme: str = "auto", prefix_codes: bool = True, lookup_entries: int = 0
+) -> Packed:
     """Pack W[N, K].
 
-    max_entries  entries that the look-up table has room for
-    scheme       "auto" tries every format and raw, "raw" stores as is, "always" packs even where it does not pay
+    scheme          one of SCHEMES
+    prefix_codes    whether the engine decodes prefix codes
+    lookup_entries  chunks that the engine's table of the published scheme has room for
     """
     streams = layout.split(codes)
     entropy = entropy_bits(codes)
-    raw_bytes = layout.ports * layout.raw_beats * BEAT_BYTES
-    if scheme != "raw":
-        limit = WORTHWHILE * raw_bytes if scheme == "auto" else math.inf
-        form = _best_format(streams, max_entries, limit)
-        if form is not None:
-            packed = _pack(streams, layout, form, entropy)
-            if packed.nbytes < limit:
-                return packed
-    whole = tuple(s.reshape(-1).view(np.uint8) for s in streams)
-    return Packed(layout, None, whole, np.zeros((0, 0), np.uint32), np.zeros((0, 0), np.int8), entropy)
+    candidates = []
+    if scheme in ("auto", "prefix") and prefix_codes:
+        candidates.append(_by_prefix(streams, layout, entropy))
+    if scheme in ("auto", *packets.SCHEMES) and lookup_entries:
+        made = _by_packets(streams, layout, entropy, lookup_entries, "frequency" if scheme == "auto" else scheme)
+        candidates += [made] if made is not None else []
+    raw = Packed(layout, None, tuple(s.reshape(-1).view(np.uint8) for s in streams), np.zeros((0, 0), np.uint32),
+                 np.zeros(0, np.uint8), 0, entropy)  # fmt: skip
+    if not candidates:
+        return raw
+    best = min(candidates, key=lambda p: (p.bus_cycles, p.nbytes))
+    return raw if scheme == "auto" and best.bus_cycles >= WORTHWHILE * raw.bus_cycles else best
 
 
-def _best_format(streams: NDArray[np.int8], max_entries: int, limit: float) -> Format | None:
-    """The format whose estimated size is smallest and below `limit` bytes."""
-    best, best_bytes = None, limit
-    for chunk in sorted({f.chunk for f in FORMATS}):
-        ids, table = chunk_ids(streams, chunk)
-        if len(table) > max_entries:
-            continue
-        sample = ids.reshape(-1)[:SAMPLE_IDS]
-        for form in (f for f in FORMATS if f.chunk == chunk):
-            starts, _ = _packets(sample[None, :], form)
-            beats = len(starts) / form.packets * ids.size / len(sample)
-            estimate = beats * BEAT_BYTES + table.nbytes
-            if estimate < best_bytes:
-                best, best_bytes = form, estimate
-    return best
-
-
-def chunk_ids(streams: NDArray[np.int8], chunk: int) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
-    """(ids [ports, port ids], table [entries, chunk]): chunks numbered by falling frequency, ties by value."""
-    kind = {1: np.uint8, 2: np.uint16}[chunk]
-    values = streams.reshape(streams.shape[0], -1).view(kind)
-    counts = np.bincount(values.reshape(-1), minlength=1 << (8 * chunk))
-    used = np.flatnonzero(counts)
-    order = used[np.argsort(-counts[used], kind="stable")]
-    rank = np.zeros(len(counts), np.uint16)
-    rank[order] = np.arange(len(order)).astype(np.uint16)
-    return rank[values], order.astype(kind).view(np.int8).reshape(-1, chunk)
-
-
-def _packets(tiles: NDArray[np.uint16], form: Format) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    """Cut each row of ids [tiles, n] into packets, greedily the most ids first.
-
-    Returns the start of every packet (in the flattened ids, tile after tile) and its width in bits.
-    """
-    count, length = tiles.shape
-    widths = np.zeros(tiles.shape, np.uint8)
-    steps = np.zeros(tiles.shape, np.uint8)
-    bits = np.zeros((count, length + LOOKUP_LANES), np.uint8)
-    bits[:, :length] = _bit_length(tiles)
-    window, highest = 1, bits
-    by_count: dict[int, NDArray[np.uint8]] = {}
-    for wanted in sorted({form.count(w) for w in form.widths}):
-        while window < wanted:
-            window += 1
-            highest = np.maximum(highest[:, :-1], bits[:, window - 1 :][:, : highest.shape[1] - 1])
-        by_count[wanted] = highest[:, :length]
-    for width in reversed(form.widths):  # narrower packets hold more ids: the last that is feasible wins
-        fits = by_count[form.count(width)] <= width
-        widths[fits] = width
-        steps[fits] = form.count(width)
-    starts: list[int] = []
-    for tile in range(count):
-        base, at = tile * length, 0
-        jump = steps[tile].tolist()
-        while at < length:
-            starts.append(base + at)
-            at += jump[at]
-    found = np.array(starts, np.intp)
-    return found, widths.reshape(-1)[found]
-
-
-def _bit_length(ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    table = np.zeros(1 << 16, np.uint8)
-    for bit in range(16):
-        table[1 << bit : 2 << bit] = bit + 1
-    return np.maximum(table, 1)[ids]
-
-
-def _pack(streams: NDArray[np.int8], layout: Layout, form: Format, entropy: float) -> Packed:
-    ids, table = chunk_ids(streams, form.chunk)
-    row_ids = layout.padded_cols // form.chunk
-    step = layout.tile_rows // layout.ports
-    out, directory = [], np.zeros((layout.tiles, layout.ports), np.uint32)
+def _by_prefix(streams: NDArray[np.int8], layout: Layout, entropy: float) -> Packed:
+    lengths = prefix.code_lengths(_counts(streams))
+    codes, table, entries = prefix.canonical_codes(lengths)
+    step = layout.tile_rows // layout.ports * layout.padded_cols
+    directory = np.zeros((layout.tiles, layout.ports), np.uint32)
+    out = []
     for port in range(layout.ports):
-        full = layout.port_rows // step
-        whole = ids[port, : full * step * row_ids].reshape(full, step * row_ids)
+        flat = streams[port].reshape(-1)
+        full = len(flat) // step
         pieces = []
-        for start, tiles in ((0, whole), (full, ids[port, full * step * row_ids :].reshape(1, -1))):
+        for first, tiles in ((0, flat[: full * step].reshape(full, step)), (full, flat[full * step :].reshape(1, -1))):
             if tiles.size:
-                beats, each = _pack_tiles(tiles, form)
+                beats, each = prefix.pack_prefix(tiles, codes, lengths)
                 pieces.append(beats)
-                directory[start : start + len(each), port] = each
+                directory[first : first + len(each), port] = each
         out.append(np.concatenate(pieces))
-    return Packed(layout, form, tuple(out), directory, table, entropy)
+    return Packed(layout, Prefix(), tuple(out), directory, table, entries, entropy)
 
 
-def _pack_tiles(tiles: NDArray[np.uint16], form: Format) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """The beats of all tiles, and how many each has."""
-    starts, widths = _packets(tiles, form)
-    length = tiles.shape[1]
-    counts = np.array([0] + [form.count(w) for w in form.widths])[widths]
-    flat = tiles.reshape(-1)
-    tile = starts // length
-    low = (widths.astype(np.uint64) - np.uint64(1)) & np.uint64(15)
-    high = np.zeros_like(low)
-    for lane in range(LOOKUP_LANES // form.packets):
-        index = starts + lane
-        valid = (lane < counts) & (index < (tile + 1) * length)
-        ids = np.where(valid, flat[np.minimum(index, flat.size - 1)], 0).astype(np.uint64)
-        at = MODE_BITS + lane * widths.astype(np.int64)
-        inside = at < 64
-        low |= np.where(inside, ids << np.where(inside, at, 0).astype(np.uint64), np.uint64(0))
-        cross = inside & (at + widths > 64)
-        high |= np.where(cross, ids >> np.where(cross, 64 - at, 0).astype(np.uint64), np.uint64(0))
-        beyond = (~inside) & (at < 128)
-        high |= np.where(beyond, ids << np.where(beyond, at - 64, 0).astype(np.uint64), np.uint64(0))
-    packets = np.bincount(tile, minlength=len(tiles))
-    beats = -(-packets // form.packets)
-    first = np.concatenate([[0], np.cumsum(packets)])[:-1]
-    slot = (np.concatenate([[0], np.cumsum(beats)])[:-1] * form.packets)[tile] + np.arange(len(starts)) - first[tile]
-    total = int(beats.sum())
-    if form.packets == 1:
-        words = np.zeros((total, 2), np.uint64)
-        words[slot, 0], words[slot, 1] = low, high
-        return words.reshape(-1).view(np.uint8), beats
-    kind = np.uint64 if form.packets == 2 else np.uint32
-    single = np.zeros(total * form.packets, kind)
-    single[slot] = low.astype(kind)
-    return single.view(np.uint8), beats
+def _by_packets(
+    streams: NDArray[np.int8], layout: Layout, entropy: float, lookup_entries: int, scheme: str
+) -> Packed | None:
+    form = packets.best_format(streams, lookup_entries, scheme)
+    if form is None:
+        return None
+    out, directory, table = packets.pack_packets(streams, layout, form, scheme)
+    return Packed(layout, form, out, directory, table.reshape(-1).view(np.uint8), len(table), entropy)
+
+
+def published_bytes(codes: NDArray[np.int8], scheme: str, chunk: int = 2, packet: int = 4) -> float:
+    """Bytes of the published scheme as its authors describe it, for comparison: packets follow each other bit by bit.
+
+    Ids of one width ("naive"), or packets of `packet` ids with MODE_BITS of mode and the width of their widest, by
+    value ("packets") or by frequency; the table is counted.  A chunk is cut along K.
+    """
+    rows = np.ascontiguousarray(np.pad(codes, ((0, 0), (0, -codes.shape[1] % chunk))))
+    ids, table = packets.chunk_ids(rows[None], chunk, scheme == "frequency")
+    flat = ids.reshape(-1)
+    if scheme == "naive":
+        bits = flat.size * max(1, int(len(table) - 1).bit_length())
+    else:
+        whole = np.zeros(padded(flat.size, packet), flat.dtype)
+        whole[: flat.size] = flat
+        widths = packets.bit_length(whole.reshape(-1, packet).max(axis=1)).astype(np.int64)
+        bits = len(widths) * MODE_BITS + packet * int(widths.sum())
+    return bits / 8 + table.nbytes

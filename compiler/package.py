@@ -22,7 +22,7 @@ from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot
-from meadow.compiler.unpack import format_of, unpack_stream
+from meadow.compiler.unpack import PREFIX_WORD, format_of, unpack
 
 FORMAT_VERSION = 1
 """Of the folder.  Another version is refused with what to do."""
@@ -123,9 +123,8 @@ class Package:
         else:
             form = format_of(row["format"])
             directory = take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
-            table = take(row["table"]).view(np.int8)[: row["entries"] * form.chunk].reshape(-1, form.chunk)
-            weights = np.array([layout.tile_port_rows(t) * layout.padded_cols for t in range(layout.tiles)])
-            ported = np.stack([unpack_stream(s, directory[:, p], weights, table, form) for p, s in enumerate(streams)])
+            table = take(row["table"])[: form.table_bytes(row["entries"])]
+            ported = unpack(form, streams, directory, layout.tile_weights, table, row["entries"])
         return layout.join(ported), take(row["scale"]).view(np.float32)[layout.scale_places]
 
     def verify_files(self) -> list[str]:
@@ -206,7 +205,7 @@ def check_program(package: Package, name: str) -> None:
     """
     design = package.design
     limits = {"cols": max(design.max_cols, padded(package.manifest["model"]["dim"], 32)), "head_dim": design.max_head_dim,
-              "tile_rows": design.max_tile_rows, "entries": design.lookup_entries, "capacity": padded(design.context, 8),
+              "tile_rows": design.max_tile_rows, "capacity": padded(design.context, 8),
               "block": padded(design.block, 4), "row": padded(design.context, 8)}  # fmt: skip
     try:
         steps = isa.decode(package.program(name))
@@ -219,6 +218,7 @@ def check_program(package: Package, name: str) -> None:
                 raise DeviceError(
                     f"{package.folder}: {where}: {key} is {fields[key]}, at most {limit} is allowed; compile again"
                 )
+        _check_format(package, fields, where)
         if "kv_heads" in fields and (not fields["kv_heads"] or fields["heads"] % fields["kv_heads"]):
             raise DeviceError(
                 f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"
@@ -227,6 +227,20 @@ def check_program(package: Package, name: str) -> None:
             if field.kind == "slot":
                 chunk, offset = isa.unpack_slot(int(fields[field.name]))
                 _check_slot(package, chunk, offset, 0, f"{where}: {field.name}")
+
+
+def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:
+    """The engine must have the unit that unpacks the weights, with room for their table."""
+    word, entries = int(fields.get("format", 0)), int(fields.get("entries", 0))
+    if not word:
+        return
+    try:
+        format_of(word)
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    room = 256 * package.design.prefix_codes if word == PREFIX_WORD else package.design.lookup_entries
+    if not 0 < entries <= room:
+        raise DeviceError(f"{package.folder}: {where}: entries is {entries}, at most {room} is allowed; compile again")
 
 
 def sha256(path: Path) -> str:

@@ -71,7 +71,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     progress("rewrite", str(graph.model))
     graph = rewrite(graph)
     progress("fit", board.title)
-    fitted = fit(graph, board, dict(options.settings), options.design)
+    fitted = fit(graph, board, dict(options.settings), options.design, options.packing)
     design = fitted.design
     parts_of = weight_parts(graph, design)
     packed = pack_all(graph, design, parts_of, options.packing, progress)
@@ -161,7 +161,9 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
         progress("pack", f"matrix {index + 1}/{len(parts_of)}")
         for part in parts:
             rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
-            packed[part.name] = pack(rows.astype(np.int8, copy=False), part.layout, design.lookup_entries, scheme)
+            packed[part.name] = pack(
+                rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes), design.lookup_entries
+            )
     return packed
 
 

@@ -133,7 +133,7 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
                 offset += chunk.length
             entries.append(entry)
         embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
-        if embed == head:
+        if embed == head and all(packed[p.name].form is None for p in parts_of[head]):
             return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
         weight = graph.weights[embed]
         assert weight.scale is not None
@@ -160,7 +160,7 @@ def _packing_rows(
                 "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
                 "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports,
                 "tile_rows": part.layout.tile_rows, "first_row": part.first_row,
-                "format": p.form.word if p.form is not None else 0, "entries": len(p.table),
+                "format": p.form.word if p.form is not None else 0, "entries": p.entries,
                 "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)],
                 "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
                 "scale": where(f"{part.name}.scale"), "bytes": p.nbytes,

@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """unpack: the bytes of a packed weight stream become INT8 again, as the look-up unit does it.
 
-The inverse of pack.py, and all of it that a board's host needs.  The format is described in docs/packing.md.
+The inverse of prefix.py and packets.py, and all of it that a board's host needs.  docs/packing.md has both formats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.design import BEAT_BYTES, LOOKUP_LANES
+from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES
 
 MODE_BITS = 4
+HALFWORD_BITS = 16
+"""What a lane of the prefix decoder takes from the stream at once; a beat holds eight."""
+HALFWORDS = BEAT_BYTES * 8 // HALFWORD_BITS
+HEADER_BYTES = 64
+"""A prefix table begins with two arrays, one entry for each code length and room for 16 lengths each."""
+PREFIX_WORD = 1 << 16
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Format:
-    """Chunks of `chunk` weights; `packets` packets in a beat, each with a mode field and ids of one width."""
+class Packets:
+    """The published scheme: chunks of `chunk` weights; `packets` packets in a beat, each with a mode field and ids of one width."""
 
     chunk: int
     packets: int
@@ -41,23 +50,143 @@ class Format:
         """The id width of each mode: mode m means m + 1 bits."""
         return tuple(range(1, (1 << MODE_BITS) + 1))
 
+    def table_bytes(self, entries: int) -> int:
+        return entries * self.chunk
+
     def __str__(self) -> str:
         return f"chunks of {self.chunk}, {self.packets} packets a beat"
 
 
-FORMATS = tuple(Format(chunk, packets) for chunk in (1, 2) for packets in (1, 2, 4))
+@dataclass(frozen=True)
+class Prefix:
+    """Prefix codes of at most CODE_BITS bits, one a weight, in LANE_COLS bit streams that share the bus."""
+
+    @property
+    def word(self) -> int:
+        """The `format` field of an instruction."""
+        return PREFIX_WORD
+
+    def table_bytes(self, entries: int) -> int:
+        return HEADER_BYTES + entries
+
+    def __str__(self) -> str:
+        return "prefix codes"
+
+
+Format = Packets | Prefix
+PACKETS = tuple(Packets(chunk, packets) for chunk in (1, 2) for packets in (1, 2, 4))
 """A beat yields at most LOOKUP_LANES chunks of two: LANE_COLS weights, one word of the multipliers."""
 
 
 def format_of(word: int) -> Format:
-    """The Format of an instruction's word.  Raises ValueError for one that does not exist."""
-    made = Format(word & 255, word >> 8)
-    if made not in FORMATS:
+    """The format of an instruction's word.  Raises ValueError for one that does not exist."""
+    if word == PREFIX_WORD:
+        return Prefix()
+    made = Packets(word & 255, word >> 8)
+    if made not in PACKETS:
         raise ValueError(f"packing format {word:#x} is not known")
     return made
 
 
-def unpack_ids(beats: NDArray[np.uint8], form: Format) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
+def unpack(form: Format, streams: Sequence[Bytes], directory: NDArray[np.uint32], tile_weights: NDArray[np.intp],
+           table: Bytes, entries: int) -> NDArray[np.int8]:  # fmt: skip
+    """The weights of every port, [ports, weights].  A tile starts at a beat; what its last beat holds beyond is padding.
+
+    streams       the beats of each port, as bytes
+    directory     [tiles, ports], beats
+    tile_weights  [tiles], weights that each port has in a tile
+    table         the matrix's table, `entries` long
+    Raises ValueError when the beats hold less than the tiles need, or a code or id is not in the table.
+    """
+    for port, stream in enumerate(streams):
+        beats = int(directory[:, port].sum(dtype=np.int64))
+        if beats * BEAT_BYTES != stream.nbytes:
+            raise ValueError(f"the stream of port {port} has {stream.nbytes} bytes, its tiles {beats} beats")
+    if isinstance(form, Prefix):
+        return unpack_prefix(streams, directory, tile_weights, table, entries)
+    pairs = table[: entries * form.chunk].view(np.int8).reshape(entries, form.chunk)
+    return np.stack([
+        unpack_packets(s, directory[:, port], tile_weights, pairs, form) for port, s in enumerate(streams)
+    ])  # fmt: skip
+
+
+# -- prefix codes ------------------------------------------------------------------------------------------------------
+
+
+def decoding_table(table: Bytes, entries: int) -> NDArray[np.uint16]:
+    """What each window of CODE_BITS bits begins with: weight | length << 8; 0 where no code does.
+
+    The header has for each length l the windows below which codes are at most l bits long, and what is added to the
+    l bits themselves to find the weight among the `entries` that follow (canonical codes).
+    """
+    bound = table[: HEADER_BYTES // 2].view("<u2")[:CODE_BITS].astype(np.int64)
+    offset = table[HEADER_BYTES // 2 : HEADER_BYTES].view("<i2")[:CODE_BITS].astype(np.int64)
+    symbols = table[HEADER_BYTES : HEADER_BYTES + entries]
+    window = np.arange(1 << CODE_BITS)
+    length = 1 + (window[:, None] >= bound[None, :-1]).sum(axis=1)
+    index = offset[length - 1] + (window >> (CODE_BITS - length))
+    known = (index >= 0) & (index < entries) & (window < bound[-1])
+    found = symbols[np.where(known, index, 0)] | length.astype(np.uint16) << 8
+    return np.where(known, found, 0).astype(np.uint16)
+
+
+def unpack_prefix(streams: Sequence[Bytes], directory: NDArray[np.uint32], tile_weights: NDArray[np.intp],
+                  table: Bytes, entries: int) -> NDArray[np.int8]:  # fmt: skip
+    """See unpack.  All tiles of all ports are decoded at once, word by word."""
+    decode = decoding_table(table, entries)
+    ports = len(streams)
+    halfwords = np.concatenate([np.ascontiguousarray(s).view("<u2") for s in streams] + [np.zeros(LANE_COLS, "<u2")])
+    lengths = directory.T.astype(np.int64) * HALFWORDS  # [ports, tiles]
+    starts = (np.cumsum(lengths.reshape(-1)) - lengths.reshape(-1)).reshape(lengths.shape)
+    first = np.concatenate([[0], np.cumsum(tile_weights)]).astype(np.intp)
+    out = np.empty((ports, int(first[-1])), np.uint8)
+    for weights in np.unique(tile_weights):  # a last tile may be shorter
+        tiles = np.flatnonzero(tile_weights == weights)
+        words = int(weights) // LANE_COLS
+        made = _decode(decode, halfwords, starts[:, tiles].reshape(-1), lengths[:, tiles].reshape(-1), words)
+        for at, tile in enumerate(tiles):  # [words, ports * tiles, lanes]
+            mine = made[:, at :: len(tiles)]
+            out[:, first[tile] : first[tile + 1]] = mine.swapaxes(0, 1).reshape(ports, -1)
+    return out.view(np.int8)
+
+
+def _decode(decode: NDArray[np.uint16], halfwords: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64],
+            words: int) -> NDArray[np.uint8]:  # fmt: skip
+    """`words` words of every stream that begins at one of `starts`: [words, streams, LANE_COLS]."""
+    shape = (len(starts), LANE_COLS)
+    out = np.empty((words, *shape), np.uint8)
+    held = np.zeros(shape, np.uint32)  # bits not decoded yet, the next one on top
+    fill = np.zeros(shape, np.int32)
+    before = starts[:, None].astype(np.int32) - 1
+    taken = np.empty(shape, np.int32)
+    bad = np.zeros(shape, bool)
+    for word in range(words):
+        need = fill < CODE_BITS
+        np.cumsum(need, axis=1, out=taken)
+        taken += before
+        before = taken[:, -1:].copy()
+        fresh = halfwords.take(taken, mode="clip").astype(np.uint32)
+        fresh <<= np.maximum(16 - fill, 0).astype(np.uint32)
+        fresh *= need
+        held |= fresh
+        found = decode.take(held >> np.uint32(32 - CODE_BITS))
+        out[word] = found  # the low byte
+        length = found >> 8
+        bad |= length == 0
+        held <<= length
+        fill += need * np.int32(HALFWORD_BITS)
+        fill -= length
+    if bad.any():
+        raise ValueError("the stream holds a code that is not in the table")
+    if (before[:, 0] - starts + 1 > lengths).any():
+        raise ValueError("the stream holds fewer weights than its tiles need")
+    return out
+
+
+# -- packets of ids ----------------------------------------------------------------------------------------------------
+
+
+def unpack_ids(beats: NDArray[np.uint8], form: Packets) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
     """The ids in `beats` (bytes, whole beats), with their lanes: ids [beats, LOOKUP_LANES] and how many are valid."""
     words = np.ascontiguousarray(beats).view("<u8").reshape(-1, 2)
     per = LOOKUP_LANES // form.packets
@@ -75,7 +204,7 @@ def unpack_ids(beats: NDArray[np.uint8], form: Format) -> tuple[NDArray[np.uint1
     return ids, valid
 
 
-def _packet(words: NDArray[np.uint64], form: Format, packet: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def _packet(words: NDArray[np.uint64], form: Packets, packet: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     if form.packets == 1:
         return words[:, 0], words[:, 1]
     zero = np.zeros(len(words), np.uint64)
@@ -100,8 +229,8 @@ def _bits(
     return ((first | second | third) & mask).astype(np.uint16)
 
 
-def unpack_stream(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer], tile_weights: NDArray[np.integer],
-                  table: NDArray[np.int8], form: Format) -> NDArray[np.int8]:  # fmt: skip
+def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer], tile_weights: NDArray[np.integer],
+                  table: NDArray[np.int8], form: Packets) -> NDArray[np.int8]:  # fmt: skip
     """One port's weights.  A tile starts at a beat; what its last beat holds beyond `tile_weights` is padding.
 
     beats         uint8, all beats of the port

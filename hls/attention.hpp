@@ -70,13 +70,13 @@ inline int longest(const Group& g) {
 }
 
 // `count` INT8 rows of one head from DRAM.
-inline void load_rows(const beat_t* memory, address_t address, int count, int head_dim, int8_t rows[][kMaxHeadDim]) {
+inline void load_rows(Role role, const beat_t* memory, address_t address, int count, int head_dim, int8_t rows[][kMaxHeadDim]) {
     const int width = padded(head_dim, kBeatBytes);
 LoadRows:
     for (int j = 0; j < count; ++j) {
         for (int i = 0; i < width; i += kBeatBytes) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kMemoryPort>(memory, address + static_cast<address_t>(j) * width + i);
+            const beat_t beat = load<kMemoryPort>(role, memory, address + static_cast<address_t>(j) * width + i);
             for (int k = 0; k < kBeatBytes; ++k) {
 #pragma HLS UNROLL
                 rows[j][i + k] = byte_of(beat, k);
@@ -126,6 +126,7 @@ Keys:
         }
         out.write(score);
     }
+    count_cycles(Loop::kScores, longest(g));
 }
 
 // MAX over the rows as they arrive, then EXP with V's scales folded into the probabilities.
@@ -172,6 +173,7 @@ Exp:
         }
         out.write(weight);
     }
+    count_cycles(Loop::kSoftmax, 2 * longest(g));
     for (int lane = 0; lane < g.lanes; ++lane) divisor.value[lane].total = static_cast<float>(total[lane]);
     divisors.write(divisor);
 }
@@ -216,6 +218,7 @@ Div:
         }
         out.write(element);
     }
+    count_cycles(Loop::kContext, longest(g) + head_dim);
 }
 
 // The context of a group to its rows in DRAM.
@@ -234,6 +237,6 @@ Elements:
 StoreLanes:
     for (int lane = 0; lane < g.lanes; ++lane) {
         const address_t at = target + static_cast<address_t>(g.first + lane) * stride * 4;
-        store_floats<kMemoryPort>(memory, at, column, head_dim, out[lane]);
+        store_floats<kMemoryPort>(Role::kActivations, memory, at, column, head_dim, out[lane]);
     }
 }

@@ -17,7 +17,7 @@ StoreScores:
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) set_word(beat, k, as_bits(row[j + k].value[lane]));
             }
-            store<kMemoryPort>(memory, base + static_cast<address_t>(j) * 4, beat);
+            store<kMemoryPort>(Role::kIntermediates, memory, base + static_cast<address_t>(j) * 4, beat);
         }
     }
 }
@@ -29,7 +29,7 @@ LoadScoreRows:
         const address_t base = source + static_cast<address_t>(g.first + lane) * stride * 4;
         for (int j = 0; j < seen_by(g, lane); j += kFloatsInBeat) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kConstantsPort>(constants, base + static_cast<address_t>(j) * 4);
+            const beat_t beat = load<kConstantsPort>(Role::kIntermediates, constants, base + static_cast<address_t>(j) * 4);
             for (int k = 0; k < kFloatsInBeat; ++k) {
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) row[j + k].value[lane] = as_float(word_of(beat, k));
@@ -56,12 +56,12 @@ StoreSoftmax:
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) beat.range(16 * k + 15, 16 * k) = row[j + k].value[lane];
             }
-            store<kMemoryPort>(memory, base + static_cast<address_t>(j) * 2, beat);
+            store<kMemoryPort>(Role::kIntermediates, memory, base + static_cast<address_t>(j) * 2, beat);
         }
         beat_t beat = 0;
         set_word(beat, 0, as_bits(d.value[lane].total));
         set_word(beat, 1, static_cast<uint32_t>(d.value[lane].exponent));
-        store<kMemoryPort>(memory, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes, beat);
+        store<kMemoryPort>(Role::kIntermediates, memory, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes, beat);
     }
 }
 
@@ -80,7 +80,7 @@ LoadSoftmax:
         const address_t base = source + static_cast<address_t>(g.first + lane) * stride * 2;
         for (int j = 0; j < seen_by(g, lane); j += kWeightsInBeat) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kConstantsPort>(constants, base + static_cast<address_t>(j) * 2);
+            const beat_t beat = load<kConstantsPort>(Role::kIntermediates, constants, base + static_cast<address_t>(j) * 2);
             for (int k = 0; k < kWeightsInBeat; ++k) {
 #pragma HLS UNROLL
                 if (j + k < seen_by(g, lane)) {
@@ -88,7 +88,7 @@ LoadSoftmax:
                 }
             }
         }
-        const beat_t beat = load<kConstantsPort>(constants, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes);
+        const beat_t beat = load<kConstantsPort>(Role::kIntermediates, constants, divisor + static_cast<address_t>(g.first + lane) * kBeatBytes);
         d.value[lane].total = as_float(word_of(beat, 0));
         d.value[lane].exponent = static_cast<int>(word_of(beat, 1));
     }
@@ -141,11 +141,11 @@ ScoreHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         const int kv = head / group;
         if (head % group == 0) {
-            load_rows(memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
-            load_floats<kMemoryPort>(memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
+            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
         }
-        load_rows(memory, head_address(address_of(run, i.word[queries]), head, rows, dim), tokens, dim, chip.query);
-        load_floats<kMemoryPort>(memory, scale_address(address_of(run, i.word[query_scale]), head, rows), tokens, chip.query_scale);
+        load_rows(Role::kIntermediates, memory, head_address(address_of(run, i.word[queries]), head, rows, dim), tokens, dim, chip.query);
+        load_floats<kMemoryPort>(Role::kIntermediates, memory, scale_address(address_of(run, i.word[query_scale]), head, rows), tokens, chip.query_scale);
         const address_t at = address_of(run, i.word[target]) + static_cast<address_t>(head) * rows * stride * 4;
     ScoreGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
@@ -170,7 +170,7 @@ SoftmaxHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
             const address_t scale = scale_address(address_of(run, i.word[value_scale]), head / group, room);
-            load_floats<kMemoryPort>(memory, scale, seen, chip.value_scale);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale, seen, chip.value_scale);
         }
         const address_t place = static_cast<address_t>(head) * i.word[block];
     SoftmaxGroups:
@@ -197,7 +197,7 @@ inline void context(Heads& chip, const Run& run, const Instruction& i, const bea
 ContextHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
-            load_rows(memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.value);
+            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.value);
         }
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:

@@ -62,7 +62,7 @@ LoadActivations:
 #pragma HLS PIPELINE II=2
             for (int half = 0; half < kLaneCols / kBeatBytes; ++half) {
                 const address_t at = codes + (static_cast<address_t>(t) * words + w) * kLaneCols + half * kBeatBytes;
-                const beat_t beat = load<kMemoryPort>(memory, at);
+                const beat_t beat = load<kMemoryPort>(Role::kActivations, memory, at);
                 for (int k = 0; k < kBeatBytes; ++k) {
 #pragma HLS UNROLL
                     array.activation[t][w].value[half * kBeatBytes + k] = byte_of(beat, k);
@@ -70,15 +70,15 @@ LoadActivations:
             }
         }
     }
-    load_floats<kMemoryPort>(memory, scale, tokens, array.scale);
+    load_floats<kMemoryPort>(Role::kActivations, memory, scale, tokens, array.scale);
 }
 
 // The look-up tables, one copy a port.
 inline void load_tables(Array& array, const Run& run, const beat_t* constants, const Instruction& i, int field) {
     const Coding coding = coding_of(i.word[field + 4]);
-    if (coding.chunk == 0) return;
+    if (is_raw(coding)) return;
     const int entries = static_cast<int>(i.word[field + 7]);
-    load_table(constants, address_of(run, i.word[field + 6]), entries, coding.chunk, array.table[0]);
+    load_table(constants, address_of(run, i.word[field + 6]), entries, coding, array.table[0]);
     for (int p = 1; p < kWeightPorts; ++p) array.table[p] = array.table[0];
 }
 
@@ -139,12 +139,14 @@ Rows:
             out.write(sum[t]);
         }
     }
+    const int groups = (tokens - first + kTokenLanes - 1) / kTokenLanes;
+    count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * (static_cast<int64_t>(row_words) * groups + (tokens - first)));
 }
 
 inline void load_scales(const beat_t* constants, address_t address, int count, floats_stream& out) {
 LoadScales:
     for (int i = 0; i < count; i += kFloatsInBeat) {
-        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(i) * 4);
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(i) * 4);
         for (int k = 0; k < kFloatsInBeat; ++k) {
             if (i + k < count) out.write(as_float(word_of(beat, k)));
         }
@@ -167,14 +169,20 @@ Rescale:
             }
         }
     }
+    count_cycles(Loop::kRescale, static_cast<int64_t>(port_rows) * (tokens - first));
 }
 
-// Beats that port p streams in tile `tile`: from the directory when packed, else what the raw rows take.
-inline int tile_beats(const Matrix& m, const beat_t* constants, int tile, int p, int port_rows) {
-    if (m.coding.chunk == 0) return port_rows * m.words * (kLaneCols / kBeatBytes);
-    const int index = tile * kWeightPorts + p;
-    const beat_t beat = load<kConstantsPort>(constants, m.directory + static_cast<address_t>(index / kFloatsInBeat) * kBeatBytes);
-    return static_cast<int>(word_of(beat, index % kFloatsInBeat));
+// Beats that each port streams in tile `tile`: from the directory when packed, else what the raw rows take.  A tile's
+// entries lie in one beat.
+inline void tile_beats(const Matrix& m, const beat_t* constants, int tile, int port_rows, int beats[kWeightPorts]) {
+    if (is_raw(m.coding)) {
+        for (int p = 0; p < kWeightPorts; ++p) beats[p] = port_rows * m.words * (kLaneCols / kBeatBytes);
+        return;
+    }
+    const int index = tile * kWeightPorts;
+    const address_t at = m.directory + static_cast<address_t>(index / kFloatsInBeat) * kBeatBytes;
+    const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, at);
+    for (int p = 0; p < kWeightPorts; ++p) beats[p] = static_cast<int>(word_of(beat, (index + p) % kFloatsInBeat));
 }
 
 // One weight port's share of the pipeline: fetch, then unpack.
@@ -183,7 +191,7 @@ void stream_weights(const beat_t* port, address_t address, int beats, int words,
                     words_t& out) {
 #pragma HLS DATAFLOW
     beats_t raw;
-    load_stream<kPort>(port, address, beats, raw);
+    load_stream<kPort>(Role::kWeights, port, address, beats, raw);
     unpack(raw, beats, words, coding, table, out);
 }
 
@@ -231,7 +239,7 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
     const int done = walk.tile * step;
     const int port_rows = all_rows - done < step ? all_rows - done : step;
     int beats[kWeightPorts];
-    for (int p = 0; p < kWeightPorts; ++p) beats[p] = tile_beats(m, constants, walk.tile, p, port_rows);
+    tile_beats(m, constants, walk.tile, port_rows, beats);
     run_tile(array, m, walk.at, beats, walk.tile, port_rows, first, tokens, PASS_READ_PORTS);
     for (int p = 0; p < kWeightPorts; ++p) walk.at[p] += static_cast<address_t>(beats[p]) * kBeatBytes;
     const int left = m.rows - walk.tile * m.tile_rows;
@@ -244,7 +252,7 @@ inline void load_rope(const beat_t* constants, address_t table, int position, in
     const int row_bytes = padded(head_dim * 2, kBeatBytes);
 LoadRope:
     for (int i = 0; i < row_bytes; i += kBeatBytes) {
-        const beat_t beat = load<kConstantsPort>(constants, table + static_cast<address_t>(position) * row_bytes + i);
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, table + static_cast<address_t>(position) * row_bytes + i);
         for (int k = 0; k < kBeatBytes / 2; ++k) {
             const uint32_t word = word_of(beat, k / 2);
             factor[i / 2 + k] = static_cast<int16_t>(k % 2 == 0 ? word & 0xFFFF : word >> 16);
@@ -260,6 +268,7 @@ inline void store_heads(Array& array, const Run& run, const Instruction& i, cons
     const int start = i.word[append] ? static_cast<int>(run.position) : 0;
     const int width = padded(head_dim, kBeatBytes);
     const address_t codes = address_of(run, i.word[target]);
+    const Role role = i.word[append] ? Role::kKv : Role::kIntermediates;
     float scales[kBlock];
     int8_t row[kMaxHeadDim];
     int16_t factor[kMaxHeadDim];
@@ -268,13 +277,15 @@ HeadTokens:
         if (i.word[epilogue] == isa::kEpilogueRopeHeads) {
             load_rope(constants, address_of(run, i.word[rope]), static_cast<int>(run.position) + t, head_dim, factor);
             rope_head(array.result[t], factor, head_dim / 2);
+            count_cycles(Loop::kEpilogue, (head_dim / 2 + kFloatLanes - 1) / kFloatLanes);
         }
         scales[t] = quantize_row(array.result[t], head_dim, row);
+        count_cycles(Loop::kEpilogue, 2 * ((head_dim + kFloatLanes - 1) / kFloatLanes));  // peak, codes
         const address_t at = codes + (static_cast<address_t>(head) * capacity + start + t) * width;
-        store_codes<kMemoryPort>(memory, at, head_dim, row);
+        store_codes<kMemoryPort>(role, memory, at, head_dim, row);
     }
     const address_t base = address_of(run, i.word[target_scale]) + static_cast<address_t>(head) * padded(capacity, 4) * 4;
-    store_floats<kMemoryPort>(memory, base, start, static_cast<int>(run.tokens), scales);
+    store_floats<kMemoryPort>(role, memory, base, start, static_cast<int>(run.tokens), scales);
 }
 
 // Rows of FP32: stored, added to what is there, or pairs of columns joined by silu(gate) * up.
@@ -288,8 +299,9 @@ RowTokens:
     for (int t = first; t < static_cast<int>(run.tokens); ++t) {
         const address_t base = address_of(run, i.word[target]) + static_cast<address_t>(t) * i.word[stride] * 4;
         if (i.word[epilogue] == isa::kEpilogueAdd) {
-            load_floats<kMemoryPort>(memory, base + static_cast<address_t>(column) * 4, columns, line);
+            load_floats<kMemoryPort>(Role::kActivations, memory, base + static_cast<address_t>(column) * 4, columns, line);
         }
+        count_cycles(Loop::kEpilogue, (columns + kFloatLanes - 1) / kFloatLanes);
     Columns:
         for (int k = 0; k < columns; ++k) {
 #pragma HLS PIPELINE II=1
@@ -302,7 +314,7 @@ RowTokens:
                 line[k] = array.result[t][k];
             }
         }
-        store_floats<kMemoryPort>(memory, base, column, columns, line);
+        store_floats<kMemoryPort>(Role::kActivations, memory, base, column, columns, line);
     }
 }
 

@@ -14,35 +14,48 @@ inline address_t address_of(const Run& run, uint32_t slot) {
     return run.base[slot >> 24] + (static_cast<address_t>(slot & 0xFFFFFF) << 4);
 }
 
-template <int kPort>
-inline beat_t load(const beat_t* port, address_t address) {
+// `iterations` of a pipelined loop, for the C simulation's count of cycles.
+inline void count_cycles(Loop loop, int64_t iterations) {
 #pragma HLS INLINE
 #ifndef __SYNTHESIS__
-    traffic::read(kPort, address, 1);
+    traffic::cycles[static_cast<int>(loop)] += static_cast<uint64_t>(iterations);
 #endif
+}
+
+template <int kPort>
+inline void count_read(Role role, address_t address, int beats) {
+#pragma HLS INLINE
+#ifndef __SYNTHESIS__
+    traffic::access(kPort, 0, static_cast<int>(role), address, static_cast<uint64_t>(beats));
+#endif
+}
+
+template <int kPort>
+inline beat_t load(Role role, const beat_t* port, address_t address) {
+#pragma HLS INLINE
+    count_read<kPort>(role, address, 1);
     return port[address >> 4];
 }
 
 template <int kPort>
-inline void store(beat_t* port, address_t address, beat_t beat) {
+inline void store(Role role, beat_t* port, address_t address, beat_t beat) {
 #pragma HLS INLINE
 #ifndef __SYNTHESIS__
-    traffic::write(kPort, address, 1);
+    traffic::access(kPort, 1, static_cast<int>(role), address, 1);
 #endif
     port[address >> 4] = beat;
 }
 
 // A burst of `count` beats into a stream.
 template <int kPort, int kDepth>
-void load_stream(const beat_t* port, address_t address, int count, hls::stream<beat_t, kDepth>& out) {
-#ifndef __SYNTHESIS__
-    traffic::read(kPort, address, static_cast<uint64_t>(count));
-#endif
+void load_stream(Role role, const beat_t* port, address_t address, int count, hls::stream<beat_t, kDepth>& out) {
+    count_read<kPort>(role, address, count);
 LoadStream:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
         out.write(port[(address >> 4) + static_cast<address_t>(i)]);
     }
+    count_cycles(Loop::kFetch, count);
 }
 
 inline uint32_t word_of(const beat_t& beat, int index) {
@@ -53,6 +66,11 @@ inline uint32_t word_of(const beat_t& beat, int index) {
 inline void set_word(beat_t& beat, int index, uint32_t word) {
 #pragma HLS INLINE
     beat.range(32 * index + 31, 32 * index) = word;
+}
+
+inline uint16_t halfword_of(const beat_t& beat, int index) {
+#pragma HLS INLINE
+    return static_cast<uint16_t>(beat.range(16 * index + 15, 16 * index).to_uint64());
 }
 
 inline int8_t byte_of(const beat_t& beat, int index) {
@@ -67,11 +85,11 @@ inline void set_byte(beat_t& beat, int index, int8_t value) {
 
 // `count` floats from a beat-aligned address.
 template <int kPort>
-void load_floats(const beat_t* port, address_t address, int count, float* out) {
+void load_floats(Role role, const beat_t* port, address_t address, int count, float* out) {
 LoadFloats:
     for (int i = 0; i < count; i += kFloatsInBeat) {
 #pragma HLS PIPELINE II=1
-        const beat_t beat = load<kPort>(port, address + static_cast<address_t>(i) * 4);
+        const beat_t beat = load<kPort>(role, port, address + static_cast<address_t>(i) * 4);
         for (int k = 0; k < kFloatsInBeat; ++k) {
 #pragma HLS UNROLL
             if (i + k < count) out[i + k] = as_float(word_of(beat, k));
@@ -82,11 +100,11 @@ LoadFloats:
 // `count` floats to element `first` of an array at a beat-aligned address.  What lies before them in their first beat
 // is kept; what lies behind them in their last is set to zero.
 template <int kPort>
-void store_floats(beat_t* port, address_t base, int first, int count, const float* in) {
+void store_floats(Role role, beat_t* port, address_t base, int first, int count, const float* in) {
     const int offset = first % kFloatsInBeat;
     const address_t address = base + static_cast<address_t>(first - offset) * 4;
     beat_t beat = 0;
-    if (offset != 0) beat = load<kPort>(port, address);
+    if (offset != 0) beat = load<kPort>(role, port, address);
 StoreFloats:
     for (int i = -offset; i < count; i += kFloatsInBeat) {
 #pragma HLS PIPELINE II=1
@@ -95,13 +113,13 @@ StoreFloats:
             const int index = i + k;
             if (index >= 0) set_word(beat, k, index < count ? as_bits(in[index]) : 0);
         }
-        store<kPort>(port, address + static_cast<address_t>(i + offset) * 4, beat);
+        store<kPort>(role, port, address + static_cast<address_t>(i + offset) * 4, beat);
     }
 }
 
 // `count` INT8 codes to a beat-aligned address, padded with zeros to whole beats.
 template <int kPort>
-void store_codes(beat_t* port, address_t address, int count, const int8_t* in) {
+void store_codes(Role role, beat_t* port, address_t address, int count, const int8_t* in) {
 StoreCodes:
     for (int i = 0; i < count; i += kBeatBytes) {
 #pragma HLS PIPELINE II=1
@@ -110,6 +128,6 @@ StoreCodes:
 #pragma HLS UNROLL
             if (i + k < count) set_byte(beat, k, in[i + k]);
         }
-        store<kPort>(port, address + i, beat);
+        store<kPort>(role, port, address + i, beat);
     }
 }

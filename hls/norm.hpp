@@ -11,18 +11,19 @@ inline void norm(const Run& run, const Instruction& i, const beat_t* constants, 
     static float x[kMaxCols], weight[kMaxCols], y[kMaxCols];
     static int8_t row[kMaxCols];
     float scales[kBlock];
-    load_floats<kConstantsPort>(constants, address_of(run, i.word[gain]), n, weight);
+    load_floats<kConstantsPort>(Role::kWeights, constants, address_of(run, i.word[gain]), n, weight);
 NormTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
-        load_floats<kMemoryPort>(memory, at, n, x);
+        load_floats<kMemoryPort>(Role::kActivations, memory, at, n, x);
         norm_row(x, weight, n, as_float(i.word[eps]), as_float(i.word[inverse]), y);
         scales[t] = quantize_row(y, n, row);
+        count_cycles(Loop::kNorm, 5 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled, peak, codes
         for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
         const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
-        store_codes<kMemoryPort>(memory, to, padded(n, kLaneCols), row);
+        store_codes<kMemoryPort>(Role::kActivations, memory, to, padded(n, kLaneCols), row);
     }
-    store_floats<kMemoryPort>(memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
+    store_floats<kMemoryPort>(Role::kActivations, memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
 }
 
 inline void quantize(const Run& run, const Instruction& i, beat_t* memory) {
@@ -34,11 +35,12 @@ inline void quantize(const Run& run, const Instruction& i, beat_t* memory) {
 QuantizeTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
-        load_floats<kMemoryPort>(memory, at, n, x);
+        load_floats<kMemoryPort>(Role::kActivations, memory, at, n, x);
         scales[t] = quantize_row(x, n, row);
+        count_cycles(Loop::kNorm, 2 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, codes
         for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
         const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
-        store_codes<kMemoryPort>(memory, to, padded(n, kLaneCols), row);
+        store_codes<kMemoryPort>(Role::kActivations, memory, to, padded(n, kLaneCols), row);
     }
-    store_floats<kMemoryPort>(memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
+    store_floats<kMemoryPort>(Role::kActivations, memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
 }

@@ -17,7 +17,7 @@ inline Instruction fetch_instruction(const beat_t* constants, address_t address)
 FetchInstruction:
     for (int b = 0; b < isa::kWords / 4; ++b) {
 #pragma HLS PIPELINE II=1
-        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(b) * kBeatBytes);
+        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, address + static_cast<address_t>(b) * kBeatBytes);
         for (int k = 0; k < 4; ++k) {
 #pragma HLS UNROLL
             i.word[4 * b + k] = word_of(beat, k);
@@ -30,7 +30,7 @@ inline void load_bases(const beat_t* constants, address_t address, int pages, Ru
 LoadBases:
     for (int page = 0; page < pages; page += 2) {
 #pragma HLS PIPELINE II=1
-        const beat_t beat = load<kConstantsPort>(constants, address + static_cast<address_t>(page) * 8);
+        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, address + static_cast<address_t>(page) * 8);
         run.base[page] = beat.range(63, 0).to_uint64();
         if (page + 1 < pages) run.base[page + 1] = beat.range(127, 64).to_uint64();
     }

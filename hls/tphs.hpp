@@ -30,6 +30,7 @@ QueryTokens:
         load_rope(constants, rope, static_cast<int>(run.position) + t, head_dim, factor);
         rope_head(array.result[t], factor, head_dim / 2);
         heads.query_scale[t] = quantize_row(array.result[t], head_dim, heads.query[t]);
+        count_cycles(Loop::kEpilogue, (head_dim / 2 + kFloatLanes - 1) / kFloatLanes + 2 * ((head_dim + kFloatLanes - 1) / kFloatLanes));
     }
 }
 
@@ -50,10 +51,10 @@ QueryHeads:
     for (int head = 0; head < count; ++head) {
         const int kv = head / group;
         if (head % group == 0) {
-            load_rows(memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
-            load_rows(memory, head_address(address_of(run, i.word[values]), kv, room, dim), seen, dim, chip.value);
-            load_floats<kMemoryPort>(memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
-            load_floats<kMemoryPort>(memory, scale_address(address_of(run, i.word[value_scale]), kv, room), seen, chip.value_scale);
+            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
+            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[values]), kv, room, dim), seen, dim, chip.value);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[value_scale]), kv, room), seen, chip.value_scale);
         }
         project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, PASS_READ_PORTS);
     TokenGroups:

@@ -40,6 +40,13 @@ constexpr int kConstantsPort = 4;
 constexpr int kMemoryPort = 5;
 constexpr int kPorts = 6;
 
+// What the bytes of an access are, by which traffic is counted: weights with all their tables and scales, activations
+// between layers, the KV cache, intermediates of attention (Q, S, P), and the program.
+enum class Role : int { kWeights, kActivations, kKv, kIntermediates, kProgram };
+
+// The pipelined loops whose iterations are counted.
+enum class Loop : int { kFetch, kUnpack, kMultiply, kRescale, kEpilogue, kNorm, kScores, kSoftmax, kContext };
+
 inline float as_float(uint32_t bits) {
 #pragma HLS INLINE
     union {

@@ -1,45 +1,94 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a weight port to lane words: fetching, and the look-up unit that unpacks one 128-bit beat a cycle.
-// docs/packing.md has the format; compiler/unpack.py is the same in numpy.
+// From a weight port to lane words: fetching, and the look-up units that unpack one 128-bit beat a cycle.
+// docs/packing.md has the formats; compiler/unpack.py is the same in numpy.
 #pragma once
 
 #include "memory.hpp"
 
+#if !defined(__SYNTHESIS__) && defined(__AVX512VBMI2__) && defined(__AVX512VBMI__) && !defined(MEADOW_PLAIN_LANES)
+#include "sim/lanes.hpp"
+#define MEADOW_SIMD_LANES
+#endif
+
 constexpr int kModeBits = 4;
+constexpr int kHalfwordBits = 16;
+constexpr int kHalfwords = 8 * kBeatBytes / kHalfwordBits;  // in a beat
+constexpr uint32_t kPrefixFormat = 1u << 16;
 constexpr int kBeatDepth = 64;
 constexpr int kWordDepth = 16;
 
 using beats_t = hls::stream<beat_t, kBeatDepth>;
 using words_t = hls::stream<lanes_t, kWordDepth>;
 
-// How one matrix is coded: from an instruction's `format`, `entries` and `table`.
+// How one matrix is coded: from an instruction's `format`.
 struct Coding {
-    int chunk;        // weights an id stands for; 0 when raw
-    int log_packets;  // log2 of the packets in a beat
+    bool prefix;      // prefix codes, one a weight
+    int chunk;        // published scheme: weights an id stands for; 0 otherwise
+    int log_packets;  // published scheme: log2 of the packets in a beat
 };
 
 inline Coding coding_of(uint32_t format) {
 #pragma HLS INLINE
     Coding coding;
-    const int packets = static_cast<int>(format >> 8);
+    const int packets = static_cast<int>((format >> 8) & 255);
+    coding.prefix = kPrefixCodes && format == kPrefixFormat;
     coding.chunk = static_cast<int>(format & 255);
     coding.log_packets = packets == 4 ? 2 : packets == 2 ? 1 : 0;
     return coding;
 }
 
-// The look-up table of one port: chunks of up to two weights.
+inline bool is_raw(const Coding& coding) {
+#pragma HLS INLINE
+    return !coding.prefix && coding.chunk == 0;
+}
+
+// The tables of one port: chunks of up to two weights, and a prefix code.  A unit that the design lacks has none.
 struct Table {
-    int8_t value[kLookupEntries][2];
+    int8_t chunk[kLookupEntries > 0 ? kLookupEntries : 1][2];
+    uint16_t bound[kCodeBits];   // windows below bound[l - 1] begin with a code of at most l bits
+    uint16_t offset[kCodeBits];  // from a code of l bits to its weight's place
+    int8_t weight[kPrefixCodes ? 256 : 1];
 };
 
-inline void load_table(const beat_t* constants, address_t address, int entries, int chunk, Table& table) {
-LoadTable:
+inline void load_chunks(const beat_t* constants, address_t address, int entries, int chunk, Table& table) {
+LoadChunks:
     for (int i = 0; i < entries * chunk; i += kBeatBytes) {
-        const beat_t beat = load<kConstantsPort>(constants, address + i);
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(i));
         for (int k = 0; k < kBeatBytes; ++k) {
             const int at = i + k;
-            if (at < entries * chunk) table.value[at / chunk][at % chunk] = byte_of(beat, k);
+            if (at < entries * chunk) table.chunk[at / chunk][at % chunk] = byte_of(beat, k);
         }
+    }
+}
+
+// Two arrays of 16 words of 16 bits, then the weights by rising code.
+inline void load_codes(const beat_t* constants, address_t address, int entries, Table& table) {
+    constexpr int kHeaderBeats = 4;
+LoadCodes:
+    for (int b = 0; b < kHeaderBeats + (entries + kBeatBytes - 1) / kBeatBytes; ++b) {
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(b) * kBeatBytes);
+        for (int k = 0; k < kHalfwords; ++k) {
+            const int length = b % 2 * kHalfwords + k;
+            const uint16_t word = halfword_of(beat, k);
+            if (b < kHeaderBeats / 2) {
+                if (length < kCodeBits) table.bound[length] = word;
+            } else if (b < kHeaderBeats) {
+                if (length < kCodeBits) table.offset[length] = word;
+            } else {
+                const int at = (b - kHeaderBeats) * kBeatBytes + 2 * k;
+                table.weight[at & 255] = static_cast<int8_t>(word & 255);
+                table.weight[(at + 1) & 255] = static_cast<int8_t>(word >> 8);
+            }
+        }
+    }
+}
+
+inline void load_table(const beat_t* constants, address_t address, int entries, const Coding& coding, Table& table) {
+    if constexpr (kPrefixCodes) {
+        if (coding.prefix) load_codes(constants, address, entries, table);
+    }
+    if constexpr (kLookupEntries > 0) {
+        if (coding.chunk != 0) load_chunks(constants, address, entries, coding.chunk, table);
     }
 }
 
@@ -58,11 +107,138 @@ UnpackRaw:
         }
         out.write(word);
     }
+    count_cycles(Loop::kUnpack, 2 * words);
+}
+
+// The lanes of the prefix decoder and the halfwords that wait for them.
+struct Lanes {
+    uint32_t held[kLaneCols];  // bits not decoded yet, the next one on top
+    uint16_t fill[kLaneCols];  // how many
+    uint16_t queue[2 * kLaneCols + 2 * kHalfwords];  // what lies beyond kQueue is never read as a code
+    int queued;
+};
+
+// Where each lane's next halfword lies in the queue, if it needs one: a lane takes it before a word for which it holds less
+// than the longest code.  Returns how many lanes do.
+inline int place_halfwords(const Lanes& lanes, uint8_t place[kLaneCols]) {
+#pragma HLS INLINE
+    int wanted = 0;
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        place[lane] = static_cast<uint8_t>(wanted);
+        wanted += lanes.fill[lane] < kCodeBits ? 1 : 0;
+    }
+    return wanted;
+}
+
+// One weight of every lane.
+inline lanes_t decode_word(Lanes& lanes, const uint8_t place[kLaneCols], const Table& table) {
+#pragma HLS INLINE
+    uint16_t fresh[kLaneCols], window[kLaneCols], length[kLaneCols], offset[kLaneCols];
+#pragma HLS ARRAY_PARTITION variable=fresh complete
+#pragma HLS ARRAY_PARTITION variable=window complete
+#pragma HLS ARRAY_PARTITION variable=length complete
+#pragma HLS ARRAY_PARTITION variable=offset complete
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        fresh[lane] = lanes.queue[place[lane]];
+    }
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        const bool take = lanes.fill[lane] < kCodeBits;
+        lanes.held[lane] |= take ? static_cast<uint32_t>(fresh[lane]) << ((kHalfwordBits - lanes.fill[lane]) & 31) : 0;
+        lanes.fill[lane] = static_cast<uint16_t>(lanes.fill[lane] + (take ? kHalfwordBits : 0));
+        window[lane] = static_cast<uint16_t>(lanes.held[lane] >> (32 - kCodeBits));
+        length[lane] = 1;
+        offset[lane] = table.offset[0];
+    }
+    for (int l = 1; l < kCodeBits; ++l) {
+#pragma HLS UNROLL
+        const uint16_t bound = table.bound[l - 1];
+        const uint16_t further = static_cast<uint16_t>(table.offset[l] - table.offset[l - 1]);
+        for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+            const bool longer = window[lane] >= bound;
+            length[lane] = static_cast<uint16_t>(length[lane] + (longer ? 1 : 0));
+            offset[lane] = static_cast<uint16_t>(offset[lane] + (longer ? further : 0));
+        }
+    }
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        offset[lane] = static_cast<uint16_t>(offset[lane] + static_cast<uint16_t>(window[lane] >> (kCodeBits - length[lane])));
+        lanes.held[lane] <<= length[lane];
+        lanes.fill[lane] = static_cast<uint16_t>(lanes.fill[lane] - length[lane]);
+    }
+    lanes_t word;
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        word.value[lane] = table.weight[offset[lane] & 255];
+    }
+    return word;
+}
+
+// Prefix codes: a cycle takes a beat into the queue where there is room, and gives a word when the queue holds what its
+// lanes need.
+inline void unpack_prefix(beats_t& beats, int count, int words, const Table& table, words_t& out) {
+    constexpr int kQueue = kLaneCols + 2 * kHalfwords;
+    Lanes lanes;
+#pragma HLS ARRAY_PARTITION variable=lanes.held complete
+#pragma HLS ARRAY_PARTITION variable=lanes.fill complete
+#pragma HLS ARRAY_PARTITION variable=lanes.queue complete
+    for (int lane = 0; lane < kLaneCols; ++lane) {
+#pragma HLS UNROLL
+        lanes.held[lane] = 0;
+        lanes.fill[lane] = 0;
+    }
+    lanes.queued = 0;
+    int taken = 0, done = 0, cycles = 0;
+    bool damaged = false;
+UnpackPrefix:
+    for (; done < words && !damaged; ++cycles) {
+#pragma HLS PIPELINE II=1
+#pragma HLS LOOP_TRIPCOUNT min=1 max=16384
+        if (taken < count && lanes.queued <= kQueue - kHalfwords) {
+            const beat_t beat = beats.read();
+            for (int k = 0; k < kHalfwords; ++k) {
+#pragma HLS UNROLL
+                lanes.queue[lanes.queued + k] = halfword_of(beat, k);
+            }
+            lanes.queued += kHalfwords;
+            ++taken;
+        }
+#ifdef MEADOW_SIMD_LANES
+        const int wanted = simd::wanted<kCodeBits>(lanes.fill);
+#else
+        uint8_t place[kLaneCols];
+#pragma HLS ARRAY_PARTITION variable=place complete
+        const int wanted = place_halfwords(lanes, place);
+#endif
+        if (wanted <= lanes.queued) {
+#ifdef MEADOW_SIMD_LANES
+            lanes_t word;
+            simd::decode_word<kCodeBits>(lanes.held, lanes.fill, lanes.queue, table.bound, table.offset, table.weight, word.value);
+            out.write(word);
+#else
+            out.write(decode_word(lanes, place, table));
+#endif
+            lanes.queued -= wanted;
+            for (int k = 0; k < kQueue; ++k) {
+#pragma HLS UNROLL
+                lanes.queue[k] = lanes.queue[k + wanted];
+            }
+            ++done;
+        } else {
+            damaged = taken == count;  // the words that are missing are an error in simulation, and the watchdog's on a board
+        }
+    }
+    for (; taken < count; ++taken) beats.read();
+    count_cycles(Loop::kUnpack, cycles);
 }
 
 // The ids of one beat: every lane shifts its own bits out, with no dependence on other lanes but the packets' modes.
 inline int look_up(const beat_t& beat, const Coding& coding, const Table& table, int8_t* out) {
 #pragma HLS INLINE
+    constexpr int kMask = (kLookupEntries > 0 ? kLookupEntries : 1) - 1;
     const int packets = 1 << coding.log_packets;
     const int packet_bits = 8 * kBeatBytes >> coding.log_packets;
     const int lanes = kLookupLanes >> coding.log_packets;
@@ -79,10 +255,10 @@ Packets:
 #pragma HLS UNROLL
                 if (lane < lanes && lane < count) {
                     const int at = start + kModeBits + lane * width;
-                    const int id = static_cast<int>(beat.range(at + width - 1, at).to_uint64()) & (kLookupEntries - 1);
+                    const int id = static_cast<int>(beat.range(at + width - 1, at).to_uint64()) & kMask;
                     for (int k = 0; k < 2; ++k) {
 #pragma HLS UNROLL
-                        if (k < coding.chunk) out[(first + lane) * coding.chunk + k] = table.value[id][k];
+                        if (k < coding.chunk) out[(first + lane) * coding.chunk + k] = table.chunk[id][k];
                     }
                 }
             }
@@ -92,13 +268,13 @@ Packets:
     return first * coding.chunk;
 }
 
-// Packed weights: one beat an iteration, at most one word out.  What the last beat holds beyond `words` is padding.
-inline void unpack_packed(beats_t& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
+// The published scheme: one beat an iteration, at most one word out.  What the last beat holds beyond `words` is padding.
+inline void unpack_packets(beats_t& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
     int8_t held[2 * kLaneCols];
 #pragma HLS ARRAY_PARTITION variable=held complete
     int fill = 0;
     int left = words;
-UnpackPacked:
+UnpackPackets:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
         int8_t fresh[kLaneCols];
@@ -121,12 +297,18 @@ UnpackPacked:
             --left;
         }
     }
+    count_cycles(Loop::kUnpack, count);
 }
 
 inline void unpack(beats_t& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
-    if (coding.chunk == 0) {
+    if (is_raw(coding)) {
         unpack_raw(beats, words, out);
-    } else {
-        unpack_packed(beats, count, words, coding, table, out);
+        return;
+    }
+    if constexpr (kPrefixCodes) {
+        if (coding.prefix) unpack_prefix(beats, count, words, table, out);
+    }
+    if constexpr (kLookupEntries > 0) {
+        if (coding.chunk != 0) unpack_packets(beats, count, words, coding, table, out);
     }
 }

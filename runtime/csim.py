@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meadow.compiler.design import BEAT_BYTES
 from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package
@@ -25,6 +26,10 @@ from meadow.runtime.device import Bytes, Counters, Run
 
 PAGE = 4096
 PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory")
+ROLES = ("weights", "activations", "kv", "intermediates", "program")
+LOOPS = ("fetch", "unpack", "multiply", "rescale", "epilogue", "norm", "scores", "softmax", "context")
+"""As hls/types.hpp numbers them."""
+CHANNELS = tuple(f"{port}.{role}.{way}" for port in PORTS for way in ("read", "written") for role in ROLES)
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
          "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
          "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")  # fmt: skip
@@ -145,17 +150,21 @@ class CSim:
         """Nothing to wait for: start runs to the end."""
 
     def _traffic(self) -> list[int]:
-        counts = (ctypes.c_uint64 * (2 * len(PORTS)))()
+        counts = (ctypes.c_uint64 * (2 * len(CHANNELS) + len(LOOPS)))()
         self.library.meadow_csim_traffic(counts)
         return list(counts)
 
     @property
     def counters(self) -> Counters:
         now = [a - b for a, b in zip(self._traffic(), self._before, strict=True)]
-        counted = {
-            f"{port}.{way}": now[2 * i + k] for i, port in enumerate(PORTS) for k, way in enumerate(("read", "written"))
-        }
-        return Counters(counted, self._seconds, self._runs)
+        beats, bursts = now[0 : 2 * len(CHANNELS) : 2], now[1 : 2 * len(CHANNELS) : 2]
+        return Counters(
+            {name: n * BEAT_BYTES for name, n in zip(CHANNELS, beats, strict=True)},
+            dict(zip(CHANNELS, bursts, strict=True)),
+            dict(zip(LOOPS, now[2 * len(CHANNELS) :], strict=True)),
+            self._seconds,
+            self._runs,
+        )
 
     def close(self) -> None:
         self.memory = np.zeros(0, np.uint8)

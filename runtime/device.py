@@ -37,9 +37,17 @@ class Run:
 
 @dataclass
 class Counters:
-    """What a device counted since it was made: bytes of each port, and seconds spent running."""
+    """What a device counted since it was made.
+
+    bytes    DRAM traffic by "PORT.ROLE.read" and "PORT.ROLE.written", at each port access
+    bursts   the same, in bursts
+    cycles   iterations of the pipelined loops, by loop
+    seconds  this machine's time spent running
+    """
 
     bytes: dict[str, int] = field(default_factory=dict)
+    bursts: dict[str, int] = field(default_factory=dict)
+    cycles: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     runs: int = 0
 

@@ -19,7 +19,7 @@ from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unpack_slot
 from meadow.compiler.layout import Layout, padded
-from meadow.compiler.unpack import format_of, unpack_stream
+from meadow.compiler.unpack import format_of, unpack
 from meadow.runtime.device import Bytes, Counters, Run
 
 PAGE = 4096
@@ -150,17 +150,13 @@ class Emulator:
     def _unpack(self, f: Fields, layout: Layout) -> NDArray[np.int8]:
         form = format_of(f["format"])
         directory = self._array(f["directory"], np.uint32, layout.tiles, layout.ports)
-        table = self._array(f["table"], np.int8, f["entries"], form.chunk)
-        weights = np.array([layout.tile_port_rows(t) * layout.padded_cols for t in range(layout.tiles)])
-        streams = []
-        for port in range(layout.ports):
-            beats = int(directory[:, port].sum(dtype=np.int64))
-            data = self._array(f[f"weights{port}"], np.uint8, beats * BEAT_BYTES)
-            try:
-                streams.append(unpack_stream(data, directory[:, port], weights, table, form))
-            except ValueError as error:
-                raise DeviceError(f"packed weights are damaged: {error}") from None
-        return np.stack(streams)
+        table = self._array(f["table"], np.uint8, form.table_bytes(f["entries"]))
+        beats = directory.sum(axis=0, dtype=np.int64)
+        streams = [self._array(f[f"weights{p}"], np.uint8, int(n) * BEAT_BYTES) for p, n in enumerate(beats)]
+        try:
+            return unpack(form, streams, directory, layout.tile_weights, table, f["entries"])
+        except ValueError as error:
+            raise DeviceError(f"packed weights are damaged: {error}") from None
 
     def _activations(self, f: Fields) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tokens = self.run.tokens

@@ -76,13 +76,19 @@ def test_prefill_length_does_not_matter(
 
 
 @pytest.mark.csim
-@pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
-def test_packed_weights_give_the_bits_of_raw_ones(dataflow: str, tiny_tensor: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataflow", "schemes"),
+    [("gemm", ("raw", "prefix", "frequency")), ("tphs", ("raw", "prefix", "naive", "packets", "frequency"))],
+)
+def test_packed_weights_give_the_bits_of_raw_ones(
+    dataflow: str, schemes: tuple[str, ...], tiny_tensor: Path, tmp_path: Path
+) -> None:
     board = boards.load("zcu102")
-    raw = compile_model(tiny_tensor, board, tmp_path / "raw", Options(packing="raw", dataflow=dataflow))
-    packed = compile_model(tiny_tensor, board, tmp_path / "packed", Options(packing="always", dataflow=dataflow))
-    assert raw["weights"]["packed_matrices"] == 0 and packed["weights"]["packed_matrices"] > 0
-    found = {digest(tmp_path / name, device, 64) for name in ("raw", "packed") for device in ("emulator", "csim")}
+    found = set()
+    for scheme in schemes:
+        made = compile_model(tiny_tensor, board, tmp_path / scheme, Options(packing=scheme, dataflow=dataflow))
+        assert (made["weights"]["packed_matrices"] > 0) == (scheme != "raw")
+        found |= {digest(tmp_path / scheme, device, 64) for device in ("emulator", "csim")}
     assert len(found) == 1
 
 

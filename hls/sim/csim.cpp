@@ -35,12 +35,17 @@ EXPORTED int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t pr
     }
 }
 
-// Bytes read and written by each of the six ports since the library was loaded.
+// Since the library was loaded: [port][read, written][role][beats, bursts], then the iterations of each loop.
 EXPORTED void meadow_csim_traffic(uint64_t* out) {
     for (int p = 0; p < kPorts; ++p) {
-        out[2 * p] = traffic::ports[p].read_bytes;
-        out[2 * p + 1] = traffic::ports[p].written_bytes;
+        for (int way = 0; way < 2; ++way) {
+            for (int role = 0; role < traffic::kRoles; ++role) {
+                *out++ = traffic::channels[p][way].count[role].beats;
+                *out++ = traffic::channels[p][way].count[role].bursts;
+            }
+        }
     }
+    for (int loop = 0; loop < traffic::kLoops; ++loop) *out++ = traffic::cycles[loop];
 }
 
 }  // extern "C"

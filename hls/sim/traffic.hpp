@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts what crosses each port in the C simulation, and catches accesses outside of memory.  Not synthesized.
+// Counts what crosses each port in the C simulation, by role, and the iterations of the pipelined loops; catches accesses
+// outside of memory.  Not synthesized, and shares nothing with the compiler's own prediction.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +8,25 @@
 
 namespace traffic {
 
-struct Port {
-    uint64_t read_bytes;
-    uint64_t written_bytes;
+constexpr int kPortCount = 6;
+constexpr int kRoles = 5;
+constexpr int kLoops = 9;
+constexpr uint64_t kBurstBeats = 64;  // max_read_burst_length of the ports
+
+struct Count {
+    uint64_t beats;
+    uint64_t bursts;
 };
 
-inline Port ports[6];
+// One direction of one port.
+struct Channel {
+    Count count[kRoles];
+    uint64_t next;  // where the burst that is open goes on
+    uint64_t open;  // its beats so far
+};
+
+inline Channel channels[kPortCount][2];
+inline uint64_t cycles[kLoops];
 inline uint64_t memory_bytes;  // size of the simulated DRAM; addresses are offsets into it
 
 // An engine that leaves its memory would corrupt another's on a board; here the run ends with an error.
@@ -20,18 +34,20 @@ struct OutsideMemory : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-inline void check(uint64_t address, uint64_t beats) {
+inline void access(int port, int direction, int role, uint64_t address, uint64_t beats) {
     if (address % 16 != 0 || address + 16 * beats > memory_bytes) throw OutsideMemory("access outside of memory");
-}
-
-inline void read(int port, uint64_t address, uint64_t beats) {
-    check(address, beats);
-    ports[port].read_bytes += 16 * beats;
-}
-
-inline void write(int port, uint64_t address, uint64_t beats) {
-    check(address, beats);
-    ports[port].written_bytes += 16 * beats;
+    Channel& c = channels[port][direction];
+    Count& count = c.count[role];
+    count.beats += beats;
+    uint64_t open = address == c.next && c.open < kBurstBeats ? c.open : 0;
+    c.next = address + 16 * beats;
+    while (beats > 0) {
+        if (open == 0) ++count.bursts;
+        const uint64_t some = beats < kBurstBeats - open ? beats : kBurstBeats - open;
+        beats -= some;
+        open = (open + some) % kBurstBeats;
+    }
+    c.open = open == 0 ? kBurstBeats : open;
 }
 
 }  // namespace traffic

@@ -2,6 +2,7 @@
 // The C++ arithmetic and the shims as plain functions, for ctypes.
 #include "arithmetic.hpp"
 #include "memory.hpp"
+#include "weights.hpp"
 
 extern "C" {
 
@@ -44,6 +45,27 @@ uint64_t range_of(uint64_t low, uint64_t high, int hi, int lo, uint64_t bits, ui
     out[0] = beat.range(63, 0).to_uint64();
     out[1] = beat.range(127, 64).to_uint64();
     return found;
+}
+
+// The prefix decoder on `count` beats; returns the cycles it took, or -1 when an error was caught.
+int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, const uint8_t* table_bytes, int entries, int8_t* out) {
+    traffic::memory_bytes = ~0ull >> 1;
+    static Table table;
+    load_codes(reinterpret_cast<const beat_t*>(table_bytes), 0, entries, table);
+    const uint64_t before = traffic::cycles[static_cast<int>(Loop::kUnpack)];
+    try {
+        beats_t beats;
+        words_t made;
+        load_stream<0>(Role::kWeights, reinterpret_cast<const beat_t*>(stream), 0, count, beats);
+        unpack_prefix(beats, count, words, table, made);
+        for (int w = 0; w < words; ++w) {
+            const lanes_t word = made.read();
+            for (int k = 0; k < kLaneCols; ++k) out[w * kLaneCols + k] = word.value[k];
+        }
+    } catch (const std::runtime_error&) {
+        return -1;
+    }
+    return static_cast<int64_t>(traffic::cycles[static_cast<int>(Loop::kUnpack)] - before);
 }
 
 // 0: in order; 1: a read from an empty stream was caught; 2: data left behind was caught.

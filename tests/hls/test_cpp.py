@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from meadow.compiler import arithmetic as ar
+from meadow.compiler.layout import Layout
+from meadow.compiler.pack import pack
 
 pytestmark = pytest.mark.csim
 CORNERS = [
@@ -37,16 +39,28 @@ CORNERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cpp(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("driver") / "driver.so"
-    hls = tiny_package / "hls"
-    command = ["g++", "-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-unknown-pragmas",
+def driver(package: Path, folder: Path, *flags: str) -> ctypes.CDLL:
+    library = folder / "driver.so"
+    hls = package / "hls"
+    command = ["g++", "-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-fvisibility=default",
+               "-fno-gnu-unique", "-Wno-unknown-pragmas", *flags,
                f"-I{hls / 'sim'}", f"-I{hls}", str(Path(__file__).with_name("driver.cpp")), "-o", str(library)]  # fmt: skip
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(library))
     found.range_of.restype = ctypes.c_uint64
+    found.unpack_prefix_words.restype = ctypes.c_int64
     return found
+
+
+@pytest.fixture(scope="module")
+def cpp(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return driver(tiny_package, tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def cpp_plain(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Without the SIMD lanes of the C simulation: the loops that are synthesized."""
+    return driver(tiny_package, tmp_path_factory.mktemp("plain"), "-DMEADOW_PLAIN_LANES")
 
 
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
@@ -128,6 +142,37 @@ def test_flushing_is_the_same(cpp: ctypes.CDLL) -> None:
     out = np.zeros_like(x)
     cpp.flush_all(pointer(x), x.size, pointer(out))
     assert same(out, ar.flush(x))
+
+
+@pytest.mark.parametrize("spread", [0.3, 2, 12, 45])
+@pytest.mark.parametrize("library", ["cpp", "cpp_plain"])
+def test_prefix_codes_unpack_a_beat_a_cycle(library: str, spread: float, request: pytest.FixtureRequest) -> None:
+    """Nearly: the queue fills first, and 32 weights a cycle are the most that come out."""
+    found = request.getfixturevalue(library)
+    weights = np.clip(np.rint(np.random.default_rng(8).laplace(0, spread, (64, 768))), -127, 127).astype(np.int8)
+    packed = pack(weights, Layout(64, 768, 1, 64), "prefix")
+    beats, words = packed.streams[0].nbytes // 16, weights.size // 32
+    table = np.concatenate([packed.table, np.zeros(16, np.uint8)])
+    out = np.zeros(weights.shape, np.int8)
+    cycles = found.unpack_prefix_words(
+        pointer(packed.streams[0]), beats, words, pointer(table), packed.entries, pointer(out)
+    )
+    assert same(out, weights)
+    assert max(beats, words) <= cycles <= 1.01 * max(beats, words) + 16
+
+
+@pytest.mark.parametrize("library", ["cpp", "cpp_plain"])
+def test_a_stream_that_ends_early_is_caught_by_the_prefix_decoder(library: str, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(library)
+    weights = np.rint(np.random.default_rng(8).laplace(0, 9, (32, 64))).astype(np.int8)
+    packed = pack(weights, Layout(32, 64, 1, 64), "prefix")
+    table = np.concatenate([packed.table, np.zeros(16, np.uint8)])
+    out = np.zeros(weights.shape, np.int8)
+    beats = packed.streams[0].nbytes // 16 - 2
+    made = found.unpack_prefix_words(
+        pointer(packed.streams[0]), beats, 64, pointer(table), packed.entries, pointer(out)
+    )
+    assert made == -1
 
 
 @settings(max_examples=200, deadline=None)

@@ -75,14 +75,18 @@ def test_stats_count_tokens(tiny_package: Path) -> None:
 def test_the_cpp_counts_the_bytes_of_every_port(tiny_package: Path) -> None:
     package = load(tiny_package)
     with Session(tiny_package, "csim") as session:
-        before = session.device.counters.bytes
+        before = session.device.counters
         session.step(5)
-        after = session.device.counters.bytes
+        after = session.device.counters
     for port in range(4):
         streamed = sum(row["streams"][port][2] for row in package.packing())
-        assert after[f"weights{port}.read"] - before[f"weights{port}.read"] == streamed
-        assert after[f"weights{port}.written"] == 0
-    assert after["memory.written"] > before["memory.written"] and after["constants.written"] == 0
+        name = f"weights{port}.weights.read"
+        assert after.bytes[name] - before.bytes[name] == streamed
+        assert after.bytes[f"weights{port}.weights.written"] == 0
+    assert after.bytes["memory.activations.written"] > before.bytes["memory.activations.written"]
+    assert not any(n for name, n in after.bytes.items() if name.startswith("constants") and name.endswith("written"))
+    assert 0 < after.bursts["memory.kv.read"] * 16 <= after.bytes["memory.kv.read"]
+    assert all(after.cycles[loop] > before.cycles[loop] for loop in ("fetch", "unpack", "multiply", "softmax"))
 
 
 @pytest.mark.csim
