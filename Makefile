@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: rtl synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -41,8 +41,15 @@ lint: setup
 
 types: setup
 	@mkdir -p build/types/meadow
-	@for d in boards cli compiler hls runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
+	@for d in boards cli compiler hls rtl runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
+
+rtl: setup  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
+	$(PYTEST) tests/rtl
+
+synth: setup  ## what the Verilog costs, by Yosys (minutes)
+	.venv/bin/python -m pip install -qq "pyosys>=0.70"
+	$(MEADOWC) bench rtl
 
 unit: setup
 	$(PYTEST) -n 2

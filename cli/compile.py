@@ -12,6 +12,9 @@ import click
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
 from meadow.compiler.errors import UsageError
 
+FRONT_SHOWN = 8
+"""Designs of the front that are printed, around the one chosen; --json has all."""
+
 
 def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     """--set key=value pairs.  Raises UsageError for what is not key=whole number."""
@@ -32,11 +35,13 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
               help="How attention runs; auto lets the cost model choose.")  # fmt: skip
 @click.option("--packing", type=click.Choice(["auto", "raw", "prefix", "naive", "packets", "frequency"]), default="auto", show_default=True,
               help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.")  # fmt: skip
+@click.option("--optimize", type=click.Choice(["balanced", "prefill", "decode"]), default="balanced", show_default=True,
+              help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.")  # fmt: skip
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=N",
-              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, block, context, prefix_codes, lookup_entries.")  # fmt: skip
+              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, tile_rows, block, context, prefix_codes, lookup_entries.")  # fmt: skip
 @json_option
-def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, design: str,
+def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, optimize: str, design: str,
                     sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
     """Compile the ONNX file or folder SOURCE for a board.
 
@@ -53,7 +58,7 @@ def compile_command(source: Path, board: str, target: Path | None, dataflow: str
     file = find_model(source)
     name = file.parent.resolve().name if file.stem == "model" else file.stem
     folder = target or Path("build") / name
-    options = Options(dataflow, packing, design, settings(sets), folder.name)
+    options = Options(dataflow, packing, design, settings(sets), folder.name, optimize)
     with stages(STAGES, as_json) as show:
         summary = compile_model(source, boards.load(board), folder, options, show)
     seconds = time.perf_counter() - began
@@ -69,7 +74,12 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
     d = s["design"]
     out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, blocks of {d['block']}, "
-              f"context {d['context']}, {d['clock_mhz']} MHz; bound by {s['bound_by']}")  # fmt: skip
+              f"context {d['context']}, {d['clock_mhz']} MHz, {'prefix codes' if d['prefix_codes'] else 'raw weights'}")  # fmt: skip
+    out.print(f"chosen for {s['optimize']}: {s['why']}")
+    out.print(f"Pareto front of {len(s['front'])} designs (modelled; share of the tightest budget):")
+    chosen = next(i for i, c in enumerate(s["front"]) if c["chosen"]) if any(c["chosen"] for c in s["front"]) else 0
+    for c in s["front"][max(0, chosen - FRONT_SHOWN // 2) :][:FRONT_SHOWN]:
+        out.print(f"  {'*' if c['chosen'] else ' '} {c['text']}")
     rows = table("resources (estimated)", "kind", "used", "of", "share")
     for kind, (used, total) in s["resources"].items():
         rows.add_row(kind, f"{used:,}", f"{total:,}", f"{used / total:.0%}")

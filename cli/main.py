@@ -8,7 +8,6 @@ Does no work of its own.  Exit codes: 0 ok, 2 usage, 3 unsupported model, 4 veri
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import sys
@@ -21,6 +20,8 @@ from meadow.compiler.errors import MeadowError
 try:
     import click
     import rich  # noqa: F401
+
+    from meadow.cli.lazy import Lazy
 except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
     sys.exit(f"meadowc needs {missing.name}: pip install 'meadow[cli]' (or 'meadow[compile]' to compile)")
 
@@ -39,32 +40,19 @@ COMMANDS = {
     "verify": ("meadow.cli.verify", "Check that every rung of the ladder agrees."),
     "selftest": ("meadow.cli.run", "Check a device step by step."),
     "eval": ("meadow.cli.eval", "Measure perplexity beside onnxruntime."),
+    "bench": ("meadow.cli.bench", "Measure, count and model; print each number with its bound."),
     "boards": ("meadow.cli.boards", "Show the boards."),
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
 EXTRAS = {"onnx": "compile", "gguf": "compile", "jinja2": "cli", "tokenizers": "cli", "onnxruntime": "reference",
-          "mwparserfromhell": "reference", "google": "compile"}  # fmt: skip
+          "mwparserfromhell": "reference", "google": "compile", "pyosys": "synthesis"}  # fmt: skip
 
 
-class Lazy(click.Group):
-    """A group that imports a command's module only when the command is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(COMMANDS[cmd_name][0])
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+class Meadowc(Lazy):
+    commands_of = COMMANDS
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Meadowc, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(metadata.version("meadow"), prog_name="meadowc")
 def cli() -> None:
     """Put quantized language models on FPGA edge boards, with the same bits on every rung.

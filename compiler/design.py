@@ -21,9 +21,10 @@ CODE_BITS = 14
 """Bits of the longest prefix code.  A longer one gains 0.1 % of the bytes, 12 bits lose 0.4 % (docs/decisions/0010)."""
 FLOAT_LANES = 4
 """FP32 elements that norms, quantization and epilogues take in a cycle: one beat."""
+PREFIX_LUT = 17_300
+"""LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
 LARGEST_CLOCK_MHZ = 600
-TILE_ROWS = 128
-"""Output features computed between two stores, when the step does not ask for whole heads."""
+DEFAULT_TILE_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Design:
     clock_mhz        fabric clock; assumed, not closed
     weight_ports     128-bit AXI ports that stream weights: 1, 2 or 4
     token_lanes      tokens multiplied with one group of weights in a cycle (the parallel PEs of MEADOW)
+    tile_rows        output features between two stores, where a step does not ask for whole heads
     block            most tokens of one program run
     context          most tokens in the KV cache
     max_cols         longest input row of a linear layer, padded
@@ -47,6 +49,7 @@ class Design:
     clock_mhz: int
     weight_ports: int
     token_lanes: int
+    tile_rows: int
     block: int
     context: int
     max_cols: int
@@ -58,6 +61,8 @@ class Design:
         """Raise ValueError when the numbers do not go together."""
         if self.weight_ports not in (1, 2, 4):
             raise ValueError(f"weight_ports is {self.weight_ports}; 1, 2 or 4 are possible")
+        if self.tile_rows < 4 or self.tile_rows % 4:
+            raise ValueError(f"tile_rows is {self.tile_rows}; a positive multiple of 4 is possible")
         for name in ("token_lanes", "block", "context", "clock_mhz", "max_cols", "max_head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -84,7 +89,7 @@ class Design:
 
     @property
     def max_tile_rows(self) -> int:
-        return max(TILE_ROWS, self.max_head_dim)
+        return max(self.tile_rows, self.max_head_dim)
 
     @property
     def port_bytes_per_second(self) -> float:
@@ -96,7 +101,15 @@ class Design:
         attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
         dsp = half + attention + 5 * self.token_lanes + 30 * FLOAT_LANES
         bram = sum(_bram36(bits) for bits in self.memories().values())
-        lut = 28_000 + 12 * self.multipliers + 30 * attention + 4_500 * self.weight_ports + 900 * self.token_lanes
+        prefix = PREFIX_LUT * self.weight_ports * self.prefix_codes
+        lut = (
+            prefix
+            + 28_000
+            + 12 * self.multipliers
+            + 30 * attention
+            + 4_500 * self.weight_ports
+            + 900 * self.token_lanes
+        )
         return {"LUT": lut, "FF": int(1.3 * lut), "DSP": dsp, "BRAM36": bram}
 
     def memories(self) -> dict[str, int]:

@@ -9,17 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board
-from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, Design
 from meadow.compiler.errors import ResourceExceeded, UsageError
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.layout import padded
 from meadow.compiler.packets import SCHEMES as PUBLISHED
+from meadow.compiler.search import OBJECTIVES, Candidate, search
 
 BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 """Shares of each resource that a design may fill and still be expected to close timing (FINN, src/finn/util/platforms)."""
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
-SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "block", "context", "prefix_codes", "lookup_entries")
+SETTABLE = (
+    "clock_mhz",
+    "weight_ports",
+    "token_lanes",
+    "tile_rows",
+    "block",
+    "context",
+    "prefix_codes",
+    "lookup_entries",
+)
 OTHER_PORTS = 2
 """Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
 DEFAULT_CONTEXT = 2048
@@ -31,12 +41,14 @@ parallel PEs each, and one 128-bit port (12.8 Gb/s); docs/decisions/0007-meadow-
 
 @dataclass(frozen=True)
 class Fit:
-    """A design, the share of each resource it is estimated to use, and which one kept it from being larger."""
+    """A design, the share of each resource it is estimated to use, the front it was chosen from, and why."""
 
     design: Design
     used: dict[str, int]
     available: dict[str, int]
-    binding: str
+    optimize: str
+    why: str
+    front: tuple[Candidate, ...]
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -46,7 +58,9 @@ class Fit:
             lines.append(
                 f"  {kind:7s}{used:>8,} of {total:>8,}  {used / total:5.0%}  (estimated; budget {BUDGET[kind]:.0%})"
             )
-        lines.append(f"  bound by: {self.binding}")
+        lines.append(f"  chosen for {self.optimize}: {self.why}")
+        lines.append("  Pareto front (modelled; share of the tightest budget):")
+        lines += [f"  {'*' if c.design == self.design else ' '} {c}" for c in self.front]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
@@ -63,18 +77,20 @@ def over_budget(design: Design, board: Board) -> list[tuple[str, int, int]]:
     return [(k, n, int(limits[k] * BUDGET[k])) for k, n in used.items() if n > limits[k] * BUDGET[k]]
 
 
-def fit(
-    graph: Graph, board: Board, settings: dict[str, int] | None = None, named: str = "", packing: str = "auto"
-) -> Fit:
-    """The largest design for `graph` on `board` within BUDGET.
+def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, named: str = "", packing: str = "auto",
+        optimize: str = "balanced", dataflow: str = "auto") -> Fit:  # fmt: skip
+    """The design that serves `graph` soonest on `board` within BUDGET, by the cost model.
 
     settings  numbers of SETTABLE that the user fixed
     named     a published configuration of DESIGNS to start from
     packing   the scheme of pack.SCHEMES that the engine must unpack; a unit that it does not need is not built
+    optimize  what is to be soon, of search.OBJECTIVES
     Raises ResourceExceeded when nothing fits (with the knob to turn), UsageError for settings that are not known.
     """
     if named and named not in DESIGNS:
         raise UsageError(f"design {named!r} is not known; known are {', '.join(DESIGNS)}")
+    if optimize not in OBJECTIVES:
+        raise UsageError(f"--optimize {optimize!r} is not known; known are {', '.join(OBJECTIVES)}")
     fixed = {**DESIGNS.get(named, {}), **(settings or {})}
     unknown = [key for key in fixed if key not in SETTABLE]
     if unknown:
@@ -83,37 +99,43 @@ def fit(
     model = graph.model
     cols = max(graph.weight_of(n).cols for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD))
     wanted = fixed.get("context", model.context or DEFAULT_CONTEXT)
-    design = Design(
+    base = Design(
         board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
-        weight_ports=fixed.get("weight_ports", _ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
-        block=fixed.get("block", 64), context=wanted,
+        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
+        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", 64), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
         prefix_codes=fixed.get("prefix_codes", int(packing in ("auto", "prefix"))),
         lookup_entries=fixed.get("lookup_entries", 1024 if packing in PUBLISHED else 0),
     )  # fmt: skip
     try:
-        design.check()
+        base.check()
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
-    if model.head_dim % design.weight_ports:
-        raise UsageError(f"heads of {model.head_dim} do not divide over {design.weight_ports} weight ports")
-    design, binding = _shrink_context(design, board, graph, "context" in fixed)
-    if design.lookup_entries and "lookup_entries" not in fixed:
-        design = _grow(design, board, "lookup_entries", (16384, 8192, 4096, 2048))
-    if "token_lanes" not in fixed:
-        grown = _grow(design, board, "token_lanes", (16, 8, 4, 2))
-        first = over_budget(replace(grown, token_lanes=grown.token_lanes * 2), board)
-        binding = binding or (first[0][0] if first else "the largest array this engine has")
-        design = grown
-    problems = over_budget(design, board)
-    if problems:
-        raise ResourceExceeded(_refusal(design, board, problems))
+    if model.head_dim % base.weight_ports:
+        raise UsageError(f"heads of {model.head_dim} do not divide over {base.weight_ports} weight ports")
+    base, limited = _shrink_context(base, board, graph, "context" in fixed)
+    if base.lookup_entries and "lookup_entries" not in fixed:
+        base = _grow(base, board, "lookup_entries", (16384, 8192, 4096, 2048))
+    keep = set(fixed) | ({"prefix_codes"} if packing != "auto" else set())
+    limits = available(board)
+
+    def shares(design: Design) -> dict[str, float]:
+        if design.weight_ports + OTHER_PORTS > len(board.ports):
+            return {"ports": 2.0}
+        return {k: n / (limits[k] * BUDGET[k]) for k, n in design.resources().items()}
+
+    found = search(graph, board, base, keep, optimize, shares, dataflow)
+    if found is None:
+        raise ResourceExceeded(_refusal(base, board, over_budget(base, board)))
+    design = found.best.design
     notes = [f"clock {design.clock_mhz} MHz is assumed, not closed"]
     if model.context and design.context < model.context:
-        notes.append(f"context {design.context} of the model's {model.context}")
+        notes.append(f"context {design.context} of the model's {model.context}, for want of {limited}")
     if not board.uram:
         notes.append(f"{board.title} has no UltraRAM: every buffer is block RAM")
-    return Fit(design, design.resources(), available(board), binding or "the settings", tuple(notes))
+    if packing == "auto" and not design.prefix_codes:
+        notes.append("weights are stored raw: the decoder of prefix codes does not fit, or does not pay")
+    return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
 
 
 def _check_ports(board: Board, fixed: dict[str, int]) -> None:
@@ -128,11 +150,9 @@ def _check_ports(board: Board, fixed: dict[str, int]) -> None:
         )
 
 
-def _ports(board: Board, head_dim: int) -> int:
-    """The fewest weight ports that carry the DRAM's bandwidth (or all there are), dividing a head into whole rows."""
-    port = BEAT_BYTES * board.clock_mhz * 1e6
-    possible = [n for n in (1, 2, 4) if n + OTHER_PORTS <= len(board.ports) and head_dim % n == 0]
-    return next((n for n in possible if n * port >= board.bandwidth_gb_s * 1e9), possible[-1])
+def _most_ports(board: Board, head_dim: int) -> int:
+    """The most weight ports that the board has room for and that divide a head into whole rows."""
+    return max(n for n in (1, 2, 4) if (n == 1 or n + OTHER_PORTS <= len(board.ports)) and head_dim % n == 0)
 
 
 def _grow(design: Design, board: Board, key: str, values: tuple[int, ...]) -> Design:

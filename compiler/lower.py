@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meadow.compiler import arithmetic, cost
-from meadow.compiler.design import BEAT_BYTES, LANE_COLS, TILE_ROWS, Design
+from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.isa import Epilogue, Opcode, Value
 from meadow.compiler.layout import Layout, padded
@@ -43,9 +43,9 @@ def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[P
 
 
 def tile_rows(graph: Graph, node: Node, design: Design) -> int:
-    """Output features a tile: whole heads for Q, K and V, else TILE_ROWS."""
+    """Output features a tile: whole heads for Q, K and V, else the design's."""
     heads = any(n.op in (Op.ROPE, Op.ATTEND) and node.name in n.inputs for n in graph.nodes)
-    return graph.model.head_dim if heads else TILE_ROWS
+    return graph.model.head_dim if heads else design.tile_rows
 
 
 def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:

@@ -21,7 +21,7 @@ from meadow.compiler import isa
 from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import Layout, padded
-from meadow.compiler.schedule import Chunk, Slot
+from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, format_of, unpack
 
 FORMAT_VERSION = 1
@@ -54,6 +54,19 @@ class Package:
         """The bytes of `prefill` or `decode`, END included."""
         entry = self.manifest["programs"][name]
         return self.file("program.bin").read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
+
+    def steps(self, name: str) -> tuple[Step, ...]:
+        """The steps of `prefill` or `decode` as the engine finds them.  Only the weights' slots know their length."""
+        lengths = {(c, offset): length for row in self.packing() for c, offset, length in row["streams"]}
+        made = []
+        for number, (opcode, fields) in enumerate(isa.decode(self.program(name))):
+            operands: dict[str, Slot | isa.Value] = dict(fields)
+            for field in isa.INSTRUCTIONS[opcode]:
+                if field.kind == "slot":
+                    place = isa.unpack_slot(int(fields[field.name]))
+                    operands[field.name] = Slot(*place, lengths.get(place, 0))
+            made.append(Step(f"{name}.{number}", opcode, operands))
+        return tuple(made)
 
     def slot(self, name: str) -> Slot:
         """A slot that the host reads or writes: `x`, `logits`."""

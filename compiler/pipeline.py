@@ -49,6 +49,7 @@ class Options:
     design: str = ""
     settings: tuple[tuple[str, int], ...] = ()
     name: str = ""
+    optimize: str = "balanced"
 
 
 def compile_model(source: Path, board: Board, target: Path, options: Options,
@@ -71,7 +72,9 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     progress("rewrite", str(graph.model))
     graph = rewrite(graph)
     progress("fit", board.title)
-    fitted = fit(graph, board, dict(options.settings), options.design, options.packing)
+    fitted = fit(
+        graph, board, dict(options.settings), options.design, options.packing, options.optimize, options.dataflow
+    )
     design = fitted.design
     parts_of = weight_parts(graph, design)
     packed = pack_all(graph, design, parts_of, options.packing, progress)
@@ -171,14 +174,17 @@ def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packe
     """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
     design = fitted.design
     context = min(512, design.context - 1)
-    decode = cost.estimate(schedule.programs["decode"], design, 1, context, board.bandwidth_gb_s)
-    prefill = cost.estimate(schedule.programs["prefill"], design, design.block, 0, board.bandwidth_gb_s)
+    chunks = len(schedule.chunks)
+    decode = cost.estimate(schedule.programs["decode"], design, 1, context, board.bandwidth_gb_s, 1, chunks)
+    prefill = cost.estimate(schedule.programs["prefill"], design, design.block, 0, board.bandwidth_gb_s, 1, chunks)
     ceiling = board.bandwidth_gb_s * 1e9 / decode.total_bytes
     raw = sum(p.layout.rows * p.layout.cols for p in packed.values())
     stored = sum(p.nbytes for p in packed.values())
     return {
         "model": str(graph.model), "board": board.name, "design": asdict(design), "design_id": design.id,
-        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "bound_by": fitted.binding,
+        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "optimize": fitted.optimize, "why": fitted.why,
+        "front": [{"design": asdict(c.design), "prefill_tokens_per_s": c.prefill, "decode_tokens_per_s": c.decode,
+                   "share": c.share, "resource": c.resource, "chosen": c.design == design, "text": str(c)} for c in fitted.front],
         "notes": list(fitted.notes), "steps": {k: len(v) for k, v in schedule.programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},

@@ -165,7 +165,7 @@ def _packing_rows(
                 "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
                 "scale": where(f"{part.name}.scale"), "bytes": p.nbytes,
                 "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
-                "crc32": zlib.crc32(checksums),
+                "bus_cycles": p.bus_cycles, "crc32": zlib.crc32(checksums),
             })  # fmt: skip
     return rows
 

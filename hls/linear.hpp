@@ -6,12 +6,14 @@
 #include "arithmetic.hpp"
 #include "weights.hpp"
 
-// The integer sums of one token: one output feature of each port.
+constexpr int kGroups = (kBlock + kTokenLanes - 1) / kTokenLanes;
+
+// The integer sums of a group of tokens: one output feature of each port.
 struct sums_t {
-    int32_t value[kWeightPorts];
+    int32_t value[kTokenLanes][kWeightPorts];
 };
 
-using sums_stream = hls::stream<sums_t, 2 * kBlock>;
+using sums_stream = hls::stream<sums_t, 2 * kGroups>;
 using floats_stream = hls::stream<float, 64>;
 
 // On-chip buffers of the array, shared by every step that multiplies weights.
@@ -54,10 +56,10 @@ inline Matrix matrix_of(const Run& run, const Instruction& i, int field, int row
     return m;
 }
 
-// INT8 rows [tokens, words] and their scales into the array.
-inline void load_activations(Array& array, const beat_t* memory, address_t codes, address_t scale, int tokens, int words) {
+// INT8 rows first .. tokens of [tokens, words] and all scales into the array.
+inline void load_activations(Array& array, const beat_t* memory, address_t codes, address_t scale, int first, int tokens, int words) {
 LoadActivations:
-    for (int t = 0; t < tokens; ++t) {
+    for (int t = first; t < tokens; ++t) {
         for (int w = 0; w < words; ++w) {
 #pragma HLS PIPELINE II=2
             for (int half = 0; half < kLaneCols / kBeatBytes; ++half) {
@@ -92,29 +94,23 @@ inline int32_t dot(const lanes_t& a, const lanes_t& w) {
     return sum;
 }
 
-// A tile against all tokens: a word of each port a cycle meets kTokenLanes tokens.
+// A tile against all tokens: a word of each port a cycle meets kTokenLanes tokens.  A group's sums leave with its last word,
+// so that rows follow each other without a bubble.
 inline void multiply(words_t words[kWeightPorts], const lanes_t activation[kBlock][kMaxWords], int rows, int row_words,
                      int first, int tokens, sums_stream& out) {
+    sums_t sum[kGroups];
+#pragma HLS AGGREGATE variable=sum
+    lanes_t weight[kWeightPorts];
+#pragma HLS ARRAY_PARTITION variable=weight complete
 Rows:
     for (int r = 0; r < rows; ++r) {
-        sums_t sum[kBlock];
-#pragma HLS ARRAY_PARTITION variable=sum cyclic factor=kTokenLanes
-    Clear:
-        for (int t = first; t < tokens; ++t) {
-            for (int p = 0; p < kWeightPorts; ++p) {
-#pragma HLS UNROLL
-                sum[t].value[p] = 0;
-            }
-        }
-        lanes_t weight[kWeightPorts];
-#pragma HLS ARRAY_PARTITION variable=weight complete
     Words:
         for (int w = 0; w < row_words; ++w) {
         Groups:
-            for (int group = first; group < tokens; group += kTokenLanes) {
+            for (int g = 0; first + g * kTokenLanes < tokens; ++g) {
 #pragma HLS LOOP_FLATTEN
 #pragma HLS PIPELINE II=1
-                if (group == first) {  // a perfect nest flattens: no bubble between words, even for one token
+                if (g == 0) {  // a perfect nest flattens: no bubble between words, even for one token
                     for (int p = 0; p < kWeightPorts; ++p) {
 #pragma HLS UNROLL
                         weight[p] = words[p].read();
@@ -123,24 +119,20 @@ Rows:
             TokenLanes:
                 for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
-                    const int t = group + lane;
+                    const int t = first + g * kTokenLanes + lane;
                     if (t < tokens) {
                         for (int p = 0; p < kWeightPorts; ++p) {
 #pragma HLS UNROLL
-                            sum[t].value[p] += dot(activation[t][w], weight[p]);
+                            sum[g].value[lane][p] = (w == 0 ? 0 : sum[g].value[lane][p]) + dot(activation[t][w], weight[p]);
                         }
                     }
                 }
+                if (w == row_words - 1) out.write(sum[g]);
             }
-        }
-    Sums:
-        for (int t = first; t < tokens; ++t) {
-#pragma HLS PIPELINE II=1
-            out.write(sum[t]);
         }
     }
     const int groups = (tokens - first + kTokenLanes - 1) / kTokenLanes;
-    count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * (static_cast<int64_t>(row_words) * groups + (tokens - first)));
+    count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * row_words * groups);
 }
 
 inline void load_scales(const beat_t* constants, address_t address, int count, floats_stream& out) {
@@ -160,12 +152,14 @@ Rescale:
     for (int r = 0; r < port_rows; ++r) {
         float w_scale[kWeightPorts];
         for (int p = 0; p < kWeightPorts; ++p) w_scale[p] = scales.read();
+        sums_t sum;
         for (int t = first; t < tokens; ++t) {
 #pragma HLS PIPELINE II=1
-            const sums_t sum = sums.read();
+            const int lane = (t - first) % kTokenLanes;
+            if (lane == 0) sum = sums.read();
             for (int p = 0; p < kWeightPorts; ++p) {
 #pragma HLS UNROLL
-                result[t][r * kWeightPorts + p] = rescale(sum.value[p], a_scale[t], w_scale[p]);
+                result[t][r * kWeightPorts + p] = rescale(sum.value[lane][p], a_scale[t], w_scale[p]);
             }
         }
     }
@@ -325,7 +319,7 @@ inline void linear(Array& array, const Run& run, const Instruction& i, READ_PORT
     if (first >= tokens) return;
     const Matrix m = matrix_of(run, i, isa::linear::weights0, static_cast<int>(i.word[rows]), static_cast<int>(i.word[cols]),
                                static_cast<int>(i.word[tile_rows]));
-    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), tokens, m.words);
+    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), first, tokens, m.words);
     load_tables(array, run, constants, i, isa::linear::weights0);
     const bool heads = i.word[epilogue] == isa::kEpilogueHeads || i.word[epilogue] == isa::kEpilogueRopeHeads;
     const int tiles = (m.rows + m.tile_rows - 1) / m.tile_rows;

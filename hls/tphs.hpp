@@ -44,7 +44,7 @@ inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i
     const int group = count / static_cast<int>(i.word[kv_heads]);
     const int room = static_cast<int>(i.word[capacity]);
     const Matrix m = matrix_of(run, i, isa::tphs::weights0, count * dim, static_cast<int>(i.word[cols]), dim);
-    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), tokens, m.words);
+    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), 0, tokens, m.words);
     load_tables(array, run, constants, i, isa::tphs::weights0);
     TileWalk walk = begin_tiles(m);
 QueryHeads:

@@ -14,6 +14,7 @@ from meadow.compiler.convert import convert
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.quantize import quantize
 
+TINY = Options(packing="prefix", settings=(("block", 64), ("token_lanes", 8), ("tile_rows", 128)), name="tiny")
 FIXTURES = Path(__file__).parent / "fixtures"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -79,7 +80,7 @@ def tiny_tensor(tiny: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_package(tiny_int8: Path) -> Path:
-    """The tiny model compiled for the ZCU102."""
+    """The tiny model compiled for the ZCU102, with numbers that tests refer to and every weight in prefix codes."""
     folder = tiny_int8.parent / "build" / "tiny"
-    compile_model(tiny_int8, boards.load("zcu102"), folder, Options())
+    compile_model(tiny_int8, boards.load("zcu102"), folder, TINY)
     return folder

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("boards", "cli", "compiler", "hls", "runtime")
+PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
 RUNTIME_MAY = {"errors", "isa", "package", "layout", "types", "arithmetic", "unpack", "design", "schedule"}
 """What a board has of the compiler: numpy and the standard library only."""
 ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "confirm", "llama", "quantize", "convert"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 
 from meadow import boards
 from meadow.compiler.emit import BuildPlan, check_pragmas, emit
@@ -27,9 +28,9 @@ def copy(tiny_package: Path, tmp_path: Path) -> Path:
 
 def test_compiling_twice_gives_the_same_bytes(tiny_package: Path, tiny_int8: Path) -> None:
     again = tiny_package.parent / "again"
-    compile_model(tiny_int8, boards.load("zcu102"), again, Options(name="tiny"))
+    compile_model(tiny_int8, boards.load("zcu102"), again, TINY)
     shutil.rmtree(again)
-    compile_model(tiny_int8, boards.load("zcu102"), again, Options(name="tiny"))
+    compile_model(tiny_int8, boards.load("zcu102"), again, TINY)
     for path in sorted(p for p in tiny_package.rglob("*") if p.is_file() and p.name != "manifest.json"):
         assert path.read_bytes() == (again / path.relative_to(tiny_package)).read_bytes(), path
     assert load(again).verify_files() == []

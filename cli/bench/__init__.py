@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench: the benchmarks, each number with its kind and its bound.  One module each."""
+
+from __future__ import annotations
+
+import click
+
+from meadow.cli.lazy import Lazy
+
+BENCHMARKS = {
+    "packing": ("meadow.cli.bench.packing", "Bits a weight of every matrix beside the entropy and the published packing."),
+    "traffic": ("meadow.cli.bench.traffic", "DRAM bytes that the schedule predicts beside those the C++ counts."),
+    "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
+}  # fmt: skip
+
+
+class Benchmarks(Lazy):
+    commands_of = BENCHMARKS
+
+
+@click.group("bench", cls=Benchmarks)
+def bench_command() -> None:
+    """Benchmarks: measured on this machine, simulated in C++, or modelled; each says which.
+
+    \b
+    Examples:
+      meadowc bench packing build/smollm2-tensor
+      meadowc bench traffic --json
+    """

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench packing: how near to the entropy of its weights every matrix of a package is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.compiler.package import Package, load
+
+DEFAULT = Path("build/smollm2-tensor")
+PUBLISHED = ("naive", "packets", "frequency")
+
+
+@click.command("packing")
+@click.argument("package", type=click.Path(path_type=Path), default=DEFAULT)
+@click.option("--simulate/--no-simulate", default=True, help="Count a token's unpacking cycles in the C simulation.")
+@json_option
+def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
+    """Print bits a weight of each matrix of PACKAGE beside its order-0 entropy and the published packing.
+
+    \b
+    Example:
+      meadowc bench packing build/smollm2-tensor --json
+    """
+    opened = load(package)
+    with stages(("matrix", "simulate"), as_json) as show:
+        result = measure(opened, lambda done, total: show("matrix", f"{done}/{total}"))
+        if simulate:
+            show("simulate", "one token on the C simulation")
+            result["unpack"] = simulated_rate(opened)
+    if as_json:
+        emit_json(result)
+    else:
+        _show(package, result)
+
+
+def measure(package: Package, progress: Any = lambda done, total: None) -> dict[str, Any]:
+    """Rows of every stored matrix and their sum.  Bits count tables, directories and padding."""
+    from meadow.compiler.layout import Layout
+    from meadow.compiler.pack import published_bytes
+    from meadow.compiler.unpack import format_of
+
+    rows = []
+    stored = package.packing()
+    for number, entry in enumerate(stored):
+        progress(number + 1, len(stored))
+        codes, _ = package.matrix(entry)
+        count = entry["rows"] * entry["cols"]
+        layout = Layout(entry["rows"], entry["cols"], entry["ports"], entry["tile_rows"])
+        published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
+        bits = 8 * entry["bytes"] / count
+        rows.append({
+            "name": entry["name"], "shape": [entry["rows"], entry["cols"]],
+            "scheme": str(format_of(entry["format"])) if entry["format"] else "raw", "bits_per_weight": bits,
+            "entropy_bits": entry["entropy_bits"], "share_of_bound": _share(entry["entropy_bits"], bits),
+            "published_bits": published,
+            "published_share": _share(entry["entropy_bits"], min(8.0, published["frequency"])),
+            "weights_per_cycle": count / max(1, entry["bus_cycles"]), "ports": layout.ports,
+        })  # fmt: skip
+    weights = [r["shape"][0] * r["shape"][1] for r in rows]
+
+    def mean(key: str) -> float:
+        return sum(r[key] * n for r, n in zip(rows, weights, strict=True)) / sum(weights)
+
+    published = {
+        s: sum(r["published_bits"][s] * n for r, n in zip(rows, weights, strict=True)) / sum(weights) for s in PUBLISHED
+    }
+    whole = {
+        "weights": sum(weights), "bits_per_weight": mean("bits_per_weight"), "entropy_bits": mean("entropy_bits"),
+        "share_of_bound": mean("entropy_bits") / mean("bits_per_weight"), "published_bits": published,
+        "published_share": {s: mean("entropy_bits") / bits for s, bits in published.items()},
+        "weights_per_cycle": sum(weights) / sum(n / r["weights_per_cycle"] for n, r in zip(weights, rows, strict=True)),
+    }  # fmt: skip
+    return {"package": str(package.folder), "kind": "measured", "whole": whole, "matrices": rows}
+
+
+def _share(entropy: float, bits: float) -> float:
+    return entropy / bits if bits else 1.0
+
+
+def simulated_rate(package: Package) -> dict[str, Any]:
+    """Weights that the look-up units gave in a cycle, and the share of cycles in which a beat went in: one decode step."""
+    from meadow.runtime.session import Session
+
+    with Session(package.folder, "csim") as session:
+        before = session.device.counters
+        session.step(1)
+        after = session.device.counters
+    ports = package.design.weight_ports
+    cycles = after.cycles["unpack"] - before.cycles["unpack"]
+    beats = after.cycles["fetch"] - before.cycles["fetch"]
+    weights = sum(row["rows"] * row["cols"] for row in package.packing())
+    return {"kind": "simulated", "cycles_per_port": cycles / ports, "beats_per_port": beats / ports,
+            "beats_per_cycle": beats / cycles, "weights_per_cycle_and_port": weights / cycles,
+            "weights_per_cycle": weights / cycles * ports}  # fmt: skip
+
+
+def _show(package: Path, result: dict[str, Any]) -> None:
+    rows = table(f"{package}: bits a weight (measured; tables, directories and padding counted)",
+                 "matrix", "shape", "stored as", "bits", "entropy", "share", "published", "weights/cycle")  # fmt: skip
+    for r in (
+        [*result["matrices"][:12], None, *result["matrices"][-3:]]
+        if len(result["matrices"]) > 16
+        else result["matrices"]
+    ):
+        if r is None:
+            rows.add_row("...", "", "", "", "", "", "", "")
+            continue
+        rows.add_row(r["name"], "x".join(map(str, r["shape"])), r["scheme"], f"{r['bits_per_weight']:.3f}", f"{r['entropy_bits']:.3f}",
+                     f"{r['share_of_bound']:.1%}", f"{r['published_bits']['frequency']:.3f}", f"{r['weights_per_cycle']:.1f}")  # fmt: skip
+    out.print(rows)
+    w = result["whole"]
+    out.print(
+        f"whole model: {w['bits_per_weight']:.3f} bits a weight, order-0 entropy {w['entropy_bits']:.3f}: {w['share_of_bound']:.1%} of the bound"
+    )
+    for scheme, bits in w["published_bits"].items():
+        out.print(
+            f"  published, {scheme}: {bits:.3f} bits, {8 / bits:.2f}x less than INT8, {w['published_share'][scheme]:.1%} of the bound"
+        )
+    if "unpack" in result:
+        u = result["unpack"]
+        out.print(f"unpacking one token (simulated): {u['weights_per_cycle']:.1f} weights a cycle over all ports, "
+                  f"a beat goes in in {u['beats_per_cycle']:.1%} of the cycles")  # fmt: skip

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench traffic: the DRAM bytes that the schedule predicts beside those that the C simulation counts at its ports.
+
+The prediction (compiler/traffic.py) reads the program's steps; the count (hls/sim/traffic.hpp) is made at each access.
+They share no code.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.cli.verify import dataflow_packages
+from meadow.compiler.errors import UsageError
+from meadow.compiler.package import Package, load
+
+DEFAULT = Path("build/smollm2")
+PROMPTS = (16, 32, 64, 100, 128, 256, 384, 512)
+
+
+@click.command("traffic")
+@click.argument("package", type=click.Path(path_type=Path), default=DEFAULT)
+@click.option("--prompts", default=",".join(map(str, PROMPTS)), show_default=True, help="Prompt lengths.")
+@json_option
+def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
+    """Count what PACKAGE moves, by GEMM and by TPHS, prefill and one decoded token, beside the prediction.
+
+    Exit code 4 when a count differs.
+
+    \b
+    Example:
+      meadowc bench traffic build/smollm2 --prompts 16,512 --json
+    """
+    try:
+        lengths = [int(text) for text in prompts.split(",")]
+    except ValueError:
+        raise UsageError(f"--prompts {prompts!r}: whole numbers with commas are expected") from None
+    opened = load(package)
+    limit = opened.design.context
+    if not lengths or min(lengths) < 1 or max(lengths) >= limit:
+        raise UsageError(f"--prompts {prompts!r}: lengths from 1 to {limit - 1} are possible (the context is {limit})")
+    rows = []
+    with tempfile.TemporaryDirectory() as work, stages(("count",), as_json) as show:
+        for dataflow, folder in dataflow_packages(opened, Path(work)):
+            rows += measure(load(folder), dataflow, lengths, lambda what: show("count", what))
+    rows.sort(key=lambda r: (r["phase"] != "prefill", r["prompt"], r["dataflow"]))
+    equal = all(r["predicted_bytes"] == r["counted_bytes"] and r["equal"] for r in rows)
+    if as_json:
+        emit_json({"package": str(package), "kind": {"predicted": "modelled", "counted": "simulated"}, "equal": equal,
+                   "rows": rows})  # fmt: skip
+    else:
+        _show(package, rows, equal)
+    if not equal:
+        raise click.exceptions.Exit(4)
+
+
+def measure(
+    package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
+) -> list[dict[str, Any]]:
+    """A row for the prefill of each prompt, and one for the token after it."""
+    from meadow.runtime.session import Session
+
+    rows = []
+    with Session(package.folder, "csim") as session:
+        vocabulary = int(package.model["vocab"])
+        for length in prompts:
+            progress(f"{dataflow}, {length} tokens")
+            session.reset()
+            for phase, tokens in (("prefill", length), ("decode", 1)):
+                position = session.position
+                before = session.device.counters
+                if phase == "prefill":
+                    session.prefill([(7 * i + 11) % vocabulary for i in range(length)])
+                else:
+                    session.step(7 % vocabulary)
+                after = session.device.counters
+                counted = {name: n - before.bytes[name] for name, n in after.bytes.items() if n != before.bytes[name]}
+                predicted = predict(package, phase, position, tokens)
+                rows.append({
+                    "dataflow": dataflow, "prompt": length, "phase": phase, "predicted_bytes": sum(predicted.values()),
+                    "counted_bytes": sum(counted.values()), "equal": predicted == counted,
+                    "intermediate_bytes": _role(counted, "intermediates"),
+                    "by_role": {role: _role(counted, role) for role in ("weights", "activations", "kv", "intermediates", "program")},
+                    "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
+                    "loop_cycles": {loop: n - before.cycles[loop] for loop, n in after.cycles.items()},
+                })  # fmt: skip
+    return rows
+
+
+def predict(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
+    """Bytes by "PORT.ROLE.read" or ".written", for a prompt that is served block after block."""
+    from meadow.compiler.design import BEAT_BYTES
+    from meadow.compiler.traffic import run_beats
+
+    block = package.design.block if program == "prefill" else 1
+    steps = package.steps(program)
+    total: dict[str, int] = {}
+    for start in range(0, tokens, block):
+        some = min(block, tokens - start)
+        logits = 1 if start + some == tokens else 0
+        beats = run_beats(steps, package.design, some, position + start, len(package.chunks), logits)
+        for (port, way, role), n in beats.items():
+            name = f"{port}.{role}.{way}"
+            total[name] = total.get(name, 0) + n * BEAT_BYTES
+    return total
+
+
+def _role(counted: dict[str, int], role: str) -> int:
+    return sum(n for name, n in counted.items() if name.split(".")[1] == role)
+
+
+def _show(package: Path, rows: list[dict[str, Any]], equal: bool) -> None:
+    made = table(f"{package}: DRAM traffic, predicted (modelled) and counted (simulated)", "phase", "prompt", "dataflow", "predicted",
+                 "counted", "equal", "Q, S, P", "weights", "KV", "activations")  # fmt: skip
+    for r in rows:
+        roles = r["by_role"]
+        made.add_row(r["phase"], str(r["prompt"]), r["dataflow"], f"{r['predicted_bytes']:,}", f"{r['counted_bytes']:,}",
+                     "yes" if r["equal"] else "NO", megabytes(r["intermediate_bytes"]), megabytes(roles["weights"]),
+                     megabytes(roles["kv"]), megabytes(roles["activations"]))  # fmt: skip
+    out.print(made)
+    out.print(f"predicted and counted are equal on every port, direction and role: {'yes' if equal else 'NO'}")

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""search: the sizes of the engine that serve a model soonest on a board, by the cost model, within its resources.
+
+Analytic: one layer is lowered for every shape and priced; weights are stood in for by sizes, from their entropy in a sample.
+Decides nothing that the user has fixed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.boards import Board
+from meadow.compiler import cost
+from meadow.compiler.design import BEAT_BYTES, Design
+from meadow.compiler.graph import Graph
+from meadow.compiler.layout import Layout
+from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.pack import Packed, entropy_bits
+from meadow.compiler.schedule import Step
+from meadow.compiler.unpack import Prefix
+
+OBJECTIVES = ("balanced", "prefill", "decode")
+PROMPT, ANSWER = 256, 128
+"""Tokens of the request whose time is least: prefill counts the prompt, decode the answer, balanced both."""
+DECODE_AT = 512
+"""Tokens in the cache of the decoded token that stands for all."""
+CHOICES = {
+    "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 8, 12, 16, 24, 32), "block": (16, 32, 64, 128),
+    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1),
+}  # fmt: skip
+NEAR = 1.005
+"""Times this close count as equal; the smaller design is then taken."""
+SAMPLE = 1 << 17
+"""Weights of a matrix from which its entropy is estimated."""
+CODE_LOSS = 1.007
+"""What prefix codes of CODE_BITS lose against the entropy before tiles are cut (docs/decisions/0010)."""
+LANE_WASTE_BITS = 16 * 32 + 64
+"""Bits that lanes and the last beat leave unused at the end of a tile and port: half a lane's 29 bits, half a beat."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A design within the budget, with its modelled rates (tokens a second) and the largest share of a resource it takes."""
+
+    design: Design
+    prefill: float
+    decode: float
+    share: float
+    resource: str
+
+    def seconds(self, objective: str) -> float:
+        """Time of the request that `objective` stands for."""
+        prompt, answer = PROMPT / self.prefill, ANSWER / self.decode
+        return {"prefill": prompt, "decode": answer, "balanced": prompt + answer}[objective]
+
+    def __str__(self) -> str:
+        d = self.design
+        return (
+            f"{d.weight_ports} ports, {d.token_lanes:>2} lanes, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
+            f"{'prefix codes' if d.prefix_codes else 'raw weights '}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} "
+            f"tokens/s, {self.resource} {self.share:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The winner, the front it was chosen from (nothing beats one of it in prefill, decode and resources), and why."""
+
+    best: Candidate
+    front: tuple[Candidate, ...]
+    why: str
+
+
+def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective: str,
+           shares: Callable[[Design], dict[str, float]], dataflow: str = "auto") -> Found | None:  # fmt: skip
+    """The best design of CHOICES around `base`; what is in `fixed` stays as it is in `base`.
+
+    shares  of each resource's budget that a design takes: one above 1 does not fit
+    Returns None when nothing fits.
+    """
+    entropies = {name: _sampled_entropy(weight.codes) for name, weight in graph.weights.items()}
+    one_layer = _first_layer(graph)
+    found: list[Candidate] = []
+    excluded: dict[tuple[int, ...], str] = {}
+    options = {k: (getattr(base, k),) if k in fixed else values for k, values in CHOICES.items()}
+    for ports in options["weight_ports"]:
+        for tile_rows in options["tile_rows"]:
+            for prefix in options["prefix_codes"]:
+                for block in options["block"]:
+                    shape = replace(base, weight_ports=ports, tile_rows=tile_rows, prefix_codes=prefix, block=block)
+                    if graph.model.head_dim % ports or block > base.context:
+                        continue
+                    steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
+                    for lanes in options["token_lanes"]:
+                        if lanes > block and "token_lanes" not in fixed:
+                            continue
+                        design = replace(shape, token_lanes=lanes)
+                        used = shares(design)
+                        worst = max(used, key=lambda k: used[k])
+                        if used[worst] > 1:
+                            excluded[ports, tile_rows, prefix, block, lanes] = worst
+                            continue
+                        if steps is None:
+                            steps = _programs(one_layer, shape, entropies, board, dataflow)
+                        prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
+                        found.append(Candidate(design, prefill, decode, used[worst], worst))
+    if not found:
+        return None
+    front = _front(found)
+    fastest = min(c.seconds(objective) for c in front)
+    near = [c for c in front if c.seconds(objective) <= NEAR * fastest]
+    best = min(near, key=lambda c: (c.share, c.seconds(objective)))
+    return Found(best, front, _why(best, found, excluded, objective))
+
+
+def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other beats in all of prefill, decode and share; by falling decode rate."""
+    ordered = sorted(found, key=lambda c: (-c.decode, -c.prefill, c.share))
+    kept: list[Candidate] = []
+    for c in ordered:
+        if not any(k.decode >= c.decode and k.prefill >= c.prefill and k.share <= c.share for k in kept):
+            kept.append(c)
+    return tuple(kept)
+
+
+def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
+    """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
+    d = best.design
+    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes")
+    here = tuple(getattr(d, k) for k in keys)
+    by_key = {tuple(getattr(c.design, k) for k in keys): c for c in found}
+    words = []
+    for index, key in enumerate(keys):
+        larger = [v for v in CHOICES[key] if v > here[index]]
+        for value in larger[:1]:
+            other = (*here[:index], value, *here[index + 1 :])
+            name = "prefix codes" if key == "prefix_codes" else f"{key} {value}"
+            if other in excluded:
+                words.append(f"{name} would take more {excluded[other]} than its budget")
+            elif other in by_key:
+                gain = best.seconds(objective) / by_key[other].seconds(objective) - 1
+                words.append(f"{name} would bring {gain:+.1%}")
+    what = {"prefill": f"a prompt of {PROMPT}", "decode": f"an answer of {ANSWER}",
+            "balanced": f"a prompt of {PROMPT} and an answer of {ANSWER}"}[objective]  # fmt: skip
+    return f"{what} tokens takes {best.seconds(objective):.2f} s (modelled), within {NEAR - 1:.1%} of the least; " + (
+        "; ".join(words) if words else "every number is fixed or the largest there is"
+    )
+
+
+def _sampled_entropy(codes: NDArray[Any]) -> float:
+    step = max(1, codes.size // SAMPLE)
+    rows = codes[:: max(1, min(step, len(codes)))] if codes.ndim == 2 else codes
+    return entropy_bits(np.ascontiguousarray(rows).astype(np.int8, copy=False))
+
+
+def _first_layer(graph: Graph) -> Graph:
+    """What lies outside of layers, and layer 0."""
+    nodes = tuple(n for n in graph.nodes if not (m := re.match(r"l(\d+)\.", n.name)) or m.group(1) == "0")
+    used = {n.weight for n in nodes}
+    return graph.replace(
+        nodes=nodes, model=replace(graph.model, layers=1), weights={k: w for k, w in graph.weights.items() if k in used},
+        gains={k: g for k, g in graph.gains.items() if k in used},
+    )  # fmt: skip
+
+
+def _programs(graph: Graph, design: Design, entropies: dict[str, float], board: Board, dataflow: str
+              ) -> dict[str, dict[str, tuple[Step, ...]]]:  # fmt: skip
+    """The programs of each dataflow that is possible."""
+    mean = float(np.mean(list(entropies.values())))
+    packed = {
+        part.name: stand_in(part.layout, entropies.get(name, mean), bool(design.prefix_codes))
+        for name, parts in weight_parts(graph, design).items() for part in parts
+    }  # fmt: skip
+    modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
+    return {mode: lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes}
+
+
+def stand_in(layout: Layout, entropy: float, prefix: bool) -> Packed:
+    """A matrix of which only the size is known: its arrays have lengths and no memory."""
+    raw = layout.raw_beats * BEAT_BYTES
+    bits = layout.port_rows * layout.padded_cols * entropy * CODE_LOSS + layout.tiles * LANE_WASTE_BITS
+    size = math.ceil(bits / 8 / BEAT_BYTES) * BEAT_BYTES
+    if not prefix or size >= raw:
+        return Packed(
+            layout, None, (_zeros(raw, np.uint8),) * layout.ports, _zeros(0, np.uint32), _zeros(0, np.uint8), 0, entropy
+        )
+    directory = np.broadcast_to(np.uint32(0), (layout.tiles, layout.ports))
+    return Packed(layout, Prefix(), (_zeros(size, np.uint8),) * layout.ports, directory,
+                  _zeros(Prefix().table_bytes(256), np.uint8), 256, entropy)  # fmt: skip
+
+
+def _zeros(count: int, kind: type) -> NDArray[Any]:
+    return np.broadcast_to(kind(0), (count,))
+
+
+def _rates(
+    graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: Design, bandwidth_gb_s: float
+) -> tuple[float, float]:
+    """(prefill, decode) in tokens a second, each by its faster dataflow."""
+    layers = graph.model.layers
+
+    def seconds(program: tuple[Step, ...], tokens: int, position: int, logits: int) -> float:
+        cycles = 0.0
+        for step in program:
+            times = layers if step.name.startswith("l0.") else 1
+            cycles += times * cost.step_cost(step, design, tokens, position, bandwidth_gb_s, logits).cycles
+        return cycles / (design.clock_mhz * 1e6)
+
+    def prompt(program: tuple[Step, ...]) -> float:
+        starts = range(0, min(PROMPT, design.context), design.block)
+        return (
+            sum(seconds(program, design.block, s, 1 if s == starts[-1] else 0) for s in starts)
+            * PROMPT
+            / (len(starts) * design.block)
+        )
+
+    prefill = min(prompt(p["prefill"]) for p in steps.values())
+    decode = min(seconds(p["decode"], 1, min(DECODE_AT, design.context - 1), 1) for p in steps.values())
+    return PROMPT / prefill, 1 / decode

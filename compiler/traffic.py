@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""traffic: the DRAM bytes that each step of a schedule moves, exactly, by port, direction and role.
+
+Made from the schedule alone: the C simulation counts the same at its ports, and shares no code with this
+(`meadowc bench traffic` compares them).  Knows nothing of time; that is cost.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode
+from meadow.compiler.layout import padded
+from meadow.compiler.schedule import Slot, Step
+from meadow.compiler.unpack import PREFIX_WORD, format_of
+
+ROLES = ("weights", "activations", "kv", "intermediates", "program")
+"""Weights with all their tables, scales and constants; activations between layers; the KV cache; Q, S and P of
+attention; instructions and the chunk table."""
+FLOATS = BEAT_BYTES // 4
+HALVES = BEAT_BYTES // 2
+Beats = Counter[tuple[str, str, str]]
+"""(port, "read" or "written", role) -> beats."""
+
+
+Operands = dict[str, int | float]
+
+
+def numbers(step: Step) -> Operands:
+    """The operands of a step that are no slots."""
+    return {k: v for k, v in step.operands.items() if not isinstance(v, Slot)}
+
+
+def _beats(n: int, per_beat: int) -> int:
+    return -(-n // per_beat)
+
+
+def step_beats(step: Step, design: Design, tokens: int, position: int, logits: int = 1) -> Beats:
+    """Beats of one step for `tokens` tokens after `position` cached ones, `logits` rows of logits wanted."""
+    o = numbers(step)
+    moved: Beats = Counter()
+    moved["constants", "read", "program"] += INSTRUCTION_BYTES // BEAT_BYTES
+    match step.opcode:
+        case Opcode.NORM | Opcode.QUANTIZE:
+            cols = int(o["cols"])
+            if step.opcode is Opcode.NORM:
+                moved["constants", "read", "weights"] += _beats(cols, FLOATS)
+            moved["memory", "read", "activations"] += tokens * _beats(cols, FLOATS)
+            moved["memory", "written", "activations"] += tokens * padded(cols, LANE_COLS) // BEAT_BYTES
+            moved["memory", "written", "activations"] += _beats(tokens, FLOATS)
+        case Opcode.LINEAR:
+            _linear(step, o, design, tokens, position, logits, moved)
+        case Opcode.TPHS:
+            _tphs(step, o, design, tokens, position, moved)
+        case Opcode.SCORES | Opcode.SOFTMAX | Opcode.CONTEXT:
+            _gemm_attention(step, o, tokens, position, moved)
+    return moved
+
+
+def run_beats(steps: Iterable[Step], design: Design, tokens: int, position: int, chunks: int, logits: int = 1) -> Beats:
+    """Beats of a whole program run, with its END and the table of `chunks` chunks."""
+    moved: Beats = Counter()
+    for step in steps:
+        moved += step_beats(step, design, tokens, position, logits)
+    moved["constants", "read", "program"] += INSTRUCTION_BYTES // BEAT_BYTES + _beats(chunks, 2)
+    return moved
+
+
+def by_role(moved: Beats) -> dict[str, int]:
+    """Bytes of each role, both directions."""
+    found = dict.fromkeys(ROLES, 0)
+    for (_, _, role), beats in moved.items():
+        found[role] += beats * BEAT_BYTES
+    return found
+
+
+def on_port(moved: Beats, port: str, way: str = "") -> int:
+    """Beats on one port, both directions or one."""
+    return sum(n for (p, w, _), n in moved.items() if p == port and way in ("", w))
+
+
+def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats) -> None:
+    """What streaming a matrix reads: the weights, and for each tile its scales and its entry in the directory."""
+    for port in range(design.weight_ports):
+        slot = step.operands[f"weights{port}"]
+        assert isinstance(slot, Slot)
+        moved[f"weights{port}", "read", "weights"] += slot.length // BEAT_BYTES
+    word, entries = int(o["format"]), int(o["entries"])
+    if word == PREFIX_WORD:
+        moved["constants", "read", "weights"] += _beats(format_of(word).table_bytes(entries) - entries, BEAT_BYTES)
+        moved["constants", "read", "weights"] += _beats(entries, BEAT_BYTES)
+    elif word:
+        moved["constants", "read", "weights"] += _beats(format_of(word).table_bytes(entries), BEAT_BYTES)
+    left = padded(rows, design.weight_ports)
+    while left > 0:
+        moved["constants", "read", "weights"] += _beats(min(left, tile_rows), FLOATS) + (1 if word else 0)
+        left -= tile_rows
+
+
+def _activations(cols: int, tokens: int, first: int, moved: Beats) -> None:
+    moved["memory", "read", "activations"] += (tokens - first) * cols // BEAT_BYTES + _beats(tokens, FLOATS)
+
+
+def _store_floats(first: int, count: int, times: int, role: str, moved: Beats) -> None:
+    """FP32 written from element `first` on: where that is not at a beat, the beat is read first."""
+    offset = first % FLOATS
+    if offset:
+        moved["memory", "read", role] += times
+    moved["memory", "written", role] += times * _beats(offset + count, FLOATS)
+
+
+def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int, logits: int, moved: Beats) -> None:
+    rows, cols, tile_rows = int(o["rows"]), int(o["cols"]), int(o["tile_rows"])
+    epilogue = Epilogue(int(o["epilogue"]))
+    first = max(0, tokens - logits) if epilogue is Epilogue.LOGITS else 0
+    if first >= tokens:
+        return
+    _activations(cols, tokens, first, moved)
+    _stream(step, o, design, rows, tile_rows, moved)
+    served = tokens - first
+    for row in range(0, rows, tile_rows):
+        real = min(tile_rows, rows - row)
+        if epilogue in (Epilogue.HEADS, Epilogue.ROPE_HEADS):
+            head_dim = int(o["head_dim"])
+            role = "kv" if o["append"] else "intermediates"
+            if epilogue is Epilogue.ROPE_HEADS:
+                moved["constants", "read", "weights"] += tokens * _beats(head_dim, HALVES)
+            moved["memory", "written", role] += tokens * _beats(head_dim, BEAT_BYTES)
+            _store_floats(position if o["append"] else 0, tokens, 1, role, moved)
+            continue
+        half = 2 if epilogue is Epilogue.GLU else 1
+        columns, column = real // half, (int(o["first_row"]) + row) // half
+        if epilogue is Epilogue.ADD:
+            moved["memory", "read", "activations"] += served * _beats(columns, FLOATS)
+        _store_floats(column, columns, served, "activations", moved)
+
+
+def _cached(o: Operands, seen: int, rows: bool, scales: int, moved: Beats) -> None:
+    """K or V rows and scales of every KV head."""
+    kv_heads = int(o["kv_heads"])
+    if rows:
+        moved["memory", "read", "kv"] += kv_heads * seen * _beats(int(o["head_dim"]), BEAT_BYTES)
+    moved["memory", "read", "kv"] += kv_heads * scales * _beats(seen, FLOATS)
+
+
+def _tphs(step: Step, o: Operands, design: Design, tokens: int, position: int, moved: Beats) -> None:
+    heads, head_dim, cols = int(o["heads"]), int(o["head_dim"]), int(o["cols"])
+    seen = position + tokens
+    _activations(cols, tokens, 0, moved)
+    _stream(step, o, design, heads * head_dim, head_dim, moved)
+    moved["constants", "read", "weights"] += heads * tokens * _beats(head_dim, HALVES)
+    for _ in ("keys", "values"):
+        _cached(o, seen, True, 1, moved)
+    for head in range(heads):
+        _store_floats(head * head_dim, head_dim, tokens, "activations", moved)
+
+
+def _gemm_attention(step: Step, o: Operands, tokens: int, position: int, moved: Beats) -> None:
+    heads = int(o["heads"])
+    seen = position + tokens
+    scores = sum(_beats(position + t + 1, FLOATS) for t in range(tokens))
+    probabilities = sum(_beats(position + t + 1, HALVES) + 1 for t in range(tokens))  # and the divisor
+    match step.opcode:
+        case Opcode.SCORES:
+            _cached(o, seen, True, 1, moved)
+            moved["memory", "read", "intermediates"] += heads * (
+                tokens * _beats(int(o["head_dim"]), BEAT_BYTES) + _beats(tokens, FLOATS)
+            )
+            moved["memory", "written", "intermediates"] += heads * scores
+        case Opcode.SOFTMAX:
+            _cached(o, seen, False, 1, moved)
+            moved["constants", "read", "intermediates"] += heads * scores
+            moved["memory", "written", "intermediates"] += heads * probabilities
+        case _:
+            head_dim = int(o["head_dim"])
+            _cached(o, seen, True, 0, moved)
+            moved["constants", "read", "intermediates"] += heads * probabilities
+            for head in range(heads):
+                _store_floats(head * head_dim, head_dim, tokens, "activations", moved)
