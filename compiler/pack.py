@@ -18,6 +18,7 @@ from meadow.compiler.unpack import MODE_BITS, Format, Prefix
 
 SCHEMES = ("auto", "raw", "prefix", *packets.SCHEMES)
 """auto searches each matrix; the others use one format wherever its tables fit, and raw elsewhere."""
+COUNTED = 1 << 20
 WORTHWHILE = 0.99
 """A matrix is packed by auto only when its time on the bus falls below this share of the raw time."""
 
@@ -78,7 +79,12 @@ def entropy_bits(codes: NDArray[np.int8]) -> float:
 
 
 def _counts(codes: NDArray[np.int8]) -> NDArray[np.int64]:
-    return np.bincount(codes.reshape(-1).view(np.uint8), minlength=256)
+    """How often each byte value occurs [256]; in pieces, since bincount makes a copy of eight bytes a weight."""
+    flat = codes.reshape(-1).view(np.uint8)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, flat.size, COUNTED):
+        counts += np.bincount(flat[start : start + COUNTED], minlength=256)
+    return counts
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:
@@ -95,11 +101,12 @@ def pack(
     prefix_codes    whether the engine decodes prefix codes
     lookup_entries  chunks that the engine's table of the published scheme has room for
     """
+    counts = _counts(codes)
+    entropy = _entropy(counts)
     streams = layout.split(codes)
-    entropy = entropy_bits(codes)
     candidates = []
     if scheme in ("auto", "prefix") and prefix_codes:
-        candidates.append(_by_prefix(streams, layout, entropy))
+        candidates.append(_by_prefix(streams, layout, entropy, counts))
     if scheme in ("auto", *packets.SCHEMES) and lookup_entries:
         made = _by_packets(streams, layout, entropy, lookup_entries, "frequency" if scheme == "auto" else scheme)
         candidates += [made] if made is not None else []
@@ -111,8 +118,10 @@ def pack(
     return raw if scheme == "auto" and best.bus_cycles >= WORTHWHILE * raw.bus_cycles else best
 
 
-def _by_prefix(streams: NDArray[np.int8], layout: Layout, entropy: float) -> Packed:
-    lengths = prefix.code_lengths(_counts(streams))
+def _by_prefix(streams: NDArray[np.int8], layout: Layout, entropy: float, counts: NDArray[np.int64]) -> Packed:
+    with_padding = counts.copy()
+    with_padding[0] += streams.size - counts.sum()
+    lengths = prefix.code_lengths(with_padding)
     codes, table, entries = prefix.canonical_codes(lengths)
     step = layout.tile_rows // layout.ports * layout.padded_cols
     directory = np.zeros((layout.tiles, layout.ports), np.uint32)

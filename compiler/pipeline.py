@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -158,15 +159,21 @@ def quantize_command(graph: Graph) -> str:
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
              progress: Callable[[str, str], None]) -> dict[str, Packed]:  # fmt: skip
-    """Every part of every streamed matrix, packed."""
-    packed = {}
-    for index, (name, parts) in enumerate(parts_of.items()):
-        progress("pack", f"matrix {index + 1}/{len(parts_of)}")
-        for part in parts:
+    """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
+
+    def packed_parts(name: str) -> dict[str, Packed]:
+        made = {}
+        for part in parts_of[name]:
             rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
-            packed[part.name] = pack(
-                rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes), design.lookup_entries
-            )
+            made[part.name] = pack(rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes),
+                                   design.lookup_entries)  # fmt: skip
+        return made
+
+    packed: dict[str, Packed] = {}
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        for index, made in enumerate(pool.map(packed_parts, parts_of)):
+            progress("pack", f"matrix {index + 1}/{len(parts_of)}")
+            packed |= made
     return packed
 
 

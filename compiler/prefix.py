@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from meadow.compiler.design import CODE_BITS, LANE_COLS
 from meadow.compiler.unpack import HALFWORD_BITS, HALFWORDS, HEADER_BYTES
 
-BATCH_WEIGHTS = 1 << 20
-"""Weights that are coded at a time: what bounds the memory of packing."""
+BATCH_WEIGHTS = 1 << 17
+"""Weights that are coded at a time: bounds the memory of packing, and fits the cache."""
 
 
 def code_lengths(counts: NDArray[np.int64], longest: int = CODE_BITS) -> NDArray[np.uint8]:

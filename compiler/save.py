@@ -124,13 +124,13 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
             }
             if chunk.kind in ("weights", "constants"):
                 entry["file_offset"] = offset
-                image = np.zeros(chunk.length, np.uint8)
                 for name, slot in schedule.placed.items():
                     if slot.space == chunk.index:
-                        data = np.ascontiguousarray(contents[name]).view(np.uint8).reshape(-1)
-                        image[slot.offset : slot.offset + data.size] = data
-                file.write(image.data)
+                        file.seek(offset + slot.offset)  # what is skipped reads as zeros
+                        file.write(np.ascontiguousarray(contents[name]).view(np.uint8).data)
                 offset += chunk.length
+                file.truncate(offset)
+                file.seek(offset)
             entries.append(entry)
         embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
         if embed == head and all(packed[p.name].form is None for p in parts_of[head]):

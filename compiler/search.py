@@ -20,6 +20,7 @@ from meadow.boards import Board
 from meadow.compiler import cost
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.graph import Graph
+from meadow.compiler.isa import Opcode
 from meadow.compiler.layout import Layout
 from meadow.compiler.lower import lower, weight_parts
 from meadow.compiler.pack import Packed, entropy_bits
@@ -35,6 +36,7 @@ CHOICES = {
     "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 8, 12, 16, 24, 32), "block": (16, 32, 64, 128),
     "tile_rows": (64, 128, 256), "prefix_codes": (0, 1),
 }  # fmt: skip
+ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
 NEAR = 1.005
 """Times this close count as equal; the smaller design is then taken."""
 SAMPLE = 1 << 17
@@ -205,12 +207,16 @@ def _rates(
 ) -> tuple[float, float]:
     """(prefill, decode) in tokens a second, each by its faster dataflow."""
     layers = graph.model.layers
+    priced: dict[tuple[int, int, int, int], float] = {}
 
     def seconds(program: tuple[Step, ...], tokens: int, position: int, logits: int) -> float:
         cycles = 0.0
         for step in program:
             times = layers if step.name.startswith("l0.") else 1
-            cycles += times * cost.step_cost(step, design, tokens, position, bandwidth_gb_s, logits).cycles
+            key = (id(step), tokens, position if step.opcode in ATTENTION else 0, logits)
+            if key not in priced:  # other steps take the same wherever a block begins
+                priced[key] = times * cost.step_cost(step, design, tokens, key[2], bandwidth_gb_s, logits).cycles
+            cycles += priced[key]
         return cycles / (design.clock_mhz * 1e6)
 
     def prompt(program: tuple[Step, ...]) -> float:

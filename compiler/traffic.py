@@ -93,10 +93,8 @@ def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, 
         moved["constants", "read", "weights"] += _beats(entries, BEAT_BYTES)
     elif word:
         moved["constants", "read", "weights"] += _beats(format_of(word).table_bytes(entries), BEAT_BYTES)
-    left = padded(rows, design.weight_ports)
-    while left > 0:
-        moved["constants", "read", "weights"] += _beats(min(left, tile_rows), FLOATS) + (1 if word else 0)
-        left -= tile_rows
+    for _, some, times in _alike(padded(rows, design.weight_ports), tile_rows):
+        moved["constants", "read", "weights"] += times * (_beats(some, FLOATS) + (1 if word else 0))
 
 
 def _activations(cols: int, tokens: int, first: int, moved: Beats) -> None:
@@ -111,6 +109,14 @@ def _store_floats(first: int, count: int, times: int, role: str, moved: Beats) -
     moved["memory", "written", role] += times * _beats(offset + count, FLOATS)
 
 
+def _alike(rows: int, tile_rows: int) -> list[tuple[int, int, int]]:
+    """(first row, rows, how many) of the tiles of a matrix, those together that begin alike: tiles of whole beats."""
+    full, rest = divmod(rows, tile_rows)
+    if tile_rows % (2 * FLOATS):  # halves of such tiles may begin within a beat
+        return [(row, min(tile_rows, rows - row), 1) for row in range(0, rows, tile_rows)]
+    return [(0, tile_rows, full)] * (full > 0) + [(full * tile_rows, rest, 1)] * (rest > 0)
+
+
 def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int, logits: int, moved: Beats) -> None:
     rows, cols, tile_rows = int(o["rows"]), int(o["cols"]), int(o["tile_rows"])
     epilogue = Epilogue(int(o["epilogue"]))
@@ -120,21 +126,20 @@ def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int,
     _activations(cols, tokens, first, moved)
     _stream(step, o, design, rows, tile_rows, moved)
     served = tokens - first
-    for row in range(0, rows, tile_rows):
-        real = min(tile_rows, rows - row)
+    for row, real, times in _alike(rows, tile_rows):
         if epilogue in (Epilogue.HEADS, Epilogue.ROPE_HEADS):
             head_dim = int(o["head_dim"])
             role = "kv" if o["append"] else "intermediates"
             if epilogue is Epilogue.ROPE_HEADS:
-                moved["constants", "read", "weights"] += tokens * _beats(head_dim, HALVES)
-            moved["memory", "written", role] += tokens * _beats(head_dim, BEAT_BYTES)
-            _store_floats(position if o["append"] else 0, tokens, 1, role, moved)
+                moved["constants", "read", "weights"] += times * tokens * _beats(head_dim, HALVES)
+            moved["memory", "written", role] += times * tokens * _beats(head_dim, BEAT_BYTES)
+            _store_floats(position if o["append"] else 0, tokens, times, role, moved)
             continue
         half = 2 if epilogue is Epilogue.GLU else 1
         columns, column = real // half, (int(o["first_row"]) + row) // half
         if epilogue is Epilogue.ADD:
-            moved["memory", "read", "activations"] += served * _beats(columns, FLOATS)
-        _store_floats(column, columns, served, "activations", moved)
+            moved["memory", "read", "activations"] += times * served * _beats(columns, FLOATS)
+        _store_floats(column, columns, times * served, "activations", moved)
 
 
 def _cached(o: Operands, seen: int, rows: bool, scales: int, moved: Beats) -> None:
@@ -153,8 +158,13 @@ def _tphs(step: Step, o: Operands, design: Design, tokens: int, position: int, m
     moved["constants", "read", "weights"] += heads * tokens * _beats(head_dim, HALVES)
     for _ in ("keys", "values"):
         _cached(o, seen, True, 1, moved)
-    for head in range(heads):
-        _store_floats(head * head_dim, head_dim, tokens, "activations", moved)
+    _contexts(heads, head_dim, tokens, moved)
+
+
+def _contexts(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
+    """The context of every head to its columns."""
+    for head, _, times in _alike(heads * head_dim, head_dim):
+        _store_floats(head, head_dim, times * tokens, "activations", moved)
 
 
 def _gemm_attention(step: Step, o: Operands, tokens: int, position: int, moved: Beats) -> None:
@@ -177,5 +187,4 @@ def _gemm_attention(step: Step, o: Operands, tokens: int, position: int, moved: 
             head_dim = int(o["head_dim"])
             _cached(o, seen, True, 0, moved)
             moved["constants", "read", "intermediates"] += heads * probabilities
-            for head in range(heads):
-                _store_floats(head * head_dim, head_dim, tokens, "activations", moved)
+            _contexts(heads, head_dim, tokens, moved)
