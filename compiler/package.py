@@ -24,7 +24,7 @@ from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, format_of, unpack
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",

@@ -122,6 +122,15 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
     return Found(best, front, _why(best, found, excluded, objective))
 
 
+def price(
+    graph: Graph, board: Board, design: Design, prompt: int = PROMPT, dataflow: str = "auto"
+) -> tuple[float, float]:
+    """(prefill, decode) of `design` in tokens a second: a prompt of `prompt` tokens, and the token after it."""
+    entropies = {name: _sampled_entropy(weight.codes) for name, weight in graph.weights.items()}
+    steps = _programs(_first_layer(graph), design, entropies, board, dataflow)
+    return _rates(graph, steps, design, board.bandwidth_gb_s, prompt, prompt)
+
+
 def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other beats in all of prefill, decode and share; by falling decode rate."""
     ordered = sorted(found, key=lambda c: (-c.decode, -c.prefill, c.share))
@@ -202,9 +211,8 @@ def _zeros(count: int, kind: type) -> NDArray[Any]:
     return np.broadcast_to(kind(0), (count,))
 
 
-def _rates(
-    graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: Design, bandwidth_gb_s: float
-) -> tuple[float, float]:
+def _rates(graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: Design, bandwidth_gb_s: float,
+           prompt: int = PROMPT, decode_at: int = DECODE_AT) -> tuple[float, float]:  # fmt: skip
     """(prefill, decode) in tokens a second, each by its faster dataflow."""
     layers = graph.model.layers
     priced: dict[tuple[int, int, int, int], float] = {}
@@ -219,14 +227,15 @@ def _rates(
             cycles += priced[key]
         return cycles / (design.clock_mhz * 1e6)
 
-    def prompt(program: tuple[Step, ...]) -> float:
-        starts = range(0, min(PROMPT, design.context), design.block)
-        return (
-            sum(seconds(program, design.block, s, 1 if s == starts[-1] else 0) for s in starts)
-            * PROMPT
-            / (len(starts) * design.block)
-        )
+    served = min(prompt, design.context)
 
-    prefill = min(prompt(p["prefill"]) for p in steps.values())
-    decode = min(seconds(p["decode"], 1, min(DECODE_AT, design.context - 1), 1) for p in steps.values())
-    return PROMPT / prefill, 1 / decode
+    def first_token(program: tuple[Step, ...]) -> float:
+        total = 0.0
+        for start in range(0, served, design.block):
+            some = min(design.block, served - start)
+            total += seconds(program, some, start, 1 if start + some == served else 0)
+        return total
+
+    prefill = min(first_token(p["prefill"]) for p in steps.values())
+    decode = min(seconds(p["decode"], 1, min(decode_at, design.context - 1), 1) for p in steps.values())
+    return served / prefill, 1 / decode

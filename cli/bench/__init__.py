@@ -10,6 +10,7 @@ from meadow.cli.lazy import Lazy
 BENCHMARKS = {
     "packing": ("meadow.cli.bench.packing", "Bits a weight of every matrix beside the entropy and the published packing."),
     "traffic": ("meadow.cli.bench.traffic", "DRAM bytes that the schedule predicts beside those the C++ counts."),
+    "paper": ("meadow.cli.bench.paper", "The cost model beside the figures of MEADOW, and on boards of today."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }  # fmt: skip
 

@@ -59,11 +59,11 @@ def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 1"):
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 2"):
         load(copy)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1, "isa_version": 1}'])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 2, "isa_version": 1}'])
 def test_a_damaged_manifest_is_refused(damage: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(damage)
     with pytest.raises(DeviceError, match="compile the model again"):
