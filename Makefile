@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: rtl synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: setup-test rtl synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -10,6 +10,9 @@ help:  ## what there is
 
 setup:  ## prepare .venv, and nothing else
 	@bash .ci/setup
+
+setup-test:  ## the same, with Icarus and Chromium for the tests
+	@bash .ci/setup test
 
 demo: build/smollm2  ## a real language model on an emulated ZCU102, and the ladder
 	$(MEADOWC) run build/smollm2 -p "What is the capital of France? Answer in one sentence."
@@ -35,23 +38,23 @@ models/smollm2-tensor/model.onnx: models/smollm2/model.onnx
 
 test: lint types unit  ## lint, types and every test that needs no real model
 
-lint: setup
+lint: setup-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: setup
+types: setup-test
 	@mkdir -p build/types/meadow
 	@for d in boards cli compiler hls rtl runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
 
-rtl: setup  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
+rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
 	$(PYTEST) tests/rtl
 
 synth: setup  ## what the Verilog costs, by Yosys (minutes)
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"
 	$(MEADOWC) bench rtl
 
-unit: setup
+unit: setup-test
 	$(PYTEST) -n 2
 
 docs: setup  ## print docs/isa.md from the table

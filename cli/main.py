@@ -40,12 +40,13 @@ COMMANDS = {
     "verify": ("meadow.cli.verify", "Check that every rung of the ladder agrees."),
     "selftest": ("meadow.cli.run", "Check a device step by step."),
     "eval": ("meadow.cli.eval", "Measure perplexity beside onnxruntime."),
+    "report": ("meadow.cli.report", "Write a page about a package."),
     "bench": ("meadow.cli.bench", "Measure, count and model; print each number with its bound."),
     "boards": ("meadow.cli.boards", "Show the boards."),
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
 EXTRAS = {"onnx": "compile", "gguf": "compile", "jinja2": "cli", "tokenizers": "cli", "onnxruntime": "reference",
-          "mwparserfromhell": "reference", "google": "compile", "pyosys": "synthesis"}  # fmt: skip
+          "mwparserfromhell": "reference", "google": "compile", "pyosys": "synthesis", "matplotlib": "report"}  # fmt: skip
 
 
 class Meadowc(Lazy):

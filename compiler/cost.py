@@ -125,6 +125,22 @@ def _tiles(
         phases["latency"] += format_of(word).table_bytes(entries) / TABLE_BYTES
 
 
+def step_macs(step: Step, tokens: int, position: int, logits: int = 1) -> int:
+    """Multiplications that a step is there for: matrices with tokens, queries with keys, probabilities with values."""
+    o = numbers(step)
+    seen = sum(position + t + 1 for t in range(tokens))
+    match step.opcode:
+        case Opcode.LINEAR:
+            served = min(logits, tokens) if o["epilogue"] == Epilogue.LOGITS else tokens
+            return served * int(o["rows"]) * int(o["cols"])
+        case Opcode.TPHS:
+            width = int(o["heads"]) * int(o["head_dim"])
+            return width * (tokens * int(o["cols"]) + 2 * seen)
+        case Opcode.SCORES | Opcode.CONTEXT:
+            return int(o["heads"]) * int(o["head_dim"]) * seen
+    return 0
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A whole program run, modelled: `limits` has the cycles by what bounds their step, `phases` by what they are spent on."""

@@ -23,7 +23,7 @@ from meadow.compiler import cost
 from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
 from meadow.compiler.errors import MeadowError, UnsupportedModel
-from meadow.compiler.fit import Fit, fit
+from meadow.compiler.fit import BUDGET, Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.lower import Part, lower, weight_parts
@@ -36,6 +36,7 @@ from meadow.compiler.read import read, source_digest
 from meadow.compiler.rewrite import rewrite
 from meadow.compiler.save import compiler_digest, save
 from meadow.compiler.schedule import Schedule
+from meadow.compiler.traffic import by_role, prompt_beats
 from meadow.compiler.types import I8
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
@@ -87,6 +88,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     version = metadata.version("meadow")
     plan = emit(design, version)
     summary = summarize(graph, board, fitted, schedule, packed)
+    summary["traffic"] = dataflow_traffic(graph, design, packed, board)
     plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     facts = {
         "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
@@ -177,6 +179,18 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
     return packed
 
 
+def dataflow_traffic(graph: Graph, design: Design, packed: dict[str, Packed], board: Board) -> dict[str, Any]:
+    """DRAM bytes by role of a prompt of each length (a power of two), by GEMM and by TPHS."""
+    lengths = [n for n in (16, 32, 64, 128, 256, 512, 1024, 2048) if n <= design.context]
+    found: dict[str, Any] = {"kind": "modelled", "prompts": lengths}
+    for mode in ("gemm", "tphs"):
+        schedule = place(lower(graph, design, packed, mode, board.bandwidth_gb_s))
+        found[mode] = [
+            by_role(prompt_beats(schedule.programs["prefill"], design, n, len(schedule.chunks))) for n in lengths
+        ]
+    return found
+
+
 def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: dict[str, Packed]) -> dict[str, Any]:
     """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
     design = fitted.design
@@ -205,5 +219,7 @@ def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packe
                    "limit": max(decode.limits, key=lambda k: decode.limits[k])},
         "prefill": {"kind": "modelled", "tokens": design.block, "tokens_per_s": design.block / prefill.seconds,
                     "bytes": prefill.bytes, "limit": max(prefill.limits, key=lambda k: prefill.limits[k])},
-        "layers": sum(n.op is Op.ATTEND for n in graph.nodes),
+        "layers": sum(n.op is Op.ATTEND for n in graph.nodes), "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
+        "board_title": board.title, "dram_bytes": board.dram_bytes,
+        "step_names": {k: [s.name for s in v] for k, v in schedule.programs.items()},
     }  # fmt: skip

@@ -68,6 +68,16 @@ def run_beats(steps: Iterable[Step], design: Design, tokens: int, position: int,
     return moved
 
 
+def prompt_beats(steps: Iterable[Step], design: Design, tokens: int, chunks: int) -> Beats:
+    """Beats of a prompt that is served block after block; the last block gives one row of logits."""
+    steps = tuple(steps)
+    moved: Beats = Counter()
+    for start in range(0, tokens, design.block):
+        some = min(design.block, tokens - start)
+        moved += run_beats(steps, design, some, start, chunks, 1 if start + some == tokens else 0)
+    return moved
+
+
 def by_role(moved: Beats) -> dict[str, int]:
     """Bytes of each role, both directions."""
     found = dict.fromkeys(ROLES, 0)

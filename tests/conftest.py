@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meadow import boards
+from meadow.cli.main import main
 from meadow.compiler.convert import convert
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.quantize import quantize
@@ -84,3 +87,28 @@ def tiny_package(tiny_int8: Path) -> Path:
     folder = tiny_int8.parent / "build" / "tiny"
     compile_model(tiny_int8, boards.load("zcu102"), folder, TINY)
     return folder
+
+
+class Result:
+    """What a command printed and the code it ended with."""
+
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@pytest.fixture
+def meadowc(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Result(int(end.value.code or 0), out, err)
+
+    return run

@@ -92,21 +92,16 @@ def measure(
 
 
 def predict(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
-    """Bytes by "PORT.ROLE.read" or ".written", for a prompt that is served block after block."""
+    """Bytes by "PORT.ROLE.read" or ".written": a prompt from the start, or tokens of one run after `position`."""
     from meadow.compiler.design import BEAT_BYTES
-    from meadow.compiler.traffic import run_beats
+    from meadow.compiler.traffic import prompt_beats, run_beats
 
-    block = package.design.block if program == "prefill" else 1
-    steps = package.steps(program)
-    total: dict[str, int] = {}
-    for start in range(0, tokens, block):
-        some = min(block, tokens - start)
-        logits = 1 if start + some == tokens else 0
-        beats = run_beats(steps, package.design, some, position + start, len(package.chunks), logits)
-        for (port, way, role), n in beats.items():
-            name = f"{port}.{role}.{way}"
-            total[name] = total.get(name, 0) + n * BEAT_BYTES
-    return total
+    steps, chunks = package.steps(program), len(package.chunks)
+    if program == "prefill":
+        beats = prompt_beats(steps, package.design, tokens, chunks)
+    else:
+        beats = run_beats(steps, package.design, tokens, position, chunks)
+    return {f"{port}.{role}.{way}": n * BEAT_BYTES for (port, way, role), n in beats.items() if n}
 
 
 def _role(counted: dict[str, int], role: str) -> int:

@@ -18,34 +18,10 @@ import numpy as np
 import onnx
 import pytest
 
-from meadow.cli.main import COMMANDS, main
+from meadow.cli.bench import BENCHMARKS
+from meadow.cli.main import COMMANDS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-class Result:
-    """What a command printed and the code it ended with."""
-
-    def __init__(self, code: int, out: str, err: str):
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-
-@pytest.fixture
-def meadowc(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Result(int(end.value.code or 0), out, err)
-
-    return run
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -54,6 +30,37 @@ def test_every_help_shows_an_example(command: str, meadowc: Any) -> None:
     assert (
         result.code == 0 and f"meadowc {command}" in result.out and "Example" in result.out and "--json" in result.out
     )
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_benchmark_shows_an_example(benchmark: str, meadowc: Any) -> None:
+    result = meadowc("bench", benchmark, "--help")
+    assert result.code == 0 and f"meadowc bench {benchmark}" in result.out and "--json" in result.out
+
+
+def test_bench_packing_says_how_near_the_entropy_is(tiny_package: Path, meadowc: Any) -> None:
+    found = meadowc("bench", "packing", tiny_package, "--no-simulate", "--json").json
+    whole, rows = found["whole"], found["matrices"]
+    assert found["kind"] == "measured" and whole["weights"] == sum(r["shape"][0] * r["shape"][1] for r in rows)
+    assert 0.8 < whole["share_of_bound"] <= 1 and whole["entropy_bits"] <= whole["bits_per_weight"]
+    assert set(whole["published_bits"]) == {"naive", "packets", "frequency"}
+    assert all(r["scheme"] == "prefix codes" and r["weights_per_cycle"] > 0 for r in rows)
+    assert "of the bound" in meadowc("bench", "packing", tiny_package, "--no-simulate").out
+
+
+@pytest.mark.csim
+def test_bench_traffic_finds_prediction_and_count_equal(tiny_package: Path, meadowc: Any) -> None:
+    found = meadowc("bench", "traffic", tiny_package, "--prompts", "5,70", "--json").json
+    assert found["equal"] and len(found["rows"]) == 8
+    assert {r["dataflow"]: r["intermediate_bytes"] > 0 for r in found["rows"]} == {"tphs": False, "gemm": True}
+    assert meadowc("bench", "traffic", tiny_package, "--prompts", "5,x").code == 2
+    assert "the context is 128" in meadowc("bench", "traffic", tiny_package, "--prompts", "500").err
+
+
+def test_bench_paper_labels_what_is_modelled_and_reported(meadowc: Any) -> None:
+    found = meadowc("bench", "paper", "--no-today", "--json").json
+    assert set(found["kind"]) == {"modelled", "published"}
+    assert all({"figure", "modelled", "published"} <= set(row) for row in found["rows"])
 
 
 def test_no_command_is_no_error_and_a_wrong_one_is(meadowc: Any) -> None:
