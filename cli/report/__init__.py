@@ -59,6 +59,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     from meadow.cli.report import charts
     from meadow.compiler import cost
     from meadow.compiler.timeline import Event, chrome_trace, timeline
+    from meadow.compiler.traffic import ROLES
 
     summary = _summary(package)
     design, bandwidth = package.design, float(summary["bandwidth_gb_s"])
@@ -90,7 +91,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     peak = design.multipliers * design.clock_mhz / 1e3
     ports = design.weight_ports * design.port_bytes_per_second / 1e9
     layer = [e for e in decode if e.name.startswith("l0.")]
-    roles = [r for r in cost.by_role({}) if any(b[r] for b in by_context)]  # type: ignore[arg-type]
+    roles = [r for r in ROLES if any(b[r] for b in by_context)]
     drawn = {
         "roofline": charts.roofline(points(decode, "decode") + points(prefill, f"prefill of {block}"), peak,
                                     [("DRAM", bandwidth), ("weight ports", ports)]),

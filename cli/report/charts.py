@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -100,7 +100,7 @@ def roofline(points: Sequence[tuple[str, float, float, str]], peak: float, lines
     return svg(drawn, "roofline", "Roofline with the model's steps")
 
 
-def stacked(name: str, title: str, labels: Sequence[str], parts: dict[str, Sequence[float]], unit: str, horizontal: bool = True,
+def stacked(name: str, title: str, labels: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str, horizontal: bool = True,
             height: float = 2.6) -> str:  # fmt: skip
     """Bars of `parts` on one another, a bar for each label."""
     drawn, ax = figure(height)
@@ -124,7 +124,7 @@ def stacked(name: str, title: str, labels: Sequence[str], parts: dict[str, Seque
     return svg(drawn, name, title)
 
 
-def curves(name: str, title: str, x: Sequence[float], series: dict[str, Sequence[float]], xlabel: str, ylabel: str,
+def curves(name: str, title: str, x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str,
            log: bool = True) -> str:  # fmt: skip
     drawn, ax = figure()
     for number, (label, values) in enumerate(series.items()):
@@ -194,9 +194,7 @@ def shares(name: str, title: str, rows: Sequence[tuple[str, float, float]]) -> s
     return svg(drawn, name, title)
 
 
-def front(
-    points: Sequence[tuple[float, float, float, bool]], label: Callable[[float], str] = lambda v: f"{v:g}"
-) -> str:
+def front(points: Sequence[tuple[float, float, float, bool]]) -> str:
     """points: (prefill, decode, share, chosen)."""
     drawn, ax = figure()
     for prefill, decode, share, chosen in points:
