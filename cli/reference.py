@@ -41,9 +41,12 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
 
 
 class OnnxModel:
-    """An onnxruntime session over a decoder with past_key_values.  Raises ToolMissing without onnxruntime."""
+    """An onnxruntime session over a decoder with past_key_values.  Raises ToolMissing without onnxruntime.
 
-    def __init__(self, path: Path):
+    exact  the file's own meaning; else what onnxruntime does by default, which may round activations to 8 bits
+    """
+
+    def __init__(self, path: Path, exact: bool = True):
         try:
             import onnxruntime
         except ImportError:
@@ -52,7 +55,8 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
         # file's own meaning, with float activations (1: compute in FP32).
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        if exact:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has exception classes of its own for every stage

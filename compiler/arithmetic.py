@@ -33,6 +33,8 @@ ROPE_ONE = 1 << 14
 NORM_BITS = 15
 NORM_EXPONENTS = (-45, 60)
 """The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
+CACHED = 1 << 16
+"""Elements that are taken through several passes at a time, so that they stay in the cache."""
 EXACT_FP32 = 1 << 24
 """Integers up to here, and every sum that stays below, are exact in FP32: FP32 BLAS then computes exact sums."""
 
@@ -52,6 +54,7 @@ def _exp2_all() -> NDArray[np.uint16]:
 
 
 _EXP2 = _exp2_all()
+_EXP2_FLOAT = _EXP2.astype(np.float32)
 
 
 def exp2_negative(u: NDArray[np.int32]) -> NDArray[np.uint16]:
@@ -60,8 +63,12 @@ def exp2_negative(u: NDArray[np.int32]) -> NDArray[np.uint16]:
 
 
 def flush(x: Floats) -> Floats:
-    """Subnormals become zeros of the same sign."""
-    return np.where(np.abs(x) < SMALLEST_NORMAL, x * np.float32(0), x)
+    """Subnormals become zeros of the same sign.  `x` itself where it has none, which is nearly always."""
+    found = np.asarray(x, np.float32)
+    bits = found.view(np.uint32) << np.uint32(1)
+    bits -= np.uint32(1)  # zeros wrap to the largest number
+    subnormal = bits < np.uint32(0x00FFFFFF)
+    return np.where(subnormal, found * np.float32(0), found) if subnormal.any() else found
 
 
 def quantize_rows(x: Floats) -> tuple[Bytes, Floats]:
@@ -107,7 +114,22 @@ def int8_products(a: Floats, w: Floats, pieces: int) -> Floats:
 
 def rescale(sums: Floats, a_scale: Floats, w_scale: Floats) -> Floats:
     """FP32 results [T, N] of integer sums: sum * (a_scale[t] * w_scale[n])."""
-    return flush(sums * flush(a_scale[:, None] * w_scale[None, :]))
+    out = np.empty_like(sums)
+    normal = (
+        _smallest(a_scale) * _smallest(w_scale) >= SMALLEST_NORMAL
+    )  # then no product is subnormal, and no sum's either
+    step = max(1, CACHED // max(1, sums.shape[1]))
+    for start in range(0, len(sums), step):
+        some = slice(start, start + step)
+        scale = a_scale[some, None] * w_scale[None, :]
+        np.multiply(sums[some], scale if normal else flush(scale), out=out[some])
+    return out if normal else flush(out)
+
+
+def _smallest(scale: Floats) -> np.float32:
+    """The least magnitude that is not zero; 1 when all are."""
+    magnitude = np.abs(scale)
+    return np.min(magnitude, where=magnitude > 0, initial=np.float32(1))
 
 
 def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:
@@ -157,17 +179,27 @@ def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Flo
     Returns (w [T, J] integers up to 65535 as FP32, total [T] as FP32, exponent [T]): the context of a token is
     (sum_j w_j v_j) / total * 2^exponent.
     """
-    peak = np.where(visible, y, np.float32(-np.inf)).max(axis=-1)
+    peak = np.max(y, axis=-1, where=visible, initial=np.float32(-np.inf))
     with np.errstate(invalid="ignore"):
-        u = np.rint((peak[:, None] - y) * np.float32(1 << EXP_FRACTION_BITS))
-    u = np.where(visible, np.minimum(u, np.float32(EXP_LIMIT)), np.float32(EXP_LIMIT))
-    p = _EXP2[u.astype(np.int32)]
-    total = p.sum(axis=-1, dtype=np.int64).astype(np.float32)
-    largest = np.where(visible, v_scale[None, :], np.float32(0)).max(axis=-1)
+        u = peak[:, None] - y
+        u *= np.float32(1 << EXP_FRACTION_BITS)
+        np.rint(u, out=u)
+    np.minimum(u, np.float32(EXP_LIMIT), out=u)
+    np.copyto(u, np.float32(EXP_LIMIT), where=~visible)
+    w = _EXP2_FLOAT.take(u.astype(np.int32))
+    total = w.sum(axis=-1, dtype=np.float64).astype(np.float32)  # exact: integers below 2^53
+    largest = np.max(np.broadcast_to(v_scale, y.shape), axis=-1, where=visible, initial=np.float32(0))
     exponent = np.frexp(largest)[1].astype(np.intc)
-    folded = flush(np.ldexp(np.broadcast_to(v_scale, y.shape), -exponent[:, None]).astype(np.float32))
-    w = np.rint(p.astype(np.float32) * folded)
-    return np.where(visible, w, np.float32(0)), total, exponent
+    for e in np.unique(exponent):  # nearly always one or two powers for all tokens
+        folded = flush(np.ldexp(v_scale, -e).astype(np.float32))
+        rows = exponent == e
+        if rows.all():
+            w *= folded
+        else:
+            w[rows] *= folded
+    np.rint(w, out=w)
+    np.copyto(w, np.float32(0), where=~visible)
+    return w, total, exponent
 
 
 def context(sums: NDArray[np.float64], total: Floats, exponent: NDArray[np.intc]) -> Floats:
@@ -177,11 +209,23 @@ def context(sums: NDArray[np.float64], total: Floats, exponent: NDArray[np.intc]
 
 def silu_times(gate: Floats, up: Floats) -> Floats:
     """silu(gate) * up, the sigmoid made of the EXP table and one division."""
-    u = np.minimum(np.rint(np.abs(gate) * LOG2E * np.float32(1 << EXP_FRACTION_BITS)), np.float32(EXP_LIMIT))
-    p = _EXP2[u.astype(np.int32)].astype(np.float32)
-    below = p + np.float32(ONE_PROBABILITY)
-    sigmoid = np.where(gate >= 0, np.float32(ONE_PROBABILITY), p) / below
-    return flush((gate * sigmoid) * up)
+    out = np.empty(gate.shape, np.float32)
+    step = max(1, CACHED // max(1, int(np.prod(gate.shape[1:]))))
+    for start in range(0, len(gate), step):
+        g = gate[start : start + step]
+        u = np.abs(g)
+        u *= LOG2E
+        u *= np.float32(1 << EXP_FRACTION_BITS)
+        np.rint(u, out=u)
+        np.minimum(u, np.float32(EXP_LIMIT), out=u)
+        p = _EXP2_FLOAT.take(u.astype(np.int32))
+        below = p + np.float32(ONE_PROBABILITY)
+        np.copyto(p, np.float32(ONE_PROBABILITY), where=g >= 0)
+        p /= below
+        p *= g
+        p *= up[start : start + step]
+        out[start : start + step] = flush(p)
+    return out
 
 
 def add(x: Floats, y: Floats) -> Floats:

@@ -8,6 +8,7 @@ zeros to LANE_COLS columns.  Says nothing of how the bytes are coded; that is pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class Layout:
         """Beats of one port when stored raw."""
         return self.port_rows * self.padded_cols // BEAT_BYTES
 
-    @property
+    @cached_property
     def scale_places(self) -> NDArray[np.intp]:
         """Where the scale of each row lies among the FP32 scales: every tile's begin at a beat."""
         row = np.arange(self.rows)

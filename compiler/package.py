@@ -22,7 +22,7 @@ from meadow.compiler.design import Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
-from meadow.compiler.unpack import PREFIX_WORD, format_of, unpack
+from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack
 
 FORMAT_VERSION = 2
 """Of the folder.  Another version is refused with what to do."""
@@ -137,7 +137,7 @@ class Package:
             form = format_of(row["format"])
             directory = take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
             table = take(row["table"])[: form.table_bytes(row["entries"])]
-            ported = unpack(form, streams, directory, layout.tile_weights, table, row["entries"])
+            ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
         return layout.join(ported), take(row["scale"]).view(np.float32)[layout.scale_places]
 
     def verify_files(self) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,26 +88,44 @@ def format_of(word: int) -> Format:
     return made
 
 
-def unpack(form: Format, streams: Sequence[Bytes], directory: NDArray[np.uint32], tile_weights: NDArray[np.intp],
-           table: Bytes, entries: int) -> NDArray[np.int8]:  # fmt: skip
+class Stored(NamedTuple):
+    """One packed matrix: the beats of each port as bytes, the directory [tiles, ports] in beats, its table of `entries`."""
+
+    streams: Sequence[Bytes]
+    directory: NDArray[np.uint32]
+    table: Bytes
+    entries: int
+
+    def check(self) -> None:
+        """Raise ValueError when streams and directory disagree."""
+        for port, stream in enumerate(self.streams):
+            beats = int(self.directory[:, port].sum(dtype=np.int64))
+            if beats * BEAT_BYTES != stream.nbytes:
+                raise ValueError(f"the stream of port {port} has {stream.nbytes} bytes, its tiles {beats} beats")
+
+
+def unpack(form: Format, stored: Stored, tile_weights: NDArray[np.intp]) -> NDArray[np.int8]:
     """The weights of every port, [ports, weights].  A tile starts at a beat; what its last beat holds beyond is padding.
 
-    streams       the beats of each port, as bytes
-    directory     [tiles, ports], beats
     tile_weights  [tiles], weights that each port has in a tile
-    table         the matrix's table, `entries` long
     Raises ValueError when the beats hold less than the tiles need, or a code or id is not in the table.
     """
-    for port, stream in enumerate(streams):
-        beats = int(directory[:, port].sum(dtype=np.int64))
-        if beats * BEAT_BYTES != stream.nbytes:
-            raise ValueError(f"the stream of port {port} has {stream.nbytes} bytes, its tiles {beats} beats")
+    return unpack_alike(form, [stored], tile_weights)[0]
+
+
+def unpack_alike(form: Format, several: Sequence[Stored], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+    """unpack of several matrices of one format and one shape; prefix codes of all are decoded together."""
+    for stored in several:
+        stored.check()
     if isinstance(form, Prefix):
-        return unpack_prefix(streams, directory, tile_weights, table, entries)
-    pairs = table[: entries * form.chunk].view(np.int8).reshape(entries, form.chunk)
-    return np.stack([
-        unpack_packets(s, directory[:, port], tile_weights, pairs, form) for port, s in enumerate(streams)
-    ])  # fmt: skip
+        return _unpack_prefix(several, tile_weights)
+    made = []
+    for s in several:
+        chunks = s.table[: s.entries * form.chunk].view(np.int8).reshape(s.entries, form.chunk)
+        made.append(np.stack([
+            unpack_packets(beats, s.directory[:, port], tile_weights, chunks, form) for port, beats in enumerate(s.streams)
+        ]))  # fmt: skip
+    return made
 
 
 # -- prefix codes ------------------------------------------------------------------------------------------------------
@@ -130,33 +148,42 @@ def decoding_table(table: Bytes, entries: int) -> NDArray[np.uint16]:
     return np.where(known, found, 0).astype(np.uint16)
 
 
-def unpack_prefix(streams: Sequence[Bytes], directory: NDArray[np.uint32], tile_weights: NDArray[np.intp],
-                  table: Bytes, entries: int) -> NDArray[np.int8]:  # fmt: skip
-    """See unpack.  All tiles of all ports are decoded at once, word by word."""
-    decode = decoding_table(table, entries)
-    ports = len(streams)
-    halfwords = np.concatenate([np.ascontiguousarray(s).view("<u2") for s in streams] + [np.zeros(LANE_COLS, "<u2")])
-    lengths = directory.T.astype(np.int64) * HALFWORDS  # [ports, tiles]
+def _unpack_prefix(several: Sequence[Stored], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+    """See unpack_alike.  Every tile of every port of every matrix is a stream; all are decoded word by word."""
+    tables = np.stack([decoding_table(s.table, s.entries) for s in several])
+    ports = len(several[0].streams)
+    pieces = [np.ascontiguousarray(beats).view("<u2") for s in several for beats in s.streams]
+    halfwords = np.concatenate([*pieces, np.zeros(LANE_COLS, "<u2")])
+    lengths = np.stack([s.directory.T for s in several]).astype(np.int64) * HALFWORDS  # [matrices, ports, tiles]
     starts = (np.cumsum(lengths.reshape(-1)) - lengths.reshape(-1)).reshape(lengths.shape)
     first = np.concatenate([[0], np.cumsum(tile_weights)]).astype(np.intp)
-    out = np.empty((ports, int(first[-1])), np.uint8)
+    out = np.empty((len(several), ports, int(first[-1])), np.uint8)
     for weights in np.unique(tile_weights):  # a last tile may be shorter
         tiles = np.flatnonzero(tile_weights == weights)
+        shape = (len(several), ports, len(tiles))
+        which = np.broadcast_to(np.arange(len(several))[:, None, None], shape)
         words = int(weights) // LANE_COLS
-        made = _decode(decode, halfwords, starts[:, tiles].reshape(-1), lengths[:, tiles].reshape(-1), words)
-        for at, tile in enumerate(tiles):  # [words, ports * tiles, lanes]
-            mine = made[:, at :: len(tiles)]
-            out[:, first[tile] : first[tile + 1]] = mine.swapaxes(0, 1).reshape(ports, -1)
-    return out.view(np.int8)
+        made = _decode(
+            tables, which.reshape(-1), halfwords, starts[..., tiles].reshape(-1), lengths[..., tiles].reshape(-1), words
+        )
+        made = made.reshape(words, *shape, LANE_COLS)
+        for at, tile in enumerate(tiles):
+            out[:, :, first[tile] : first[tile + 1]] = np.moveaxis(made[:, :, :, at], 0, 2).reshape(
+                len(several), ports, -1
+            )
+    return [one.view(np.int8) for one in out]
 
 
-def _decode(decode: NDArray[np.uint16], halfwords: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64],
-            words: int) -> NDArray[np.uint8]:  # fmt: skip
-    """`words` words of every stream that begins at one of `starts`: [words, streams, LANE_COLS]."""
+def _decode(tables: NDArray[np.uint16], which: NDArray[np.intp], halfwords: NDArray[Any], starts: NDArray[np.int64],
+            lengths: NDArray[np.int64], words: int) -> NDArray[np.uint8]:  # fmt: skip
+    """`words` words of every stream: it begins at one of `starts` and has the table `which`.  [words, streams, LANE_COLS]."""
     shape = (len(starts), LANE_COLS)
     out = np.empty((words, *shape), np.uint8)
+    complete = bool((tables != 0).all())  # every window begins with a code: none can be wrong
+    flat = tables.reshape(-1)
+    offset = np.broadcast_to((which * (1 << CODE_BITS)).astype(np.uint32)[:, None], shape) if len(tables) > 1 else None
     held = np.zeros(shape, np.uint32)  # bits not decoded yet, the next one on top
-    fill = np.zeros(shape, np.int32)
+    fill = np.zeros(shape, np.int16)
     before = starts[:, None].astype(np.int32) - 1
     taken = np.empty(shape, np.int32)
     bad = np.zeros(shape, bool)
@@ -166,16 +193,20 @@ def _decode(decode: NDArray[np.uint16], halfwords: NDArray[Any], starts: NDArray
         taken += before
         before = taken[:, -1:].copy()
         fresh = halfwords.take(taken, mode="clip").astype(np.uint32)
-        fresh <<= np.maximum(16 - fill, 0).astype(np.uint32)
+        fresh <<= np.maximum(HALFWORD_BITS - fill, 0).view(np.uint16)
         fresh *= need
         held |= fresh
-        found = decode.take(held >> np.uint32(32 - CODE_BITS))
+        window = held >> np.uint32(32 - CODE_BITS)
+        if offset is not None:
+            window += offset
+        found = flat.take(window)
         out[word] = found  # the low byte
-        length = found >> 8
-        bad |= length == 0
-        held <<= length
-        fill += need * np.int32(HALFWORD_BITS)
-        fill -= length
+        found >>= 8
+        if not complete:
+            bad |= found == 0
+        held <<= found
+        fill += need * np.int16(HALFWORD_BITS)
+        fill -= found.view(np.int16)
     if bad.any():
         raise ValueError("the stream holds a code that is not in the table")
     if (before[:, 0] - starts + 1 > lengths).any():

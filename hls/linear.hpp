@@ -98,6 +98,26 @@ inline int32_t dot(const lanes_t& a, const lanes_t& w) {
 // so that rows follow each other without a bubble.
 inline void multiply(words_t words[kWeightPorts], const lanes_t activation[kBlock][kMaxWords], int rows, int row_words,
                      int first, int tokens, sums_stream& out) {
+    const int groups = (tokens - first + kTokenLanes - 1) / kTokenLanes;
+    count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * row_words * groups);
+#ifdef MEADOW_SIMD_LANES
+    for (int r = 0; r < rows; ++r) {
+        const int8_t* weight[kWeightPorts];
+        int32_t less[kWeightPorts];
+        for (int p = 0; p < kWeightPorts; ++p) {
+            weight[p] = words[p].take(row_words)->value;
+            less[p] = simd::raised(weight[p], row_words);
+        }
+        for (int g = 0; g < groups; ++g) {
+            sums_t sum;
+            for (int lane = 0; lane < kTokenLanes; ++lane) {
+                const int t = first + g * kTokenLanes + lane;
+                if (t < tokens) simd::dot_rows<kWeightPorts>(activation[t][0].value, weight, less, row_words, sum.value[lane]);
+            }
+            out.write(sum);
+        }
+    }
+#else
     sums_t sum[kGroups];
 #pragma HLS AGGREGATE variable=sum
     lanes_t weight[kWeightPorts];
@@ -131,8 +151,7 @@ Rows:
             }
         }
     }
-    const int groups = (tokens - first + kTokenLanes - 1) / kTokenLanes;
-    count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * row_words * groups);
+#endif
 }
 
 inline void load_scales(const beat_t* constants, address_t address, int count, floats_stream& out) {

@@ -5,7 +5,7 @@
 
 #include "memory.hpp"
 
-#if !defined(__SYNTHESIS__) && defined(__AVX512VBMI2__) && defined(__AVX512VBMI__) && !defined(MEADOW_PLAIN_LANES)
+#if !defined(__SYNTHESIS__) && defined(__AVX512VBMI2__) && defined(__AVX512VNNI__) && !defined(MEADOW_PLAIN_LANES)
 #include "sim/lanes.hpp"
 #define MEADOW_SIMD_LANES
 #endif
@@ -114,7 +114,7 @@ UnpackRaw:
 struct Lanes {
     uint32_t held[kLaneCols];  // bits not decoded yet, the next one on top
     uint16_t fill[kLaneCols];  // how many
-    uint16_t queue[2 * kLaneCols + 2 * kHalfwords];  // what lies beyond kQueue is never read as a code
+    uint16_t queue[2 * kLaneCols + kHalfwords];  // what lies beyond the queue itself is never read as a code
     int queued;
 };
 
@@ -180,7 +180,15 @@ inline lanes_t decode_word(Lanes& lanes, const uint8_t place[kLaneCols], const T
 // Prefix codes: a cycle takes a beat into the queue where there is room, and gives a word when the queue holds what its
 // lanes need.
 inline void unpack_prefix(beats_t& beats, int count, int words, const Table& table, words_t& out) {
-    constexpr int kQueue = kLaneCols + 2 * kHalfwords;
+    constexpr int kQueue = kLaneCols + kHalfwords;
+#ifdef MEADOW_SIMD_LANES
+    const uint16_t* stream = reinterpret_cast<const uint16_t*>(beats.take(count));
+    lanes_t* made = out.extend(words);
+    const simd::Unpacked unpacked =
+        simd::unpack_prefix<kCodeBits, kQueue>(stream, count, words, table.bound, table.offset, table.weight, made->value);
+    out.shrink(words - unpacked.words);
+    count_cycles(Loop::kUnpack, unpacked.cycles);
+#else
     Lanes lanes;
 #pragma HLS ARRAY_PARTITION variable=lanes.held complete
 #pragma HLS ARRAY_PARTITION variable=lanes.fill complete
@@ -206,21 +214,11 @@ UnpackPrefix:
             lanes.queued += kHalfwords;
             ++taken;
         }
-#ifdef MEADOW_SIMD_LANES
-        const int wanted = simd::wanted<kCodeBits>(lanes.fill);
-#else
         uint8_t place[kLaneCols];
 #pragma HLS ARRAY_PARTITION variable=place complete
         const int wanted = place_halfwords(lanes, place);
-#endif
         if (wanted <= lanes.queued) {
-#ifdef MEADOW_SIMD_LANES
-            lanes_t word;
-            simd::decode_word<kCodeBits>(lanes.held, lanes.fill, lanes.queue, table.bound, table.offset, table.weight, word.value);
-            out.write(word);
-#else
             out.write(decode_word(lanes, place, table));
-#endif
             lanes.queued -= wanted;
             for (int k = 0; k < kQueue; ++k) {
 #pragma HLS UNROLL
@@ -233,6 +231,7 @@ UnpackPrefix:
     }
     for (; taken < count; ++taken) beats.read();
     count_cycles(Loop::kUnpack, cycles);
+#endif
 }
 
 // The ids of one beat: every lane shifts its own bits out, with no dependence on other lanes but the packets' modes.

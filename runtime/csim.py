@@ -34,7 +34,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-e
          "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
          "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")  # fmt: skip
 """Hidden and not unique: engines of several designs live in one process, and their static buffers have one name."""
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g", "-DMEADOW_PLAIN_LANES")
+"""With the loops that are synthesized, where a fast build decodes and multiplies in AVX-512 (hls/sim/lanes.hpp)."""
 STATUS = {1: "the program holds an opcode that the engine does not know", 2: "the engine refused the run's registers"}
 BUILD_TIMEOUT = 300
 SLACK = 16 << 20

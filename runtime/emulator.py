@@ -7,9 +7,10 @@ Every number is made by compiler/arithmetic.py; this file only moves bytes.  Wei
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,15 @@ from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unpack_slot
 from meadow.compiler.layout import Layout, padded
-from meadow.compiler.unpack import format_of, unpack
+from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack_alike
 from meadow.runtime.device import Bytes, Counters, Run
 
 PAGE = 4096
 FIRST_ADDRESS = 0x1000_0000
+VIEWS = 1 << 15
+"""Arrays that are remembered: a program's own are a few thousand, those of the KV cache do not change with its fill."""
+UNPACKED_AT_ONCE = 1 << 23
+"""Weights of one shape that are unpacked together: numpy is fast on wide arrays."""
 Fields = dict[str, Any]
 
 
@@ -56,6 +61,14 @@ class Memory:
         raise DeviceError(f"an access of {length} bytes at {address:#x} lies outside of every allocation")
 
 
+class Matrix(NamedTuple):
+    """INT8 codes [N, padded K] in FP32, how many pieces K needs for exact sums, and the scale of each row."""
+
+    codes: NDArray[np.float32]
+    pieces: int
+    scale: NDArray[np.float32]
+
+
 class Emulator:
     """See the module.  `design` is the fabric's own: a program for another one is the session's to refuse."""
 
@@ -66,7 +79,8 @@ class Emulator:
         self.design = design
         self.memory = Memory()
         self.counters = Counters()
-        self._weights: dict[tuple[int, int], tuple[NDArray[np.float32], int]] = {}
+        self._weights: dict[tuple[int, int], Matrix] = {}
+        self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
         self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
@@ -89,6 +103,7 @@ class Emulator:
             raise DeviceError(f"{run.tokens} tokens after {run.position}: the design takes {self.design.block} a run "
                               f"and a context of {self.design.context}")  # fmt: skip
         self.run = run
+        self._bases = self.memory.view(run.bases, 8 * run.pages).view(np.uint64).tolist()
         for opcode, fields in self._program(run):
             try:
                 getattr(self, f"_{opcode.name.lower()}")(fields)
@@ -102,6 +117,7 @@ class Emulator:
 
     def close(self) -> None:
         self._weights.clear()
+        self._views.clear()
         self._programs.clear()
         self.memory = Memory()
 
@@ -121,40 +137,74 @@ class Emulator:
 
     def _address(self, word: int) -> int:
         chunk, offset = unpack_slot(word)
-        base = self.memory.view(self.run.bases + 8 * chunk, 8).view(np.uint64)[0]
-        return int(base) + offset
+        if chunk >= len(self._bases):
+            raise DeviceError(f"a slot names chunk {chunk} and the run has {len(self._bases)}")
+        return self._bases[chunk] + offset
 
     def _array(self, word: int, kind: type, *shape: int) -> NDArray[Any]:
         """The array of `shape` that a slot's word points at, in place."""
-        count = int(np.prod(shape)) * np.dtype(kind).itemsize
-        return self.memory.view(self._address(word), count).view(kind).reshape(shape)
+        key = (self._address(word), kind, shape)
+        found = self._views.get(key)
+        if found is None:
+            if len(self._views) > VIEWS:
+                self._views.clear()
+            count = math.prod(shape) * np.dtype(kind).itemsize
+            found = self._views[key] = self.memory.view(key[0], count).view(kind).reshape(shape)
+        return found
 
-    def _matrix(self, f: Fields, rows: int, tile_rows: int) -> tuple[NDArray[np.float32], int]:
-        """W[N, padded K] of INT8 codes in FP32, and how many pieces K needs for exact sums."""
+    def _matrix(self, f: Fields, rows: int, tile_rows: int) -> Matrix:
+        """A matrix as numpy multiplies it.  One that is not unpacked yet takes with it those of its shape that follow."""
         key = (self._address(f["weights0"]), rows)
         if key not in self._weights:
-            self._decoded |= {
-                self.memory.allocation(self._address(f[f"weights{p}"])) for p in range(self.design.weight_ports)
-            }
+            alike = [f]
+            if f["format"] == PREFIX_WORD:
+                alike += [g for g in self._alike(f, rows) if g is not f]
             layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
-            ports = range(layout.ports)
-            if f["format"] == 0:
-                step = layout.raw_beats * BEAT_BYTES
-                streams = np.stack([self._array(f[f"weights{p}"], np.int8, step) for p in ports])
-            else:
-                streams = self._unpack(f, layout)
-            codes = layout.join(streams)
-            self._weights[key] = codes.astype(np.float32), ar.blocks_for_exact_sums(codes)
+            codes = [self._codes(g, layout) for g in alike] if len(alike) == 1 else self._unpack(alike, layout)
+            for g, some in zip(alike, codes, strict=True):
+                slots = [g["weight_scale"], g["table"], *(g[f"weights{p}"] for p in range(layout.ports))]
+                self._decoded |= {self.memory.allocation(self._address(s)) for s in slots}
+                scale = self._array(g["weight_scale"], np.float32, layout.scale_bytes // 4)[layout.scale_places]
+                joined = layout.join(some)
+                self._weights[self._address(g["weights0"]), rows] = Matrix(
+                    joined.astype(np.float32), ar.blocks_for_exact_sums(joined), scale
+                )
         return self._weights[key]
 
-    def _unpack(self, f: Fields, layout: Layout) -> NDArray[np.int8]:
-        form = format_of(f["format"])
-        directory = self._array(f["directory"], np.uint32, layout.tiles, layout.ports)
-        table = self._array(f["table"], np.uint8, form.table_bytes(f["entries"]))
-        beats = directory.sum(axis=0, dtype=np.int64)
-        streams = [self._array(f[f"weights{p}"], np.uint8, int(n) * BEAT_BYTES) for p, n in enumerate(beats)]
+    def _alike(self, f: Fields, rows: int) -> list[Fields]:
+        """Instructions of the program that is running whose prefix codes are not unpacked and have the shape of `f`."""
+        most = max(1, UNPACKED_AT_ONCE // (rows * f["cols"]))
+        found = []
+        for _, g in self._programs[self.run.program]:
+            if "format" in g and g["format"] == PREFIX_WORD and g["cols"] == f["cols"]:
+                same = g.get("rows", g["heads"] * g["head_dim"] if "heads" in g else 0) == rows
+                if (
+                    same
+                    and g.get("tile_rows") == f.get("tile_rows")
+                    and (self._address(g["weights0"]), rows) not in self._weights
+                ):
+                    found.append(g)
+        return found[:most]
+
+    def _codes(self, f: Fields, layout: Layout) -> NDArray[np.int8]:
+        """The weights of every port."""
+        if f["format"] == 0:
+            step = layout.raw_beats * BEAT_BYTES
+            return np.stack([self._array(f[f"weights{p}"], np.int8, step) for p in range(layout.ports)])
+        return self._unpack([f], layout)[0]
+
+    def _unpack(self, several: list[Fields], layout: Layout) -> list[NDArray[np.int8]]:
+        """The weights of every port, of matrices of one shape and format."""
+        form = format_of(several[0]["format"])
+        stored = []
+        for f in several:
+            directory = self._array(f["directory"], np.uint32, layout.tiles, layout.ports)
+            table = self._array(f["table"], np.uint8, form.table_bytes(f["entries"]))
+            beats = directory.sum(axis=0, dtype=np.int64)
+            streams = [self._array(f[f"weights{p}"], np.uint8, int(n) * BEAT_BYTES) for p, n in enumerate(beats)]
+            stored.append(Stored(streams, directory, table, f["entries"]))
         try:
-            return unpack(form, streams, directory, layout.tile_weights, table, f["entries"])
+            return unpack_alike(form, stored, layout.tile_weights)
         except ValueError as error:
             raise DeviceError(f"packed weights are damaged: {error}") from None
 
@@ -165,11 +215,9 @@ class Emulator:
 
     def _project(self, f: Fields, rows: int, tile_rows: int, first: int = 0) -> NDArray[np.float32]:
         """FP32 results [tokens - first, rows] of a linear layer."""
-        w, pieces = self._matrix(f, rows, tile_rows)
+        m = self._matrix(f, rows, tile_rows)
         codes, scale = self._activations(f)
-        layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
-        w_scale = self._array(f["weight_scale"], np.float32, layout.scale_bytes // 4)[layout.scale_places]
-        return ar.rescale(ar.int8_products(codes[first:], w, pieces), scale[first:], w_scale)
+        return ar.rescale(ar.int8_products(codes[first:], m.codes, m.pieces), scale[first:], m.scale)
 
     # -- instructions ----------------------------------------------------------------------------------------------
 
@@ -216,7 +264,7 @@ class Emulator:
         half = f["head_dim"] // 2
         row = padded(f["head_dim"] * 2, BEAT_BYTES) // 2
         last = self.run.position + self.run.tokens
-        table = self._array(f["rope"], np.int16, last, row)[self.run.position :, : 2 * half]
+        table = self._array(f["rope"], np.int16, self.design.context, row)[self.run.position : last, : 2 * half]
         return ar.rope(y, table.reshape(len(y), 2, half))
 
     def _store_heads(self, f: Fields, y: NDArray[np.float32]) -> None:

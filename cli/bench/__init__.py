@@ -11,6 +11,7 @@ BENCHMARKS = {
     "packing": ("meadow.cli.bench.packing", "Bits a weight of every matrix beside the entropy and the published packing."),
     "traffic": ("meadow.cli.bench.traffic", "DRAM bytes that the schedule predicts beside those the C++ counts."),
     "paper": ("meadow.cli.bench.paper", "The cost model beside the figures of MEADOW, and on boards of today."),
+    "emulator": ("meadow.cli.bench.emulator", "Tokens a second of emulator and C simulation beside onnxruntime."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }  # fmt: skip
 

@@ -57,6 +57,16 @@ def test_bench_traffic_finds_prediction_and_count_equal(tiny_package: Path, mead
     assert "the context is 128" in meadowc("bench", "traffic", tiny_package, "--prompts", "500").err
 
 
+@pytest.mark.csim
+def test_bench_emulator_sets_every_runner_beside_onnxruntime(tiny_package: Path, meadowc: Any) -> None:
+    found = meadowc("bench", "emulator", tiny_package, "--prompt", 8, "--tokens", 2, "--repeats", 1, "--json").json
+    assert found["kind"] == "measured" and set(found["ratio_to_onnxruntime"]) == {"emulator", "csim"}
+    for row in found["runners"].values():
+        assert row["prefill"]["tokens_per_s"] > 0 and row["decode"]["tokens_per_s"] > 0
+    assert found["bounds"]["emulator_decode"]["share"] > 0
+    assert meadowc("bench", "emulator", tiny_package, "--prompt", 500).code == 2
+
+
 def test_bench_paper_labels_what_is_modelled_and_reported(meadowc: Any) -> None:
     found = meadowc("bench", "paper", "--no-today", "--json").json
     assert set(found["kind"]) == {"modelled", "published"}

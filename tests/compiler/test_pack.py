@@ -16,7 +16,7 @@ from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS
 from meadow.compiler.layout import Layout
 from meadow.compiler.pack import SCHEMES, Packed, entropy_bits, pack, published_bytes
 from meadow.compiler.prefix import canonical_codes, code_lengths
-from meadow.compiler.unpack import PACKETS, Packets, Prefix
+from meadow.compiler.unpack import PACKETS, Packets, Prefix, Stored, unpack_alike
 from meadow.compiler.unpack import unpack as unpack_streams
 
 
@@ -26,9 +26,8 @@ def unpack(packed: Packed) -> NDArray[np.int8]:
     if packed.form is None:
         streams = np.stack([s.view(np.int8) for s in packed.streams])
     else:
-        streams = unpack_streams(
-            packed.form, packed.streams, packed.directory, layout.tile_weights, packed.table, packed.entries
-        )
+        stored = Stored(packed.streams, packed.directory, packed.table, packed.entries)
+        streams = unpack_streams(packed.form, stored, layout.tile_weights)
     return layout.join(streams)[:, : layout.cols]
 
 
@@ -172,10 +171,25 @@ def test_a_stream_that_is_cut_short_is_refused() -> None:
     packed = pack(codes, Layout(64, 64, 1, 64), "prefix")
     short = packed.directory - 1
     with pytest.raises(ValueError, match="stream of port 0"):
-        unpack_streams(Prefix(), packed.streams, short, packed.layout.tile_weights, packed.table, packed.entries)
+        unpack_streams(
+            Prefix(), Stored(packed.streams, short, packed.table, packed.entries), packed.layout.tile_weights
+        )
     cut = (packed.streams[0][:-BEAT_BYTES],)
     with pytest.raises(ValueError, match="fewer weights"):
-        unpack_streams(Prefix(), cut, short, packed.layout.tile_weights, packed.table, packed.entries)
+        unpack_streams(Prefix(), Stored(cut, short, packed.table, packed.entries), packed.layout.tile_weights)
+
+
+def test_matrices_that_are_unpacked_together_come_back_as_alone() -> None:
+    layout = Layout(150, 96, 2, 64)
+    several = [
+        np.clip(np.rint(np.random.default_rng(n).laplace(0, 2 + 9 * n, (150, 96))), -127, 127).astype(np.int8)
+        for n in range(4)
+    ]
+    several.append(np.full((150, 96), -3, np.int8))
+    packed = [pack(codes, layout, "prefix") for codes in several]
+    stored = [Stored(p.streams, p.directory, p.table, p.entries) for p in packed]
+    for codes, streams in zip(several, unpack_alike(Prefix(), stored, layout.tile_weights), strict=True):
+        assert (layout.join(streams)[:, :96] == codes).all()
 
 
 def test_entropy_is_that_of_the_definition() -> None:
