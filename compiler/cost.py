@@ -85,25 +85,32 @@ def _linear(o: Operands, design: Design, tokens: int, logits: int, moved: Beats,
 def _tphs(o: Operands, design: Design, tokens: int, position: int, moved: Beats, phases: dict[str, float]) -> None:
     heads, head_dim = int(o["heads"]), int(o["head_dim"])
     _tiles(o, design, heads * head_dim, head_dim, tokens, moved, phases)
-    phases["memory port"] = on_port(moved, "memory")
+    phases["memory port"] = on_port(moved, "memory")  # K comes beside V, over the reading port
     phases["vector unit"] = tokens * heads * head_dim * 2.5 / FLOAT_LANES
-    _groups(heads, design, tokens, position, 2, 2 * head_dim, phases)
+    kv_heads = int(o["kv_heads"])
+    group = heads // kv_heads
+    together = min(group, max(1, design.block // tokens))
+    for some, times in ((together, group // together), (group % together, 1)):
+        if some:
+            _groups(kv_heads * times, some, design, tokens, position, 2, 2 * head_dim, phases)
 
 
 def _gemm_attention(step: Step, o: Operands, design: Design, tokens: int, position: int, moved: Beats,
                     phases: dict[str, float]) -> None:  # fmt: skip
     phases["memory port"] = on_port(moved, "memory") + on_port(moved, "constants")
-    _groups(int(o["heads"]), design, tokens, position, 2 if step.opcode is Opcode.SOFTMAX else 1, 0, phases)
+    _groups(int(o["heads"]), 1, design, tokens, position, 2 if step.opcode is Opcode.SOFTMAX else 1, 0, phases)
 
 
-def _groups(
-    heads: int, design: Design, tokens: int, position: int, passes: int, more: int, phases: dict[str, float]
-) -> None:
-    """Attention, head after head and group after group: `passes` over the keys that the group's last token sees."""
-    lasts = range(min(tokens, design.token_lanes), tokens + design.token_lanes, design.token_lanes)
-    keys = [position + min(last, tokens) for last in lasts]
-    phases["attention"] = heads * (passes * sum(keys) + more * len(keys))
-    phases["latency"] += heads * len(keys) * TILE_OVERHEAD
+def _groups(times: int, heads: int, design: Design, tokens: int, position: int, passes: int, more: int,
+            phases: dict[str, float]) -> None:  # fmt: skip
+    """Attention of `heads` heads' tokens, a group of lanes after the other, `times` over: `passes` over the keys that the
+    lane of a group with most of them sees."""
+    keys = []
+    for first in range(0, heads * tokens, design.token_lanes):
+        lanes = min(design.token_lanes, heads * tokens - first)
+        keys.append(position + min(first % tokens + lanes, tokens))
+    phases["attention"] = phases.get("attention", 0.0) + times * (passes * sum(keys) + more * len(keys))
+    phases["latency"] += times * len(keys) * TILE_OVERHEAD
 
 
 def _tiles(

@@ -152,12 +152,12 @@ def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int,
         _store_floats(column, columns, times * served, "activations", moved)
 
 
-def _cached(o: Operands, seen: int, rows: bool, scales: int, moved: Beats) -> None:
+def _cached(o: Operands, seen: int, rows: bool, scales: int, moved: Beats, port: str = "memory") -> None:
     """K or V rows and scales of every KV head."""
     kv_heads = int(o["kv_heads"])
     if rows:
-        moved["memory", "read", "kv"] += kv_heads * seen * _beats(int(o["head_dim"]), BEAT_BYTES)
-    moved["memory", "read", "kv"] += kv_heads * scales * _beats(seen, FLOATS)
+        moved[port, "read", "kv"] += kv_heads * seen * _beats(int(o["head_dim"]), BEAT_BYTES)
+    moved[port, "read", "kv"] += kv_heads * scales * _beats(seen, FLOATS)
 
 
 def _tphs(step: Step, o: Operands, design: Design, tokens: int, position: int, moved: Beats) -> None:
@@ -166,8 +166,8 @@ def _tphs(step: Step, o: Operands, design: Design, tokens: int, position: int, m
     _activations(cols, tokens, 0, moved)
     _stream(step, o, design, heads * head_dim, head_dim, moved)
     moved["constants", "read", "weights"] += heads * tokens * _beats(head_dim, HALVES)
-    for _ in ("keys", "values"):
-        _cached(o, seen, True, 1, moved)
+    for port in ("constants", "memory"):  # keys, values
+        _cached(o, seen, True, 1, moved, port)
     _contexts(heads, head_dim, tokens, moved)
 
 

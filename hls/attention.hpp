@@ -41,42 +41,53 @@ struct Heads {
     scores_t row[kContext];  // the score rows of a group, until their maxima are known
 };
 
-// A group of up to kTokenLanes tokens: lane l is token `first` + l, and sees the keys 0 .. seen(l) - 1.
+// A group of up to kTokenLanes rows of queries, which are the tokens of one head after those of another: lane l is row
+// `first` + l, and sees the keys 0 .. seen_by(l) - 1.
 struct Group {
     int first;
     int lanes;
+    int tokens;    // of a head
     int position;  // tokens in the cache before this run
 };
 
-inline Group group_at(const Run& run, int first) {
+// The group at row `first` of `heads` heads.
+inline Group group_at(const Run& run, int first, int heads) {
 #pragma HLS INLINE
     Group g;
-    const int left = static_cast<int>(run.tokens) - first;
+    g.tokens = static_cast<int>(run.tokens);
+    const int left = heads * g.tokens - first;
     g.first = first;
     g.lanes = left < kTokenLanes ? left : kTokenLanes;
     g.position = static_cast<int>(run.position);
     return g;
 }
 
-inline int seen_by(const Group& g, int lane) {
+inline int token_of(const Group& g, int lane) {
 #pragma HLS INLINE
-    return g.position + g.first + lane + 1;
+    return (g.first + lane) % g.tokens;
 }
 
-// Keys that the last lane of the group sees.
+inline int seen_by(const Group& g, int lane) {
+#pragma HLS INLINE
+    return g.position + token_of(g, lane) + 1;
+}
+
+// The most keys that a lane of the group sees: those of a head's last token, if the group has it.
 inline int longest(const Group& g) {
 #pragma HLS INLINE
-    return seen_by(g, g.lanes - 1);
+    const int token = g.first % g.tokens;
+    return g.position + (token + g.lanes < g.tokens ? token + g.lanes : g.tokens);
 }
 
 // `count` INT8 rows of one head from DRAM.
+template <int kPort>
 inline void load_rows(Role role, const beat_t* memory, address_t address, int count, int head_dim, int8_t rows[][kMaxHeadDim]) {
     const int width = padded(head_dim, kBeatBytes);
 LoadRows:
     for (int j = 0; j < count; ++j) {
         for (int i = 0; i < width; i += kBeatBytes) {
 #pragma HLS PIPELINE II=1
-            const beat_t beat = load<kMemoryPort>(role, memory, address + static_cast<address_t>(j) * width + i);
+            const beat_t beat = load<kPort>(role, memory, address + static_cast<address_t>(j) * width + i);
             for (int k = 0; k < kBeatBytes; ++k) {
 #pragma HLS UNROLL
                 rows[j][i + k] = byte_of(beat, k);
@@ -236,7 +247,8 @@ Elements:
     }
 StoreLanes:
     for (int lane = 0; lane < g.lanes; ++lane) {
-        const address_t at = target + static_cast<address_t>(g.first + lane) * stride * 4;
-        store_floats<kMemoryPort>(Role::kActivations, memory, at, column, head_dim, out[lane]);
+        const address_t at = target + static_cast<address_t>(token_of(g, lane)) * stride * 4;
+        const int head = (g.first + lane) / g.tokens;
+        store_floats<kMemoryPort>(Role::kActivations, memory, at, column + head * head_dim, head_dim, out[lane]);
     }
 }

@@ -141,15 +141,15 @@ ScoreHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         const int kv = head / group;
         if (head % group == 0) {
-            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
+            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
             load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
         }
-        load_rows(Role::kIntermediates, memory, head_address(address_of(run, i.word[queries]), head, rows, dim), tokens, dim, chip.query);
+        load_rows<kMemoryPort>(Role::kIntermediates, memory, head_address(address_of(run, i.word[queries]), head, rows, dim), tokens, dim, chip.query);
         load_floats<kMemoryPort>(Role::kIntermediates, memory, scale_address(address_of(run, i.word[query_scale]), head, rows), tokens, chip.query_scale);
         const address_t at = address_of(run, i.word[target]) + static_cast<address_t>(head) * rows * stride * 4;
     ScoreGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            score_region(chip, group_at(run, first), dim, as_float(i.word[kappa]), at, stride, memory);
+            score_region(chip, group_at(run, first, 1), dim, as_float(i.word[kappa]), at, stride, memory);
         }
     }
 }
@@ -175,7 +175,7 @@ SoftmaxHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     SoftmaxGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            softmax_region(chip, group_at(run, first), incoming, outgoing, constants,
+            softmax_region(chip, group_at(run, first, 1), incoming, outgoing, constants,
                            address_of(run, i.word[isa::softmax::scores]) + place * stride * 4,
                            address_of(run, i.word[target]) + place * stride * 2, stride,
                            address_of(run, i.word[divisor]) + place * kBeatBytes, memory);
@@ -197,12 +197,12 @@ inline void context(Heads& chip, const Run& run, const Instruction& i, const bea
 ContextHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
-            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.value);
+            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.value);
         }
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            context_region(chip, group_at(run, first), incoming, dim, constants,
+            context_region(chip, group_at(run, first, 1), incoming, dim, constants,
                            address_of(run, i.word[weights]) + place * width * 2, width,
                            address_of(run, i.word[divisor]) + place * kBeatBytes, address_of(run, i.word[target]),
                            static_cast<int>(i.word[stride]), head * dim, memory);

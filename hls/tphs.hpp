@@ -19,9 +19,9 @@ inline void attend_group(Heads& chip, const Group& g, int head_dim, float kappa,
     store_group(contexts, g, head_dim, target, stride, column, memory);
 }
 
-// Q of one head for all tokens: the array's next tile, rotated and quantized, kept on chip.
+// Q of one head for all tokens: the array's next tile, rotated and quantized, to the rows from `first` on.
 inline void project_queries(Heads& heads, Array& array, TileWalk& walk, const Matrix& m, const Run& run, address_t rope,
-                            int head_dim, READ_PORTS) {
+                            int head_dim, int first, READ_PORTS) {
     const int tokens = static_cast<int>(run.tokens);
     next_tile(walk, array, m, 0, tokens, PASS_READ_PORTS);
     int16_t factor[kMaxHeadDim];
@@ -29,38 +29,60 @@ QueryTokens:
     for (int t = 0; t < tokens; ++t) {
         load_rope(constants, rope, static_cast<int>(run.position) + t, head_dim, factor);
         rope_head(array.result[t], factor, head_dim / 2);
-        heads.query_scale[t] = quantize_row(array.result[t], head_dim, heads.query[t]);
+        heads.query_scale[first + t] = quantize_row(array.result[t], head_dim, heads.query[first + t]);
         count_cycles(Loop::kEpilogue, (head_dim / 2 + kFloatLanes - 1) / kFloatLanes + 2 * ((head_dim + kFloatLanes - 1) / kFloatLanes));
     }
 }
 
-// TPHS: parallel over tokens, sequential over heads.
+// Rows and scales of K or V, for as many tokens as are in the cache.
+template <int kPort>
+inline void load_head(const beat_t* port, address_t rows, address_t scales, int seen, int head_dim, int8_t codes[kContext][kMaxHeadDim],
+                      float scale[kContext]) {
+    load_rows<kPort>(Role::kKv, port, rows, seen, head_dim, codes);
+    load_floats<kPort>(Role::kKv, port, scales, seen, scale);
+}
+
+// K over the reading port and V over the other, at once.
+inline void load_cache(Heads& chip, const Run& run, const Instruction& i, int kv, const beat_t* constants, const beat_t* memory) {
+#pragma HLS DATAFLOW
+    using namespace isa::tphs;
+    const int seen = static_cast<int>(run.position) + static_cast<int>(run.tokens);
+    const int dim = static_cast<int>(i.word[head_dim]);
+    const int room = static_cast<int>(i.word[capacity]);
+    load_head<kConstantsPort>(constants, head_address(address_of(run, i.word[keys]), kv, room, dim),
+                              scale_address(address_of(run, i.word[key_scale]), kv, room), seen, dim, chip.key, chip.key_scale);
+    load_head<kMemoryPort>(memory, head_address(address_of(run, i.word[values]), kv, room, dim),
+                           scale_address(address_of(run, i.word[value_scale]), kv, room), seen, dim, chip.value, chip.value_scale);
+}
+
+// TPHS: parallel over tokens, sequential over heads; where a run has few tokens, over the tokens of several heads that share
+// a key and a value, as many as the rows of queries hold.
 inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i, READ_PORTS, beat_t* memory) {
     using namespace isa::tphs;
     const int tokens = static_cast<int>(run.tokens);
-    const int seen = static_cast<int>(run.position) + tokens;
     const int dim = static_cast<int>(i.word[head_dim]);
     const int count = static_cast<int>(i.word[heads]);
-    const int group = count / static_cast<int>(i.word[kv_heads]);
-    const int room = static_cast<int>(i.word[capacity]);
+    const int kv_count = static_cast<int>(i.word[kv_heads]);
+    const int group = count / kv_count;
+    const int together = kBlock / tokens < group ? kBlock / tokens : group;
     const Matrix m = matrix_of(run, i, isa::tphs::weights0, count * dim, static_cast<int>(i.word[cols]), dim);
     load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), 0, tokens, m.words);
     load_tables(array, run, constants, i, isa::tphs::weights0);
     TileWalk walk = begin_tiles(m);
-QueryHeads:
-    for (int head = 0; head < count; ++head) {
-        const int kv = head / group;
-        if (head % group == 0) {
-            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
-            load_rows(Role::kKv, memory, head_address(address_of(run, i.word[values]), kv, room, dim), seen, dim, chip.value);
-            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
-            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[value_scale]), kv, room), seen, chip.value_scale);
-        }
-        project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, PASS_READ_PORTS);
-    TokenGroups:
-        for (int first = 0; first < tokens; first += kTokenLanes) {
-            attend_group(chip, group_at(run, first), dim, as_float(i.word[kappa]), address_of(run, i.word[target]),
-                         static_cast<int>(i.word[stride]), head * dim, memory);
+KvHeads:
+    for (int kv = 0; kv < kv_count; ++kv) {
+        load_cache(chip, run, i, kv, constants, memory);
+    QueryHeads:
+        for (int head = 0; head < group; head += together) {
+            const int some = group - head < together ? group - head : together;
+            for (int h = 0; h < some; ++h) {
+                project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens, PASS_READ_PORTS);
+            }
+        QueryGroups:
+            for (int first = 0; first < some * tokens; first += kTokenLanes) {
+                attend_group(chip, group_at(run, first, some), dim, as_float(i.word[kappa]), address_of(run, i.word[target]),
+                             static_cast<int>(i.word[stride]), (kv * group + head) * dim, memory);
+            }
         }
     }
 }
