@@ -39,7 +39,7 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
               help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.")  # fmt: skip
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=N",
-              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, tile_rows, block, context, prefix_codes, lookup_entries.")  # fmt: skip
+              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries.")  # fmt: skip
 @json_option
 def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, optimize: str, design: str,
                     sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
@@ -73,7 +73,7 @@ def compile_command(source: Path, board: str, target: Path | None, dataflow: str
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
     d = s["design"]
-    out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, blocks of {d['block']}, "
+    out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
               f"context {d['context']}, {d['clock_mhz']} MHz, {'prefix codes' if d['prefix_codes'] else 'raw weights'}")  # fmt: skip
     out.print(f"chosen for {s['optimize']}: {s['why']}")
     out.print(f"Pareto front of {len(s['front'])} designs (modelled; share of the tightest budget):")

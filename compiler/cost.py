@@ -5,7 +5,7 @@ Knows the schedule and the design, nothing else; bytes are traffic.py's, and exa
   - a port moves one 128-bit beat a cycle while it streams (UG1085: HP and HPC ports; MixerLoop measured 98 to 100 %)
   - within a tile, fetching, unpacking, multiplying and rescaling overlap, at one iteration a cycle as the pragmas ask; its
     epilogue follows; a tile costs TILE_OVERHEAD cycles more (latency of the first beat, pipeline fill)
-  - norms, quantization and epilogues take FLOAT_LANES elements a cycle
+  - norms, quantization and epilogues take the design's float_lanes elements a cycle
   - a group of tokens attends in twice the keys it sees: MAX must have ended before EXP begins
   - a step starts when the one before has ended, OVERHEAD cycles later
   - the DRAM gives its peak bandwidth times EFFICIENCY
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from meadow.compiler.design import BEAT_BYTES, FLOAT_LANES, LANE_COLS, Design
+from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Step
@@ -56,7 +56,7 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
         case Opcode.NORM | Opcode.QUANTIZE:
             passes = 5 if step.opcode is Opcode.NORM else 2
             phases["memory port"] = on_port(moved, "memory")
-            phases["vector unit"] = tokens * passes * -(-int(o["cols"]) // FLOAT_LANES)
+            phases["vector unit"] = tokens * passes * -(-int(o["cols"]) // design.float_lanes)
         case Opcode.LINEAR:
             _linear(o, design, tokens, logits, moved, phases)
         case Opcode.TPHS:
@@ -78,15 +78,15 @@ def _linear(o: Operands, design: Design, tokens: int, logits: int, moved: Beats,
         return
     _tiles(o, design, rows, int(o["tile_rows"]), served, moved, phases)
     phases["memory port"] = on_port(moved, "memory")
-    if o["epilogue"] in (Epilogue.HEADS, Epilogue.ROPE_HEADS):
-        phases["vector unit"] = served * rows * 2.5 / FLOAT_LANES  # rotate, find the peak, quantize
+    passes = {Epilogue.HEADS: 2.0, Epilogue.ROPE_HEADS: 2.5, Epilogue.GLU: 0.5}  # rotated by halves, peak, codes; pairs
+    phases["vector unit"] = served * rows * passes.get(Epilogue(int(o["epilogue"])), 1.0) / design.float_lanes
 
 
 def _tphs(o: Operands, design: Design, tokens: int, position: int, moved: Beats, phases: dict[str, float]) -> None:
     heads, head_dim = int(o["heads"]), int(o["head_dim"])
     _tiles(o, design, heads * head_dim, head_dim, tokens, moved, phases)
     phases["memory port"] = on_port(moved, "memory")  # K comes beside V, over the reading port
-    phases["vector unit"] = tokens * heads * head_dim * 2.5 / FLOAT_LANES
+    phases["vector unit"] = tokens * heads * head_dim * 2.5 / design.float_lanes
     kv_heads = int(o["kv_heads"])
     group = heads // kv_heads
     together = min(group, max(1, design.block // tokens))

@@ -19,8 +19,6 @@ LOOKUP_LANES = 16
 """Chunk ids that the look-up unit of the published scheme resolves in one cycle."""
 CODE_BITS = 14
 """Bits of the longest prefix code.  A longer one gains 0.1 % of the bytes, 12 bits lose 0.4 % (docs/decisions/0010)."""
-FLOAT_LANES = 4
-"""FP32 elements that norms, quantization and epilogues take in a cycle: one beat."""
 PREFIX_LUT = 17_300
 """LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
 LARGEST_CLOCK_MHZ = 600
@@ -35,6 +33,7 @@ class Design:
     clock_mhz        fabric clock; assumed, not closed
     weight_ports     128-bit AXI ports that stream weights: 1, 2 or 4
     token_lanes      tokens multiplied with one group of weights in a cycle (the parallel PEs of MEADOW)
+    float_lanes      FP32 elements that norms, quantization and epilogues take in a cycle: whole beats
     tile_rows        output features between two stores, where a step does not ask for whole heads
     block            most tokens of one program run
     context          most tokens in the KV cache
@@ -49,6 +48,7 @@ class Design:
     clock_mhz: int
     weight_ports: int
     token_lanes: int
+    float_lanes: int
     tile_rows: int
     block: int
     context: int
@@ -61,6 +61,8 @@ class Design:
         """Raise ValueError when the numbers do not go together."""
         if self.weight_ports not in (1, 2, 4):
             raise ValueError(f"weight_ports is {self.weight_ports}; 1, 2 or 4 are possible")
+        if self.float_lanes not in (4, 8, 16):
+            raise ValueError(f"float_lanes is {self.float_lanes}; 4, 8 or 16 are possible")
         if self.tile_rows < 4 or self.tile_rows % 4:
             raise ValueError(f"tile_rows is {self.tile_rows}; a positive multiple of 4 is possible")
         for name in ("token_lanes", "block", "context", "clock_mhz", "max_cols", "max_head_dim"):
@@ -99,12 +101,13 @@ class Design:
         """Estimated use of the fabric, by kind.  Formulas and their sources: docs/decisions/0006-resource-estimates.md."""
         half = (self.multipliers + 1) // 2  # two INT8 products a DSP48E2 (WP486)
         attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
-        dsp = half + attention + 5 * self.token_lanes + 30 * FLOAT_LANES
+        dsp = half + attention + 5 * self.token_lanes + 30 * self.float_lanes
         bram = sum(_bram36(bits) for bits in self.memories().values())
         prefix = PREFIX_LUT * self.weight_ports * self.prefix_codes
         lut = (
             prefix
-            + 28_000
+            + 16_000
+            + 3_000 * self.float_lanes
             + 12 * self.multipliers
             + 30 * attention
             + 4_500 * self.weight_ports

@@ -102,6 +102,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     base = Design(
         board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
         weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
+        float_lanes=fixed.get("float_lanes", 4),
         tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", 64), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
         prefix_codes=fixed.get("prefix_codes", int(packing in ("auto", "prefix"))),

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ DECODE_AT = 512
 """Tokens in the cache of the decoded token that stands for all."""
 CHOICES = {
     "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 8, 12, 16, 24, 32), "block": (16, 32, 64, 128),
+    "float_lanes": (4, 8, 16),
     "tile_rows": (64, 128, 256), "prefix_codes": (0, 1),
 }  # fmt: skip
 ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
@@ -65,7 +67,7 @@ class Candidate:
     def __str__(self) -> str:
         d = self.design
         return (
-            f"{d.weight_ports} ports, {d.token_lanes:>2} lanes, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
+            f"{d.weight_ports} ports, {d.token_lanes:>2} lanes, {d.float_lanes:>2} floats, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
             f"{'prefix codes' if d.prefix_codes else 'raw weights '}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} "
             f"tokens/s, {self.resource} {self.share:.0%}"
         )
@@ -100,14 +102,14 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
                     if graph.model.head_dim % ports or block > base.context:
                         continue
                     steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
-                    for lanes in options["token_lanes"]:
+                    for lanes, floats in product(options["token_lanes"], options["float_lanes"]):
                         if lanes > block and "token_lanes" not in fixed:
                             continue
-                        design = replace(shape, token_lanes=lanes)
+                        design = replace(shape, token_lanes=lanes, float_lanes=floats)
                         used = shares(design)
                         worst = max(used, key=lambda k: used[k])
                         if used[worst] > 1:
-                            excluded[ports, tile_rows, prefix, block, lanes] = worst
+                            excluded[ports, tile_rows, prefix, block, lanes, floats] = worst
                             continue
                         if steps is None:
                             steps = _programs(one_layer, shape, entropies, board, dataflow)
@@ -144,7 +146,7 @@ def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
 def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
     """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
     d = best.design
-    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes")
+    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes")
     here = tuple(getattr(d, k) for k in keys)
     by_key = {tuple(getattr(c.design, k) for k in keys): c for c in found}
     words = []

@@ -16,6 +16,9 @@ struct sums_t {
 using sums_stream = hls::stream<sums_t, 2 * kGroups>;
 using floats_stream = hls::stream<float, 64>;
 
+constexpr int kResultBanks = 2 * kFloatLanes;  // a pair of features for every float lane, and no fewer than weight ports
+static_assert(kResultBanks >= kWeightPorts, "a row of sums is written at once");
+
 // On-chip buffers of the array, shared by every step that multiplies weights.
 struct Array {
     lanes_t activation[kBlock][kMaxWords];
@@ -285,6 +288,8 @@ inline void store_heads(Array& array, const Run& run, const Instruction& i, cons
     float scales[kBlock];
     int8_t row[kMaxHeadDim];
     int16_t factor[kMaxHeadDim];
+#pragma HLS ARRAY_PARTITION variable=row cyclic factor=kBeatBytes
+#pragma HLS ARRAY_PARTITION variable=factor cyclic factor=kFloatLanes
 HeadTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         if (i.word[epilogue] == isa::kEpilogueRopeHeads) {
@@ -308,6 +313,7 @@ inline void store_rows(Array& array, const Run& run, const Instruction& i, beat_
     const int columns = glu ? rows / 2 : rows;
     const int column = glu ? row / 2 : row;
     float line[kMaxTileRows];
+#pragma HLS ARRAY_PARTITION variable=line cyclic factor=kFloatLanes
 RowTokens:
     for (int t = first; t < static_cast<int>(run.tokens); ++t) {
         const address_t base = address_of(run, i.word[target]) + static_cast<address_t>(t) * i.word[stride] * 4;

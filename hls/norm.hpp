@@ -11,6 +11,10 @@ inline void norm(const Run& run, const Instruction& i, const beat_t* constants, 
     static float x[kMaxCols], weight[kMaxCols], y[kMaxCols];
     static int8_t row[kMaxCols];
     float scales[kBlock];
+#pragma HLS ARRAY_PARTITION variable=x cyclic factor=kFloatLanes
+#pragma HLS ARRAY_PARTITION variable=weight cyclic factor=kFloatLanes
+#pragma HLS ARRAY_PARTITION variable=y cyclic factor=kFloatLanes
+#pragma HLS ARRAY_PARTITION variable=row cyclic factor=kBeatBytes
     load_floats<kConstantsPort>(Role::kWeights, constants, address_of(run, i.word[gain]), n, weight);
 NormTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
@@ -32,6 +36,8 @@ inline void quantize(const Run& run, const Instruction& i, beat_t* memory) {
     static float x[kMaxCols];
     static int8_t row[kMaxCols];
     float scales[kBlock];
+#pragma HLS ARRAY_PARTITION variable=x cyclic factor=kFloatLanes
+#pragma HLS ARRAY_PARTITION variable=row cyclic factor=kBeatBytes
 QuantizeTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;

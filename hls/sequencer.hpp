@@ -47,7 +47,7 @@ inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, 
 #pragma HLS AGGREGATE variable=heads.row
 #pragma HLS AGGREGATE variable=array.activation
 #pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1
-#pragma HLS ARRAY_PARTITION variable=array.result cyclic factor=kWeightPorts dim=2
+#pragma HLS ARRAY_PARTITION variable=array.result cyclic factor=kResultBanks dim=2
 #pragma HLS ARRAY_PARTITION variable=array.table complete dim=1
 #pragma HLS BIND_STORAGE variable=array.table type=ram_1wnr impl=bram
     Run run;
