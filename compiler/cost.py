@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
-from meadow.compiler.schedule import Step
+from meadow.compiler.schedule import Slot, Step
 from meadow.compiler.traffic import Beats, Operands, by_role, numbers, on_port, run_beats, step_beats
 from meadow.compiler.unpack import PREFIX_WORD, format_of
 
@@ -51,18 +51,27 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
     """Cycles and bytes of `step` for `tokens` tokens after `position` cached ones; `logits` rows of logits wanted."""
     o = numbers(step)
     moved = step_beats(step, design, tokens, position, logits)
+    loops = step_loops(step, design, tokens, position, logits)
     phases: dict[str, float] = {"latency": OVERHEAD}
+    if loops:
+        phases["memory port"] = on_port(moved, "memory")
     match step.opcode:
         case Opcode.NORM | Opcode.QUANTIZE:
-            passes = 5 if step.opcode is Opcode.NORM else 2
-            phases["memory port"] = on_port(moved, "memory")
-            phases["vector unit"] = tokens * passes * -(-int(o["cols"]) // design.float_lanes)
-        case Opcode.LINEAR:
-            _linear(o, design, tokens, logits, moved, phases)
-        case Opcode.TPHS:
-            _tphs(o, design, tokens, position, moved, phases)
+            phases["vector unit"] = loops["norm"]
+        case Opcode.LINEAR if loops:
+            _tiles(o, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
+        case Opcode.TPHS:  # K comes beside V, over the reading port
+            heads, head_dim = int(o["heads"]), int(o["head_dim"])
+            _tiles(o, design, heads * head_dim, head_dim, moved, loops, phases)
+            groups = 0
+            for times, some in _head_passes_together(heads, int(o["kv_heads"]), design, tokens):
+                groups += times * len(_group_keys(some, design, tokens, position))
+            phases["attention"] = loops["softmax"] + 2 * head_dim * groups  # MAX must have ended before EXP begins
+            phases["latency"] += groups * TILE_OVERHEAD
         case Opcode.SCORES | Opcode.SOFTMAX | Opcode.CONTEXT:
-            _gemm_attention(step, o, design, tokens, position, moved, phases)
+            phases["memory port"] += on_port(moved, "constants")
+            phases["attention"] = loops[step.opcode.name.lower()]
+            phases["latency"] += int(o["heads"]) * len(_group_keys(1, design, tokens, position)) * TILE_OVERHEAD
     use = by_role(moved)
     dram = sum(use.values()) / (bandwidth_gb_s * 1e9 * EFFICIENCY) * design.clock_mhz * 1e6
     cycles = sum(phases.values())
@@ -71,62 +80,23 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
     return Cost(cycles, use, max(phases, key=lambda k: phases[k]), phases)
 
 
-def _linear(o: Operands, design: Design, tokens: int, logits: int, moved: Beats, phases: dict[str, float]) -> None:
-    rows = int(o["rows"])
-    served = min(logits, tokens) if o["epilogue"] == Epilogue.LOGITS else tokens
-    if not served:
-        return
-    _tiles(o, design, rows, int(o["tile_rows"]), served, moved, phases)
-    phases["memory port"] = on_port(moved, "memory")
-    passes = {Epilogue.HEADS: 2.0, Epilogue.ROPE_HEADS: 2.5, Epilogue.GLU: 0.5}  # rotated by halves, peak, codes; pairs
-    phases["vector unit"] = served * rows * passes.get(Epilogue(int(o["epilogue"])), 1.0) / design.float_lanes
-
-
-def _tphs(o: Operands, design: Design, tokens: int, position: int, moved: Beats, phases: dict[str, float]) -> None:
-    heads, head_dim = int(o["heads"]), int(o["head_dim"])
-    _tiles(o, design, heads * head_dim, head_dim, tokens, moved, phases)
-    phases["memory port"] = on_port(moved, "memory")  # K comes beside V, over the reading port
-    phases["vector unit"] = tokens * heads * head_dim * 2.5 / design.float_lanes
-    kv_heads = int(o["kv_heads"])
-    group = heads // kv_heads
-    together = min(group, max(1, design.block // tokens))
-    for some, times in ((together, group // together), (group % together, 1)):
-        if some:
-            _groups(kv_heads * times, some, design, tokens, position, 2, 2 * head_dim, phases)
-
-
-def _gemm_attention(step: Step, o: Operands, design: Design, tokens: int, position: int, moved: Beats,
-                    phases: dict[str, float]) -> None:  # fmt: skip
-    phases["memory port"] = on_port(moved, "memory") + on_port(moved, "constants")
-    _groups(int(o["heads"]), 1, design, tokens, position, 2 if step.opcode is Opcode.SOFTMAX else 1, 0, phases)
-
-
-def _groups(times: int, heads: int, design: Design, tokens: int, position: int, passes: int, more: int,
-            phases: dict[str, float]) -> None:  # fmt: skip
-    """Attention of `heads` heads' tokens, a group of lanes after the other, `times` over: `passes` over the keys that the
-    lane of a group with most of them sees."""
-    keys = []
-    for first in range(0, heads * tokens, design.token_lanes):
-        lanes = min(design.token_lanes, heads * tokens - first)
-        keys.append(position + min(first % tokens + lanes, tokens))
-    phases["attention"] = phases.get("attention", 0.0) + times * (passes * sum(keys) + more * len(keys))
-    phases["latency"] += times * len(keys) * TILE_OVERHEAD
-
-
-def _tiles(
-    o: Operands, design: Design, rows: int, tile_rows: int, tokens: int, moved: Beats, phases: dict[str, float]
-) -> None:
-    """The pipelined part of a linear layer: the slowest of fetching, unpacking and multiplying; and what tiles cost besides."""
+def _tiles(o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats, loops: dict[str, int],
+           phases: dict[str, float]) -> None:  # fmt: skip
+    """The pipelined part of a linear layer: the slowest of fetching, unpacking, multiplying and rescaling; then epilogues and
+    what tiles cost besides."""
     word, entries, cols = int(o["format"]), int(o["entries"]), int(o["cols"])
     words = padded(rows, design.weight_ports) // design.weight_ports * cols / LANE_COLS
     fetch = max(on_port(moved, f"weights{p}") for p in range(design.weight_ports))
     unpack = words if word else words * LANE_COLS / BEAT_BYTES
-    groups = -(-tokens // design.token_lanes)
-    rescale = padded(rows, design.weight_ports) // design.weight_ports * tokens
-    slowest, name = max(
-        (fetch, "weight ports"), (unpack, "look-up unit"), (words * groups, "multipliers"), (rescale, "rescaling")
-    )
-    phases[name] = slowest
+    stages = {
+        "weight ports": fetch,
+        "look-up unit": unpack,
+        "multipliers": loops["multiply"],
+        "rescaling": loops["rescale"],
+    }
+    slowest = max(stages, key=lambda name: stages[name])
+    phases[slowest] = stages[slowest]
+    phases["vector unit"] = loops["epilogue"]
     phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD
     if word == PREFIX_WORD:
         phases["latency"] += format_of(word).table_bytes(entries) / TABLE_BYTES
@@ -146,6 +116,85 @@ def step_macs(step: Step, tokens: int, position: int, logits: int = 1) -> int:
         case Opcode.SCORES | Opcode.CONTEXT:
             return int(o["heads"]) * int(o["head_dim"]) * seen
     return 0
+
+
+def step_loops(step: Step, design: Design, tokens: int, position: int, logits: int = 1) -> dict[str, int]:
+    """Iterations of the engine's pipelined loops, exactly: the C simulation counts the same (hls/types.hpp, Loop).
+
+    `unpack` is missing where weights are prefix codes: it depends on the codes themselves.
+    """
+    o = numbers(step)
+    lanes = design.float_lanes
+    found: dict[str, int] = {}
+    match step.opcode:
+        case Opcode.NORM | Opcode.QUANTIZE:
+            found["norm"] = tokens * (5 if step.opcode is Opcode.NORM else 2) * -(-int(o["cols"]) // lanes)
+        case Opcode.LINEAR:
+            rows, tile_rows, epilogue = int(o["rows"]), int(o["tile_rows"]), Epilogue(int(o["epilogue"]))
+            served = min(logits, tokens) if epilogue is Epilogue.LOGITS else tokens
+            if not served:
+                return found
+            found |= _array_loops(step, o, design, rows, served)
+            if epilogue in (Epilogue.HEADS, Epilogue.ROPE_HEADS):
+                head_dim = int(o["head_dim"])
+                found["epilogue"] = (
+                    rows // head_dim * served * _head_passes(head_dim, epilogue is Epilogue.ROPE_HEADS, lanes)
+                )
+            else:
+                half = 2 if epilogue is Epilogue.GLU else 1
+                full, rest = divmod(rows, tile_rows)
+                found["epilogue"] = served * (full * -(-(tile_rows // half) // lanes) + -(-(rest // half) // lanes))
+        case Opcode.TPHS:
+            heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
+            found |= _array_loops(step, o, design, heads * head_dim, tokens)
+            found["epilogue"] = heads * tokens * _head_passes(head_dim, True, lanes)
+            for times, some in _head_passes_together(heads, kv_heads, design, tokens):
+                keys = _group_keys(some, design, tokens, position)
+                for name, n in (
+                    ("scores", sum(keys)),
+                    ("softmax", 2 * sum(keys)),
+                    ("context", sum(keys) + head_dim * len(keys)),
+                ):
+                    found[name] = found.get(name, 0) + times * n
+        case Opcode.SCORES | Opcode.SOFTMAX | Opcode.CONTEXT:
+            keys = _group_keys(1, design, tokens, position)
+            more = int(o["head_dim"]) * len(keys) if step.opcode is Opcode.CONTEXT else 0
+            passes = 2 if step.opcode is Opcode.SOFTMAX else 1
+            found[step.opcode.name.lower()] = int(o["heads"]) * (passes * sum(keys) + more)
+    return found
+
+
+def _head_passes(head_dim: int, rope: bool, lanes: int) -> int:
+    """Rotation by halves, the peak, the codes."""
+    return (-(-(head_dim // 2) // lanes) if rope else 0) + 2 * -(-head_dim // lanes)
+
+
+def _head_passes_together(heads: int, kv_heads: int, design: Design, tokens: int) -> list[tuple[int, int]]:
+    """(how often, heads that attend together) of TPHS: as many of a group as the rows of queries hold."""
+    group = heads // kv_heads
+    together = min(group, max(1, design.block // tokens))
+    return [(kv_heads * (group // together), together)] + [(kv_heads, group % together)] * (group % together > 0)
+
+
+def _group_keys(heads: int, design: Design, tokens: int, position: int) -> list[int]:
+    """For each group of lanes over the tokens of `heads` heads, the keys that the lane with most of them sees."""
+    keys = []
+    for first in range(0, heads * tokens, design.token_lanes):
+        lanes = min(design.token_lanes, heads * tokens - first)
+        keys.append(position + min(first % tokens + lanes, tokens))
+    return keys
+
+
+def _array_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int) -> dict[str, int]:
+    """Loops of the multiplier array; fetch and unpack are summed over the ports."""
+    word, ports = int(o["format"]), design.weight_ports
+    port_rows = padded(rows, ports) // ports
+    words = port_rows * int(o["cols"]) // LANE_COLS
+    beats = sum(s.length for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)) // BEAT_BYTES
+    found = {"fetch": beats, "multiply": words * -(-tokens // design.token_lanes), "rescale": port_rows * tokens}
+    if word != PREFIX_WORD:
+        found["unpack"] = beats if word else words * ports * LANE_COLS // BEAT_BYTES
+    return found
 
 
 @dataclass(frozen=True)
