@@ -103,7 +103,7 @@ inline void multiply(words_t words[kWeightPorts], const lanes_t activation[kBloc
                      int first, int tokens, sums_stream& out) {
     const int groups = (tokens - first + kTokenLanes - 1) / kTokenLanes;
     count_cycles(Loop::kMultiply, static_cast<int64_t>(rows) * row_words * groups);
-#ifdef MEADOW_SIMD_LANES
+#ifdef MEADOW_SIMD
     for (int r = 0; r < rows; ++r) {
         const int8_t* weight[kWeightPorts];
         int32_t less[kWeightPorts];

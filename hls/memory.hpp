@@ -6,6 +6,10 @@
 
 #ifndef __SYNTHESIS__
 #include "sim/traffic.hpp"
+#if defined(__AVX512VBMI2__) && defined(__AVX512VNNI__) && !defined(MEADOW_PLAIN_LANES)
+#include "sim/lanes.hpp"
+#define MEADOW_SIMD
+#endif
 #endif
 
 // The byte address of a slot: chunk << 24 | beat.
@@ -50,11 +54,15 @@ inline void store(Role role, beat_t* port, address_t address, beat_t beat) {
 template <int kPort, int kDepth>
 void load_stream(Role role, const beat_t* port, address_t address, int count, hls::stream<beat_t, kDepth>& out) {
     count_read<kPort>(role, address, count);
+#ifdef MEADOW_SIMD
+    std::memcpy(static_cast<void*>(out.extend(count)), port + (address >> 4), static_cast<std::size_t>(count) * kBeatBytes);
+#else
 LoadStream:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
         out.write(port[(address >> 4) + static_cast<address_t>(i)]);
     }
+#endif
     count_cycles(Loop::kFetch, count);
 }
 

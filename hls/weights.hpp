@@ -5,11 +5,6 @@
 
 #include "memory.hpp"
 
-#if !defined(__SYNTHESIS__) && defined(__AVX512VBMI2__) && defined(__AVX512VNNI__) && !defined(MEADOW_PLAIN_LANES)
-#include "sim/lanes.hpp"
-#define MEADOW_SIMD_LANES
-#endif
-
 constexpr int kModeBits = 4;
 constexpr int kHalfwordBits = 16;
 constexpr int kHalfwords = 8 * kBeatBytes / kHalfwordBits;  // in a beat
@@ -181,7 +176,7 @@ inline lanes_t decode_word(Lanes& lanes, const uint8_t place[kLaneCols], const T
 // lanes need.
 inline void unpack_prefix(beats_t& beats, int count, int words, const Table& table, words_t& out) {
     constexpr int kQueue = kLaneCols + kHalfwords;
-#ifdef MEADOW_SIMD_LANES
+#ifdef MEADOW_SIMD
     const uint16_t* stream = reinterpret_cast<const uint16_t*>(beats.take(count));
     lanes_t* made = out.extend(words);
     const simd::Unpacked unpacked =
