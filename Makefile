@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: setup-test rtl synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: bench setup-test rtl synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -49,6 +49,13 @@ types: setup-test
 
 rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
 	$(PYTEST) tests/rtl
+
+bench: models  ## every benchmark of the README (minutes)
+	$(MEADOWC) bench packing build/smollm2-tensor
+	$(MEADOWC) bench packing build/smollm2
+	$(MEADOWC) bench traffic build/smollm2
+	$(MEADOWC) bench paper
+	$(MEADOWC) bench emulator build/smollm2
 
 synth: setup  ## what the Verilog costs, by Yosys (minutes)
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"

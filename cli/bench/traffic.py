@@ -136,12 +136,12 @@ def _role(counted: dict[str, int], role: str) -> int:
 
 def _show(package: Path, rows: list[dict[str, Any]], equal: bool) -> None:
     made = table(f"{package}: DRAM traffic, predicted (modelled) and counted (simulated)", "phase", "prompt", "dataflow", "predicted",
-                 "counted", "equal", "Q, S, P", "weights", "KV", "activations", "loop cycles", "equal")  # fmt: skip
+                 "counted", "equal", "Q, S, P", "weights", "KV", "activations", "loops equal")  # fmt: skip
     for r in rows:
         roles = r["by_role"]
         made.add_row(r["phase"], str(r["prompt"]), r["dataflow"], f"{r['predicted_bytes']:,}", f"{r['counted_bytes']:,}",
                      "yes" if r["equal"] else "NO", megabytes(r["intermediate_bytes"]), megabytes(roles["weights"]),
-                     megabytes(roles["kv"]), megabytes(roles["activations"]), f"{sum(r['counted_cycles'].values()):,}",
+                     megabytes(roles["kv"]), megabytes(roles["activations"]),
                      "yes" if r["cycles_equal"] else "NO")  # fmt: skip
     out.print(made)
     out.print(
