@@ -74,15 +74,18 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
     d = s["design"]
     out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
-              f"context {d['context']}, {d['clock_mhz']} MHz, {'prefix codes' if d['prefix_codes'] else 'raw weights'}")  # fmt: skip
+              f"context {d['context']}, {d['clock_mhz']} MHz, {'with' if d['prefix_codes'] else 'without'} the decoder of prefix codes")  # fmt: skip
     out.print(f"chosen for {s['optimize']}: {s['why']}")
-    out.print(f"Pareto front of {len(s['front'])} designs (modelled; share of the tightest budget):")
+    w = s["front_workload"]
+    out.print(
+        f"Pareto front of {len(s['front'])} designs, tokens/s for a prompt of {w['prompt']} and a token after {w['context']} (modelled):"
+    )
     chosen = next(i for i, c in enumerate(s["front"]) if c["chosen"]) if any(c["chosen"] for c in s["front"]) else 0
     for c in s["front"][max(0, chosen - FRONT_SHOWN // 2) :][:FRONT_SHOWN]:
         out.print(f"  {'*' if c['chosen'] else ' '} {c['text']}")
-    rows = table("resources (estimated)", "kind", "used", "of", "share")
+    rows = table("resources (estimated)", "kind", "used", "of", "share", "budget")
     for kind, (used, total) in s["resources"].items():
-        rows.add_row(kind, f"{used:,}", f"{total:,}", f"{used / total:.0%}")
+        rows.add_row(kind, f"{used:,}", f"{total:,}", f"{used / total:.0%}", f"{s['budget'][kind]:.0%}")
     out.print(rows)
     rows = table("memory map", "chunks", "count", "bytes")
     for kind in dict.fromkeys(kind for _, kind, _ in s["memory"]):
@@ -91,7 +94,7 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(rows)
     w = s["weights"]
     out.print(f"weights: {w['packed_matrices']} of {w['matrices']} packed, {w['bits_per_weight']:.2f} bits a weight "
-              f"(order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}")  # fmt: skip
+              f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}")  # fmt: skip
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
     dec, pre = s["decode"], s["prefill"]

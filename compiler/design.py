@@ -68,6 +68,8 @@ class Design:
         for name in ("token_lanes", "block", "context", "clock_mhz", "max_cols", "max_head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.block > self.context:
+            raise ValueError(f"block is {self.block} and context {self.context}; a block is at most the context")
         if self.clock_mhz > LARGEST_CLOCK_MHZ:
             raise ValueError(f"clock_mhz is {self.clock_mhz}; no engine of this kind runs above {LARGEST_CLOCK_MHZ}")
         if self.max_cols % LANE_COLS or self.max_head_dim % BEAT_BYTES:

@@ -24,6 +24,7 @@ SETTABLE = (
     "clock_mhz",
     "weight_ports",
     "token_lanes",
+    "float_lanes",
     "tile_rows",
     "block",
     "context",
@@ -96,6 +97,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     if unknown:
         raise UsageError(f"--set {', '.join(unknown)}: not known; settable are {', '.join(SETTABLE)}")
     _check_ports(board, fixed)
+    _check_packing(packing, fixed)
     model = graph.model
     cols = max(graph.weight_of(n).cols for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD))
     wanted = fixed.get("context", model.context or DEFAULT_CONTEXT)
@@ -103,7 +105,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
         board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
         weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
         float_lanes=fixed.get("float_lanes", 4),
-        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", 64), context=wanted,
+        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", min(64, max(1, wanted))), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
         prefix_codes=fixed.get("prefix_codes", int(packing in ("auto", "prefix"))),
         lookup_entries=fixed.get("lookup_entries", 1024 if packing in PUBLISHED else 0),
@@ -125,18 +127,45 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
             return {"ports": 2.0}
         return {k: n / (limits[k] * BUDGET[k]) for k, n in design.resources().items()}
 
-    found = search(graph, board, base, keep, optimize, shares, dataflow)
+    found = search(graph, board, base, keep, optimize, shares, dataflow, packing)
     if found is None:
         raise ResourceExceeded(_refusal(base, board, over_budget(base, board)))
     design = found.best.design
     notes = [f"clock {design.clock_mhz} MHz is assumed, not closed"]
     if model.context and design.context < model.context:
-        notes.append(f"context {design.context} of the model's {model.context}, for want of {limited}")
+        notes.append(
+            f"context {design.context} of the model's {model.context}" + (f", for want of {limited}" if limited else "")
+        )
+    if model.context and design.context > model.context:
+        notes.append(f"context {design.context} passes the {model.context} tokens that the model was made for")
     if not board.uram:
         notes.append(f"{board.title} has no UltraRAM: every buffer is block RAM")
+    else:
+        notes.append(
+            f"{board.uram} UltraRAM blocks count as {URAM_IN_BRAM36 * board.uram} BRAM36 beside {board.bram36} of these"
+        )
+    if named:
+        notes.append(f"{named} gives clock, ports and lanes; the rest is searched, and weights are packed by {packing}")
     if packing == "auto" and not design.prefix_codes:
         notes.append("weights are stored raw: the decoder of prefix codes does not fit, or does not pay")
     return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
+
+
+def _check_packing(packing: str, fixed: dict[str, int]) -> None:
+    """Raise UsageError where --packing asks for a unit that --set leaves out, or the other way round."""
+    prefix, chunks = fixed.get("prefix_codes"), fixed.get("lookup_entries")
+    if packing == "prefix" and prefix == 0:
+        raise UsageError("--packing prefix needs the decoder that --set prefix_codes=0 leaves out; drop one of them")
+    if packing in ("raw", *PUBLISHED) and prefix == 1:
+        raise UsageError(
+            f"--packing {packing} has no use for the decoder that --set prefix_codes=1 builds; drop one of them"
+        )
+    if packing in PUBLISHED and chunks == 0:
+        raise UsageError(
+            f"--packing {packing} needs the tables that --set lookup_entries=0 leaves out; drop one of them"
+        )
+    if packing in ("raw", "prefix") and chunks:
+        raise UsageError(f"--packing {packing} has no use for --set lookup_entries={chunks}; drop one of them")
 
 
 def _check_ports(board: Board, fixed: dict[str, int]) -> None:
@@ -147,7 +176,8 @@ def _check_ports(board: Board, fixed: dict[str, int]) -> None:
         )
     if fixed.get("weight_ports", 1) + OTHER_PORTS > len(board.ports):
         raise ResourceExceeded(
-            f"{fixed['weight_ports']} weight ports and {OTHER_PORTS} for the rest; {board.title} has {len(board.ports)}"
+            f"{fixed['weight_ports']} weight ports and {OTHER_PORTS} for the rest; {board.title} has {len(board.ports)}: "
+            f"--set weight_ports={max([n for n in (1, 2, 4) if n + OTHER_PORTS <= len(board.ports)], default=1)} at most"
         )
 
 
@@ -167,14 +197,17 @@ def _grow(design: Design, board: Board, key: str, values: tuple[int, ...]) -> De
 def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) -> tuple[Design, str]:
     """Halve the context until the on-chip rows of keys, values and scores fit, unless the user fixed it."""
     binding = ""
-    while not pinned and design.context > design.block:
+    while not pinned:
         problems = [
             p for p in over_budget(replace(design, token_lanes=max(4, design.token_lanes)), board) if p[0] == "BRAM36"
         ]
         if not problems and kv_bytes(design, graph) < board.dram_bytes // 2:
             break
         binding = "BRAM36" if problems else "DRAM"
-        design = replace(design, context=padded(design.context // 2, 64))
+        shorter = padded(design.context // 2, 64)
+        if shorter >= design.context or shorter < design.block:
+            break
+        design = replace(design, context=shorter)
     return design, binding
 
 

@@ -260,13 +260,13 @@ class _Lowering:
 
     def _queries(self, node: Node) -> None:
         """GEMM dataflow: Q goes to DRAM."""
-        model, block = self.graph.model, self.design.block
+        model, block = self.graph.model, padded(self.design.block, 4)
         width = padded(model.head_dim, BEAT_BYTES)
         target = self._buffer(f"{node.name}.int8", model.heads * block * width)
-        scale = self._buffer(f"{node.name}.int8.scale", model.heads * padded(block, 4) * 4)
+        scale = self._buffer(f"{node.name}.int8.scale", model.heads * block * 4)
         self.values[node.name] = target
         self._emit_linear(node.name, node.weight or "", self._quantized(node.inputs[0]), Epilogue.ROPE_HEADS, {
-            "target": self.slot(target), "target_scale": self.slot(scale), "capacity": padded(block, 4),
+            "target": self.slot(target), "target_scale": self.slot(scale), "capacity": block,
             "head_dim": model.head_dim, "rope": self.slot("rope"),
         })  # fmt: skip
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler import isa
-from meadow.compiler.design import Design
+from meadow.compiler.design import LANE_COLS, Design
 from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack
@@ -137,7 +138,10 @@ class Package:
             form = format_of(row["format"])
             directory = take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
             table = take(row["table"])[: form.table_bytes(row["entries"])]
-            ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
+            try:
+                ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
+            except ValueError as error:
+                raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
         return layout.join(ported), take(row["scale"]).view(np.float32)[layout.scale_places]
 
     def verify_files(self) -> list[str]:
@@ -232,6 +236,22 @@ def check_program(package: Package, name: str) -> None:
                     f"{package.folder}: {where}: {key} is {fields[key]}, at most {limit} is allowed; compile again"
                 )
         _check_format(package, fields, where)
+        for key in ("rows", "cols", "tile_rows", "heads", "kv_heads", "head_dim"):
+            needed = key != "head_dim" or fields.get("epilogue", Epilogue.HEADS) in (
+                Epilogue.HEADS,
+                Epilogue.ROPE_HEADS,
+            )
+            if key in fields and needed and fields[key] < 1:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {key} is {fields[key]}; it must be positive; compile again"
+                )
+        if "weights0" in fields and opcode in (isa.Opcode.LINEAR, isa.Opcode.TPHS):
+            rows = int(fields.get("tile_rows", fields["head_dim"]))
+            if fields["cols"] % LANE_COLS or rows % design.weight_ports:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {fields['cols']} columns and tiles of {rows} rows are not whole words over "
+                    f"{design.weight_ports} ports; compile again"
+                )
         if "kv_heads" in fields and (not fields["kv_heads"] or fields["heads"] % fields["kv_heads"]):
             raise DeviceError(
                 f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"

@@ -36,6 +36,7 @@ from meadow.compiler.read import read, source_digest
 from meadow.compiler.rewrite import rewrite
 from meadow.compiler.save import compiler_digest, save
 from meadow.compiler.schedule import Schedule
+from meadow.compiler.search import DECODE_AT, PROMPT
 from meadow.compiler.traffic import by_role, prompt_beats
 from meadow.compiler.types import I8
 
@@ -179,6 +180,14 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
     return packed
 
 
+def packing_notes(packed: dict[str, Packed]) -> list[str]:
+    """What a forced scheme made larger than it was."""
+    grown = [p for p in packed.values() if p.bits_per_weight > 8 and p.form is not None]
+    if not grown:
+        return []
+    return [f"{len(grown)} matrices are larger by this scheme than raw; --packing auto stores such as they are"]
+
+
 def dataflow_traffic(graph: Graph, design: Design, packed: dict[str, Packed], board: Board) -> dict[str, Any]:
     """DRAM bytes by role of a prompt of each length (a power of two), by GEMM and by TPHS."""
     lengths = [n for n in (16, 32, 64, 128, 256, 512, 1024, 2048) if n <= design.context]
@@ -203,14 +212,15 @@ def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packe
     stored = sum(p.nbytes for p in packed.values())
     return {
         "model": str(graph.model), "board": board.name, "design": asdict(design), "design_id": design.id,
-        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "optimize": fitted.optimize, "why": fitted.why,
+        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "resources_kind": "estimated", "optimize": fitted.optimize, "why": fitted.why,
+        "front_kind": "modelled", "front_workload": {"prompt": min(PROMPT, design.context), "context": min(DECODE_AT, design.context - 1)},
         "front": [{"design": asdict(c.design), "prefill_tokens_per_s": c.prefill, "decode_tokens_per_s": c.decode,
-                   "share": c.share, "resource": c.resource, "chosen": c.design == design, "text": str(c)} for c in fitted.front],
-        "notes": list(fitted.notes), "steps": {k: len(v) for k, v in schedule.programs.items()},
+                   "share": c.share, "resource": c.resource, "packing": c.packing, "chosen": c.design == design, "text": str(c)} for c in fitted.front],
+        "notes": [*fitted.notes, *packing_notes(packed)], "steps": {k: len(v) for k, v in schedule.programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
         "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
-        "weights": {"raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
+        "weights": {"kind": "measured", "raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
                     "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
                     "packed_matrices": sum(p.form is not None for p in packed.values()), "matrices": len(packed)},
         "decode": {"kind": "modelled", "context": context, "tokens_per_s": 1 / decode.seconds,

@@ -24,9 +24,10 @@ from meadow.compiler.graph import Graph
 from meadow.compiler.isa import Opcode
 from meadow.compiler.layout import Layout
 from meadow.compiler.lower import lower, weight_parts
-from meadow.compiler.pack import Packed, entropy_bits
+from meadow.compiler.pack import Packed, entropy_bits, pack
+from meadow.compiler.packets import SCHEMES as PUBLISHED
 from meadow.compiler.schedule import Step
-from meadow.compiler.unpack import Prefix
+from meadow.compiler.unpack import Format, Packets, Prefix
 
 OBJECTIVES = ("balanced", "prefill", "decode")
 PROMPT, ANSWER = 256, 128
@@ -34,7 +35,7 @@ PROMPT, ANSWER = 256, 128
 DECODE_AT = 512
 """Tokens in the cache of the decoded token that stands for all."""
 CHOICES = {
-    "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 8, 12, 16, 24, 32), "block": (16, 32, 64, 128),
+    "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32), "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
     "tile_rows": (64, 128, 256), "prefix_codes": (0, 1),
 }  # fmt: skip
@@ -58,6 +59,7 @@ class Candidate:
     decode: float
     share: float
     resource: str
+    packing: str = "raw"
 
     def seconds(self, objective: str) -> float:
         """Time of the request that `objective` stands for."""
@@ -67,9 +69,8 @@ class Candidate:
     def __str__(self) -> str:
         d = self.design
         return (
-            f"{d.weight_ports} ports, {d.token_lanes:>2} lanes, {d.float_lanes:>2} floats, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
-            f"{'prefix codes' if d.prefix_codes else 'raw weights '}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} "
-            f"tokens/s, {self.resource} {self.share:.0%}"
+            f"ports {d.weight_ports}, lanes {d.token_lanes:>2}, floats {d.float_lanes:>2}, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
+            f"{self.packing:9}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} tokens/s, {self.share:.0%} of the {self.resource} budget"
         )
 
 
@@ -83,17 +84,20 @@ class Found:
 
 
 def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective: str,
-           shares: Callable[[Design], dict[str, float]], dataflow: str = "auto") -> Found | None:  # fmt: skip
+           shares: Callable[[Design], dict[str, float]], dataflow: str = "auto", packing: str = "auto") -> Found | None:  # fmt: skip
     """The best design of CHOICES around `base`; what is in `fixed` stays as it is in `base`.
 
-    shares  of each resource's budget that a design takes: one above 1 does not fit
+    shares   of each resource's budget that a design takes: one above 1 does not fit
+    packing  the scheme of pack.SCHEMES that designs without prefix codes use
     Returns None when nothing fits.
     """
-    entropies = {name: _sampled_entropy(weight.codes) for name, weight in graph.weights.items()}
+    bits = sampled_bits(graph, packing if packing in PUBLISHED else "prefix", base.lookup_entries)
     one_layer = _first_layer(graph)
     found: list[Candidate] = []
     excluded: dict[tuple[int, ...], str] = {}
     options = {k: (getattr(base, k),) if k in fixed else values for k, values in CHOICES.items()}
+    if "block" not in fixed and base.context < min(options["block"]):
+        options["block"] = (base.context,)
     for ports in options["weight_ports"]:
         for tile_rows in options["tile_rows"]:
             for prefix in options["prefix_codes"]:
@@ -112,9 +116,10 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
                             excluded[ports, tile_rows, prefix, block, lanes, floats] = worst
                             continue
                         if steps is None:
-                            steps = _programs(one_layer, shape, entropies, board, dataflow)
+                            steps = _programs(one_layer, shape, bits, board, dataflow)
                         prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
-                        found.append(Candidate(design, prefill, decode, used[worst], worst))
+                        name = "prefix" if prefix else packing if packing in PUBLISHED else "raw"
+                        found.append(Candidate(design, prefill, decode, used[worst], worst, name))
     if not found:
         return None
     front = _front(found)
@@ -128,8 +133,7 @@ def price(
     graph: Graph, board: Board, design: Design, prompt: int = PROMPT, dataflow: str = "auto"
 ) -> tuple[float, float]:
     """(prefill, decode) of `design` in tokens a second: a prompt of `prompt` tokens, and the token after it."""
-    entropies = {name: _sampled_entropy(weight.codes) for name, weight in graph.weights.items()}
-    steps = _programs(_first_layer(graph), design, entropies, board, dataflow)
+    steps = _programs(_first_layer(graph), design, sampled_bits(graph, "prefix"), board, dataflow)
     return _rates(graph, steps, design, board.bandwidth_gb_s, prompt, prompt)
 
 
@@ -162,15 +166,23 @@ def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...]
                 words.append(f"{name} would bring {gain:+.1%}")
     what = {"prefill": f"a prompt of {PROMPT}", "decode": f"an answer of {ANSWER}",
             "balanced": f"a prompt of {PROMPT} and an answer of {ANSWER}"}[objective]  # fmt: skip
-    return f"{what} tokens takes {best.seconds(objective):.2f} s (modelled), within {NEAR - 1:.1%} of the least; " + (
-        "; ".join(words) if words else "every number is fixed or the largest there is"
-    )
+    taken = f"{what} tokens takes {best.seconds(objective):.2f} s (modelled), within {NEAR - 1:.1%} of the least of {len(found)} designs that fit"
+    return taken + "".join(f"; {w}" for w in words)
 
 
-def _sampled_entropy(codes: NDArray[Any]) -> float:
-    step = max(1, codes.size // SAMPLE)
-    rows = codes[:: max(1, min(step, len(codes)))] if codes.ndim == 2 else codes
-    return entropy_bits(np.ascontiguousarray(rows).astype(np.int8, copy=False))
+def sampled_bits(graph: Graph, scheme: str, lookup_entries: int = 0) -> dict[str, float]:
+    """Bits a weight of each matrix, estimated from a sample of its rows: prefix codes from the entropy, without what tiles
+    waste; a published scheme by packing the sample, without its table."""
+    found = {}
+    for name, weight in graph.weights.items():
+        step = max(1, min(weight.codes.size // SAMPLE, weight.rows))
+        rows = np.ascontiguousarray(weight.codes[::step]).astype(np.int8, copy=False)
+        if scheme == "prefix":
+            found[name] = entropy_bits(rows) * CODE_LOSS
+        else:
+            packed = pack(rows, Layout(rows.shape[0], rows.shape[1], 1, 64), scheme, False, lookup_entries)
+            found[name] = 8 * packed.streams[0].nbytes / rows.size
+    return found
 
 
 def _first_layer(graph: Graph) -> Graph:
@@ -183,30 +195,33 @@ def _first_layer(graph: Graph) -> Graph:
     )  # fmt: skip
 
 
-def _programs(graph: Graph, design: Design, entropies: dict[str, float], board: Board, dataflow: str
+def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str
               ) -> dict[str, dict[str, tuple[Step, ...]]]:  # fmt: skip
     """The programs of each dataflow that is possible."""
-    mean = float(np.mean(list(entropies.values())))
+    mean = float(np.mean(list(bits.values())))
+    form: Format | None = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else None
     packed = {
-        part.name: stand_in(part.layout, entropies.get(name, mean), bool(design.prefix_codes))
+        part.name: stand_in(part.layout, bits.get(name, mean), form, design.lookup_entries)
         for name, parts in weight_parts(graph, design).items() for part in parts
     }  # fmt: skip
     modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
     return {mode: lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes}
 
 
-def stand_in(layout: Layout, entropy: float, prefix: bool) -> Packed:
+def stand_in(layout: Layout, bits: float, form: Format | None, lookup_entries: int = 0) -> Packed:
     """A matrix of which only the size is known: its arrays have lengths and no memory."""
     raw = layout.raw_beats * BEAT_BYTES
-    bits = layout.port_rows * layout.padded_cols * entropy * CODE_LOSS + layout.tiles * LANE_WASTE_BITS
-    size = math.ceil(bits / 8 / BEAT_BYTES) * BEAT_BYTES
-    if not prefix or size >= raw:
+    waste = LANE_WASTE_BITS if isinstance(form, Prefix) else 8 * BEAT_BYTES // 2
+    total = layout.port_rows * layout.padded_cols * bits + layout.tiles * waste
+    size = math.ceil(total / 8 / BEAT_BYTES) * BEAT_BYTES
+    if form is None or (isinstance(form, Prefix) and size >= raw):
         return Packed(
-            layout, None, (_zeros(raw, np.uint8),) * layout.ports, _zeros(0, np.uint32), _zeros(0, np.uint8), 0, entropy
+            layout, None, (_zeros(raw, np.uint8),) * layout.ports, _zeros(0, np.uint32), _zeros(0, np.uint8), 0, bits
         )
+    entries = 256 if isinstance(form, Prefix) else lookup_entries
     directory = np.broadcast_to(np.uint32(0), (layout.tiles, layout.ports))
-    return Packed(layout, Prefix(), (_zeros(size, np.uint8),) * layout.ports, directory,
-                  _zeros(Prefix().table_bytes(256), np.uint8), 256, entropy)  # fmt: skip
+    return Packed(layout, form, (_zeros(size, np.uint8),) * layout.ports, directory,
+                  _zeros(form.table_bytes(entries), np.uint8), entries, bits)  # fmt: skip
 
 
 def _zeros(count: int, kind: type) -> NDArray[Any]:

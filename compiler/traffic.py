@@ -7,6 +7,7 @@ Made from the schedule alone: the C simulation counts the same at its ports, and
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -120,11 +121,11 @@ def _store_floats(first: int, count: int, times: int, role: str, moved: Beats) -
 
 
 def _alike(rows: int, tile_rows: int) -> list[tuple[int, int, int]]:
-    """(first row, rows, how many) of the tiles of a matrix, those together that begin alike: tiles of whole beats."""
+    """(first row, rows, how many) of the tiles of a matrix, those together that begin at the same place within a beat."""
     full, rest = divmod(rows, tile_rows)
-    if tile_rows % (2 * FLOATS):  # halves of such tiles may begin within a beat
-        return [(row, min(tile_rows, rows - row), 1) for row in range(0, rows, tile_rows)]
-    return [(0, tile_rows, full)] * (full > 0) + [(full * tile_rows, rest, 1)] * (rest > 0)
+    period = 2 * FLOATS // math.gcd(tile_rows, 2 * FLOATS)  # of where tiles, and halves of tiles, begin
+    found = [(n * tile_rows, tile_rows, (full - n + period - 1) // period) for n in range(min(period, full))]
+    return found + [(full * tile_rows, rest, 1)] * (rest > 0)
 
 
 def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int, logits: int, moved: Beats) -> None:

@@ -96,8 +96,12 @@ class Stored(NamedTuple):
     table: Bytes
     entries: int
 
-    def check(self) -> None:
-        """Raise ValueError when streams and directory disagree."""
+    def check(self, form: Format, tiles: int) -> None:
+        """Raise ValueError when streams, directory and table do not go together."""
+        if self.directory.shape != (tiles, len(self.streams)):
+            raise ValueError(f"the directory is {self.directory.shape}, not {tiles} tiles of {len(self.streams)} ports")
+        if self.entries < 1 or self.table.nbytes < form.table_bytes(self.entries):
+            raise ValueError(f"a table of {self.table.nbytes} bytes for {self.entries} entries")
         for port, stream in enumerate(self.streams):
             beats = int(self.directory[:, port].sum(dtype=np.int64))
             if beats * BEAT_BYTES != stream.nbytes:
@@ -116,7 +120,7 @@ def unpack(form: Format, stored: Stored, tile_weights: NDArray[np.intp]) -> NDAr
 def unpack_alike(form: Format, several: Sequence[Stored], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
     """unpack of several matrices of one format and one shape; prefix codes of all are decoded together."""
     for stored in several:
-        stored.check()
+        stored.check(form, len(tile_weights))
     if isinstance(form, Prefix):
         return _unpack_prefix(several, tile_weights)
     made = []
@@ -280,7 +284,8 @@ def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer], ti
     ends = np.cumsum(per_beat)
     before = ends - per_beat
     tile = np.repeat(np.arange(len(tile_beats)), tile_beats)
-    inside = before - before[starts[:-1]][tile] if len(tile) else before
+    firsts = np.append(before, per_beat.sum())[starts[:-1]]  # a tile may have no beats
+    inside = before - firsts[tile] if len(tile) else before
     order = inside[:, None] + np.cumsum(lanes.reshape(len(ids), -1), axis=1) - 1
     needed = np.asarray(tile_weights)[tile] // form.chunk if len(tile) else np.zeros(0, int)
     keep = lanes.reshape(len(ids), -1) & (order < needed[:, None])

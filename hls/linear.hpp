@@ -198,7 +198,11 @@ inline void tile_beats(const Matrix& m, const beat_t* constants, int tile, int p
     const int index = tile * kWeightPorts;
     const address_t at = m.directory + static_cast<address_t>(index / kFloatsInBeat) * kBeatBytes;
     const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, at);
-    for (int p = 0; p < kWeightPorts; ++p) beats[p] = static_cast<int>(word_of(beat, (index + p) % kFloatsInBeat));
+    const int most = 2 * port_rows * m.words * (kLaneCols / kBeatBytes) + kLaneCols;  // no code is twice as long as a weight
+    for (int p = 0; p < kWeightPorts; ++p) {
+        const uint32_t found = word_of(beat, (index + p) % kFloatsInBeat);
+        beats[p] = found < static_cast<uint32_t>(most) ? static_cast<int>(found) : most;  // a damaged one ends the tile all the same
+    }
 }
 
 // One weight port's share of the pipeline: fetch, then unpack.

@@ -76,7 +76,7 @@ module prefix_lane #(
             if (next >= 6'd16) begin
                 first_q <= second;
                 more_q <= 1'b0;
-                at_q <= {1'b0, next[3:0]};
+                at_q <= more_q || need_o ? {1'b0, next[3:0]} : 5'd16;  // the last held bit is gone
             end else begin
                 more_q <= more_q || need_o;
                 at_q <= next[4:0];

@@ -30,7 +30,7 @@ module prefix_unpack #(
     // Since reset: cycles of a tile in which no word went on for want of beats, and for want of a reader.
     output reg [31:0] starved_o,
     output reg [31:0] stalled_o,
-    // The beats of a tile ended before its words; stays up until reset.
+    // The beats of a tile ended before its words: it waits for a reset, and this stays up until then.
     output reg error_o
 );
     localparam HALFWORDS = 8;             // in a beat
@@ -58,10 +58,13 @@ module prefix_unpack #(
 
     // -- the tile ----------------------------------------------------------------------------------------------------
     reg [31:0] words_q, beats_q;  // left
+    reg places_valid_q;           // a word whose weights are being looked up
     wire active = words_q != 0;
+    wire open = active || beats_q != 0;  // beats that no word needed are taken and dropped
     wire begin_tile = s_axis_tile_tvalid && s_axis_tile_tready;
-    assign s_axis_tile_tready = !active && table_at_q == 0;
-    assign s_axis_table_tready = !active;
+    // A table waits for the words that are still looking their weights up in the old one, and goes before a tile.
+    assign s_axis_table_tready = !open && !places_valid_q;
+    assign s_axis_tile_tready = !open && table_at_q == 0 && !s_axis_table_tvalid;
 
     reg [16*QUEUE-1:0] queue_q;
     reg [5:0] queued_q;
@@ -76,7 +79,7 @@ module prefix_unpack #(
     wire enough = wanted <= queued_q;
     wire advance;  // the words before this one have moved on
     wire step = active && enough && advance;
-    assign s_axis_beats_tready = active && beats_q != 0 && queued_q <= QUEUE - HALFWORDS;
+    assign s_axis_beats_tready = beats_q != 0 && (!active || queued_q <= QUEUE - HALFWORDS);
     wire beat = s_axis_beats_tvalid && s_axis_beats_tready;
 
     wire [5:0] gone = step ? wanted : 6'd0;
@@ -91,7 +94,7 @@ module prefix_unpack #(
         for (q = 0; q < QUEUE; q = q + 1)
             queue_q[16*q+:16] <= q >= kept ? turned[16*(q%HALFWORDS)+:16] : rest[16*q+:16];
         if (rst_i || begin_tile) queued_q <= 0;
-        else queued_q <= kept + (beat ? HALFWORDS : 0);
+        else queued_q <= kept + (beat && active ? HALFWORDS : 0);
         if (rst_i) begin
             words_q <= 0;
             beats_q <= 0;
@@ -134,7 +137,7 @@ module prefix_unpack #(
 
     // -- two registers: places, then weights ---------------------------------------------------------------------------
     reg [8*LANES-1:0] places_q;
-    reg places_valid_q, places_last_q, word_valid_q, word_last_q;
+    reg places_last_q, word_valid_q, word_last_q;
     wire move = !word_valid_q || m_axis_words_tready;
     assign advance = !places_valid_q || move;
     generate

@@ -27,6 +27,7 @@ DESIGNS = {
     "gemm": ("zcu102", Options(dataflow="gemm")),
     "tphs, raw": ("zcu102", Options(dataflow="tphs", packing="raw")),
     "odd block and context": ("zcu102", Options(settings=(("block", 13), ("context", 101)))),
+    "gemm, odd block": ("zcu102", Options(dataflow="gemm", settings=(("block", 13), ("context", 101)))),
     "meadow-paper": ("zcu102", Options(design="meadow-paper")),
 }
 

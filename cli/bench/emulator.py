@@ -6,6 +6,7 @@ Measured on this machine; the ratio is what travels.  Says what bounds each: mem
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -30,8 +31,11 @@ DEVICES = ("emulator", "csim")
 @click.option("--prompt", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens of the prefill.")
 @click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Decoded tokens.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; the median counts.")
+@click.option("--reference", type=click.Path(path_type=Path), help="ONNX to compare with [default: the one compiled].")
 @json_option
-def emulator_command(package: Path, prompt: int, tokens: int, repeats: int, as_json: bool) -> None:
+def emulator_command(
+    package: Path, prompt: int, tokens: int, repeats: int, reference: Path | None, as_json: bool
+) -> None:
     """Time PACKAGE on the emulator and the C simulation, in turns with onnxruntime on the ONNX file it was compiled from.
 
     \b
@@ -42,7 +46,7 @@ def emulator_command(package: Path, prompt: int, tokens: int, repeats: int, as_j
     if prompt + tokens > opened.design.context:
         raise UsageError(f"{prompt} and {tokens} tokens pass the context of {opened.design.context}")
     with stages(("start", "time"), as_json) as show:
-        result = measure(opened, prompt, tokens, repeats, show)
+        result = measure(opened, prompt, tokens, repeats, reference, show)
     if as_json:
         emit_json(result)
     else:
@@ -50,17 +54,23 @@ def emulator_command(package: Path, prompt: int, tokens: int, repeats: int, as_j
 
 
 def measure(
-    package: Package, prompt: int, tokens: int, repeats: int, progress: Callable[[str, str], None]
+    package: Package,
+    prompt: int,
+    tokens: int,
+    repeats: int,
+    reference: Path | None,
+    progress: Callable[[str, str], None],
 ) -> dict[str, Any]:
     """Seconds to start, and tokens a second of each runner, round after round in turns."""
     from meadow.cli.reference import OnnxModel, reference_model
     from meadow.runtime.session import Session
 
+    load_before = os.getloadavg()[0]
     vocabulary = int(package.model["vocab"])
     words = [(7 * i + 11) % vocabulary for i in range(prompt + tokens)]
     started: dict[str, float] = {}
     runners: dict[str, Any] = {}
-    model = reference_model(package, None)
+    model = reference_model(package, reference)
     for name in (*REFERENCES, *DEVICES):
         progress("start", name)
         began = time.perf_counter()
@@ -87,7 +97,7 @@ def measure(
             if name in runners:
                 runners[name].close()
     found: dict[str, Any] = {"package": str(package.folder), "model": str(model), "kind": "measured", "prompt": prompt, "tokens": tokens,
-                             "repeats": repeats, "runners": {}}  # fmt: skip
+                             "repeats": repeats, "load": load_before, "cores": os.cpu_count(), "runners": {}}  # fmt: skip
     base = {phase: statistics.median(rates[REFERENCES[0]][phase]) for phase in ("prefill", "decode")}
     default = {phase: statistics.median(rates[REFERENCES[1]][phase]) for phase in ("prefill", "decode")}
     for name, phases in rates.items():
@@ -155,13 +165,15 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _show(package: Path, result: dict[str, Any]) -> None:
     made = table(f"{package}: tokens a second (measured, median of {result['repeats']} rounds in turns), prompt of {result['prompt']}",
-                 "runner", "start, s", "prefill", "to onnxruntime", "to its default", "decode", "to onnxruntime", "to its default")  # fmt: skip
+                 "runner", "start, s", "prefill", "x onnxruntime", "x its default", "decode", "x onnxruntime", "x its default")  # fmt: skip
     for name, r in result["runners"].items():
         made.add_row(name, f"{r['start_seconds']:.1f}", f"{r['prefill']['tokens_per_s']:.1f}", f"{r['prefill']['ratio_to_onnxruntime']:.2f}",
                      f"{r['prefill']['ratio_to_default']:.2f}",
                      f"{r['decode']['tokens_per_s']:.1f}", f"{r['decode']['ratio_to_onnxruntime']:.2f}",
                      f"{r['decode']['ratio_to_default']:.2f}")  # fmt: skip
     out.print(made)
+    out.print(f"onnxruntime runs the file's own meaning in FP32, its default rounds activations to 8 bits; load on this machine while "
+              f"starting: {result['load']:.1f} of {result['cores']} cores")  # fmt: skip
     b = result["bounds"]
     for name in ("emulator_decode", "emulator_prefill"):
         out.print(

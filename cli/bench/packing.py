@@ -119,7 +119,7 @@ def _show(package: Path, result: dict[str, Any]) -> None:
     )
     for scheme, bits in w["published_bits"].items():
         out.print(
-            f"  published, {scheme}: {bits:.3f} bits, {8 / bits:.2f}x less than INT8, {w['published_share'][scheme]:.1%} of the bound"
+            f"  published, {scheme}: {bits:.3f} bits, {bits / 8:.2f} of INT8, {w['published_share'][scheme]:.1%} of the bound"
         )
     if "unpack" in result:
         u = result["unpack"]

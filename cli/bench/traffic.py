@@ -24,7 +24,11 @@ PROMPTS = (16, 32, 64, 100, 128, 256, 384, 512)
 
 @click.command("traffic")
 @click.argument("package", type=click.Path(path_type=Path), default=DEFAULT)
-@click.option("--prompts", default=",".join(map(str, PROMPTS)), show_default=True, help="Prompt lengths.")
+@click.option(
+    "--prompts",
+    default="",
+    help=f"Prompt lengths [default: those of {','.join(map(str, PROMPTS))} that the context holds].",
+)
 @json_option
 def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
     """Count what PACKAGE moves, by GEMM and by TPHS, prefill and one decoded token, beside the prediction.
@@ -35,12 +39,12 @@ def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
     Example:
       meadowc bench traffic build/smollm2 --prompts 16,512 --json
     """
-    try:
-        lengths = [int(text) for text in prompts.split(",")]
-    except ValueError:
-        raise UsageError(f"--prompts {prompts!r}: whole numbers with commas are expected") from None
     opened = load(package)
     limit = opened.design.context
+    try:
+        lengths = [int(text) for text in prompts.split(",")] if prompts else [n for n in PROMPTS if n < limit]
+    except ValueError:
+        raise UsageError(f"--prompts {prompts!r}: whole numbers with commas are expected") from None
     if not lengths or min(lengths) < 1 or max(lengths) >= limit:
         raise UsageError(f"--prompts {prompts!r}: lengths from 1 to {limit - 1} are possible (the context is {limit})")
     rows = []

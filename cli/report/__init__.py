@@ -18,8 +18,9 @@ from meadow.cli.output import emit_json, json_option, out
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.package import Package, load
 
-CONTEXTS = (16, 128, 512, 1024, 2048, 4096)
+CONTEXTS = (16, 64, 128, 512, 1024, 2048, 4096)
 TIMELINE_AT = 512
+SHORT = {"attn_output": "attn_o", "ffn_gate_weight+ffn_up": "ffn_gate_up", "token_embd": "head"}
 
 
 @click.command("report")
@@ -121,12 +122,23 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
         trace=trace_name, memory=_memory(summary), packing=sorted(packing, key=lambda r: -r["bytes"])[:12], matrices=len(packing),
         position=position, first=first_token, origin=package.manifest.get("source", {}), folder=str(package.folder),
         slowest=[(k, macs, moved, time, time / total) for k, (macs, moved, time) in slowest[:10]],
-        limits=_limits(decode), saved={n: 1 - sum(t.values()) / sum(g.values()) for n, g, t in
+        phases=sorted(((k, v[0]) for k, v in _phases(list(runs.values())).items()), key=lambda i: -i[1]), title=package.model.get("name") or package.name, recipe=_recipe(package), saved={n: 1 - sum(t.values()) / sum(g.values()) for n, g, t in
                                        zip(traffic["prompts"], traffic["gemm"], traffic["tphs"], strict=True)},
         ports_gb_s=ports, ports_tokens=ports * 1e9 / sum(e.bytes["weights"] for e in decode),
         bytes_a_token=sum(sum(e.bytes.values()) for e in decode), shown=_around_chosen(summary["front"]),
     )  # fmt: skip
     return text, chrome_trace(runs, design)
+
+
+def _recipe(package: Package) -> str:
+    """The command that makes the package again, from where this runs."""
+    options = package.manifest["options"]
+    source = (package.folder.resolve() / package.manifest["source"]["path"]).resolve()
+    words = ["meadowc compile", str(source), f"--board {package.manifest['board']}", f"-o {package.folder}"]
+    defaults = {"dataflow": "auto", "packing": "auto", "optimize": "balanced", "design": ""}
+    words += [f"--{key} {options[key]}" for key, value in defaults.items() if options.get(key, value) != value]
+    words += [f"--set {key}={value}" for key, value in options["settings"]]
+    return " ".join(words)
 
 
 def _summary(package: Package) -> dict[str, Any]:
@@ -158,15 +170,6 @@ def _phases(runs: list[list[Any]]) -> dict[str, list[float]]:
     }
 
 
-def _limits(run: list[Any]) -> list[tuple[str, float]]:
-    """Share of a run's time by what bounds its steps."""
-    total = sum(e.duration for e in run)
-    found: dict[str, float] = {}
-    for e in run:
-        found[e.limit] = found.get(e.limit, 0.0) + e.duration / total
-    return sorted(found.items(), key=lambda item: -item[1])
-
-
 def _around_chosen(front: list[dict[str, Any]], count: int = 12) -> list[dict[str, Any]]:
     at = next((i for i, c in enumerate(front) if c["chosen"]), 0)
     return front[max(0, min(at - count // 2, len(front) - count)) :][:count]
@@ -177,7 +180,7 @@ def _matrix_kind(name: str) -> str:
     parts = [
         p for p in name.split("#")[0].split(".") if not p.isdigit() and p not in ("blk", "weight", "model", "layers")
     ]
-    return "_".join(parts)[:20] or name
+    return SHORT.get("_".join(parts), "_".join(parts)[:14]) or name
 
 
 def _memory(summary: dict[str, Any]) -> list[tuple[str, int, int]]:

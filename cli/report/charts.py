@@ -172,7 +172,7 @@ def bounds(
     ax.axhline(8, color=FAINT, lw=0.8, ls="--")
     ax.annotate("raw INT8", (0, 8), xytext=(0, -9), textcoords="offset points", fontsize=7, color=FAINT)
     ax.set(xlabel="matrix, in the order of the model", ylabel=ylabel, ylim=(max(0, min(bound) - 0.5), 8.4))
-    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), columnspacing=1.2)
     return svg(drawn, name, title)
 
 

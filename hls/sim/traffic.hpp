@@ -35,7 +35,7 @@ struct OutsideMemory : std::runtime_error {
 };
 
 inline void access(int port, int direction, int role, uint64_t address, uint64_t beats) {
-    if (address % 16 != 0 || address + 16 * beats > memory_bytes) throw OutsideMemory("access outside of memory");
+    if (address % 16 != 0 || beats > memory_bytes / 16 || address > memory_bytes - 16 * beats) throw OutsideMemory("access outside of memory");
     Channel& c = channels[port][direction];
     Count& count = c.count[role];
     count.beats += beats;

@@ -159,11 +159,43 @@ def test_sizes_that_stand_in_for_weights_are_close_to_the_real_ones() -> None:
     import numpy as np
 
     from meadow.compiler.layout import Layout
-    from meadow.compiler.search import stand_in
+    from meadow.compiler.search import CODE_LOSS, stand_in
+    from meadow.compiler.unpack import Prefix
 
     for spread in (2, 12, 40):
         codes = np.clip(np.rint(np.random.default_rng(3).laplace(0, spread, (512, 576))), -127, 127).astype(np.int8)
         real = pack(codes, Layout(512, 576, 4, 128))
-        guess = stand_in(real.layout, real.entropy, True)
+        guess = stand_in(real.layout, real.entropy * CODE_LOSS, Prefix())
         assert (guess.form is None) == (real.form is None)
         assert guess.nbytes == pytest.approx(real.nbytes, rel=0.01)
+
+
+def test_small_contexts_get_small_blocks_and_contradictions_a_sentence(graph: Graph) -> None:
+    board = boards.load("zcu102")
+    assert fit(graph, board, {"context": 8}).design.block == 8
+    with pytest.raises(UsageError, match="block is 128 and context 64; a block is at most the context"):
+        fit(graph, board, {"block": 128, "context": 64})
+    with pytest.raises(ResourceExceeded, match="BRAM36 .* allowed"):
+        fit(graph, board, {"lookup_entries": 65536, "weight_ports": 4}, packing="frequency")
+    for packing, settings in (("prefix", {"prefix_codes": 0}), ("raw", {"prefix_codes": 1}), ("naive", {"lookup_entries": 0}),
+                              ("prefix", {"lookup_entries": 1024})):  # fmt: skip
+        with pytest.raises(UsageError, match="drop one of them"):
+            fit(graph, board, settings, packing=packing)
+
+
+def test_every_setting_is_in_the_help(graph: Graph) -> None:
+    from click.testing import CliRunner
+
+    from meadow.cli.compile import compile_command
+    from meadow.compiler.fit import SETTABLE
+
+    text = " ".join(CliRunner().invoke(compile_command, ["--help"]).output.split())
+    for key in SETTABLE:
+        assert key in text
+        fit(graph, boards.load("zcu102"), {key: 1024 if key == "lookup_entries" else 128 if key in ("context", "tile_rows", "clock_mhz") else 4
+                                           if key != "prefix_codes" else 1})  # fmt: skip
+
+
+def test_the_published_packings_are_priced_as_they_are(graph: Graph) -> None:
+    names = {c.packing for c in fit(graph, boards.load("zcu102"), packing="frequency").front}
+    assert names == {"frequency"}

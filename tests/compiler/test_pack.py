@@ -179,6 +179,23 @@ def test_a_stream_that_is_cut_short_is_refused() -> None:
         unpack_streams(Prefix(), Stored(cut, short, packed.table, packed.entries), packed.layout.tile_weights)
 
 
+@pytest.mark.parametrize("scheme", ["prefix", "frequency"])
+def test_tables_and_directories_that_do_not_fit_are_refused(scheme: str) -> None:
+    codes = np.rint(np.random.default_rng(2).laplace(0, 3, (200, 64))).astype(np.int8)
+    packed = pack(codes, Layout(200, 64, 2, 64), scheme, lookup_entries=16384)
+    whole = Stored(packed.streams, packed.directory, packed.table, packed.entries)
+    weights = packed.layout.tile_weights
+    empty_tile = packed.directory.copy()
+    empty_tile[-2] += empty_tile[-1]
+    empty_tile[-1] = 0
+    assert packed.form is not None
+    for damage in ({"entries": 0}, {"entries": 10**6}, {"table": packed.table[:10]}, {"directory": packed.directory[:0]},
+                   {"directory": np.vstack([packed.directory, packed.directory[:1] * 0])}, {"directory": packed.directory[:, :1]},
+                   {"directory": empty_tile}):  # fmt: skip
+        with pytest.raises(ValueError, match="table|directory|stream"):
+            unpack_streams(packed.form, whole._replace(**damage), weights)
+
+
 def test_matrices_that_are_unpacked_together_come_back_as_alone() -> None:
     layout = Layout(150, 96, 2, 64)
     several = [

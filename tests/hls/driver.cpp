@@ -68,6 +68,17 @@ int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, const u
     return static_cast<int64_t>(traffic::cycles[static_cast<int>(Loop::kUnpack)] - before);
 }
 
+// Whether an access of `beats` beats at `address` in a memory of 4 KiB is refused.
+int refuses(uint64_t address, uint64_t beats) {
+    traffic::memory_bytes = 4096;
+    try {
+        traffic::access(5, 0, 0, address, beats);
+    } catch (const traffic::OutsideMemory&) {
+        return 1;
+    }
+    return 0;
+}
+
 // 0: in order; 1: a read from an empty stream was caught; 2: data left behind was caught.
 int stream_errors() {
     int caught = 0;

@@ -191,3 +191,11 @@ def test_ranges_of_a_beat_are_those_of_exact_integers(
 
 def test_a_stream_read_when_empty_or_left_with_data_is_an_error(cpp: ctypes.CDLL) -> None:
     assert cpp.stream_errors() == 3
+
+
+def test_accesses_that_wrap_around_are_refused_too(cpp: ctypes.CDLL) -> None:
+    u64 = ctypes.c_uint64
+    allowed = [(0, 256), (4080, 1), (4096, 0)]
+    refused = [(0, 257), (4096, 1), (8, 1), (2**64 - 16, 1), (0, 2**60), (16, 2**64 - 1), (2**64 - 16, 2)]
+    assert all(cpp.refuses(u64(a), u64(n)) == 0 for a, n in allowed)
+    assert all(cpp.refuses(u64(a), u64(n)) == 1 for a, n in refused)

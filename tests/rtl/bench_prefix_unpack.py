@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from meadow.compiler.layout import Layout
 from meadow.compiler.pack import Packed, pack
+from meadow.compiler.prefix import canonical_codes, code_lengths, pack_prefix
+from meadow.compiler.unpack import Prefix
 
 
 class Bench:
@@ -152,3 +154,76 @@ async def a_tile_that_ends_early_raises_the_error(dut: Any) -> None:
     assert int(dut.error_o.value) == 1
     await bench.reset()
     assert int(dut.error_o.value) == 0
+
+
+def steep(rows: int, cols: int, seed: int) -> tuple[NDArray[np.int8], Packed]:
+    """Weights whose codes have every length from 1 to 14, the long ones as often as the short ones."""
+    counts = np.zeros(256, np.int64)
+    counts[:15] = 1 << np.arange(15, 0, -1)
+    lengths = code_lengths(counts)
+    assert sorted(lengths[:15]) == [*range(1, 15), 14]
+    table_codes, table, entries = canonical_codes(lengths)
+    codes = np.random.default_rng(seed).integers(0, 15, (rows, cols)).astype(np.int8)
+    layout = Layout(rows, cols, 1, 16)
+    stream, beats = pack_prefix(layout.split(codes)[0].reshape(layout.tiles, -1), table_codes, lengths)
+    return codes, Packed(layout, Prefix(), (stream,), beats.astype(np.uint32)[:, None], table, entries, 0.0)
+
+
+@cocotb.test()
+async def codes_of_the_longest_length_come_back(dut: Any) -> None:
+    """A code of 14 bits may take the very last bit that a lane holds."""
+    bench = Bench(dut)
+    await bench.reset()
+    for seed in (1, 2, 3):
+        codes, packed = steep(16, 2048, seed)
+        await bench.load(packed)
+        assert (await bench.unpack(packed) == codes).all(), seed
+    assert int(dut.error_o.value) == 0
+
+
+@cocotb.test()
+async def a_table_waits_for_the_words_before_it(dut: Any) -> None:
+    """The reader stalls on a tile's last words while the next table is offered."""
+    bench = Bench(dut)
+    await bench.reset()
+    first, second = weights(12, 16, 64, 1), weights(3, 16, 64, 2)
+    await bench.load(first[1])
+    bench.words.pause = True
+    one = cocotb.start_soon(bench.unpack(first[1]))
+    await ClockCycles(dut.clk_i, 100)
+    await bench.table.send(second[1].table.tobytes() + bytes(-len(second[1].table) % 4))
+    await ClockCycles(dut.clk_i, 200)
+    bench.words.pause = False
+    assert (await one == first[0]).all()
+    await bench.table.wait()
+    assert (await bench.unpack(second[1]) == second[0]).all()
+
+
+@cocotb.test()
+async def beats_that_no_word_needs_are_dropped(dut: Any) -> None:
+    bench = Bench(dut)
+    await bench.reset()
+    codes, packed = weights(12, 16, 64)
+    await bench.load(packed)
+    await bench.tile.send((0).to_bytes(4, "little") + (3).to_bytes(4, "little"))
+    await bench.beats.send(bytes(48))
+    assert (await bench.unpack(packed) == codes).all()
+    assert int(dut.error_o.value) == 0
+
+
+@cocotb.test()
+async def a_reset_in_the_middle_of_a_tile_leaves_nothing_behind(dut: Any) -> None:
+    bench = Bench(dut)
+    await bench.reset()
+    codes, packed = weights(12, 16, 64)
+    await bench.load(packed)
+    await bench.tile.send((32).to_bytes(4, "little") + int(packed.directory[0, 0]).to_bytes(4, "little"))
+    await bench.beats.send(packed.streams[0][:160].tobytes())
+    await ClockCycles(dut.clk_i, 30)
+    await bench.reset()
+    for stream in (bench.tile, bench.beats, bench.words, bench.table):
+        stream.clear()
+    await ClockCycles(dut.clk_i, 4)
+    bench.words.clear()
+    await bench.load(packed)
+    assert (await bench.unpack(packed) == codes).all()
