@@ -13,9 +13,10 @@ import pytest
 from conftest import TINY
 
 from meadow import boards
+from meadow.compiler import isa
 from meadow.compiler.emit import BuildPlan, check_pragmas, emit
 from meadow.compiler.errors import DeviceError, UnsupportedModel, UsageError
-from meadow.compiler.package import load
+from meadow.compiler.package import load, manifest_digest, sha256
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.read import read
 from meadow.runtime import Session
@@ -135,3 +136,34 @@ def test_the_manifest_names_its_source(tiny_package: Path, tiny_int8: Path) -> N
     origin = load(tiny_package).manifest["origin"]
     assert (tiny_package / origin["path"]).resolve() == (tiny_int8.parent / "tiny" / "model.onnx").resolve()
     assert np.unique([len(source["sha256"]), len(origin["sha256"])]).tolist() == [64]
+
+
+def with_field(package: Path, opcode: isa.Opcode, field: str, value: int) -> None:
+    """Change a field of the first such instruction, and every digest so that only the change is wrong."""
+    manifest = json.loads((package / "manifest.json").read_text())
+    data = bytearray((package / "program.bin").read_bytes())
+    word = 1 + [f.name for f in isa.INSTRUCTIONS[opcode]].index(field)
+    for start in range(0, len(data), isa.INSTRUCTION_BYTES):
+        if int.from_bytes(data[start : start + 4], "little") == opcode:
+            data[start + 4 * word : start + 4 * word + 4] = value.to_bytes(4, "little")
+            break
+    (package / "program.bin").write_bytes(data)
+    manifest["files"]["program.bin"] = sha256(package / "program.bin")
+    manifest["digest"] = manifest_digest(manifest)
+    (package / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("opcode", "field", "value"),
+    [
+        (isa.Opcode.LINEAR, "tile_rows", 0), (isa.Opcode.LINEAR, "rows", 0), (isa.Opcode.LINEAR, "cols", 0), (isa.Opcode.LINEAR, "cols", 33),
+        (isa.Opcode.LINEAR, "tile_rows", 3), (isa.Opcode.TPHS, "cols", 33), (isa.Opcode.TPHS, "heads", 0), (isa.Opcode.TPHS, "head_dim", 0),
+        (isa.Opcode.LINEAR, "format", 7), (isa.Opcode.LINEAR, "entries", 300), (isa.Opcode.LINEAR, "entries", 0), (isa.Opcode.NORM, "cols", 0),
+    ],
+)  # fmt: skip
+def test_a_program_that_would_stop_or_misuse_the_engine_is_refused(
+    opcode: isa.Opcode, field: str, value: int, copy: Path
+) -> None:
+    with_field(copy, opcode, field, value)
+    with pytest.raises(DeviceError, match=r"step \d+ of \w+ \(\w+\): "):
+        load(copy)
