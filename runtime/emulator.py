@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +27,6 @@ PAGE = 4096
 FIRST_ADDRESS = 0x1000_0000
 VIEWS = 1 << 15
 """Arrays that are remembered: a program's own are a few thousand, those of the KV cache do not change with its fill."""
-SPREAD_TOKENS = 32
-"""Tokens of a run from which work on their rows is shared by two threads."""
 UNPACKED_AT_ONCE = 1 << 23
 """Weights of one shape that are unpacked together: numpy is fast on wide arrays."""
 Fields = dict[str, Any]
@@ -85,7 +81,6 @@ class Emulator:
         self.counters = Counters()
         self._weights: dict[tuple[int, int], Matrix] = {}
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
-        self._pool = ThreadPoolExecutor(max_workers=2)
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
         self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
@@ -121,7 +116,6 @@ class Emulator:
         """Nothing to wait for: start runs to the end."""
 
     def close(self) -> None:
-        self._pool.shutdown()
         self._weights.clear()
         self._views.clear()
         self._programs.clear()
@@ -224,83 +218,70 @@ class Emulator:
         codes = self._array(f["codes"], np.int8, tokens, f["cols"]).astype(np.float32)
         return codes, self._array(f["scale"], np.float32, tokens)
 
-    def _products(self, f: Fields, m: Matrix, first: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The exact sums [tokens - first, rows] of a linear layer in FP32, and the scale of each token."""
+    def _project(self, f: Fields, rows: int, tile_rows: int, first: int = 0) -> NDArray[np.float32]:
+        """FP32 results [tokens - first, rows] of a linear layer."""
+        m = self._matrix(f, rows, tile_rows)
         codes, scale = self._activations(f)
-        return ar.int8_products(codes[first:], m.codes, m.pieces), scale[first:]
-
-    def _by_tokens(self, work: Callable[[slice], None], tokens: int) -> None:
-        """`work` on all rows: in two halves at once where they are long, since numpy works outside of Python's lock."""
-        if tokens < SPREAD_TOKENS:
-            work(slice(0, tokens))
-        else:
-            list(self._pool.map(work, (slice(0, tokens // 2), slice(tokens // 2, tokens))))
+        return ar.rescale(ar.int8_products(codes[first:], m.codes, m.pieces), scale[first:], m.scale)
 
     # -- instructions ----------------------------------------------------------------------------------------------
 
     def _norm(self, f: Fields) -> None:
         tokens, cols = self.run.tokens, f["cols"]
         x = self._array(f["source"], np.float32, tokens, padded(cols, 4))[:, :cols]
-        gain, eps = self._array(f["gain"], np.float32, cols), np.float32(f["eps"])
-        self._by_tokens(lambda rows: self._store_int8(f, ar.norm(x[rows], gain, eps), rows), tokens)
+        gain = self._array(f["gain"], np.float32, cols)
+        self._store_int8(f, ar.norm(x, gain, np.float32(f["eps"])))
 
     def _quantize(self, f: Fields) -> None:
         x = self._array(f["source"], np.float32, self.run.tokens, padded(f["cols"], 4))[:, : f["cols"]]
-        self._by_tokens(lambda rows: self._store_int8(f, x[rows], rows), self.run.tokens)
+        self._store_int8(f, x)
 
-    def _store_int8(self, f: Fields, x: NDArray[np.float32], rows: slice) -> None:
+    def _store_int8(self, f: Fields, x: NDArray[np.float32]) -> None:
         codes, scale = ar.quantize_rows(x)
-        target = self._array(f["codes"], np.int8, self.run.tokens, padded(f["cols"], 32))[rows]
+        target = self._array(f["codes"], np.int8, self.run.tokens, padded(f["cols"], 32))
         target[:, : f["cols"]] = codes
         target[:, f["cols"] :] = 0
-        self._array(f["scale"], np.float32, self.run.tokens)[rows] = scale
+        self._array(f["scale"], np.float32, self.run.tokens)[:] = scale
 
     def _linear(self, f: Fields) -> None:
-        tokens = self.run.tokens
+        tokens, rows = self.run.tokens, f["rows"]
         first = self.run.first_logit if f["epilogue"] == Epilogue.LOGITS else 0
         if first >= tokens:
             return
-        m = self._matrix(f, f["rows"], f["tile_rows"])
-        sums, scale = self._products(f, m, first)
-        self._by_tokens(
-            lambda rows: self._epilogue(f, ar.rescale(sums[rows], scale[rows], m.scale), rows, first), tokens - first
-        )
-
-    def _epilogue(self, f: Fields, y: NDArray[np.float32], rows: slice, first: int) -> None:
-        """What becomes of the results of the tokens first + rows."""
-        mine = slice(first + rows.start, first + rows.stop)
+        y = self._project(f, rows, f["tile_rows"], first)
         match f["epilogue"]:
             case Epilogue.STORE | Epilogue.LOGITS:
-                self._target(f, f["rows"])[mine] = y
+                self._target(f, rows)[first:] = y
             case Epilogue.ADD:
-                target = self._target(f, f["rows"])[mine]
+                target = self._target(f, rows)
                 target[:] = ar.add(target, y)
             case Epilogue.GLU:
-                self._target(f, f["rows"] // 2)[mine] = ar.silu_times(y[:, 0::2], y[:, 1::2])
+                self._target(f, rows // 2)[:] = ar.silu_times(y[:, 0::2], y[:, 1::2])
             case Epilogue.HEADS | Epilogue.ROPE_HEADS:
-                self._store_heads(f, y.reshape(len(y), -1, f["head_dim"]), rows)
+                self._store_heads(f, y.reshape(tokens, -1, f["head_dim"]))
 
     def _target(self, f: Fields, cols: int) -> NDArray[np.float32]:
         start = f["first_row"] if f["epilogue"] != Epilogue.GLU else f["first_row"] // 2
         whole: NDArray[np.float32] = self._array(f["target"], np.float32, self.run.tokens, f["stride"])
         return whole[:, start : start + cols]
 
-    def _rope(self, f: Fields, y: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-        half, start = f["head_dim"] // 2, self.run.position
+    def _rope(self, f: Fields, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        half = f["head_dim"] // 2
         row = padded(f["head_dim"] * 2, BEAT_BYTES) // 2
-        whole = self._array(f["rope"], np.int16, self.design.context, row)
-        return ar.rope(y, whole[start + rows.start : start + rows.stop, : 2 * half].reshape(len(y), 2, half))
+        last = self.run.position + self.run.tokens
+        table = self._array(f["rope"], np.int16, self.design.context, row)[self.run.position : last, : 2 * half]
+        return ar.rope(y, table.reshape(len(y), 2, half))
 
-    def _store_heads(self, f: Fields, y: NDArray[np.float32], rows: slice) -> None:
+    def _store_heads(self, f: Fields, y: NDArray[np.float32]) -> None:
         if f["epilogue"] == Epilogue.ROPE_HEADS:
-            y = self._rope(f, y, rows)
+            y = self._rope(f, y)
         codes, scale = ar.quantize_rows(y)
         heads, capacity, width = y.shape[1], f["capacity"], padded(f["head_dim"], BEAT_BYTES)
         head = f["first_row"] // f["head_dim"]
         target = self._array(f["target"], np.int8, head + heads, capacity, width)[head:]
         scales = self._array(f["target_scale"], np.float32, head + heads, padded(capacity, 4))[head:]
-        start = (self.run.position if f["append"] else 0) + rows.start
-        stop = start + len(y)
+        start = self.run.position if f["append"] else 0
+        stop = start + self.run.tokens
         target[:, start:stop, : f["head_dim"]] = codes.swapaxes(0, 1)
         target[:, start:stop, f["head_dim"] :] = 0
         scales[:, start:stop] = scale.T
@@ -326,24 +307,16 @@ class Emulator:
 
     def _tphs(self, f: Fields) -> None:
         tokens, heads, dim = self.run.tokens, f["heads"], f["head_dim"]
-        m = self._matrix(f, heads * dim, dim)
-        sums, a_scale = self._products(f, m)
-        codes, scale = np.empty((tokens, heads, dim), np.float32), np.empty((tokens, heads), np.float32)
-
-        def project(rows: slice) -> None:
-            y = ar.rescale(sums[rows], a_scale[rows], m.scale).reshape(-1, heads, dim)
-            codes[rows], scale[rows] = ar.quantize_rows(self._rope(f, y, rows))
-
-        self._by_tokens(project, tokens)
+        y = self._project(f, heads * dim, dim).reshape(tokens, heads, dim)
+        codes, scale = ar.quantize_rows(self._rope(f, y))
         keys, k_scale = self._cache(f, "key")
         values, v_scale = self._cache(f, "value")
         group = heads // f["kv_heads"]
         visible = self._visible(group)
         target = self._array(f["target"], np.float32, tokens, f["stride"])
-
-        def attend(kv: int) -> None:
+        for kv in range(f["kv_heads"]):
             mine = slice(kv * group, (kv + 1) * group)
-            q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim)
+            q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim).astype(np.float32)
             s = ar.scores(q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv],
                           np.float32(f["kappa"]))  # fmt: skip
             w, total, exponent = ar.softmax(s, v_scale[kv], visible)
@@ -351,12 +324,6 @@ class Emulator:
             target[:, kv * group * dim : (kv + 1) * group * dim] = (
                 out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
             )
-
-        if tokens < SPREAD_TOKENS:
-            for kv in range(f["kv_heads"]):
-                attend(kv)
-        else:
-            list(self._pool.map(attend, range(f["kv_heads"])))
 
     def _scores(self, f: Fields) -> None:
         tokens, heads, dim, block = self.run.tokens, f["heads"], f["head_dim"], f["block"]
