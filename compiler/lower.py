@@ -354,7 +354,7 @@ class _Lowering:
         other = "gemm" if best == "tphs" else "tphs"
         self.chosen[attend.layer or 0] = (
             best,
-            f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}, modelled at {tokens} tokens after {position}",
+            f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}, modelled at {tokens} token{'s' * (tokens > 1)} after {position}",
         )
 
     def _head(self, node: Node) -> None:

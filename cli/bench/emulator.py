@@ -164,7 +164,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def _show(package: Path, result: dict[str, Any]) -> None:
-    made = table(f"{package}: tokens a second (measured, median of {result['repeats']} rounds in turns), prompt of {result['prompt']}",
+    made = table(f"{package}: tokens a second (measured, median of rounds in turns: {result['repeats']}), prompt of {result['prompt']}",
                  "runner", "start, s", "prefill", "x onnxruntime", "x its default", "decode", "x onnxruntime", "x its default")  # fmt: skip
     for name, r in result["runners"].items():
         made.add_row(name, f"{r['start_seconds']:.1f}", f"{r['prefill']['tokens_per_s']:.1f}", f"{r['prefill']['ratio_to_onnxruntime']:.2f}",

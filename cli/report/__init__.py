@@ -92,7 +92,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     peak = design.multipliers * design.clock_mhz / 1e3
     ports = design.weight_ports * design.port_bytes_per_second / 1e9
     layer = [e for e in decode if e.name.startswith("l0.")]
-    roles = [r for r in ROLES if any(b[r] for b in by_context)]
+    roles = [r for r in ROLES if any(b[r] > sum(b.values()) / 200 for b in by_context)]
     drawn = {
         "roofline": charts.roofline(points(decode, "decode") + points(prefill, f"prefill of {block}"), peak,
                                     [("DRAM", bandwidth), ("weight ports", ports)]),
