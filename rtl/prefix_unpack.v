@@ -9,7 +9,8 @@ module prefix_unpack #(
 ) (
     input wire clk_i,
     input wire rst_i,
-    // The matrix's table as it lies in memory, 32 bits a cycle; only while no tile is being unpacked.
+    // The matrix's table as it lies in memory, 32 bits a cycle; taken when the words of the tiles before it are looked up,
+    // and before a tile that is offered beside it.
     input wire [31:0] s_axis_table_tdata,
     input wire s_axis_table_tvalid,
     input wire s_axis_table_tlast,

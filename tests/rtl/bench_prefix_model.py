@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cocotb: tiles of a compiled model through prefix_unpack, equal to what the package holds.  MEADOW_PACKAGE names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from rtl.bench_prefix_unpack import Bench
+
+from meadow.compiler.layout import Layout
+from meadow.compiler.pack import Packed
+from meadow.compiler.package import load
+from meadow.compiler.unpack import PREFIX_WORD, Prefix
+
+MATRICES = 4
+
+
+@cocotb.test()
+async def tiles_of_the_model_come_back(dut: Any) -> None:
+    """The last tile of port 0, of some matrices."""
+    package = load(Path(os.environ["MEADOW_PACKAGE"]))
+    whole = np.memmap(package.file("weights.bin"), np.uint8, "r")
+
+    def take(place: list[int]) -> Any:
+        start = package.manifest["chunks"][place[0]]["file_offset"] + place[1]
+        return np.array(whole[start : start + place[2]])
+
+    bench = Bench(dut)
+    await bench.reset()
+    rows = [r for r in package.packing() if r["format"] == PREFIX_WORD]
+    assert rows, "the package has no matrix in prefix codes"
+    for row in rows[:: max(1, len(rows) // MATRICES)][:MATRICES]:
+        layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
+        codes, _ = package.matrix(row)
+        tile = layout.tiles - 1
+        mine = codes[tile * layout.tile_rows :][:: layout.ports]
+        directory = (
+            take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)[:, 0]
+        )
+        first = int(directory[:tile].sum()) * 16
+        stream = take(row["streams"][0])[first : first + int(directory[tile]) * 16]
+        one = Layout(len(mine), layout.padded_cols, 1, len(mine) + -len(mine) % 4)
+        table = take(row["table"])[: Prefix().table_bytes(row["entries"])]
+        packed = Packed(one, Prefix(), (stream,), directory[tile:].reshape(1, 1), table, row["entries"], 0.0)
+        await bench.load(packed)
+        assert (await bench.unpack(packed) == mine).all(), row["name"]
+        dut._log.info("%s: tile %d, %d beats, equal", row["name"], tile, directory[tile])
