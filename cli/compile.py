@@ -18,13 +18,19 @@ FRONT_SHOWN = 8
 
 def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     """--set key=value pairs.  Raises UsageError for what is not key=whole number."""
-    found = []
+    found: dict[str, int] = {}
+    problems = []
     for value in values:
-        key, equals, number = value.partition("=")
-        if not equals or not number.strip().isdigit():
-            raise UsageError(f"--set {value!r}: key=number is expected, for example --set context=1024")
-        found.append((key.strip(), int(number)))
-    return tuple(found)
+        key, equals, number = (part.strip() for part in value.partition("="))
+        if not equals or not number.isdigit():
+            problems.append(f"--set {value!r}: KEY=N with a whole number N is expected, for example --set context=1024")
+        elif key in found:
+            problems.append(f"--set {key} is given twice, {found[key]} and {number}")
+        else:
+            found[key] = int(number)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return tuple(found.items())
 
 
 @click.command("compile")

@@ -58,6 +58,8 @@ def find_model(path: Path) -> Path:
     for candidate in (path / "model.onnx", path / "onnx" / "model.onnx"):
         if candidate.exists():
             return candidate
+    if (path / "manifest.json").is_file():
+        raise UsageError(f"{path} is a compiled package, not a model; about it: meadowc report {path}")
     found = sorted(path.glob("*.onnx"))
     if len(found) == 1:
         return found[0]

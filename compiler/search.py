@@ -50,6 +50,11 @@ LANE_WASTE_BITS = 16 * 32 + 64
 """Bits that lanes and the last beat leave unused at the end of a tile and port: half a lane's 29 bits, half a beat."""
 
 
+def workload(design: Design) -> tuple[int, int]:
+    """(prompt, answer) in tokens: as much of the request as the context holds."""
+    return min(PROMPT, design.context), min(ANSWER, design.context)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A design within the budget, with its modelled rates (tokens a second) and the largest share of a resource it takes."""
@@ -63,7 +68,7 @@ class Candidate:
 
     def seconds(self, objective: str) -> float:
         """Time of the request that `objective` stands for."""
-        prompt, answer = PROMPT / self.prefill, ANSWER / self.decode
+        prompt, answer = (n / rate for n, rate in zip(workload(self.design), (self.prefill, self.decode), strict=True))
         return {"prefill": prompt, "decode": answer, "balanced": prompt + answer}[objective]
 
     def __str__(self) -> str:
@@ -164,8 +169,9 @@ def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...]
             elif other in by_key:
                 gain = best.seconds(objective) / by_key[other].seconds(objective) - 1
                 words.append(f"{name} would bring {gain:+.1%}")
-    what = {"prefill": f"a prompt of {PROMPT}", "decode": f"an answer of {ANSWER}",
-            "balanced": f"a prompt of {PROMPT} and an answer of {ANSWER}"}[objective]  # fmt: skip
+    prompt, answer = workload(best.design)
+    what = {"prefill": f"a prompt of {prompt}", "decode": f"an answer of {answer}",
+            "balanced": f"a prompt of {prompt} and an answer of {answer}"}[objective]  # fmt: skip
     taken = f"{what} tokens takes {best.seconds(objective):.2f} s (modelled), within {NEAR - 1:.1%} of the least of {len(found)} designs that fit"
     return taken + "".join(f"; {w}" for w in words)
 

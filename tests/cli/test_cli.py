@@ -403,8 +403,17 @@ def test_a_board_of_nonsense_is_refused(change: tuple[str, str], meadowc: Any, t
 
 def test_settings_that_are_no_numbers(meadowc: Any, tiny_int8: Path) -> None:
     result = meadowc("compile", tiny_int8, "--board", "zcu102", "--set", "context=many")
-    assert result.code == 2 and "key=number is expected" in result.err
+    assert result.code == 2 and "a whole number N is expected" in result.err
+    both = meadowc(
+        "compile", tiny_int8, "--board", "zcu102", "--set", "block=-1", "--set", "context=64", "--set", "context=32"
+    )
+    assert both.code == 2 and "block=-1" in both.err and "context is given twice, 64 and 32" in both.err
     assert "settable are" in meadowc("compile", tiny_int8, "--board", "zcu102", "--set", "lanes=4").err
+
+
+def test_a_package_is_no_model_and_says_so(meadowc: Any, tiny_package: Path) -> None:
+    result = meadowc("inspect", tiny_package)
+    assert result.code == 2 and "is a compiled package" in result.err and "meadowc report" in result.err
 
 
 def test_a_source_that_changed_is_not_compared_with(meadowc: Any, tiny_int8: Path, tmp_path: Path) -> None:
