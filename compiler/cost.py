@@ -20,7 +20,7 @@ from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
-from meadow.compiler.traffic import Beats, Operands, by_role, numbers, on_port, run_beats, step_beats
+from meadow.compiler.traffic import Beats, Operands, blocks, by_role, numbers, on_port, run_beats, step_beats
 from meadow.compiler.unpack import PREFIX_WORD, format_of
 
 OVERHEAD = 150
@@ -238,9 +238,7 @@ def estimate(
 def prompt_seconds(steps: Iterable[Step], design: Design, tokens: int, bandwidth_gb_s: float) -> float:
     """Time to the first token of a prompt that is served block after block."""
     steps = tuple(steps)
-    total = 0.0
-    for start in range(0, tokens, design.block):
-        some = min(design.block, tokens - start)
-        logits = 1 if start + some == tokens else 0
-        total += estimate(steps, design, some, start, bandwidth_gb_s, logits).seconds
-    return total
+    return sum(
+        estimate(steps, design, some, position, bandwidth_gb_s, logits).seconds
+        for position, some, logits in blocks(tokens, design.block)
+    )

@@ -7,8 +7,10 @@ zeros to LANE_COLS columns.  Says nothing of how the bytes are coded; that is pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +81,28 @@ class Layout:
         out = np.zeros((self.port_rows * self.ports, self.padded_cols), np.int8)
         out[: self.rows, : self.cols] = codes
         return np.ascontiguousarray(out.reshape(self.port_rows, self.ports, -1).swapaxes(0, 1))
+
+    def pack_tiles(
+        self, streams: NDArray[Any], code: Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]]
+    ) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint32]]:
+        """(bytes of each port, directory [tiles, ports] in beats) of streams [ports, port_rows, n], each tile coded alone.
+
+        code  (bytes, beats of each tile) of tiles [tiles, elements] that have one size; a last tile may be shorter
+        """
+        step = self.tile_rows // self.ports
+        full = self.port_rows // step
+        directory = np.zeros((self.tiles, self.ports), np.uint32)
+        out = []
+        for port, rows in enumerate(streams):
+            whole, rest = rows[: full * step], rows[full * step :]
+            pieces = []
+            for first, tiles in ((0, whole.reshape(full, step * rows.shape[1])), (full, rest.reshape(1, -1))):
+                if tiles.size:
+                    data, beats = code(tiles)
+                    pieces.append(data)
+                    directory[first : first + len(beats), port] = beats
+            out.append(np.concatenate(pieces))
+        return tuple(out), directory
 
     def join(self, streams: NDArray[np.int8]) -> NDArray[np.int8]:
         """The inverse of `split`, padded columns kept: [N, padded_cols]."""

@@ -19,6 +19,7 @@ from meadow.compiler.unpack import MODE_BITS, Format, Prefix
 SCHEMES = ("auto", "raw", "prefix", *packets.SCHEMES)
 """auto searches each matrix; the others use one format wherever its tables fit, and raw elsewhere."""
 COUNTED = 1 << 20
+"""Weights that are counted at a time."""
 WORTHWHILE = 0.99
 """A matrix is packed by auto only when its time on the bus falls below this share of the raw time."""
 
@@ -123,20 +124,8 @@ def _by_prefix(streams: NDArray[np.int8], layout: Layout, entropy: float, counts
     with_padding[0] += streams.size - counts.sum()
     lengths = prefix.code_lengths(with_padding)
     codes, table, entries = prefix.canonical_codes(lengths)
-    step = layout.tile_rows // layout.ports * layout.padded_cols
-    directory = np.zeros((layout.tiles, layout.ports), np.uint32)
-    out = []
-    for port in range(layout.ports):
-        flat = streams[port].reshape(-1)
-        full = len(flat) // step
-        pieces = []
-        for first, tiles in ((0, flat[: full * step].reshape(full, step)), (full, flat[full * step :].reshape(1, -1))):
-            if tiles.size:
-                beats, each = prefix.pack_prefix(tiles, codes, lengths)
-                pieces.append(beats)
-                directory[first : first + len(each), port] = each
-        out.append(np.concatenate(pieces))
-    return Packed(layout, Prefix(), tuple(out), directory, table, entries, entropy)
+    out, directory = layout.pack_tiles(streams, lambda tiles: prefix.pack_prefix(tiles, codes, lengths))
+    return Packed(layout, Prefix(), out, directory, table, entries, entropy)
 
 
 def _by_packets(

@@ -98,20 +98,8 @@ def pack_packets(streams: NDArray[np.int8], layout: Layout, form: Packets, schem
                  ) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint32], NDArray[np.int8]]:  # fmt: skip
     """(beats of each port, directory [tiles, ports], table [entries, chunk])."""
     ids, table = chunk_ids(streams, form.chunk, scheme == "frequency")
-    row_ids = layout.padded_cols // form.chunk
-    step = layout.tile_rows // layout.ports
-    out, directory = [], np.zeros((layout.tiles, layout.ports), np.uint32)
-    for port in range(layout.ports):
-        full = layout.port_rows // step
-        whole = ids[port, : full * step * row_ids].reshape(full, step * row_ids)
-        pieces = []
-        for start, tiles in ((0, whole), (full, ids[port, full * step * row_ids :].reshape(1, -1))):
-            if tiles.size:
-                beats, each = _pack_tiles(tiles, form, scheme == "naive")
-                pieces.append(beats)
-                directory[start : start + len(each), port] = each
-        out.append(np.concatenate(pieces))
-    return tuple(out), directory, table
+    rows = ids.reshape(layout.ports, layout.port_rows, -1)
+    return *layout.pack_tiles(rows, lambda tiles: _pack_tiles(tiles, form, scheme == "naive")), table
 
 
 def _pack_tiles(

@@ -119,8 +119,3 @@ def _pack_batch(symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: 
     stream = np.zeros(int(beats.sum()) * HALFWORDS, "<u2")
     stream[places] = held[:-1].astype(np.uint16)
     return stream.view(np.uint8), beats.astype(np.int64)
-
-
-def prefix_bits(counts: NDArray[np.int64], lengths: NDArray[np.uint8]) -> int:
-    """Bits of all codes, without what tiles and lanes waste at their ends."""
-    return int((counts * lengths).sum())

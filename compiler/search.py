@@ -27,6 +27,7 @@ from meadow.compiler.lower import lower, weight_parts
 from meadow.compiler.pack import Packed, entropy_bits, pack
 from meadow.compiler.packets import SCHEMES as PUBLISHED
 from meadow.compiler.schedule import Step
+from meadow.compiler.traffic import blocks
 from meadow.compiler.unpack import Format, Packets, Prefix
 
 OBJECTIVES = ("balanced", "prefill", "decode")
@@ -253,11 +254,7 @@ def _rates(graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: 
     served = min(prompt, design.context)
 
     def first_token(program: tuple[Step, ...]) -> float:
-        total = 0.0
-        for start in range(0, served, design.block):
-            some = min(design.block, served - start)
-            total += seconds(program, some, start, 1 if start + some == served else 0)
-        return total
+        return sum(seconds(program, some, position, logits) for position, some, logits in blocks(served, design.block))
 
     prefill = min(first_token(p["prefill"]) for p in steps.values())
     decode = min(seconds(p["decode"], 1, min(decode_at, design.context - 1), 1) for p in steps.values())

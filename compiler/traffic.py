@@ -24,8 +24,6 @@ FLOATS = BEAT_BYTES // 4
 HALVES = BEAT_BYTES // 2
 Beats = Counter[tuple[str, str, str]]
 """(port, "read" or "written", role) -> beats."""
-
-
 Operands = dict[str, int | float]
 
 
@@ -69,13 +67,18 @@ def run_beats(steps: Iterable[Step], design: Design, tokens: int, position: int,
     return moved
 
 
+def blocks(tokens: int, block: int) -> list[tuple[int, int, int]]:
+    """(position, tokens, rows of logits) of the runs that serve a prompt: only the last gives logits, one row."""
+    starts = range(0, tokens, block)
+    return [(start, min(block, tokens - start), int(start == starts[-1])) for start in starts]
+
+
 def prompt_beats(steps: Iterable[Step], design: Design, tokens: int, chunks: int) -> Beats:
     """Beats of a prompt that is served block after block; the last block gives one row of logits."""
     steps = tuple(steps)
     moved: Beats = Counter()
-    for start in range(0, tokens, design.block):
-        some = min(design.block, tokens - start)
-        moved += run_beats(steps, design, some, start, chunks, 1 if start + some == tokens else 0)
+    for position, some, logits in blocks(tokens, design.block):
+        moved += run_beats(steps, design, some, position, chunks, logits)
     return moved
 
 

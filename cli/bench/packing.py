@@ -10,9 +10,9 @@ import click
 
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.compiler.package import Package, load
+from meadow.compiler.packets import SCHEMES as PUBLISHED
 
 DEFAULT = Path("build/smollm2-tensor")
-PUBLISHED = ("naive", "packets", "frequency")
 
 
 @click.command("packing")

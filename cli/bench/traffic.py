@@ -66,6 +66,7 @@ def measure(
     package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
 ) -> list[dict[str, Any]]:
     """A row for the prefill of each prompt, and one for the token after it."""
+    from meadow.runtime.csim import ROLES
     from meadow.runtime.session import Session
 
     rows = []
@@ -88,7 +89,7 @@ def measure(
                     "dataflow": dataflow, "prompt": length, "phase": phase, "predicted_bytes": sum(predicted.values()),
                     "counted_bytes": sum(counted.values()), "equal": predicted == counted,
                     "intermediate_bytes": _role(counted, "intermediates"),
-                    "by_role": {role: _role(counted, role) for role in ("weights", "activations", "kv", "intermediates", "program")},
+                    "by_role": {role: _role(counted, role) for role in ROLES},
                     "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
                     **_loops(package, phase, position, tokens, {k: n - before.cycles[k] for k, n in after.cycles.items()}),
                 })  # fmt: skip
@@ -105,15 +106,14 @@ def _loops(package: Package, program: str, position: int, tokens: int, counted: 
 def predict_loops(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
     """The sum over the steps of all blocks.  A loop that some step cannot predict is left out."""
     from meadow.compiler.cost import step_loops
+    from meadow.compiler.traffic import blocks
 
     steps = package.steps(program)
-    block = package.design.block if program == "prefill" else 1
     total: dict[str, int] = {}
     unknown: set[str] = set()
-    for start in range(0, tokens, block):
-        some = min(block, tokens - start)
+    for start, some, logits in blocks(tokens, package.design.block if program == "prefill" else 1):
         for step in steps:
-            found = step_loops(step, package.design, some, position + start, 1 if start + some == tokens else 0)
+            found = step_loops(step, package.design, some, position + start, logits)
             for loop, n in found.items():
                 total[loop] = total.get(loop, 0) + n
             if "fetch" in found and "unpack" not in found:

@@ -85,7 +85,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     def points(run: list[Event], phase: str) -> list[tuple[str, float, float, str]]:
         found = []
         for kind, (macs, moved, time) in _kinds(run).items():
-            if macs and not kind.endswith(("softmax",)):
+            if macs:
                 found.append((kind, macs / moved, macs / time / 1e3, phase))
         return found
 
@@ -120,7 +120,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     text = template.render(
         name=package.name, s=summary, design=design, charts=drawn, version=metadata.version("meadow"), today=date.today().isoformat(),
         trace=trace_name, memory=_memory(summary), packing=sorted(packing, key=lambda r: -r["bytes"])[:12], matrices=len(packing),
-        position=position, first=first_token, origin=package.manifest.get("source", {}), folder=str(package.folder),
+        position=position, folder=str(package.folder),
         slowest=[(k, macs, moved, time, time / total) for k, (macs, moved, time) in slowest[:10]],
         phases=sorted(((k, v[0]) for k, v in _phases(list(runs.values())).items()), key=lambda i: -i[1]), title=package.model.get("name") or package.name, recipe=_recipe(package), saved={n: 1 - sum(t.values()) / sum(g.values()) for n, g, t in
                                        zip(traffic["prompts"], traffic["gemm"], traffic["tphs"], strict=True)},
