@@ -316,7 +316,7 @@ def test_a_full_disk_keeps_the_package_that_was_there(meadowc: Any, tiny_package
 
 def test_ctrl_c_in_the_middle_of_compiling_leaves_nothing(tiny_int8: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, time\nimport meadow.compiler.save as save\nreal = save._write_weights\n"
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nimport meadow.compiler.save as save\nreal = save._write_weights\n"
         "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
         "save._write_weights = slow\nfrom meadow.cli.main import main\nmain(sys.argv[1:])\n"
     )
