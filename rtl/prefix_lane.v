@@ -59,8 +59,12 @@ module prefix_lane #(
         for (b = 0; b < 8; b = b + 1) begin : g_code
             wire [15:0] choice;
             for (c = 0; c < 16; c = c + 1) begin : g_choice
-                if (b <= c && c < CODE_BITS) assign choice[c] = window[CODE_BITS-1-c+b];
-                else assign choice[c] = 1'b0;
+                if (b <= c && c < CODE_BITS) begin : g_bit
+                    assign choice[c] = window[CODE_BITS-1-c+b];
+                end
+                else begin : g_zero
+                    assign choice[c] = 1'b0;
+                end
             end
             assign code[b] = choice[count];
         end

@@ -51,9 +51,9 @@ module prefix_unpack #(
         if (rst_i) table_at_q <= 0;
         else if (table_taken) table_at_q <= s_axis_table_tlast ? 7'd0 : table_at_q + 7'd1;
         for (t = 0; t < CODE_BITS; t = t + 1) begin
-            if (table_taken && table_at_q == t / 2 && t < CODE_BITS - 1)
+            if (table_taken && {25'd0, table_at_q} == t / 2 && t < CODE_BITS - 1)
                 bounds_q[t*(CODE_BITS+1)+:CODE_BITS+1] <= s_axis_table_tdata[16*(t%2)+:CODE_BITS+1];
-            if (table_taken && table_at_q == HEADER / 2 + t / 2) offsets_q[t*8+:8] <= s_axis_table_tdata[16*(t%2)+:8];
+            if (table_taken && {25'd0, table_at_q} == HEADER / 2 + t / 2) offsets_q[t*8+:8] <= s_axis_table_tdata[16*(t%2)+:8];
         end
     end
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from meadow.compiler.verilog import SOURCES, TOP, Shape, top
+
 RTL = Path(__file__).parents[2] / "rtl"
 
 
@@ -31,3 +33,10 @@ def simulate(top: str, bench: str, folder: Path, sources: list[str], parameters:
                        extra_env=environment or {})  # fmt: skip
     total, failed = runner.get_results(results)
     assert total > 0 and failed == 0, f"{failed} of {total} tests of {bench} failed"
+
+
+def simulate_pacq(shape: Shape, bench: str, folder: Path) -> None:
+    """The same for pacq_gemv of a shape, through its top with named ports."""
+    (folder / TOP).write_text(top(shape, "0123456789abcdef", "For a test."))
+    simulate("pacq_top", bench, folder, [*SOURCES, str(folder / TOP)],
+             environment={"MEADOW_PORTS": str(shape.ports), "MEADOW_LANES": str(shape.lanes)})  # fmt: skip

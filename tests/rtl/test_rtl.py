@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from rtl.simulator import simulate
+from rtl.simulator import RTL, simulate, simulate_pacq
+
+from meadow.compiler.verilog import SOURCES, Shape
+from meadow.runtime.verilated import verilator
 
 pytestmark = pytest.mark.rtl
 
@@ -21,3 +25,32 @@ def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_
     package = os.environ.get("MEADOW_PACKAGE", str(tiny_package))
     simulate("prefix_unpack", "bench_prefix_model", tmp_path, ["prefix_lane.v", "prefix_unpack.v"],
              environment={"MEADOW_PACKAGE": package})  # fmt: skip
+
+
+SHAPES = {
+    "four ports": Shape(),
+    "two ports, two tokens at once": Shape(ports=2, token_lanes=2),
+    "one port, INT2, four tokens at once": Shape(ports=1, lanes=8, token_lanes=4, max_tokens=16, activation_words=128),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -> None:
+    simulate_pacq(SHAPES[name], "bench_pacq_gemv", tmp_path)
+
+
+LINTED = {
+    "prefix_unpack": (["prefix_lane.v", "prefix_unpack.v"], [{}]),
+    "pacq_gemv": (list(SOURCES), [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("top", LINTED)
+def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
+    command, environment = verilator()
+    files, parameters = LINTED[top]
+    for some in parameters:
+        values = [f"-G{name.upper()}={value}" for name, value in some.items()]
+        done = subprocess.run([command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files], cwd=RTL,
+                              env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0 and "%" not in done.stderr, done.stderr

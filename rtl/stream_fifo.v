@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// A FIFO between two streams: DEPTH words in memory and one at the output.  A word is there two cycles after it came.
+`default_nettype none
+
+module stream_fifo #(
+    parameter WIDTH = 32,
+    parameter DEPTH = 16  // a power of two, at least 2
+) (
+    input wire clk_i,
+    input wire rst_i,
+    input wire [WIDTH-1:0] data_i,
+    input wire valid_i,
+    output wire ready_o,
+    output reg [WIDTH-1:0] data_o,
+    output reg valid_o,
+    input wire ready_i,
+    output wire [$clog2(DEPTH):0] count_o  // words in memory
+);
+    localparam BITS = $clog2(DEPTH);
+    initial if (DEPTH < 2 || DEPTH != 1 << BITS) $fatal(1, "stream_fifo: DEPTH is %0d, not a power of two from 2 on", DEPTH);
+
+    reg [WIDTH-1:0] memory[0:DEPTH-1];
+    reg [BITS:0] head_q, tail_q;  // where words leave and come; the highest bit tells full from empty
+    assign count_o = tail_q - head_q;
+    assign ready_o = !count_o[BITS];
+    wire take = valid_i && ready_o;
+    wire give = count_o != 0 && (ready_i || !valid_o);
+    always @(posedge clk_i) begin
+        if (take) memory[tail_q[BITS-1:0]] <= data_i;
+        if (give) data_o <= memory[head_q[BITS-1:0]];
+        if (rst_i) begin
+            head_q <= 0;
+            tail_q <= 0;
+            valid_o <= 1'b0;
+        end else begin
+            tail_q <= tail_q + {{BITS{1'b0}}, take};
+            head_q <= head_q + {{BITS{1'b0}}, give};
+            valid_o <= give || (valid_o && !ready_i);
+        end
+    end
+endmodule
+
+`default_nettype wire

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cocotb: pacq_gemv against compiler/pacq.py, through its AXI ports, with stalls on every stream."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiRamRead,
+    AxiReadBus,
+    AxiStreamBus,
+    AxiStreamSink,
+    AxiStreamSource,
+)
+from cocotbext.axi.sparse_memory import SparseMemory
+from numpy.typing import NDArray
+
+from meadow.compiler import pacq
+from meadow.compiler.grouped import GroupFormat, GroupLayout
+
+PORTS = int(os.environ.get("MEADOW_PORTS", "4"))
+LANES = int(os.environ.get("MEADOW_LANES", "4"))
+BASE = 0x1_0000_0000
+REGISTERS = {"id": 0x00, "shape": 0x08, "control": 0x18, "status": 0x1C, "error": 0x20, "watchdog": 0x24, "cycles": 0x40,
+             "commands": 0x48, "waits_weights": 0x4C, "waits_activations": 0x50, "waits_results": 0x54,
+             "waits_multipliers": 0x58, "beats": 0x60}  # fmt: skip
+
+
+class Matrix:
+    """Random grouped weights in the memory of the bench."""
+
+    def __init__(self, rng: np.random.Generator, rows: int, cols: int, form: GroupFormat):
+        self.layout = GroupLayout(rows, cols, PORTS, form)
+        shape = (rows, self.layout.groups)
+        self.codes = rng.integers(0, 1 << form.bits, (rows, cols)).astype(np.uint8)
+        kind = np.float32 if form.wide else np.float16
+        self.scale = rng.normal(size=shape).astype(kind).astype(np.float32)
+        self.minimum = rng.normal(size=shape).astype(kind).astype(np.float32) if form.minimum else None
+        self.streams = self.layout.pack(self.codes, self.scale, self.minimum)
+
+    def times(self, a: NDArray[np.float16]) -> NDArray[np.float32]:
+        """What the engine owes: padded rows included, which are zero."""
+        codes, scale, minimum = self.layout.unpack(self.streams)
+        form = self.layout.form
+        y = pacq.linear(a, pacq.grouped_matrix(codes, form.zero, scale, minimum, form.group))
+        return np.pad(y, ((0, 0), (0, self.layout.padded_rows - self.layout.rows)))
+
+
+class Bench:
+    def __init__(self, dut: Any):
+        self.dut = dut
+        cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+        self.memory = SparseMemory(1 << 40)
+        self.rams = [AxiRamRead(AxiReadBus.from_prefix(dut, f"m_axi_{p}"), dut.clk_i, dut.rst_i, mem=self.memory)
+                     for p in range(PORTS)]  # fmt: skip
+
+        def stream(kind: Any, prefix: str) -> Any:
+            return kind(AxiStreamBus.from_prefix(dut, prefix), dut.clk_i, dut.rst_i)
+
+        self.commands = stream(AxiStreamSource, "s_axis_command")
+        self.activations = stream(AxiStreamSource, "s_axis_activation")
+        self.results = stream(AxiStreamSink, "m_axis_result")
+        self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk_i, dut.rst_i)
+        for part in (
+            self.commands,
+            self.activations,
+            self.results,
+            self.registers.write_if,
+            self.registers.read_if,
+            *self.rams,
+        ):
+            part.log.setLevel("WARNING")
+        self.next = BASE
+
+    async def reset(self) -> None:
+        self.dut.rst_i.value = 1
+        await ClockCycles(self.dut.clk_i, 4)
+        self.dut.rst_i.value = 0
+        await RisingEdge(self.dut.clk_i)
+
+    def place(self, matrix: Matrix) -> list[int]:
+        """Its streams into memory, at addresses that bursts must respect; returns these."""
+        found = []
+        for stream in matrix.streams:
+            self.memory[self.next : self.next + stream.nbytes] = stream.tobytes()
+            found.append(self.next)
+            self.next += stream.nbytes + 16 * random.randrange(1, 300)
+        return found
+
+    async def command(
+        self, matrix: Matrix, tokens: int, reuse: bool = False, hold: bool = False, addresses: list[int] | None = None
+    ) -> None:
+        layout = matrix.layout
+        words = [layout.form.word | layout.blocks << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
+        where = (addresses or self.place(matrix)) + [0] * 3
+        words += [where[p] | where[p + 1] << 64 for p in range(0, PORTS, 2)]
+        await self.commands.send(b"".join(w.to_bytes(16, "little") for w in words))
+
+    async def feed(self, matrix: Matrix, a: NDArray[np.float16]) -> None:
+        await self.activations.send(a.tobytes())
+
+    async def answer(self, matrix: Matrix, tokens: int) -> NDArray[np.float32]:
+        """[tokens, padded rows], put in order again."""
+        frame = await with_timeout(self.results.recv(), 20, "ms")
+        layout = matrix.layout
+        values = np.frombuffer(bytes(frame.tdata), np.float32)
+        values = values.reshape(layout.blocks * layout.tiles, tokens, layout.form.lanes * PORTS)
+        return values.transpose(1, 0, 2).reshape(tokens, -1)
+
+    async def register(self, name: str) -> int:
+        return int(await self.registers.read_dword(REGISTERS[name]))
+
+
+def activations(rng: np.random.Generator, tokens: int, matrix: Matrix) -> NDArray[np.float16]:
+    """FP16 of many magnitudes, zero beyond the columns."""
+    shape = (tokens, matrix.layout.padded_cols)
+    a = pacq.half((rng.normal(size=shape) * np.exp2(rng.integers(-20, 8, shape))).astype(np.float32))
+    a[:, matrix.layout.cols :] = 0
+    return a
+
+
+def pauses(seed: int, share: float) -> Iterator[bool]:
+    chance = random.Random(seed)
+    return (chance.random() < share for _ in itertools.count())
+
+
+def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Equal bits, but that zeros have no sign."""
+    return bool(((a.view(np.uint32) == b.view(np.uint32)) | ((a == 0) & (b == 0))).all())
+
+
+FORMS = [GroupFormat(4, 32, True, False), GroupFormat(8, 32, False, False), GroupFormat(4, 32, False, False),
+         GroupFormat(4, 64, True, True), GroupFormat(8, 16, True, False), GroupFormat(4, 16, False, True), GroupFormat(8, 128, True, True)]  # fmt: skip
+if LANES == 8:
+    FORMS += [GroupFormat(2, 32, True, False), GroupFormat(2, 64, False, False), GroupFormat(2, 16, True, True)]
+
+
+@cocotb.test()
+@cocotb.parametrize(stalls=[0.0, 0.5])
+async def every_format_comes_out_as_numpy_has_it(dut: Any, stalls: float) -> None:
+    """Sizes that do not divide, one token and several, all commands queued at once."""
+    bench = Bench(dut)
+    rng = np.random.default_rng(int(stalls * 10))
+    if stalls:
+        for seed, part in enumerate((bench.commands, bench.activations, bench.results)):
+            part.set_pause_generator(pauses(seed, stalls))
+        for seed, ram in enumerate(bench.rams):
+            ram.r_channel.set_pause_generator(pauses(10 + seed, stalls))
+            ram.ar_channel.set_pause_generator(pauses(20 + seed, stalls))
+    await bench.reset()
+    sizes = [(70, 100), (64, 64), (5, 33), (130, 96), (64, 256)]
+    work = []
+    for index, form in enumerate(FORMS):
+        rows, cols = sizes[index % len(sizes)]
+        matrix = Matrix(rng, rows, cols, form)
+        tokens = (1, 3, 1, 5)[index % 4]
+        work.append((matrix, activations(rng, tokens, matrix)))
+
+    async def send() -> None:
+        for matrix, a in work:
+            await bench.command(matrix, len(a))
+            await bench.feed(matrix, a)
+
+    cocotb.start_soon(send())
+    for matrix, a in work:
+        y = await bench.answer(matrix, len(a))
+        assert same(y, matrix.times(a)), str(matrix.layout)
+    await ClockCycles(dut.clk_i, 20)  # results of token lanes without a token are dropped
+    assert await bench.register("error") == 0 and await bench.register("status") == 0
+    assert await bench.register("commands") == len(work)
+    assert await bench.register("beats") == sum(m.layout.port_beats for m, _ in work)
