@@ -45,7 +45,7 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
               help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.")  # fmt: skip
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=N",
-              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries.")  # fmt: skip
+              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries, pacq_ports, pacq_lanes, pacq_tokens, pacq_fifo, pacq_clock_mhz.")  # fmt: skip
 @json_option
 def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, optimize: str, design: str,
                     sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip

@@ -35,7 +35,7 @@ def inspect(source: Path) -> dict[str, Any]:
     """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no ONNX file."""
     from meadow.compiler.graph import Op
     from meadow.compiler.onnx_file import find_model, load_model
-    from meadow.compiler.pipeline import require_int8
+    from meadow.compiler.pipeline import require_engines
     from meadow.compiler.read import read
 
     file = find_model(source)
@@ -71,7 +71,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "weights": list(rows.values()), "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
     }  # fmt: skip
     try:
-        require_int8(graph)
+        require_engines(graph)
     except UnsupportedModel as error:
         return {**facts, "compilable": False, "problems": [list(p) for p in error.problems], "message": str(error)}
     return {**facts, "compilable": True, "problems": [], "message": ""}

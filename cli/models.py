@@ -63,33 +63,59 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
 @click.command("quantize")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--weights", type=click.Choice(["int8"]), default="int8", show_default=True)
-@click.option("--granularity", type=click.Choice(["tensor", "channel"]), default="channel", show_default=True,
-              help="One scale a matrix, or one an output feature.")  # fmt: skip
-@click.option("--activations", type=click.Choice(["int8", "float"]), default="int8", show_default=True,
-              help="What the compiled program shall compute with (quantized per token at run time).")  # fmt: skip
+@click.option("--weights", type=click.Choice(["int8", "int4", "int2"]), default="int8", show_default=True)
+@click.option(
+    "--group",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Of int4 and int2: columns that share a scale and a minimum.",
+)
+@click.option("--head", type=click.Choice(["int8", "same"]), default="int8", show_default=True,
+              help="Of int4 and int2: the head in 8 bits by groups, or as the linears are.")  # fmt: skip
+@click.option("--granularity", type=click.Choice(["tensor", "channel"]), default=None,
+              help="Of int8: one scale a matrix, or one an output feature  [default: channel].")  # fmt: skip
+@click.option("--activations", type=click.Choice(["int8", "float"]), default=None,
+              help="What the compiled program shall compute with: int8 is quantized per token at run time  "
+              "[default: int8; with int4 and int2 float, which runs as FP16].")  # fmt: skip
 @click.option("--smoothing", type=click.FloatRange(0, 1), default=None,
               help="How much range to move from activations to weights [default: 1 by channel, 0.15 by tensor].")  # fmt: skip
 @json_option
-def quantize_command(source: Path, target: Path, weights: str, granularity: str, activations: str,
-                     smoothing: float | None, as_json: bool) -> None:  # fmt: skip
-    """Give the ONNX folder SOURCE INT8 weights: round to nearest, symmetric, through DequantizeLinear.
+def quantize_command(source: Path, target: Path, weights: str, group: int, head: str, granularity: str | None,
+                     activations: str | None, smoothing: float | None, as_json: bool) -> None:  # fmt: skip
+    """Give the ONNX folder SOURCE INT8, INT4 or INT2 weights, rounded to nearest.
+
+    int8 is symmetric with a scale a tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
+    group of columns, through MatMulNBits; what is grouped already with no more bits stays as it is.
 
     \b
-    Example:
+    Examples:
       meadowc quantize models/smollm2 -o models/smollm2-int8 --weights int8 --granularity channel --activations int8
+      meadowc quantize models/smollm2 -o models/smollm2-int2 --weights int2 --group 32
     """
     from meadow.compiler.quantize import quantize
 
+    idle = {
+        "--granularity": granularity,
+        "--activations": activations if activations == "int8" else None,
+        "--smoothing": smoothing,
+    }
+    if weights != "int8" and any(value is not None for value in idle.values()):
+        named = ", ".join(key for key, value in idle.items() if value is not None)
+        raise click.UsageError(
+            f"{named}: of no use with --weights {weights}, which runs with FP16 activations; drop it"
+        )
+    if weights == "int8" and (group != 32 or head != "int8"):
+        raise click.UsageError("--group and --head go with --weights int4 and int2; drop them")
     with stages(("reading", "calibrating", "rounding", "writing"), as_json) as show:
-        result = quantize(source, target, granularity, activations, smoothing,
-                          lambda text: show(text.split(" ")[0], text.partition(" ")[2]))  # fmt: skip
+        result = quantize(source, target, granularity or "channel", activations or "int8", smoothing,
+                          lambda text: show(text.split(" ")[0], text.partition(" ")[2]), weights, group, head)  # fmt: skip
     if as_json:
         emit_json(result)
         return
-    out.print(f"{target}: {result['matrices']} of {result['matrices_total']} matrices are {weights} per {granularity}; "
+    out.print(f"{target}: {result['matrices']} of {result['matrices_total']} matrices are quantized, {weights} per {result['granularity']}; "
               f"{megabytes(result['bytes_before'])} became {megabytes(result['bytes_after'])}")  # fmt: skip
-    out.print(f"  activations {activations}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
+    out.print(f"  activations {result['activations']}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
               f"tokens of bundled text; mean relative error {result['mean_relative_error']:.4f}")  # fmt: skip
     rows = table("largest errors (relative, ||W - W8|| / ||W||)", "matrix", "shape", "error", "scales")
     for row in result["worst"]:

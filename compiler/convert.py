@@ -16,7 +16,7 @@ from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.gguf_file import read_gguf
 from meadow.compiler.gguf_tokenizer import config_files, tokenizer
-from meadow.compiler.llama import Builder, build, float_zero_point, nibbles
+from meadow.compiler.llama import Builder, build, float_zero_point, packed_codes
 from meadow.compiler.onnx_file import save_model
 from meadow.compiler.types import Weight
 
@@ -61,7 +61,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 def write_linear(b: Builder, x: str, weight: Weight, out: str) -> str:
     """y = x @ W.T for a weight in whatever type it has.  [.., K] -> [.., N]"""
     name, kind = weight.name, str(weight.elem)
-    if kind == "i4g32":
+    if weight.elem.group and weight.elem.bits < 8:
         return _matmul_nbits(b, x, weight, out)
     if kind in ("f32", "f16"):
         source = b.const(name, weight.codes)
@@ -99,12 +99,13 @@ def _matmul_nbits(b: Builder, x: str, weight: Weight, out: str) -> str:
     """com.microsoft MatMulNBits with a float zero point per group, so that scale and minimum survive bit for bit."""
     assert weight.scale is not None and weight.minimum is not None
     groups = weight.scale.shape[1]
-    codes = np.asarray(weight.codes, np.uint8).reshape(weight.rows, groups, weight.elem.group)
+    missing = groups * weight.elem.group - weight.cols
+    codes = np.pad(np.asarray(weight.codes, np.uint8), ((0, 0), (0, missing))).reshape(weight.rows, groups, -1)
     scale, zero = float_zero_point(weight.scale, weight.minimum)
     return b.node(
-        "MatMulNBits", x, b.const(weight.name, nibbles(codes)), b.const(f"{weight.name}.scale", scale),
+        "MatMulNBits", x, b.const(weight.name, packed_codes(codes, weight.elem.bits)), b.const(f"{weight.name}.scale", scale),
         b.const(f"{weight.name}.zero", zero), name=out, domain="com.microsoft",
-        K=weight.cols, N=weight.rows, bits=4, block_size=weight.elem.group,
+        K=weight.cols, N=weight.rows, bits=weight.elem.bits, block_size=weight.elem.group,
     )  # fmt: skip
 
 

@@ -17,10 +17,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.compiler.grouped import COLUMNS, WORD_FLAG
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
-from meadow.compiler.traffic import Beats, Operands, blocks, by_role, numbers, on_port, run_beats, step_beats
+from meadow.compiler.traffic import (
+    Beats,
+    Operands,
+    blocks,
+    by_role,
+    group_layout,
+    numbers,
+    on_port,
+    run_beats,
+    step_beats,
+)
 from meadow.compiler.unpack import PREFIX_WORD, format_of
 
 OVERHEAD = 150
@@ -29,6 +40,8 @@ TILE_OVERHEAD = 100
 """Cycles a tile, and a group's pipeline of attention.  Assumed: 64 of AXI latency as the interface pragmas say."""
 EFFICIENCY = 0.9
 """Share of the DRAM's peak that sequential reads get: 0.80 to 0.93 are published for such boards (Hummingbird, Li et al.)."""
+PACQ_LATENCY = 60
+"""Cycles from the last activation to the first result of pacq_gemv, through both clocks.  Counted in simulation, rounded up."""
 TABLE_BYTES = 4
 """Bytes of a code table that the look-up unit takes in a cycle (rtl/prefix_unpack.v)."""
 
@@ -85,6 +98,20 @@ def _tiles(o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats,
     """The pipelined part of a linear layer: the slowest of fetching, unpacking, multiplying and rescaling; then epilogues and
     what tiles cost besides."""
     word, entries, cols = int(o["format"]), int(o["entries"]), int(o["cols"])
+    if word & WORD_FLAG:
+        layout = group_layout(o, design, rows)
+        served = loops["pacq"]
+        slower = design.clock_mhz / design.pacq_clock_mhz
+        stages = {
+            "weight ports": layout.port_beats * slower,
+            "multipliers": served * slower,
+            "vector unit": loops["results"],
+        }
+        slowest = max(stages, key=lambda name: stages[name])
+        phases[slowest] = phases.get(slowest, 0.0) + stages[slowest]
+        phases["vector unit"] = phases.get("vector unit", 0.0) + loops["epilogue"]
+        phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD / 4 + PACQ_LATENCY
+        return
     words = padded(rows, design.weight_ports) // design.weight_ports * cols / LANE_COLS
     fetch = max(on_port(moved, f"weights{p}") for p in range(design.weight_ports))
     unpack = words if word else words * LANE_COLS / BEAT_BYTES
@@ -128,7 +155,8 @@ def step_loops(step: Step, design: Design, tokens: int, position: int, logits: i
     found: dict[str, int] = {}
     match step.opcode:
         case Opcode.NORM | Opcode.QUANTIZE:
-            found["norm"] = tokens * (5 if step.opcode is Opcode.NORM else 2) * -(-int(o["cols"]) // lanes)
+            passes = 2 if step.opcode is Opcode.QUANTIZE else 3 if o["floats"] else 5
+            found["norm"] = tokens * passes * -(-int(o["cols"]) // lanes)
         case Opcode.LINEAR:
             rows, tile_rows, epilogue = int(o["rows"]), int(o["tile_rows"]), Epilogue(int(o["epilogue"]))
             served = min(logits, tokens) if epilogue is Epilogue.LOGITS else tokens
@@ -188,6 +216,12 @@ def _group_keys(heads: int, design: Design, tokens: int, position: int) -> list[
 def _array_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int) -> dict[str, int]:
     """Loops of the multiplier array; fetch and unpack are summed over the ports."""
     word, ports = int(o["format"]), design.weight_ports
+    if word & WORD_FLAG:
+        layout = group_layout(o, design, rows)
+        windows = layout.blocks * layout.groups * layout.tiles * -(-tokens // design.pacq_tokens)
+        fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // (BEAT_BYTES // 4))
+        return {"pacq": windows * max(4, layout.form.group // COLUMNS), "feed": fed,
+                "results": tokens * layout.padded_rows // design.pacq_ports}  # fmt: skip
     port_rows = padded(rows, ports) // ports
     words = port_rows * int(o["cols"]) // LANE_COLS
     beats = sum(s.length for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)) // BEAT_BYTES

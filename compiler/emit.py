@@ -19,9 +19,9 @@ from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANE
 from meadow.compiler.errors import UsageError
 from meadow.compiler.unpack import Packets
 
-KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
+KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "pacq.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
            "gemm_attention.hpp", "sequencer.hpp")  # fmt: skip
-SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "csim.cpp")
+SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "csim.cpp")
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {
     "INTERFACE", "PIPELINE", "UNROLL", "DATAFLOW", "ARRAY_PARTITION", "ARRAY_RESHAPE", "BIND_STORAGE", "STREAM", "INLINE",

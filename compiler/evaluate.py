@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph import Graph, Node, Op
+from meadow.compiler.pacq import half
 
 Floats = NDArray[np.float32]
 Observe = Callable[[Node, Floats], None]
@@ -61,7 +62,9 @@ class Evaluator:
                 root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(model.eps))
                 return x / root * self.graph.gains[node.weight or ""]
             case Op.LINEAR | Op.HEAD:
-                return self._int8(inputs[0]) @ self.weights[node.weight or ""].T
+                grouped = self.graph.weight_of(node).elem.group
+                x = self._half(inputs[0]) if grouped else self._int8(inputs[0])
+                return x @ self.weights[node.weight or ""].T
             case Op.ROPE:
                 return self._rope(inputs[0], node.heads, position)
             case Op.ATTEND:
@@ -78,6 +81,10 @@ class Evaluator:
             return x
         scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
         return np.rint(x / np.where(scale == 0, 1, scale)).astype(np.float32) * scale
+
+    def _half(self, x: Floats) -> Floats:
+        """x rounded to FP16, as pacq_gemv takes it."""
+        return half(x).astype(np.float32) if self.quantized else x
 
     def _rope(self, x: Floats, heads: int, position: NDArray[np.intp]) -> Floats:
         angle = position[:, None, None] * np.array(self.graph.model.inv_freq)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 
 from meadow.boards import Board
 from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, Design
-from meadow.compiler.errors import ResourceExceeded, UsageError
+from meadow.compiler.errors import ResourceExceeded, UnsupportedModel, UsageError
 from meadow.compiler.graph import Graph, Op
+from meadow.compiler.grouped import COLUMNS, SHORTEST_WINDOW, GroupLayout
 from meadow.compiler.layout import padded
+from meadow.compiler.pack import group_format
 from meadow.compiler.packets import SCHEMES as PUBLISHED
 from meadow.compiler.search import OBJECTIVES, Candidate, search
+from meadow.compiler.types import Weight
 
 BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 """Shares of each resource that a design may fill and still be expected to close timing (FINN, src/finn/util/platforms)."""
@@ -30,9 +33,16 @@ SETTABLE = (
     "context",
     "prefix_codes",
     "lookup_entries",
+    "pacq_ports",
+    "pacq_lanes",
+    "pacq_tokens",
+    "pacq_fifo",
+    "pacq_clock_mhz",
 )
 OTHER_PORTS = 2
 """Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
+PACQ_FIFO = 4096
+"""Beats that a port of pacq_gemv reads ahead: 64 KiB each, what streams while a layer attends (docs/decisions/0013)."""
 DEFAULT_CONTEXT = 2048
 """When neither the model nor the user says."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
@@ -99,22 +109,31 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     _check_ports(board, fixed)
     _check_packing(packing, fixed)
     model = graph.model
-    cols = max(graph.weight_of(n).cols for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD))
+    matrices = [graph.weight_of(n) for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD)]
+    cols = max(w.cols for w in matrices)
+    grouped = [w for w in matrices if w.elem.group]
+    array = len(grouped) < len(matrices)
     wanted = fixed.get("context", model.context or DEFAULT_CONTEXT)
     base = Design(
         board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
-        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim)), token_lanes=fixed.get("token_lanes", 1),
+        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim) // (2 if grouped else 1)) if array else 0,
+        token_lanes=fixed.get("token_lanes", 1),
         float_lanes=fixed.get("float_lanes", 4),
         tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", min(64, max(1, wanted))), context=wanted,
         max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
-        prefix_codes=fixed.get("prefix_codes", int(packing in ("auto", "prefix"))),
-        lookup_entries=fixed.get("lookup_entries", 1024 if packing in PUBLISHED else 0),
+        prefix_codes=fixed.get("prefix_codes", int(array and packing in ("auto", "prefix"))),
+        lookup_entries=fixed.get("lookup_entries", 1024 if array and packing in PUBLISHED else 0),
+        **_pacq(grouped, board, fixed, array, model.head_dim),
     )  # fmt: skip
     try:
         base.check()
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
-    if model.head_dim % base.weight_ports:
+    if not array and fixed.get("weight_ports"):
+        raise UsageError(
+            "--set weight_ports: every matrix is of grouped weights, which stream over pacq_ports; drop it"
+        )
+    if array and model.head_dim % base.weight_ports:
         raise UsageError(f"heads of {model.head_dim} do not divide over {base.weight_ports} weight ports")
     base, limited = _shrink_context(base, board, graph, "context" in fixed)
     if base.lookup_entries and "lookup_entries" not in fixed:
@@ -123,7 +142,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     limits = available(board)
 
     def shares(design: Design) -> dict[str, float]:
-        if design.weight_ports + OTHER_PORTS > len(board.ports):
+        if design.weight_ports + design.pacq_ports + OTHER_PORTS > len(board.ports):
             return {"ports": 2.0}
         return {k: n / (limits[k] * BUDGET[k]) for k, n in design.resources().items()}
 
@@ -132,6 +151,11 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
         raise ResourceExceeded(_refusal(base, board, over_budget(base, board)))
     design = found.best.design
     notes = [f"clock {design.clock_mhz} MHz is assumed, not closed"]
+    if design.pacq_ports:
+        notes = [
+            f"clocks of {design.clock_mhz} MHz, and of {design.pacq_clock_mhz} MHz for pacq_gemv, are assumed, not closed"
+        ]
+        notes += _starved(design, grouped)
     if model.context and design.context < model.context:
         notes.append(
             f"context {design.context} of the model's {model.context}" + (f", for want of {limited}" if limited else "")
@@ -146,9 +170,50 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
         )
     if named:
         notes.append(f"{named} gives clock, ports and lanes; the rest is searched, and weights are packed by {packing}")
-    if packing == "auto" and not design.prefix_codes:
+    if array and packing == "auto" and not design.prefix_codes:
         notes.append("weights are stored raw: the decoder of prefix codes does not fit, or does not pay")
     return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
+
+
+def _pacq(grouped: list[Weight], board: Board, fixed: dict[str, int], array: bool, head_dim: int) -> dict[str, int]:
+    """What pacq_gemv is built with, when there are grouped weights.
+
+    Raises UsageError for settings without them, UnsupportedModel where heads are no whole tiles.
+    """
+    asked = [key for key in fixed if key.startswith("pacq_")]
+    if not grouped:
+        if asked:
+            raise UsageError(
+                f"--set {', '.join(asked)}: the model has no grouped weights, so there is no pacq_gemv; drop it"
+            )
+        return {}
+    lanes = fixed.get("pacq_lanes", 8 if any(w.elem.bits == 2 for w in grouped) else 4)
+    most = 2 if array else 4
+    rows = max(group_format(w).lanes for w in grouped)
+    possible = [
+        n for n in (1, 2, 4) if n <= most and n + OTHER_PORTS <= len(board.ports) and head_dim % (n * rows) == 0
+    ]
+    if not possible:
+        raise UnsupportedModel(
+            f"heads of {head_dim} are no whole tiles of {rows} rows of grouped weights; use more bits"
+        )
+    return {
+        "pacq_ports": fixed.get("pacq_ports", max(possible)), "pacq_lanes": lanes, "pacq_tokens": fixed.get("pacq_tokens", 1),
+        "pacq_fifo": fixed.get("pacq_fifo", PACQ_FIFO), "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
+    }  # fmt: skip
+
+
+def _starved(design: Design, grouped: list[Weight]) -> list[str]:
+    """Where pacq_gemv multiplies slower than its ports bring weights, for one token."""
+    slow = []
+    for form in {group_format(w) for w in grouped}:
+        layout = GroupLayout(1, form.group, 1, form)
+        cycles = layout.tiles * max(SHORTEST_WINDOW, form.group // COLUMNS)
+        if cycles > layout.group_beats:
+            slow.append(
+                f"{form} take {cycles / layout.group_beats:.2f} cycles a beat: the ports wait for the multipliers"
+            )
+    return sorted(slow)
 
 
 def _check_packing(packing: str, fixed: dict[str, int]) -> None:

@@ -33,6 +33,8 @@ COLUMNS = 8
 COLUMN_BITS = 16
 WIDTHS = (2, 4, 8)
 GROUPS = (16, 32, 64, 128, 256)
+SHORTEST_WINDOW = 4
+"""Cycles that the engine gives a group of a tile at least: pacq_scale takes a lane a cycle."""
 WORD_FLAG = 1 << 24
 """Bit of a program's format word that says: grouped weights, for pacq_gemv."""
 SMALLEST = 2.0**-60

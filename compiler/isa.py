@@ -13,7 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 """Of the encoding.  A package of another version is refused."""
 WORDS = 32
 INSTRUCTION_BYTES = WORDS * 4
@@ -54,11 +54,29 @@ class Field:
 def _weights() -> tuple[Field, ...]:
     return (
         *(Field(f"weights{p}", "slot", f"weights of port {p}: rows n = {p} mod ports") for p in range(4)),
-        Field("format", "int", "0 raw; 65536 prefix codes; else chunk size | packets a beat << 8"),
+        Field(
+            "format",
+            "int",
+            "0 raw; 65536 prefix codes; bit 24: grouped weights (compiler/grouped.py); else chunk size | packets a beat << 8",
+        ),
         Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
         Field("table", "slot", "packed: code table, or `chunk size` int8 an entry"),
         Field("entries", "int", "packed: entries of the table"),
         Field("weight_scale", "slot", "FP32 scale of each row, every tile's beginning at a beat"),
+    )
+
+
+def _activations() -> tuple[Field, ...]:
+    return (
+        Field("codes", "slot", "INT8 [tokens, cols padded to 32]; for grouped weights FP32 [tokens, cols padded to 4]"),
+        Field("scale", "slot", "FP32 [tokens]; not for grouped weights"),
+    )
+
+
+def _grouped() -> tuple[Field, ...]:
+    return (
+        Field("reuse", "int", "grouped: 1 takes the activations that pacq_gemv has from the linear before"),
+        Field("hold", "int", "grouped: 1 leaves them there for the next"),
     )
 
 
@@ -67,8 +85,9 @@ INSTRUCTIONS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.NORM: (
         Field("source", "slot", "FP32 [tokens, cols]"),
         Field("gain", "slot", "FP32 [cols]"),
-        Field("codes", "slot", "out: INT8 [tokens, cols padded to 32]"),
-        Field("scale", "slot", "out: FP32 [tokens]"),
+        Field("codes", "slot", "out: INT8 [tokens, cols padded to 32], or FP32 [tokens, cols padded to 4]"),
+        Field("scale", "slot", "out, INT8: FP32 [tokens]"),
+        Field("floats", "int", "1 leaves the rows in FP32, 0 quantizes them"),
         Field("cols", "int", "elements a row"),
         Field("eps", "float", "added to the mean square"),
         Field("inverse", "float", "1 / cols"),
@@ -80,11 +99,11 @@ INSTRUCTIONS: dict[Opcode, tuple[Field, ...]] = {
         Field("cols", "int", "elements a row"),
     ),
     Opcode.LINEAR: (
-        Field("codes", "slot", "INT8 [tokens, cols padded to 32]"),
-        Field("scale", "slot", "FP32 [tokens]"),
+        *_activations(),
         *_weights(),
+        *_grouped(),
         Field("rows", "int", "output features"),
-        Field("cols", "int", "input features, padded to 32"),
+        Field("cols", "int", "input features, padded to 32; of grouped weights as they are"),
         Field("tile_rows", "int", "output features a tile"),
         Field("epilogue", "int", "what happens to the results"),
         Field("target", "slot", "out: FP32 [tokens, stride], or INT8 [heads, capacity, head_dim padded to 16]"),
@@ -97,10 +116,10 @@ INSTRUCTIONS: dict[Opcode, tuple[Field, ...]] = {
         Field("first_row", "int", "where this part's rows begin in the target"),
     ),
     Opcode.TPHS: (
-        Field("codes", "slot", "INT8 [tokens, cols padded to 32]"),
-        Field("scale", "slot", "FP32 [tokens]"),
+        *_activations(),
         *_weights(),
-        Field("cols", "int", "input features of Q, padded to 32"),
+        *_grouped(),
+        Field("cols", "int", "input features of Q, as for LINEAR"),
         Field("heads", "int", "query heads"),
         Field("kv_heads", "int", "key and value heads"),
         Field("head_dim", "int", "elements a head"),

@@ -53,16 +53,21 @@ Embed = Callable[[Builder, str, str], str]
 """embed(builder, ids, output name) -> output name"""
 
 
-def nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack 4-bit codes [..., 2n] two a byte [..., n], the even one in the low nibble (MatMulNBits' order)."""
-    return (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
+def packed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes [..., n] of 2, 4 or 8 bits, as many as fit in a byte, the first in its lowest bits (MatMulNBits' order)."""
+    each = 8 // bits
+    out = np.zeros((*codes.shape[:-1], codes.shape[-1] // each), np.uint8)
+    for n in range(each):
+        out |= codes[..., n::each] << np.uint8(bits * n)
+    return out
 
 
-def unnibble(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The inverse of `nibbles`."""
-    out = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), np.uint8)
-    out[..., 0::2] = packed & 15
-    out[..., 1::2] = packed >> 4
+def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `packed_codes`."""
+    each = 8 // bits
+    out = np.empty((*packed.shape[:-1], packed.shape[-1] * each), np.uint8)
+    for n in range(each):
+        out[..., n::each] = packed >> np.uint8(bits * n) & np.uint8((1 << bits) - 1)
     return out
 
 
@@ -75,12 +80,14 @@ def float_zero_point(scale: NDArray[np.float32], minimum: NDArray[np.float32]) -
 
 
 def scale_and_minimum(scale: NDArray[np.float32], zero: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """The inverse of `float_zero_point`.  The minimum is rounded to FP16, which is what it was."""
+    """The inverse of `float_zero_point`: the FP16 minimum of which it made this zero point, else their product in FP32."""
     constant = zero == CONSTANT_GROUP_ZERO
     product = -zero.astype(np.float64) * np.where(constant, scale, scale.astype(np.float64))
     with np.errstate(over="ignore"):
         half = product.astype(np.float16).astype(np.float32)
-    minimum = np.where(np.isfinite(half), half, product.astype(np.float32)).astype(np.float32)
+    safe = np.where(constant | (scale == 0), np.float32(1), scale)
+    made = np.where(constant, CONSTANT_GROUP_ZERO, -half / safe).astype(np.float32)
+    minimum = np.where(np.isfinite(half) & (made == zero), half, product.astype(np.float32)).astype(np.float32)
     return np.where(constant, np.float32(0), scale).astype(np.float32), minimum
 
 

@@ -6,17 +6,20 @@ Puts nothing at an address; that is place.py's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from meadow.compiler import arithmetic, cost
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.graph import Graph, Node, Op
+from meadow.compiler.grouped import BLOCK_ROWS, WORD_FLAG, GroupLayout
 from meadow.compiler.isa import Epilogue, Opcode, Value
 from meadow.compiler.layout import Layout, padded
-from meadow.compiler.pack import Packed
+from meadow.compiler.pack import AnyPacked, PackedGroups, group_format
 from meadow.compiler.schedule import CHUNK_LIMIT, NOWHERE, Buffer, Schedule, Slot, Step
+from meadow.compiler.types import Weight
 
 PHASES = ("prefill", "decode")
 Operands = dict[str, Slot | Value]
@@ -28,7 +31,7 @@ class Part:
 
     name: str
     first_row: int
-    layout: Layout
+    layout: Layout | GroupLayout
 
 
 def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[Part]:
@@ -39,6 +42,18 @@ def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[P
     for first in range(0, rows, most):
         suffix = f"#{first // most}" if rows > most else ""
         found.append(Part(name + suffix, first, Layout(min(most, rows - first), cols, ports, tile_rows)))
+    return found
+
+
+def group_parts(weight: Weight, ports: int) -> list[Part]:
+    """The same for a matrix of grouped weights, in whole blocks."""
+    whole = GroupLayout(weight.rows, weight.cols, ports, group_format(weight))
+    unit = BLOCK_ROWS * ports
+    most = max(1, CHUNK_LIMIT // (whole.groups * whole.group_beats * BEAT_BYTES)) * unit
+    found = []
+    for first in range(0, weight.rows, most):
+        suffix = f"#{first // most}" if weight.rows > most else ""
+        found.append(Part(weight.name + suffix, first, replace(whole, rows=min(most, weight.rows - first))))
     return found
 
 
@@ -54,12 +69,15 @@ def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:
     for node in graph.nodes:
         if node.op in (Op.LINEAR, Op.HEAD):
             weight = graph.weight_of(node)
-            found[weight.name] = parts(weight.name, weight.rows, weight.cols, design.weight_ports,
-                                       tile_rows(graph, node, design))  # fmt: skip
+            if weight.elem.group:
+                found[weight.name] = group_parts(weight, design.pacq_ports)
+            else:
+                found[weight.name] = parts(weight.name, weight.rows, weight.cols, design.weight_ports,
+                                           tile_rows(graph, node, design))  # fmt: skip
     return found
 
 
-def lower(graph: Graph, design: Design, packed: dict[str, Packed], dataflow: str = "auto",
+def lower(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], dataflow: str = "auto",
           bandwidth_gb_s: float = 17.07) -> Schedule:  # fmt: skip
     """Both programs.
 
@@ -84,7 +102,7 @@ def rope_row_bytes(head_dim: int) -> int:
     return padded(head_dim * 2, BEAT_BYTES)
 
 
-def _constant_buffers(graph: Graph, design: Design, packed: dict[str, Packed]) -> dict[str, Buffer]:
+def _constant_buffers(graph: Graph, design: Design, packed: Mapping[str, AnyPacked]) -> dict[str, Buffer]:
     model, made = graph.model, {}
 
     def add(name: str, length: int, kind: str) -> None:
@@ -96,6 +114,8 @@ def _constant_buffers(graph: Graph, design: Design, packed: dict[str, Packed]) -
     for name, p in packed.items():
         for port, stream in enumerate(p.streams):
             add(f"{name}.{port}", stream.nbytes, "weights")
+        if isinstance(p, PackedGroups):
+            continue
         if p.form is not None:
             add(f"{name}.directory", padded(p.directory.nbytes, BEAT_BYTES), "weights")
             add(f"{name}.table", padded(p.table.nbytes, BEAT_BYTES), "weights")
@@ -116,7 +136,7 @@ class _Lowering:
 
     graph: Graph
     design: Design
-    packed: dict[str, Packed]
+    packed: Mapping[str, AnyPacked]
     constants: dict[str, Buffer]
     phase: str
     dataflow: str
@@ -148,6 +168,7 @@ class _Lowering:
                     self.values[node.name] = "x"
                 case Op.ROPE | Op.GLU:
                     pass  # part of the linear layer before it
+        self._share_activations()
         return tuple(self.steps)
 
     # -- buffers ---------------------------------------------------------------------------------------------------
@@ -176,14 +197,22 @@ class _Lowering:
     # -- nodes -----------------------------------------------------------------------------------------------------
 
     def _norm(self, node: Node) -> None:
+        """Rows in INT8 for the array, in FP32 for pacq_gemv, as its readers want."""
         cols = self.graph.model.dim
-        codes, scale = self._int8(node.name, cols)
-        self.codes[node.name] = codes
-        eps = float(np.float32(self.graph.model.eps))
-        self._step(node.name, Opcode.NORM, {
-            "source": self.slot("x"), "gain": self.slot(node.weight or ""), "codes": self.slot(codes),
-            "scale": self.slot(scale), "cols": cols, "eps": eps, "inverse": float(np.float32(1) / np.float32(cols)),
-        })  # fmt: skip
+        kinds = {bool(self.graph.weight_of(reader).elem.group) for reader in self.readers[node.name]}
+        for floats in sorted(kinds):
+            made: Operands
+            if floats:
+                self.values[node.name] = self._buffer(f"{node.name}.floats", self.design.block * padded(cols, 4) * 4)
+                made = {"codes": self.slot(self.values[node.name]), "scale": NOWHERE}
+            else:
+                codes, scale = self._int8(node.name, cols)
+                self.codes[node.name] = codes
+                made = {"codes": self.slot(codes), "scale": self.slot(scale)}
+            self._step(node.name + ".floats" * (floats and len(kinds) > 1), Opcode.NORM, {
+                "source": self.slot("x"), "gain": self.slot(node.weight or ""), **made, "floats": int(floats), "cols": cols,
+                "eps": float(np.float32(self.graph.model.eps)), "inverse": float(np.float32(1) / np.float32(cols)),
+            })  # fmt: skip
 
     def _quantized(self, name: str) -> str:
         """The INT8 codes of node `name`, quantizing its FP32 value if it has none yet."""
@@ -198,12 +227,46 @@ class _Lowering:
             self.codes[name] = codes
         return self.codes[name]
 
+    def _inputs(self, node: str, weight: str) -> Operands:
+        """The operands by which a linear finds the value of `node`, in the form that the engine of its weights takes.
+
+        pacq_gemv is given the same activations once for linears that follow each other.
+        """
+        if not self.graph.weights[weight].elem.group:
+            codes = self._quantized(node)
+            return {"codes": self.slot(codes), "scale": self.slot(codes.removesuffix(".codes") + ".scale")}
+        return {"codes": self.slot(self.values[node]), "scale": NOWHERE}
+
+    def _share_activations(self) -> None:
+        """Tell pacq_gemv which activations it keeps: where linears on the same ones follow each other."""
+        previous: Step | None = None
+        for step in self.steps:
+            if "hold" not in step.operands or not int(step.operands["format"]) & WORD_FLAG:  # type: ignore[arg-type]
+                continue
+            same = (
+                previous is not None
+                and previous.operands["codes"] == step.operands["codes"]
+                and _served(previous) == _served(step)
+            )
+            if same and previous is not None:
+                previous.operands["hold"] = 1
+                step.operands["reuse"] = 1
+            previous = step
+
     def _weights(self, name: str) -> Operands:
         """The operands by which a step finds its weights."""
         p = self.packed[name]
-        made: Operands = {}
+        made: Operands = {"reuse": 0, "hold": 0}
         for port in range(4):
             made[f"weights{port}"] = self.slot(f"{name}.{port}") if port < len(p.streams) else NOWHERE
+        if isinstance(p, PackedGroups):
+            return made | {
+                "format": p.form.word,
+                "directory": NOWHERE,
+                "table": NOWHERE,
+                "entries": 0,
+                "weight_scale": NOWHERE,
+            }
         made["format"] = p.form.word if p.form is not None else 0
         made["directory"] = self.slot(f"{name}.directory") if p.form is not None else NOWHERE
         made["table"] = self.slot(f"{name}.table") if p.form is not None else NOWHERE
@@ -211,13 +274,17 @@ class _Lowering:
         made["weight_scale"] = self.slot(f"{name}.scale")
         return made
 
-    def _emit_linear(self, name: str, weight: str, codes: str, epilogue: Epilogue, extra: Operands) -> None:
+    def _emit_linear(self, node: Node, source: str, epilogue: Epilogue, extra: Operands) -> None:
+        name, weight = node.name, node.weight or ""
+        inputs = self._inputs(source, weight)
         for part in self.parts_of[weight]:
             layout = part.layout
+            grouped = isinstance(layout, GroupLayout)
             operands: Operands = {
-                "codes": self.slot(codes), "scale": self.slot(codes.removesuffix(".codes") + ".scale"),
-                **self._weights(part.name), "rows": layout.rows, "cols": layout.padded_cols,
-                "tile_rows": layout.tile_rows, "epilogue": int(epilogue), "target": NOWHERE, "target_scale": NOWHERE,
+                **inputs, **self._weights(part.name), "rows": layout.rows,
+                "cols": layout.cols if grouped else layout.padded_cols,
+                "tile_rows": layout.tile_rows if isinstance(layout, Layout) else tile_rows(self.graph, node, self.design),
+                "epilogue": int(epilogue), "target": NOWHERE, "target_scale": NOWHERE,
                 "stride": 0, "capacity": 0, "append": 0, "head_dim": 0, "rope": NOWHERE, "first_row": part.first_row,
                 **extra,
             }  # fmt: skip
@@ -235,24 +302,22 @@ class _Lowering:
             else:
                 self._append(node, "keys", Epilogue.ROPE_HEADS)
             return
-        codes = self._quantized(node.inputs[0])
         if reader.op is Op.ATTEND:
             self._append(node, "values", Epilogue.HEADS)
         elif reader.op is Op.ADD:
             extra: Operands = {"target": self.slot("x"), "stride": padded(self.graph.model.dim, 4)}
-            self._emit_linear(node.name, node.weight or "", codes, Epilogue.ADD, extra)
+            self._emit_linear(node, node.inputs[0], Epilogue.ADD, extra)
         elif reader.op is Op.GLU:
             ffn = padded(self.graph.model.ffn, 4)
             target = self._buffer(reader.name, self.design.block * ffn * 4)
             self.values[reader.name] = target
-            self._emit_linear(node.name, node.weight or "", codes, Epilogue.GLU,
-                              {"target": self.slot(target), "stride": ffn})  # fmt: skip
+            self._emit_linear(node, node.inputs[0], Epilogue.GLU, {"target": self.slot(target), "stride": ffn})
         else:
             raise ValueError(f"%{node.name}: a linear layer before {reader.op.value} cannot be lowered")
 
     def _append(self, node: Node, kind: str, epilogue: Epilogue) -> None:
         """K or V: rotated if K, quantized by head, and written into the cache."""
-        self._emit_linear(node.name, node.weight or "", self._quantized(node.inputs[0]), epilogue, {
+        self._emit_linear(node, node.inputs[0], epilogue, {
             "target": self.slot(f"l{node.layer}.{kind}"), "target_scale": self.slot(f"l{node.layer}.{kind}.scale"),
             "capacity": self.design.context, "append": 1, "head_dim": self.graph.model.head_dim,
             "rope": self.slot("rope") if epilogue is Epilogue.ROPE_HEADS else NOWHERE,
@@ -265,7 +330,7 @@ class _Lowering:
         target = self._buffer(f"{node.name}.int8", model.heads * block * width)
         scale = self._buffer(f"{node.name}.int8.scale", model.heads * block * 4)
         self.values[node.name] = target
-        self._emit_linear(node.name, node.weight or "", self._quantized(node.inputs[0]), Epilogue.ROPE_HEADS, {
+        self._emit_linear(node, node.inputs[0], Epilogue.ROPE_HEADS, {
             "target": self.slot(target), "target_scale": self.slot(scale), "capacity": block,
             "head_dim": model.head_dim, "rope": self.slot("rope"),
         })  # fmt: skip
@@ -289,12 +354,11 @@ class _Lowering:
 
     def tphs_steps(self, node: Node, q: Node, target: str) -> list[Step]:
         """One step: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head."""
-        codes = self._quantized(q.inputs[0])
         (part,) = self.parts_of[q.weight or ""]
         cache = self._cache(node.layer or 0)
+        cols = part.layout.padded_cols if isinstance(part.layout, Layout) else part.layout.cols
         return [Step(node.name, Opcode.TPHS, {
-            "codes": self.slot(codes), "scale": self.slot(codes.removesuffix(".codes") + ".scale"),
-            **self._weights(part.name), "cols": part.layout.padded_cols, **cache, "rope": self.slot("rope"),
+            **self._inputs(q.inputs[0], q.weight or ""), **self._weights(part.name), "cols": cols, **cache, "rope": self.slot("rope"),
             "target": self.slot(target), "stride": padded(self.graph.model.heads * self.graph.model.head_dim, 4),
         })]  # fmt: skip
 
@@ -359,5 +423,9 @@ class _Lowering:
 
     def _head(self, node: Node) -> None:
         stride = padded(self.graph.model.vocab, 4)
-        self._emit_linear(node.name, node.weight or "", self._quantized(node.inputs[0]), Epilogue.LOGITS,
-                          {"target": self.slot("logits"), "stride": stride})  # fmt: skip
+        self._emit_linear(node, node.inputs[0], Epilogue.LOGITS, {"target": self.slot("logits"), "stride": stride})
+
+
+def _served(step: Step) -> bool:
+    """Whether a step takes the activations of every token, not of those alone whose logits are wanted."""
+    return step.operands.get("epilogue") != int(Epilogue.LOGITS)

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from meadow.compiler.llama import scale_and_minimum, unnibble
+from meadow.compiler.grouped import WIDTHS
+from meadow.compiler.llama import scale_and_minimum, unpacked_codes
 from meadow.compiler.onnx_file import tensor_array
 from meadow.compiler.types import F16, F32, I8, Weight, grouped
 
@@ -153,7 +154,9 @@ def _rows_first(weight: Weight) -> Weight:
         raise Reject(f"{name} has its scales along the input features; per tensor or per output channel is supported")
     if weight.elem.group:
         scale = weight.scale.T if turned else weight.scale
-        return Weight(name, elem, weight.codes, np.ascontiguousarray(scale))
+        minimum = weight.minimum.T if turned and weight.minimum is not None else weight.minimum
+        return Weight(name, elem, weight.codes, np.ascontiguousarray(scale),
+                      None if minimum is None else np.ascontiguousarray(minimum))  # fmt: skip
     return Weight(name, elem, weight.codes, weight.scale)
 
 
@@ -167,47 +170,66 @@ def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
         raise Reject(f"DequantizeLinear {node.name!r} has a computed scale")
     name = g.source_name(node.input[0])
     zero = g.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if zero is not None and np.any(zero):
-        raise Reject(f"{name} has zero points; symmetric weights are supported (zero point 0)")
-    if codes.dtype != np.int8:
-        raise Reject(f"{name} has {codes.dtype} codes; int8 is supported here")
     attributes = g.attributes(node)
     axis, block = int(attributes.get("axis", 1)) % 2, int(attributes.get("block_size", 0))
     scales = np.asarray(scale, np.float32)
+    if block and scales.size > 1:
+        return _blocked(name, codes, scales, zero, axis, block)
+    if zero is not None and np.any(np.asarray(zero).astype(np.int16)):
+        raise Reject(f"{name} has zero points; symmetric weights are supported (zero point 0)")
+    if codes.dtype != np.int8:
+        raise Reject(f"{name} has {codes.dtype} codes; int8 is supported here")
     if scales.size == 1:
         return Weight(name, _marked(0, "all"), codes, scales.reshape(1))
     # A scale's axis is that of the codes as stored: for per-channel scales `axis` itself, for blocked ones the other.
-    if block:
-        return Weight(name, _marked(block, str(1 - axis)), codes, scales)
     return Weight(name, _marked(0, str(axis)), codes, scales.reshape(-1))
 
 
-def _marked(group: int, axis: str) -> Any:
-    elem = grouped(8, group) if group else I8
+def _blocked(name: str, codes: NDArray[np.generic], scales: NDArray[np.float32], zero: NDArray[np.generic] | None, axis: int,
+             block: int) -> Weight:  # fmt: skip
+    """Codes of 2, 4 or 8 bits with a scale, and perhaps a zero point, for each `block` along `axis`."""
+    kind = codes.dtype.name
+    bits = int(kind.removeprefix("u").removeprefix("int") or 0) if kind.removeprefix("u").startswith("int") else 0
+    if bits not in WIDTHS:
+        raise Reject(f"{name} has {kind} codes; {WIDTHS} bits are supported")
+    signed = not kind.startswith("u")
+    values = codes.astype(np.int16) + np.int16(1 << (bits - 1) if signed else 0)
+    if zero is None and signed and bits == 8:  # as GGUF's Q8_0: codes stay as they are
+        return Weight(name, _marked(block, str(1 - axis)), codes, scales)
+    points = np.zeros(scales.shape, np.float32) if zero is None else np.asarray(zero).astype(np.float32)
+    if signed:
+        points = points + np.float32(1 << (bits - 1))
+    elem = _marked(block, str(1 - axis), bits)
+    return Weight(name, elem, values.astype(np.uint8), scales, (-points * scales).astype(np.float32))
+
+
+def _marked(group: int, axis: str, bits: int = 8) -> Any:
+    elem = grouped(bits, group) if group else I8
     return type(elem)(f"{elem.name}@{axis}", elem.bits, elem.quantized, elem.group)
 
 
 def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]) -> Weight:
     n, k, bits, block = (int(attributes.get(key, 0)) for key in ("N", "K", "bits", "block_size"))
     name = node.input[1]
-    if bits != 4:
-        raise Reject(f"MatMulNBits {node.name!r} has {bits} bits; 4 are supported")
+    if bits not in WIDTHS:
+        raise Reject(f"MatMulNBits {node.name!r} has {bits} bits; {WIDTHS} are supported")
     if any(node.input[4:]):
         raise Reject(f"MatMulNBits {node.name!r} has a group index or a bias, which are not supported")
     packed, scale = g.array(name), g.array(node.input[2])
     if packed is None or scale is None:
         raise Reject(f"MatMulNBits {node.name!r} has computed weights")
     groups = -(-k // block) if block else 0
-    if not groups or packed.size * 2 != n * groups * block or scale.size != n * groups:
+    each = 8 // bits
+    if not groups or packed.size * each != n * groups * block or scale.size != n * groups:
         raise Reject(f"MatMulNBits {node.name!r}: {packed.shape} codes and {scale.shape} scales for {n} x {k}")
-    codes = unnibble(np.asarray(packed, np.uint8).reshape(n, groups, block // 2)).reshape(n, -1)[:, :k]
+    codes = unpacked_codes(np.asarray(packed, np.uint8).reshape(n, groups, -1), bits).reshape(n, -1)[:, :k]
     scales = np.asarray(scale, np.float32).reshape(n, groups)
     zero = g.array(node.input[3]) if len(node.input) > 3 and node.input[3] else None
     if zero is not None and zero.dtype.kind == "f":
         scales, minimum = scale_and_minimum(scales, np.asarray(zero, np.float32).reshape(n, groups))
     elif zero is not None:
-        points = unnibble(np.asarray(zero, np.uint8).reshape(n, -1))[:, :groups].astype(np.float32)
+        points = unpacked_codes(np.asarray(zero, np.uint8).reshape(n, -1), bits)[:, :groups].astype(np.float32)
         minimum = -points * scales
     else:
-        minimum = (-8 * scales).astype(np.float32)
-    return Weight(name, grouped(4, block), codes, scales, minimum)
+        minimum = (-(1 << (bits - 1)) * scales).astype(np.float32)
+    return Weight(name, grouped(bits, block), codes, scales, minimum)

@@ -7,13 +7,16 @@ Chooses the format; the bytes are made by prefix.py (ours) and packets.py (as pu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler import packets, prefix
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS
+from meadow.compiler.grouped import GroupFormat, GroupLayout
 from meadow.compiler.layout import Layout, padded
+from meadow.compiler.types import Weight
 from meadow.compiler.unpack import MODE_BITS, Format, Prefix
 
 SCHEMES = ("auto", "raw", "prefix", *packets.SCHEMES)
@@ -72,6 +75,74 @@ class Packed:
     def bus_cycles(self) -> int:
         """Time on the bus, the objective of the search: max(fetch, unpack)."""
         return max(self.fetch_cycles, self.unpack_cycles)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedGroups:
+    """One matrix of grouped weights as it lies in memory: scales and minima are in the streams.
+
+    entropy  order-0 entropy of the codes, and the bits that scales and minima add to each
+    """
+
+    layout: GroupLayout
+    streams: tuple[NDArray[np.uint8], ...]
+    entropy: float
+
+    @property
+    def form(self) -> GroupFormat:
+        return self.layout.form
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.streams)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.nbytes / (self.layout.rows * self.layout.cols)
+
+    @property
+    def bus_cycles(self) -> int:
+        return self.layout.port_beats
+
+
+AnyPacked = Packed | PackedGroups
+_FORMATS: WeakKeyDictionary[Weight, GroupFormat] = WeakKeyDictionary()
+"""Found once a matrix: every one of its scales is looked at."""
+
+
+def group_format(weight: Weight) -> GroupFormat:
+    """The format in which a grouped matrix is streamed: what it needs and no more.
+
+    Codes around their middle with no minimum, and FP16 scales, wherever that says the same.  Raises ValueError for widths
+    and groups that the engine does not take.
+    """
+    if weight in _FORMATS:
+        return _FORMATS[weight]
+    assert weight.scale is not None
+    bits, group = weight.elem.bits, weight.elem.group
+    minimum = weight.minimum
+    if minimum is not None and np.array(minimum == weight.scale * np.float32(-(1 << (bits - 1)))).all():
+        minimum = None
+    exact = all(
+        v is None or np.array(v.astype(np.float16).astype(np.float32) == v).all() for v in (weight.scale, minimum)
+    )
+    _FORMATS[weight] = GroupFormat(bits, group, minimum is not None, not exact)
+    return _FORMATS[weight]
+
+
+def pack_groups(weight: Weight, first_row: int, layout: GroupLayout) -> PackedGroups:
+    """Rows from `first_row` on of a grouped matrix."""
+    form = layout.form
+    assert weight.scale is not None
+    rows = slice(first_row, first_row + layout.rows)
+    codes = np.asarray(weight.codes[rows])
+    if codes.dtype == np.int8:
+        codes = codes.view(np.uint8) + np.uint8(1 << (form.bits - 1))  # two's complement to codes around the middle
+        codes &= np.uint8((1 << form.bits) - 1)
+    minimum = weight.minimum[rows] if form.minimum and weight.minimum is not None else None
+    streams = layout.pack(codes.astype(np.uint8, copy=False), weight.scale[rows], minimum)
+    entropy = _entropy(_counts(codes.view(np.int8))) + 8 * form.parameter_bytes / form.group
+    return PackedGroups(layout, streams, entropy)
 
 
 def entropy_bits(codes: NDArray[np.int8]) -> float:

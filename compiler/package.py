@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,37 @@ from numpy.typing import NDArray
 from meadow.compiler import isa
 from meadow.compiler.design import LANE_COLS, Design
 from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
 from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
             "embedding", "files", "source", "inputs", "digest")  # fmt: skip
+
+
+class Embedding(NamedTuple):
+    """The table of embeddings: row n is (codes[n] - zero) * scale, or codes[n] * scale + minimum, by groups of columns."""
+
+    codes: NDArray[Any]
+    zero: int
+    scale: NDArray[np.float32]
+    minimum: NDArray[np.float32] | None
+    group: int
+
+    def rows(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """FP32 [len(index), dim]; each operation is rounded once."""
+        x = self.codes[index].astype(np.float32)
+        if self.zero:
+            x -= np.float32(self.zero)
+        x *= np.repeat(self.scale[index], self.group, axis=1)[:, : x.shape[1]]
+        if self.minimum is not None:
+            x += np.repeat(self.minimum[index], self.group, axis=1)[:, : x.shape[1]]
+        return x
 
 
 @dataclass(frozen=True)
@@ -97,8 +118,8 @@ class Package:
         rows: list[dict[str, Any]] = json.loads(self.file("packing.json").read_text())["matrices"]
         return rows
 
-    def embedding(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """The table whose rows the host gathers: int8 [vocab, dim] and scales float32 [vocab].
+    def embedding(self) -> Embedding:
+        """The table whose rows the host gathers.
 
         A tied head's is taken from the weights the engine streams; an untied one lies behind them in weights.bin.
         """
@@ -106,13 +127,49 @@ class Package:
         whole = np.memmap(self.file("weights.bin"), np.uint8, "r")
         vocab, dim = int(self.model["vocab"]), int(self.model["dim"])
         if not entry["tied"]:
-            start = int(entry["file_offset"])
-            codes = whole[start : start + vocab * dim].view(np.int8).reshape(vocab, dim)
-            scale_at = int(entry["scale_offset"])
-            return codes, whole[scale_at : scale_at + vocab * 4].view(np.float32)
+            group, groups = int(entry["group"]), -(-dim // int(entry["group"])) if entry["group"] else 1
+            start, scale_at = int(entry["file_offset"]), int(entry["scale_offset"])
+            codes = (
+                whole[start : start + vocab * dim].view(np.int8 if entry["signed"] else np.uint8).reshape(vocab, dim)
+            )
+            count = vocab * groups * 4
+            scale = whole[scale_at : scale_at + count].view(np.float32).reshape(vocab, groups)
+            least = None
+            if entry["minimum"]:
+                least = whole[scale_at + count : scale_at + 2 * count].view(np.float32).reshape(vocab, groups)
+            return Embedding(codes, 0, scale, least, group or dim)
         rows = {row["name"]: row for row in self.packing()}
+        first = rows[entry["parts"][0]]
+        if int(first["format"]) & WORD_FLAG:
+            made = [self.grouped(rows[name], whole) for name in entry["parts"]]
+            form = GroupFormat.of_word(first["format"])
+            minimum = np.concatenate([m for _, _, m in made if m is not None]) if form.minimum else None
+            return Embedding(np.concatenate([c for c, _, _ in made])[:, :dim], form.zero,
+                             np.concatenate([s for _, s, _ in made]), minimum, form.group)  # fmt: skip
         parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
-        return np.concatenate([c for c, _ in parts])[:, :dim], np.concatenate([s for _, s in parts])
+        scale = np.concatenate([s for _, s in parts])[:, None]
+        return Embedding(np.concatenate([c for c, _ in parts])[:, :dim], 0, scale, None, dim)
+
+    def _streams(self, row: dict[str, Any], data: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """The bytes of each port of one row of packing.json.  Raises DeviceError when they are damaged."""
+        streams = [self._take(place, data) for place in row["streams"]]
+        sums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in streams)
+        if zlib.crc32(sums) != row["crc32"]:
+            raise DeviceError(f"the weights of {row['name']} are damaged (their checksum differs); compile again")
+        return streams
+
+    def _take(self, place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        chunk, offset, length = place
+        start = self.manifest["chunks"][chunk]["file_offset"] + offset
+        return data[start : start + length]
+
+    def grouped(
+        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Codes [N, padded K], scales [N, groups] and minima of one row of packing.json of grouped weights."""
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
+        layout = GroupLayout(row["rows"], row["cols"], row["ports"], GroupFormat.of_word(row["format"]))
+        return layout.unpack(self._streams(row, data))
 
     def matrix(
         self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
@@ -120,29 +177,23 @@ class Package:
         """INT8 codes [N, padded K] and scales [N] of one row of packing.json.  Raises DeviceError when damaged."""
         data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
         layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
+        streams = self._streams(row, data)
 
-        def take(place: list[int]) -> NDArray[np.uint8]:
-            chunk, offset, length = place
-            start = self.manifest["chunks"][chunk]["file_offset"] + offset
-            return data[start : start + length]
-
-        streams = [take(place) for place in row["streams"]]
-        if (
-            zlib.crc32(b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in streams))
-            != row["crc32"]
-        ):
-            raise DeviceError(f"the weights of {row['name']} are damaged (their checksum differs); compile again")
         if row["format"] == 0:
             ported = np.stack([s.view(np.int8) for s in streams])
         else:
             form = format_of(row["format"])
-            directory = take(row["directory"]).view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
-            table = take(row["table"])[: form.table_bytes(row["entries"])]
+            directory = (
+                self._take(row["directory"], data)
+                .view(np.uint32)[: layout.tiles * layout.ports]
+                .reshape(-1, layout.ports)
+            )
+            table = self._take(row["table"], data)[: form.table_bytes(row["entries"])]
             try:
                 ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
             except ValueError as error:
                 raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
-        return layout.join(ported), take(row["scale"]).view(np.float32)[layout.scale_places]
+        return layout.join(ported), self._take(row["scale"], data).view(np.float32)[layout.scale_places]
 
     def verify_files(self) -> list[str]:
         """The names of the files whose sha256 differs from the manifest's."""
@@ -247,7 +298,9 @@ def check_program(package: Package, name: str) -> None:
                 )
         if "weights0" in fields and opcode in (isa.Opcode.LINEAR, isa.Opcode.TPHS):
             rows = int(fields.get("tile_rows", fields["head_dim"]))
-            if fields["cols"] % LANE_COLS or rows % design.weight_ports:
+            if int(fields["format"]) & WORD_FLAG:
+                _check_grouped(package, fields, rows, where)
+            elif not design.weight_ports or fields["cols"] % LANE_COLS or rows % design.weight_ports:
                 raise DeviceError(
                     f"{package.folder}: {where}: {fields['cols']} columns and tiles of {rows} rows are not whole words over "
                     f"{design.weight_ports} ports; compile again"
@@ -265,7 +318,7 @@ def check_program(package: Package, name: str) -> None:
 def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:
     """The engine must have the unit that unpacks the weights, with room for their table."""
     word, entries = int(fields.get("format", 0)), int(fields.get("entries", 0))
-    if not word:
+    if not word or word & WORD_FLAG:
         return
     try:
         format_of(word)
@@ -274,6 +327,21 @@ def _check_format(package: Package, fields: dict[str, isa.Value], where: str) ->
     room = 256 * package.design.prefix_codes if word == PREFIX_WORD else package.design.lookup_entries
     if not 0 < entries <= room:
         raise DeviceError(f"{package.folder}: {where}: entries is {entries}, at most {room} is allowed; compile again")
+
+
+def _check_grouped(package: Package, fields: dict[str, isa.Value], rows: int, where: str) -> None:
+    """pacq_gemv must be there, take the format, and give whole tiles of rows."""
+    design = package.design
+    try:
+        form = GroupFormat.of_word(int(fields["format"]))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    if not design.pacq_ports or (form.bits == 2 and design.pacq_lanes < 8):
+        raise DeviceError(f"{package.folder}: {where}: the design has no engine for {form}; compile again")
+    if rows % (design.pacq_ports * form.lanes):
+        raise DeviceError(
+            f"{package.folder}: {where}: tiles of {rows} rows, {form} come {design.pacq_ports * form.lanes} at a time; compile again"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -26,9 +26,10 @@ from meadow.compiler.errors import MeadowError, UnsupportedModel
 from meadow.compiler.fit import BUDGET, Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
+from meadow.compiler.grouped import LARGEST, SMALLEST, GroupFormat, GroupLayout
 from meadow.compiler.lower import Part, lower, weight_parts
 from meadow.compiler.onnx_file import find_model
-from meadow.compiler.pack import Packed, pack
+from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
 from meadow.compiler.package import load
 from meadow.compiler.place import place
 from meadow.compiler.quantize import ABSURD_SCALE
@@ -38,7 +39,7 @@ from meadow.compiler.save import compiler_digest, save
 from meadow.compiler.schedule import Schedule
 from meadow.compiler.search import DECODE_AT, PROMPT
 from meadow.compiler.traffic import by_role, prompt_beats
-from meadow.compiler.types import I8
+from meadow.compiler.types import I8, Weight
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
 
@@ -71,7 +72,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     if is_current(target, inputs):
         summary: dict[str, Any] = json.loads((target / "report" / "summary.json").read_text())
         return {**summary, "up_to_date": True}
-    require_int8(graph)
+    require_engines(graph)
     progress("rewrite", str(graph.model))
     graph = rewrite(graph)
     progress("fit", board.title)
@@ -95,7 +96,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
         "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
         "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
         "origin": origin(graph, file, target),
-        "options": asdict(options), "tile_rows": max(p.layout.tile_rows for ps in parts_of.values() for p in ps),
+        "options": asdict(options), "tile_rows": design.tile_rows,
     }  # fmt: skip
     progress("save", str(target))
     save(target, graph, design, schedule, packed, parts_of, plan, facts)
@@ -129,12 +130,23 @@ def is_current(target: Path, inputs: str) -> bool:
     return bool(package.manifest["inputs"] == inputs)
 
 
-def require_int8(graph: Graph) -> None:
-    """Raise UnsupportedModel unless every matrix is INT8 with finite scales a row and activations may be INT8."""
+def require_engines(graph: Graph) -> None:
+    """Raise UnsupportedModel unless an engine takes every matrix: the INT8 array those with a scale a tensor or row, and
+    INT8 activations; pacq_gemv grouped ones, and float activations."""
     problems = []
+    array = {n.weight for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD) and graph.weight_of(n).elem == I8}
     for name, weight in graph.weights.items():
+        if weight.elem.group and weight.scale is not None:
+            problems += grouped_problems(weight)
+            continue
         if weight.elem != I8 or weight.scale is None:
-            problems.append((name, f"is {weight.elem}", "the engine takes int8 with a scale a tensor or row"))
+            problems.append(
+                (
+                    name,
+                    f"is {weight.elem}",
+                    "the engines take int8 with a scale a tensor or row, and 2, 4 or 8 bits in groups",
+                )
+            )
             continue
         largest, smallest = float(abs(weight.scale).max()), float(abs(weight.scale).min())
         if not 0 <= smallest <= largest < ABSURD_SCALE:
@@ -145,11 +157,30 @@ def require_int8(graph: Graph) -> None:
         shown = problems[:6] + [("...", f"{len(problems) - 6} more", "")] * (len(problems) > 6)
         raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
                                f"  To make an INT8 model of it: {todo}", tuple(shown))  # fmt: skip
-    if graph.model.activations != "int8":
+    if array and graph.model.activations != "int8":
         raise UnsupportedModel(
             "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
             f"  To ask for them: {quantize_command(graph)} --activations int8"
         )
+
+
+def grouped_problems(weight: Weight) -> list[tuple[str, str, str]]:
+    """What keeps a grouped matrix from pacq_gemv."""
+    assert weight.scale is not None
+    try:
+        GroupFormat(weight.elem.bits, weight.elem.group, False, False)
+    except ValueError as error:
+        return [(weight.name, f"is {weight.elem}", str(error))]
+    found = []
+    for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
+        if values is None:
+            continue
+        magnitude = np.abs(values)
+        if not np.isfinite(magnitude).all() or magnitude.max(initial=0) >= LARGEST:
+            found.append((weight.name, f"has {what} up to {magnitude.max():g}", "export or quantize it again"))
+        elif np.array((magnitude > 0) & (magnitude < SMALLEST)).any():
+            found.append((weight.name, f"has {what} below 2^-60", "export or quantize it again"))
+    return found
 
 
 def quantize_command(graph: Graph) -> str:
@@ -161,18 +192,21 @@ def quantize_command(graph: Graph) -> str:
 
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
-             progress: Callable[[str, str], None]) -> dict[str, Packed]:  # fmt: skip
+             progress: Callable[[str, str], None]) -> dict[str, AnyPacked]:  # fmt: skip
     """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
 
-    def packed_parts(name: str) -> dict[str, Packed]:
-        made = {}
+    def packed_parts(name: str) -> dict[str, AnyPacked]:
+        made: dict[str, AnyPacked] = {}
         for part in parts_of[name]:
+            if isinstance(part.layout, GroupLayout):
+                made[part.name] = pack_groups(graph.weights[name], part.first_row, part.layout)
+                continue
             rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
             made[part.name] = pack(rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes),
                                    design.lookup_entries)  # fmt: skip
         return made
 
-    packed: dict[str, Packed] = {}
+    packed: dict[str, AnyPacked] = {}
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         for index, made in enumerate(pool.map(packed_parts, parts_of)):
             progress("pack", f"matrix {index + 1}/{len(parts_of)}")
@@ -180,15 +214,15 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
     return packed
 
 
-def packing_notes(packed: dict[str, Packed]) -> list[str]:
+def packing_notes(packed: Mapping[str, AnyPacked]) -> list[str]:
     """What a forced scheme made larger than it was."""
-    grown = [p for p in packed.values() if p.bits_per_weight > 8 and p.form is not None]
+    grown = [p for p in packed.values() if isinstance(p, Packed) and p.bits_per_weight > 8 and p.form is not None]
     if not grown:
         return []
     return [f"{len(grown)} matrices are larger by this scheme than raw; --packing auto stores such as they are"]
 
 
-def dataflow_traffic(graph: Graph, design: Design, packed: dict[str, Packed], board: Board) -> dict[str, Any]:
+def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], board: Board) -> dict[str, Any]:
     """DRAM bytes by role of a prompt of each length (a power of two), by GEMM and by TPHS."""
     lengths = [n for n in (16, 32, 64, 128, 256, 512, 1024, 2048) if n <= design.context]
     found: dict[str, Any] = {"kind": "modelled", "prompts": lengths}
@@ -200,7 +234,9 @@ def dataflow_traffic(graph: Graph, design: Design, packed: dict[str, Packed], bo
     return found
 
 
-def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: dict[str, Packed]) -> dict[str, Any]:
+def summarize(
+    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, AnyPacked]
+) -> dict[str, Any]:
     """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
     design = fitted.design
     context = min(512, design.context - 1)
@@ -222,7 +258,7 @@ def summarize(graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packe
         "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
         "weights": {"kind": "measured", "raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
                     "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
-                    "packed_matrices": sum(p.form is not None for p in packed.values()), "matrices": len(packed)},
+                    "packed_matrices": sum(isinstance(p, Packed) and p.form is not None for p in packed.values()), "grouped_matrices": sum(isinstance(p, PackedGroups) for p in packed.values()), "matrices": len(packed)},
         "decode": {"kind": "modelled", "context": context, "tokens_per_s": 1 / decode.seconds,
                    "bytes_per_token": decode.bytes, "roofline_tokens_per_s": ceiling,
                    "share_of_roofline": 1 / decode.seconds / ceiling,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""quantize: a float or 4-bit ONNX folder becomes one with INT8 weights, in standard ONNX that onnxruntime runs.
+"""quantize: a float or 4-bit ONNX folder becomes one with INT8, INT4 or INT2 weights, in ONNX that onnxruntime runs.
 
-Rounds to nearest, symmetric.  Before rounding it may move range from activations to weights (SmoothQuant), which
+Rounds to nearest: INT8 symmetric with a scale a tensor or row, for the INT8 array; INT4 and INT2 in groups with a scale and a
+minimum each, for pacq_gemv, which computes with FP16 activations.  Before rounding to INT8 it may move range from activations to weights (SmoothQuant), which
 changes nothing in exact arithmetic.  Activations stay float in the file; the wish for INT8 is metadata that
 `compile` obeys, quantizing them per token at run time.
 """
@@ -24,10 +25,11 @@ from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State
 from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.graph import Graph, Node, Op
+from meadow.compiler.grouped import GroupFormat
 from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
 from meadow.compiler.read import read, source_digest
-from meadow.compiler.types import I8, Weight
+from meadow.compiler.types import I8, Weight, grouped
 
 Floats = NDArray[np.float32]
 LEVELS = 127
@@ -38,6 +40,11 @@ the activations (measured on SmolLM2: docs/decisions/0005-smoothing.md)."""
 CLIP_RATIOS = tuple(np.arange(1.0, 0.35, -0.05))
 """Fractions of the largest magnitude tried as the range of a per-tensor scale."""
 ABSURD_SCALE = 1e4
+GROUP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Fractions of a group's range that are tried."""
+HEAD_GROUP = 32
+HEAD = "\0head"
+"""A tied head that is given codes of its own."""
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 
 
@@ -158,13 +165,54 @@ def round_to_nearest(w: Floats, granularity: str, power: Floats | None = None) -
     return codes, np.broadcast_to(scale, (w.shape[0],)).astype(np.float32)
 
 
+def round_to_groups(w: Floats, bits: int, group: int) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """Codes uint8 [N, K], scales and minima [N, ceil(K / group)], w ~ code * scale + minimum; both exact in FP16.
+
+    The range of a group is its own, shrunk by that of GROUP_RATIOS which makes its squared error smallest.
+    """
+    rows, cols = w.shape
+    groups = -(-cols // group)
+    padded = np.pad(w, ((0, 0), (0, groups * group - cols)), mode="edge").reshape(rows, groups, group)
+    top = np.float32((1 << bits) - 1)
+    low, high = padded.min(axis=2), padded.max(axis=2)
+    middle, reach = (high + low) / 2, (high - low) / 2
+    best = np.full((rows, groups), np.inf, np.float32)
+    codes = np.zeros(padded.shape, np.uint8)
+    scale, minimum = np.zeros_like(low), np.zeros_like(low)
+    for ratio in GROUP_RATIOS:
+        s = (2 * reach * np.float32(ratio) / top).astype(np.float16).astype(np.float32)
+        m = (middle - reach * np.float32(ratio)).astype(np.float16).astype(np.float32)
+        found = np.clip(np.rint((padded - m[..., None]) / np.where(s == 0, 1, s)[..., None]), 0, top)
+        error = ((found * s[..., None] + m[..., None] - padded) ** 2).sum(axis=2)
+        better = error < best
+        best[better], scale[better], minimum[better] = error[better], s[better], m[better]
+        codes[better] = found[better].astype(np.uint8)
+    return codes.reshape(rows, -1)[:, :cols], scale, minimum
+
+
+def round_to_int8_groups(w: Floats, group: int) -> tuple[NDArray[np.int8], Floats]:
+    """Codes int8 [N, K] and FP16-exact scales [N, ceil(K / group)], symmetric: what GGUF calls Q8_0."""
+    rows, cols = w.shape
+    groups = -(-cols // group)
+    padded = np.pad(w, ((0, 0), (0, groups * group - cols))).reshape(rows, groups, group)
+    scale = (np.abs(padded).max(axis=2) / np.float32(LEVELS)).astype(np.float16).astype(np.float32)
+    codes = np.clip(np.rint(padded / np.where(scale == 0, 1, scale)[..., None]), -LEVELS, LEVELS)
+    return codes.astype(np.int8).reshape(rows, -1)[:, :cols], scale
+
+
 def quantize(source: Path, target: Path, granularity: str = "channel", activations: str = "int8",
-             smoothing: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:  # fmt: skip
-    """Write `target`/ with INT8 weights from the ONNX folder `source`; returns the coverage and error report.
+             smoothing: float | None = None, progress: Callable[[str], None] = lambda _: None,
+             weights: str = "int8", group: int = 32, head: str = "int8") -> dict[str, Any]:  # fmt: skip
+    """Write `target`/ with quantized weights from the ONNX folder `source`; returns the coverage and error report.
+
+    weights    int8, or int4 or int2 in groups of `group` columns; then activations stay float
+    head       of int4 and int2: "int8" gives the head 8 bits in groups of HEAD_GROUP, "same" those of the linears
 
     smoothing  0 to 1, how much activation range is moved into the weights; None takes the default of the granularity
     Raises UnsupportedModel for a graph that is not understood or weights that are not finite, UsageError for options.
     """
+    if weights != "int8":
+        return _quantize_groups(source, target, int(weights.removeprefix("int")), group, head, progress)
     if granularity not in SMOOTHING or activations not in ("int8", "float"):
         raise UsageError(f"granularity {granularity!r} and activations {activations!r} are not known")
     file = find_model(source)
@@ -175,7 +223,7 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
     strength = SMOOTHING[granularity] if smoothing is None else smoothing
     if not 0 <= strength <= 1:
         raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
-    weights = {name: w.dequantize() for name, w in graph.weights.items()}
+    floats = {name: w.dequantize() for name, w in graph.weights.items()}
     gains = dict(graph.gains)
     notes = []
     statistics = None
@@ -187,16 +235,10 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
                 "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
             )
         elif strength:
-            smooth(graph, weights, gains, statistics, strength)
-    quantized, rows = _round_all(graph, weights, granularity, statistics, progress)
+            smooth(graph, floats, gains, statistics, strength)
+    quantized, rows = _round_all(graph, floats, granularity, statistics, progress)
     progress("writing")
-    origin = {"meadow.origin.path": os.path.relpath(file.resolve(), target.resolve()),
-              "meadow.origin.sha256": source_digest(file)}  # fmt: skip
-    with beside(target, "model.onnx", (file,)) as folder:
-        save_model(_write(graph, quantized, gains, granularity, activations, origin), folder)
-        for name in COMPANIONS:
-            if (file.parent / name).exists():
-                shutil.copyfile(file.parent / name, folder / name)
+    _save(graph, quantized, gains, target, file, activations, f"int8 per {granularity}", granularity == "tensor")
     original = sum(w.nbytes for w in graph.weights.values())
     made = sum(w.codes.size + (w.rows if granularity == "channel" else 1) * 4 for w in quantized.values())
     return {
@@ -209,6 +251,69 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
         "absurd_scales": [r.name for r in rows if not 0 < r.smallest_scale <= r.largest_scale < ABSURD_SCALE],
         "per_matrix": [vars(r) for r in rows], "notes": notes,
     }  # fmt: skip
+
+
+def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: str,
+                     progress: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+    """quantize, for pacq_gemv.  Matrices that are grouped already and have no more bits arrive as they are."""
+    try:
+        GroupFormat(bits, group, True, False)
+    except ValueError as error:
+        raise UsageError(f"--weights int{bits} --group {group}: {error}") from None
+    if head not in ("int8", "same"):
+        raise UsageError(f"head {head!r} is not known; int8 and same are")
+    file = find_model(source)
+    refuse_target(target, "model.onnx", (file,))
+    progress("reading")
+    graph = read(file)
+    _refuse_absurd(graph)
+    quantized, rows = {}, []
+    embed, last = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
+    wanted = {name: bits for name in graph.weights if name not in (embed, last)} | {embed: 8}
+    if last != embed or head == "same":
+        wanted[last if last != embed else HEAD] = bits if head == "same" else 8
+    for index, (name, width) in enumerate(wanted.items()):
+        weight = graph.weights[last if name == HEAD else name]
+        if weight.elem.group and weight.elem.bits <= width:
+            quantized[name] = weight
+        elif width == 8:
+            codes, scale = round_to_int8_groups(weight.dequantize(), HEAD_GROUP)
+            quantized[name] = Weight(name, grouped(8, HEAD_GROUP), codes, scale)
+        else:
+            found, scale, minimum = round_to_groups(weight.dequantize(), width, group)
+            quantized[name] = Weight(name, grouped(width, group), found, scale, minimum)
+        w, made = weight.dequantize(), quantized[name]
+        off = float(np.linalg.norm(made.dequantize() - w)) / max(float(np.linalg.norm(w)), 1e-30)
+        assert made.scale is not None
+        rows.append(
+            MatrixReport(
+                name.strip("\0"), w.shape[0], w.shape[1], off, float(made.scale.min()), float(made.scale.max())
+            )
+        )
+        progress(f"rounding {index + 1}/{len(wanted)}")
+    progress("writing")
+    _save(graph, quantized, dict(graph.gains), target, file, "float", f"int{bits} in groups of {group}", False)
+    return {
+        "folder": str(target), "matrices": len(rows), "matrices_total": len(wanted), "weights": f"int{bits}", "group": group,
+        "bytes_before": sum(w.nbytes for w in graph.weights.values()), "bytes_after": sum(w.nbytes for w in quantized.values()),
+        "granularity": f"group of {group}", "activations": "float", "smoothing": 0.0, "calibration_tokens": 0, "head": head,
+        "worst": [vars(r) for r in sorted(rows, key=lambda r: -r.relative_error)[:5]],
+        "mean_relative_error": float(np.mean([r.relative_error for r in rows])),
+        "absurd_scales": [r.name for r in rows if not abs(r.largest_scale) < ABSURD_SCALE],
+        "per_matrix": [vars(r) for r in rows], "notes": [],
+    }  # fmt: skip
+
+
+def _save(graph: Graph, quantized: dict[str, Weight], gains: dict[str, Floats], target: Path, file: Path, activations: str,
+          what: str, scalar: bool) -> None:  # fmt: skip
+    """The folder `target`, with what belongs to the tokenizer copied from beside `file`."""
+    origin = {"meadow.origin.path": os.path.relpath(file.resolve(), target.resolve()),
+              "meadow.origin.sha256": source_digest(file)}  # fmt: skip
+    with beside(target, "model.onnx", (file,)) as folder:
+        save_model(_write(graph, quantized, gains, what, activations, origin, scalar), folder)
+        for name in COMPANIONS:
+            if (file.parent / name).exists():
+                shutil.copyfile(file.parent / name, folder / name)
 
 
 def _round_all(graph: Graph, weights: dict[str, Floats], granularity: str, statistics: Statistics | None,
@@ -243,8 +348,8 @@ def _refuse_absurd(graph: Graph) -> None:
         raise UnsupportedModel("the weights are not numbers:", tuple(problems))
 
 
-def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], granularity: str, activations: str,
-           origin: dict[str, str]) -> Any:  # fmt: skip
+def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], what: str, activations: str,
+           origin: dict[str, str], scalar: bool) -> Any:  # fmt: skip
     by_name = {node.name: node for node in graph.nodes}
     roles = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o",
              "ffn_gate": "gate", "ffn_up": "up", "ffn_down": "down"}  # fmt: skip
@@ -253,12 +358,13 @@ def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], g
         """The weight that llama.build calls `name`, stored under that name; a tied head is the embedding itself."""
         if name in ("output.weight", "token_embd.weight"):
             found = graph.nodes[-1].weight if name == "output.weight" else graph.nodes[0].weight
+            found = HEAD if name == "output.weight" and HEAD in weights else found
         else:
             _, layer, role, _ = name.split(".")
             found = by_name[f"l{layer}.{roles[role]}"].weight
         weight = weights[found or ""]
-        scale = weight.scale if granularity == "channel" else weight.scale[:1]  # type: ignore[index]
-        return Weight(name, weight.elem, weight.codes, scale)
+        scale = weight.scale[:1] if scalar and weight.scale is not None else weight.scale
+        return Weight(name, weight.elem, weight.codes, scale, weight.minimum)
 
     def gain(name: str) -> Floats:
         if name == "output_norm.weight":
@@ -272,7 +378,7 @@ def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], g
     def embed(b: Builder, ids: str, out: str) -> str:
         return write_embedding(b, ids, renamed("token_embd.weight"), out)
 
-    tied = graph.nodes[0].weight == graph.nodes[-1].weight
+    tied = graph.nodes[0].weight == graph.nodes[-1].weight and HEAD not in weights
     metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
-                "meadow.weights": f"int8 per {granularity}", **origin}  # fmt: skip
+                "meadow.weights": what, **origin}  # fmt: skip
     return build(graph.model, gain, linear, embed, "token_embd.weight" if tied else "output.weight", metadata)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -24,7 +25,7 @@ from meadow.compiler.folder import beside
 from meadow.compiler.graph import Graph
 from meadow.compiler.layout import padded
 from meadow.compiler.lower import Part, rope_row_bytes
-from meadow.compiler.pack import Packed
+from meadow.compiler.pack import AnyPacked, PackedGroups
 from meadow.compiler.package import FORMAT_VERSION, manifest_digest, sha256
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
@@ -42,7 +43,7 @@ def compiler_digest() -> str:
     return digest.hexdigest()
 
 
-def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: dict[str, Packed],
+def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
          parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
     """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
     with beside(target, "manifest.json", (Path(graph.source),)) as folder:
@@ -87,7 +88,7 @@ def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int
 
 
 def _contents(
-    graph: Graph, design: Design, packed: dict[str, Packed], parts_of: dict[str, list[Part]]
+    graph: Graph, design: Design, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
 ) -> dict[str, NDArray[Any]]:
     """What each weights or constants buffer holds."""
     model = graph.model
@@ -101,15 +102,17 @@ def _contents(
         for part in parts:
             p = packed[part.name]
             found |= {f"{part.name}.{port}": stream for port, stream in enumerate(p.streams)}
+            if isinstance(p, PackedGroups):
+                continue
             if p.form is not None:
                 found[f"{part.name}.directory"], found[f"{part.name}.table"] = p.directory, p.table
-            placed = np.zeros(part.layout.scale_bytes // 4, np.float32)
-            placed[part.layout.scale_places] = scale[part.first_row : part.first_row + part.layout.rows]
+            placed = np.zeros(p.layout.scale_bytes // 4, np.float32)
+            placed[p.layout.scale_places] = scale[part.first_row : part.first_row + p.layout.rows]
             found[f"{part.name}.scale"] = placed
     return found
 
 
-def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: dict[str, Packed],
+def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
                    parts_of: dict[str, list[Part]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
     contents = _contents(graph, design, packed, parts_of)
     entries: list[dict[str, Any]] = []
@@ -133,7 +136,9 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
                 file.seek(offset)
             entries.append(entry)
         embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
-        if embed == head and all(packed[p.name].form is None for p in parts_of[head]):
+        if embed == head and all(
+            isinstance(p, PackedGroups) or p.form is None for p in (packed[q.name] for q in parts_of[head])
+        ):
             return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
         weight = graph.weights[embed]
         assert weight.scale is not None
@@ -141,11 +146,14 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
         at = padded(offset + weight.codes.size, HOST_ALIGN)
         file.write(b"\0" * (at - offset - weight.codes.size))
         file.write(np.ascontiguousarray(weight.scale).data)
-    return entries, {"tied": False, "file_offset": offset, "scale_offset": at}
+        if weight.minimum is not None:
+            file.write(np.ascontiguousarray(weight.minimum).data)
+    return entries, {"tied": False, "file_offset": offset, "scale_offset": at, "group": weight.elem.group,
+                     "signed": weight.codes.dtype == np.int8, "minimum": weight.minimum is not None}  # fmt: skip
 
 
 def _packing_rows(
-    graph: Graph, schedule: Schedule, packed: dict[str, Packed], parts_of: dict[str, list[Part]]
+    graph: Graph, schedule: Schedule, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
 ) -> list[dict[str, Any]]:
     def where(name: str) -> list[int] | None:
         slot = schedule.placed.get(name)
@@ -156,16 +164,21 @@ def _packing_rows(
         for part in parts:
             p = packed[part.name]
             checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
-            rows.append({
+            common = {
                 "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
-                "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports,
-                "tile_rows": part.layout.tile_rows, "first_row": part.first_row,
-                "format": p.form.word if p.form is not None else 0, "entries": p.entries,
-                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)],
-                "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
-                "scale": where(f"{part.name}.scale"), "bytes": p.nbytes,
+                "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports, "first_row": part.first_row,
+                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)], "bytes": p.nbytes,
                 "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
                 "bus_cycles": p.bus_cycles, "crc32": zlib.crc32(checksums),
+            }  # fmt: skip
+            if isinstance(p, PackedGroups):
+                rows.append({**common, "format": p.form.word})
+                continue
+            rows.append({
+                **common, "tile_rows": p.layout.tile_rows,
+                "format": p.form.word if p.form is not None else 0, "entries": p.entries,
+                "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
+                "scale": where(f"{part.name}.scale"),
             })  # fmt: skip
     return rows
 

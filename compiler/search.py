@@ -21,10 +21,11 @@ from meadow.boards import Board
 from meadow.compiler import cost
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.graph import Graph
+from meadow.compiler.grouped import GroupLayout
 from meadow.compiler.isa import Opcode
 from meadow.compiler.layout import Layout
 from meadow.compiler.lower import lower, weight_parts
-from meadow.compiler.pack import Packed, entropy_bits, pack
+from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, entropy_bits, pack
 from meadow.compiler.packets import SCHEMES as PUBLISHED
 from meadow.compiler.schedule import Step
 from meadow.compiler.traffic import blocks
@@ -38,7 +39,7 @@ DECODE_AT = 512
 CHOICES = {
     "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32), "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
-    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1),
+    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1), "pacq_tokens": (1, 2, 4),
 }  # fmt: skip
 ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
 NEAR = 1.005
@@ -74,8 +75,9 @@ class Candidate:
 
     def __str__(self) -> str:
         d = self.design
+        pacq = f" pacq tokens {d.pacq_tokens}," if d.pacq_ports else ""
         return (
-            f"ports {d.weight_ports}, lanes {d.token_lanes:>2}, floats {d.float_lanes:>2}, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
+            f"ports {d.weight_ports or d.pacq_ports}, lanes {d.token_lanes:>2},{pacq} floats {d.float_lanes:>2}, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
             f"{self.packing:9}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} tokens/s, {self.share:.0%} of the {self.resource} budget"
         )
 
@@ -97,11 +99,17 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
     packing  the scheme of pack.SCHEMES that designs without prefix codes use
     Returns None when nothing fits.
     """
-    bits = sampled_bits(graph, packing if packing in PUBLISHED else "prefix", base.lookup_entries)
+    bits = (
+        sampled_bits(graph, packing if packing in PUBLISHED else "prefix", base.lookup_entries)
+        if base.weight_ports
+        else {}
+    )
     one_layer = _first_layer(graph)
     found: list[Candidate] = []
     excluded: dict[tuple[int, ...], str] = {}
-    options = {k: (getattr(base, k),) if k in fixed else values for k, values in CHOICES.items()}
+    needless = set() if base.weight_ports else {"weight_ports", "prefix_codes"}
+    needless |= set() if base.pacq_ports else {"pacq_tokens"}
+    options = {k: (getattr(base, k),) if k in fixed | needless else values for k, values in CHOICES.items()}
     if "block" not in fixed and base.context < min(options["block"]):
         options["block"] = (base.context,)
     for ports in options["weight_ports"]:
@@ -109,22 +117,28 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
             for prefix in options["prefix_codes"]:
                 for block in options["block"]:
                     shape = replace(base, weight_ports=ports, tile_rows=tile_rows, prefix_codes=prefix, block=block)
-                    if graph.model.head_dim % ports or block > base.context:
+                    if (ports and graph.model.head_dim % ports) or block > base.context:
                         continue
                     steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
-                    for lanes, floats in product(options["token_lanes"], options["float_lanes"]):
+                    for lanes, floats, tokens in product(
+                        *(options[k] for k in ("token_lanes", "float_lanes", "pacq_tokens"))
+                    ):
                         if lanes > block and "token_lanes" not in fixed:
                             continue
-                        design = replace(shape, token_lanes=lanes, float_lanes=floats)
+                        design = replace(shape, token_lanes=lanes, float_lanes=floats, pacq_tokens=tokens)
+                        if design.pacq_ports and block > 64 * tokens:
+                            continue
                         used = shares(design)
                         worst = max(used, key=lambda k: used[k])
                         if used[worst] > 1:
-                            excluded[ports, tile_rows, prefix, block, lanes, floats] = worst
+                            excluded[ports, tile_rows, prefix, block, lanes, floats, tokens] = worst
                             continue
                         if steps is None:
                             steps = _programs(one_layer, shape, bits, board, dataflow)
                         prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
-                        name = "prefix" if prefix else packing if packing in PUBLISHED else "raw"
+                        name = (
+                            "prefix" if prefix else packing if packing in PUBLISHED else "raw" if ports else "grouped"
+                        )
                         found.append(Candidate(design, prefill, decode, used[worst], worst, name))
     if not found:
         return None
@@ -156,12 +170,12 @@ def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
 def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
     """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
     d = best.design
-    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes")
+    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes", "pacq_tokens")
     here = tuple(getattr(d, k) for k in keys)
     by_key = {tuple(getattr(c.design, k) for k in keys): c for c in found}
     words = []
     for index, key in enumerate(keys):
-        larger = [v for v in CHOICES[key] if v > here[index]]
+        larger = [v for v in CHOICES[key] if v > here[index] and (here[index] or key == "prefix_codes")]
         for value in larger[:1]:
             other = (*here[:index], value, *here[index + 1 :])
             name = "prefix codes" if key == "prefix_codes" else f"{key} {value}"
@@ -205,7 +219,7 @@ def _first_layer(graph: Graph) -> Graph:
 def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str
               ) -> dict[str, dict[str, tuple[Step, ...]]]:  # fmt: skip
     """The programs of each dataflow that is possible."""
-    mean = float(np.mean(list(bits.values())))
+    mean = float(np.mean(list(bits.values()))) if bits else 8.0
     form: Format | None = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else None
     packed = {
         part.name: stand_in(part.layout, bits.get(name, mean), form, design.lookup_entries)
@@ -215,8 +229,10 @@ def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board
     return {mode: lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes}
 
 
-def stand_in(layout: Layout, bits: float, form: Format | None, lookup_entries: int = 0) -> Packed:
+def stand_in(layout: Layout | GroupLayout, bits: float, form: Format | None, lookup_entries: int = 0) -> AnyPacked:
     """A matrix of which only the size is known: its arrays have lengths and no memory."""
+    if isinstance(layout, GroupLayout):
+        return PackedGroups(layout, (_zeros(layout.port_beats * BEAT_BYTES, np.uint8),) * layout.ports, bits)
     raw = layout.raw_beats * BEAT_BYTES
     waste = LANE_WASTE_BITS if isinstance(form, Prefix) else 8 * BEAT_BYTES // 2
     total = layout.port_rows * layout.padded_cols * bits + layout.tiles * waste

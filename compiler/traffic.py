@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
@@ -47,8 +48,11 @@ def step_beats(step: Step, design: Design, tokens: int, position: int, logits: i
             if step.opcode is Opcode.NORM:
                 moved["constants", "read", "weights"] += _beats(cols, FLOATS)
             moved["memory", "read", "activations"] += tokens * _beats(cols, FLOATS)
-            moved["memory", "written", "activations"] += tokens * padded(cols, LANE_COLS) // BEAT_BYTES
-            moved["memory", "written", "activations"] += _beats(tokens, FLOATS)
+            if o.get("floats"):
+                moved["memory", "written", "activations"] += tokens * _beats(cols, FLOATS)
+            else:
+                moved["memory", "written", "activations"] += tokens * padded(cols, LANE_COLS) // BEAT_BYTES
+                moved["memory", "written", "activations"] += _beats(tokens, FLOATS)
         case Opcode.LINEAR:
             _linear(step, o, design, tokens, position, logits, moved)
         case Opcode.TPHS:
@@ -97,6 +101,10 @@ def on_port(moved: Beats, port: str, way: str = "") -> int:
 
 def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats) -> None:
     """What streaming a matrix reads: the weights, and for each tile its scales and its entry in the directory."""
+    if int(o["format"]) & WORD_FLAG:
+        for port in range(design.pacq_ports):
+            moved[f"pacq{port}", "read", "weights"] += group_layout(o, design, rows).port_beats
+        return
     for port in range(design.weight_ports):
         slot = step.operands[f"weights{port}"]
         assert isinstance(slot, Slot)
@@ -111,7 +119,16 @@ def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, 
         moved["constants", "read", "weights"] += times * (_beats(some, FLOATS) + (1 if word else 0))
 
 
-def _activations(cols: int, tokens: int, first: int, moved: Beats) -> None:
+def group_layout(o: Operands, design: Design, rows: int) -> GroupLayout:
+    """Of the grouped matrix that a LINEAR or TPHS of `rows` output features streams."""
+    return GroupLayout(rows, int(o["cols"]), design.pacq_ports, GroupFormat.of_word(int(o["format"])))
+
+
+def _activations(o: Operands, tokens: int, first: int, moved: Beats) -> None:
+    cols = int(o["cols"])
+    if int(o["format"]) & WORD_FLAG:
+        moved["memory", "read", "activations"] += 0 if o["reuse"] else (tokens - first) * _beats(cols, FLOATS)
+        return
     moved["memory", "read", "activations"] += (tokens - first) * cols // BEAT_BYTES + _beats(tokens, FLOATS)
 
 
@@ -132,12 +149,12 @@ def _alike(rows: int, tile_rows: int) -> list[tuple[int, int, int]]:
 
 
 def _linear(step: Step, o: Operands, design: Design, tokens: int, position: int, logits: int, moved: Beats) -> None:
-    rows, cols, tile_rows = int(o["rows"]), int(o["cols"]), int(o["tile_rows"])
+    rows, tile_rows = int(o["rows"]), int(o["tile_rows"])
     epilogue = Epilogue(int(o["epilogue"]))
     first = max(0, tokens - logits) if epilogue is Epilogue.LOGITS else 0
     if first >= tokens:
         return
-    _activations(cols, tokens, first, moved)
+    _activations(o, tokens, first, moved)
     _stream(step, o, design, rows, tile_rows, moved)
     served = tokens - first
     for row, real, times in _alike(rows, tile_rows):
@@ -165,9 +182,9 @@ def _cached(o: Operands, seen: int, rows: bool, scales: int, moved: Beats, port:
 
 
 def _tphs(step: Step, o: Operands, design: Design, tokens: int, position: int, moved: Beats) -> None:
-    heads, head_dim, cols = int(o["heads"]), int(o["head_dim"]), int(o["cols"])
+    heads, head_dim = int(o["heads"]), int(o["head_dim"])
     seen = position + tokens
-    _activations(cols, tokens, 0, moved)
+    _activations(o, tokens, 0, moved)
     _stream(step, o, design, heads * head_dim, head_dim, moved)
     moved["constants", "read", "weights"] += heads * tokens * _beats(head_dim, HALVES)
     for port in ("constants", "memory"):  # keys, values

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "arithmetic.hpp"
+#include "pacq.hpp"
 #include "weights.hpp"
 
 constexpr int kGroups = (kBlock + kTokenLanes - 1) / kTokenLanes;
@@ -21,7 +22,7 @@ static_assert(kResultBanks >= kWeightPorts, "a row of sums is written at once");
 
 // On-chip buffers of the array, shared by every step that multiplies weights.
 struct Array {
-    lanes_t activation[kBlock][kMaxWords];
+    lanes_t activation[kInt8Array ? kBlock : 1][kMaxWords];
     float scale[kBlock];
     Table table[kWeightPorts];
     float result[kBlock][kMaxTileRows];
@@ -267,6 +268,19 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
     return left < m.tile_rows ? left : m.tile_rows;
 }
 
+// The same by the engine that takes weights of this format.
+inline int some_rows(TileWalk& walk, Array& array, const Matrix& m, uint32_t format, int first, int tokens, READ_PORTS,
+                     results_stream& pacq_result) {
+    if (!is_grouped(format)) {
+        return kInt8Array ? next_tile(walk, array, m, first, tokens, PASS_READ_PORTS) : 0;
+    }
+    const int left = m.rows - walk.tile * m.tile_rows;
+    const int real = left < m.tile_rows ? left : m.tile_rows;
+    receive_rows(pacq_result, format, real, first, tokens, array.result);
+    ++walk.tile;
+    return real;
+}
+
 // cos and sin of one position.
 inline void load_rope(const beat_t* constants, address_t table, int position, int head_dim, int16_t* factor) {
     const int row_bytes = padded(head_dim * 2, kBeatBytes);
@@ -341,26 +355,32 @@ RowTokens:
     }
 }
 
-inline void linear(Array& array, const Run& run, const Instruction& i, READ_PORTS, beat_t* memory) {
+inline void linear(Array& array, const Run& run, const Instruction& i, READ_PORTS, PACQ_PORTS, beat_t* memory) {
     using namespace isa::linear;
     const int tokens = static_cast<int>(run.tokens);
-    const int first = i.word[epilogue] == isa::kEpilogueLogits ? static_cast<int>(run.first_logit) : 0;
+    const int first = first_of(run, i);
     if (first >= tokens) return;
+    const bool grouped = is_grouped(i.word[format]);
     const Matrix m = matrix_of(run, i, isa::linear::weights0, static_cast<int>(i.word[rows]), static_cast<int>(i.word[cols]),
                                static_cast<int>(i.word[tile_rows]));
-    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), first, tokens, m.words);
-    load_tables(array, run, constants, i, isa::linear::weights0);
+    if (grouped) {
+        begin_grouped(run, i, memory, PASS_PACQ_PORTS);
+    } else {
+        load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), first, tokens, m.words);
+        load_tables(array, run, constants, i, isa::linear::weights0);
+    }
     const bool heads = i.word[epilogue] == isa::kEpilogueHeads || i.word[epilogue] == isa::kEpilogueRopeHeads;
     const int tiles = (m.rows + m.tile_rows - 1) / m.tile_rows;
     TileWalk walk = begin_tiles(m);
 Tiles:
     for (int tile = 0; tile < tiles; ++tile) {
         const int row = static_cast<int>(i.word[first_row]) + tile * m.tile_rows;
-        const int real = next_tile(walk, array, m, first, tokens, PASS_READ_PORTS);
+        const int real = some_rows(walk, array, m, i.word[format], first, tokens, PASS_READ_PORTS, pacq_result);
         if (heads) {
             store_heads(array, run, i, constants, memory, row / m.tile_rows);
         } else {
             store_rows(array, run, i, memory, first, row, real);
         }
     }
+    if (grouped) drop_rows(pacq_result, i.word[format], m.rows, tokens - first);
 }

@@ -21,12 +21,19 @@ NormTokens:
         const address_t at = address_of(run, i.word[source]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
         load_floats<kMemoryPort>(Role::kActivations, memory, at, n, x);
         norm_row(x, weight, n, as_float(i.word[eps]), as_float(i.word[inverse]), y);
+        if (i.word[floats] != 0) {
+            const address_t whole = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kFloatsInBeat) * 4;
+            store_floats<kMemoryPort>(Role::kActivations, memory, whole, 0, n, y);
+            count_cycles(Loop::kNorm, 3 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled
+            continue;
+        }
         scales[t] = quantize_row(y, n, row);
         count_cycles(Loop::kNorm, 5 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled, peak, codes
         for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
         const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
         store_codes<kMemoryPort>(Role::kActivations, memory, to, padded(n, kLaneCols), row);
     }
+    if (i.word[floats] != 0) return;
     store_floats<kMemoryPort>(Role::kActivations, memory, address_of(run, i.word[scale]), 0, static_cast<int>(run.tokens), scales);
 }
 

@@ -10,6 +10,7 @@
 constexpr uint32_t kDone = 0;
 constexpr uint32_t kBadOpcode = 1;
 constexpr uint32_t kBadRun = 2;
+constexpr uint32_t kNoEngine = 3;
 constexpr int kMaxInstructions = 1 << 16;
 
 inline Instruction fetch_instruction(const beat_t* constants, address_t address) {
@@ -37,7 +38,7 @@ LoadBases:
 }
 
 inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
-                            uint32_t first_logit, READ_PORTS, beat_t* memory) {
+                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory) {
     static Array array;
     static Heads heads;
 // A key, a value and a group's scores are read whole in a cycle; so are the activations of a group of tokens, and the
@@ -57,15 +58,30 @@ inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, 
     if (tokens == 0 || tokens > kBlock || position > kContext - tokens || pages > kPages) return kBadRun;
     if (first_logit > tokens) return kBadRun;
     load_bases(constants, bases, static_cast<int>(pages), run);
+    // Instructions are fetched ahead of the one that runs, so that pacq_gemv knows which weights to read next.
+    Instruction ring[kAhead];
+    int fetched = 0;
+    bool ended = false;
 Program:
     for (int step = 0; step < kMaxInstructions; ++step) {
-        const Instruction i = fetch_instruction(constants, program + static_cast<address_t>(step) * isa::kWords * 4);
+    FetchAhead:
+        while (!ended && fetched < step + kAhead) {
+            const Instruction next = fetch_instruction(constants, program + static_cast<address_t>(fetched) * isa::kWords * 4);
+            if (next.word[0] == isa::kLinear || next.word[0] == isa::kTphs) {
+                if (!has_engine(next.word[isa::linear::format])) return kNoEngine;
+                if (kPacq) send_command(run, next, pacq_command);
+            }
+            ended = next.word[0] == isa::kEnd;
+            ring[fetched % kAhead] = next;
+            ++fetched;
+        }
+        const Instruction i = ring[step % kAhead];
         switch (i.word[0]) {
             case isa::kEnd: return kDone;
             case isa::kNorm: norm(run, i, constants, memory); break;
             case isa::kQuantize: quantize(run, i, memory); break;
-            case isa::kLinear: linear(array, run, i, PASS_READ_PORTS, memory); break;
-            case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, memory); break;
+            case isa::kLinear: linear(array, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
+            case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
             case isa::kScores: scores(heads, run, i, memory); break;
             case isa::kSoftmax: softmax(heads, run, i, constants, memory); break;
             case isa::kContext: context(heads, run, i, constants, memory); break;

@@ -21,9 +21,9 @@ inline void attend_group(Heads& chip, const Group& g, int head_dim, float kappa,
 
 // Q of one head for all tokens: the array's next tile, rotated and quantized, to the rows from `first` on.
 inline void project_queries(Heads& heads, Array& array, TileWalk& walk, const Matrix& m, const Run& run, address_t rope,
-                            int head_dim, int first, READ_PORTS) {
+                            int head_dim, int first, uint32_t format, READ_PORTS, results_stream& pacq_result) {
     const int tokens = static_cast<int>(run.tokens);
-    next_tile(walk, array, m, 0, tokens, PASS_READ_PORTS);
+    some_rows(walk, array, m, format, 0, tokens, PASS_READ_PORTS, pacq_result);
     int16_t factor[kMaxHeadDim];
 QueryTokens:
     for (int t = 0; t < tokens; ++t) {
@@ -57,7 +57,7 @@ inline void load_cache(Heads& chip, const Run& run, const Instruction& i, int kv
 
 // TPHS: parallel over tokens, sequential over heads; where a run has few tokens, over the tokens of several heads that share
 // a key and a value, as many as the rows of queries hold.
-inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i, READ_PORTS, beat_t* memory) {
+inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i, READ_PORTS, PACQ_PORTS, beat_t* memory) {
     using namespace isa::tphs;
     const int tokens = static_cast<int>(run.tokens);
     const int dim = static_cast<int>(i.word[head_dim]);
@@ -66,8 +66,13 @@ inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i
     const int group = count / kv_count;
     const int together = kBlock / tokens < group ? kBlock / tokens : group;
     const Matrix m = matrix_of(run, i, isa::tphs::weights0, count * dim, static_cast<int>(i.word[cols]), dim);
-    load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), 0, tokens, m.words);
-    load_tables(array, run, constants, i, isa::tphs::weights0);
+    const bool grouped = is_grouped(i.word[format]);
+    if (grouped) {
+        begin_grouped(run, i, memory, PASS_PACQ_PORTS);
+    } else {
+        load_activations(array, memory, address_of(run, i.word[codes]), address_of(run, i.word[scale]), 0, tokens, m.words);
+        load_tables(array, run, constants, i, isa::tphs::weights0);
+    }
     TileWalk walk = begin_tiles(m);
 KvHeads:
     for (int kv = 0; kv < kv_count; ++kv) {
@@ -76,7 +81,8 @@ KvHeads:
         for (int head = 0; head < group; head += together) {
             const int some = group - head < together ? group - head : together;
             for (int h = 0; h < some; ++h) {
-                project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens, PASS_READ_PORTS);
+                project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens,
+                                i.word[format], PASS_READ_PORTS, pacq_result);
             }
         QueryGroups:
             for (int first = 0; first < some * tokens; first += kTokenLanes) {
@@ -85,4 +91,5 @@ KvHeads:
             }
         }
     }
+    if (grouped) drop_rows(pacq_result, i.word[format], m.rows, tokens);
 }

@@ -38,14 +38,15 @@ struct Instruction {
 // Numbers of the ports, by which traffic is counted.
 constexpr int kConstantsPort = 4;
 constexpr int kMemoryPort = 5;
-constexpr int kPorts = 6;
+constexpr int kPacqPort = 6;  // and the three behind it
+constexpr int kPorts = 10;
 
 // What the bytes of an access are, by which traffic is counted: weights with all their tables and scales, activations
 // between layers, the KV cache, intermediates of attention (Q, S, P), and the program.
 enum class Role : int { kWeights, kActivations, kKv, kIntermediates, kProgram };
 
 // The pipelined loops whose iterations are counted.
-enum class Loop : int { kFetch, kUnpack, kMultiply, kRescale, kEpilogue, kNorm, kScores, kSoftmax, kContext };
+enum class Loop : int { kFetch, kUnpack, kMultiply, kRescale, kEpilogue, kNorm, kScores, kSoftmax, kContext, kPacq, kFeed, kResults };
 
 inline float as_float(uint32_t bits) {
 #pragma HLS INLINE

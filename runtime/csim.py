@@ -25,9 +25,22 @@ from meadow.compiler.package import Package
 from meadow.runtime.device import Bytes, Counters, Run
 
 PAGE = 4096
-PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory")
+PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
 ROLES = ("weights", "activations", "kv", "intermediates", "program")
-LOOPS = ("fetch", "unpack", "multiply", "rescale", "epilogue", "norm", "scores", "softmax", "context")
+LOOPS = (
+    "fetch",
+    "unpack",
+    "multiply",
+    "rescale",
+    "epilogue",
+    "norm",
+    "scores",
+    "softmax",
+    "context",
+    "pacq",
+    "feed",
+    "results",
+)
 """As hls/types.hpp numbers them."""
 CHANNELS = tuple(f"{port}.{role}.{way}" for port in PORTS for way in ("read", "written") for role in ROLES)
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
@@ -36,7 +49,11 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-e
 """Hidden and not unique: engines of several designs live in one process, and their static buffers have one name."""
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g", "-DMEADOW_PLAIN_LANES")
 """With the loops that are synthesized, where a fast build decodes and multiplies in AVX-512 (hls/sim/lanes.hpp)."""
-STATUS = {1: "the program holds an opcode that the engine does not know", 2: "the engine refused the run's registers"}
+STATUS = {
+    1: "the program holds an opcode that the engine does not know",
+    2: "the engine refused the run's registers",
+    3: "the program has weights that no engine of this design takes",
+}
 BUILD_TIMEOUT = 300
 SLACK = 16 << 20
 """Bytes of simulated memory beside what the package allocates: the chunk table, test patterns, other programs."""
@@ -68,6 +85,7 @@ def build(package: Package, sanitize: bool = False) -> Path:
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / "engine.so"
         command = [compiler, *flags, f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
+                   f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}",
                    f"-I{package.folder / 'hls' / 'sim'}", f"-I{package.folder / 'hls'}",
                    str(package.folder / "hls" / "sim" / "csim.cpp"), "-o", str(made)]  # fmt: skip
         try:

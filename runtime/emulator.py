@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler import arithmetic as ar
+from meadow.compiler import pacq
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
+from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unpack_slot
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack_alike
@@ -80,6 +82,7 @@ class Emulator:
         self.memory = Memory()
         self.counters = Counters()
         self._weights: dict[tuple[int, int], Matrix] = {}
+        self._grouped: dict[tuple[int, int], pacq.GroupedMatrix] = {}
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
         self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
@@ -92,6 +95,7 @@ class Emulator:
         if self.memory.allocation(address) in self._decoded:
             self._programs.clear()
             self._weights.clear()
+            self._grouped.clear()
             self._decoded.clear()
 
     def read(self, address: int, length: int) -> Bytes:
@@ -117,6 +121,7 @@ class Emulator:
 
     def close(self) -> None:
         self._weights.clear()
+        self._grouped.clear()
         self._views.clear()
         self._programs.clear()
         self.memory = Memory()
@@ -220,9 +225,26 @@ class Emulator:
 
     def _project(self, f: Fields, rows: int, tile_rows: int, first: int = 0) -> NDArray[np.float32]:
         """FP32 results [tokens - first, rows] of a linear layer."""
+        if f["format"] & WORD_FLAG:
+            return self._project_grouped(f, rows, first)
         m = self._matrix(f, rows, tile_rows)
         codes, scale = self._activations(f)
         return ar.rescale(ar.int8_products(codes[first:], m.codes, m.pieces), scale[first:], m.scale)
+
+    def _project_grouped(self, f: Fields, rows: int, first: int) -> NDArray[np.float32]:
+        """The same by pacq_gemv: FP32 rows are rounded to FP16, columns padded to whole groups."""
+        key = (self._address(f["weights0"]), rows)
+        layout = GroupLayout(rows, f["cols"], self.design.pacq_ports, GroupFormat.of_word(f["format"]))
+        if key not in self._grouped:
+            slots = [f[f"weights{p}"] for p in range(layout.ports)]
+            streams = [self._array(s, np.uint8, layout.port_beats * BEAT_BYTES) for s in slots]
+            self._decoded |= {self.memory.allocation(self._address(s)) for s in slots}
+            codes, scale, minimum = layout.unpack(streams)
+            self._grouped[key] = pacq.grouped_matrix(codes, layout.form.zero, scale, minimum, layout.form.group)
+        x = self._array(f["codes"], np.float32, self.run.tokens, padded(f["cols"], 4))[first:, : f["cols"]]
+        a = np.zeros((len(x), layout.padded_cols), np.float16)
+        a[:, : f["cols"]] = pacq.half(x)
+        return pacq.linear(a, self._grouped[key])
 
     # -- instructions ----------------------------------------------------------------------------------------------
 
@@ -230,7 +252,11 @@ class Emulator:
         tokens, cols = self.run.tokens, f["cols"]
         x = self._array(f["source"], np.float32, tokens, padded(cols, 4))[:, :cols]
         gain = self._array(f["gain"], np.float32, cols)
-        self._store_int8(f, ar.norm(x, gain, np.float32(f["eps"])))
+        y = ar.norm(x, gain, np.float32(f["eps"]))
+        if f["floats"]:
+            self._array(f["codes"], np.float32, tokens, padded(cols, 4))[:, :cols] = y
+        else:
+            self._store_int8(f, y)
 
     def _quantize(self, f: Fields) -> None:
         x = self._array(f["source"], np.float32, self.run.tokens, padded(f["cols"], 4))[:, : f["cols"]]

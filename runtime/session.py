@@ -84,8 +84,7 @@ class Session:
         except BaseException:
             self.device.close()
             raise
-        codes, scale = self.package.embedding()
-        self._embedding, self._embedding_scale = codes, scale
+        self._embedding = self.package.embedding()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -218,7 +217,7 @@ class Session:
         dim = int(self.package.model["dim"])
         x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
         index = np.array(tokens)
-        x[:, :dim] = self._embedding[index].astype(np.float32) * self._embedding_scale[index, None]
+        x[:, :dim] = self._embedding.rows(index)
         self.device.write(self._at("x"), x.view(np.uint8))
         self.device.start(Run(address, self._bases, len(self.addresses), self.position, len(tokens), first_logit))
         self.device.wait()

@@ -82,6 +82,14 @@ def tiny_tensor(tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_int4(tiny: Path) -> Path:
+    """The tiny model with INT4 linears in groups of 32 and a head of 8 bits."""
+    folder = tiny.parent / "tiny-int4"
+    quantize(tiny, folder, weights="int4")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_package(tiny_int8: Path) -> Path:
     """The tiny model compiled for the ZCU102, with numbers that tests refer to and every weight in prefix codes."""
     folder = tiny_int8.parent / "build" / "tiny"

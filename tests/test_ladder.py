@@ -11,9 +11,16 @@ from random_gguf import write_gguf
 
 from meadow import boards
 from meadow.cli.verify import flip_changes_digest
+from meadow.compiler.emit import emit
 from meadow.compiler.evaluate import evaluate
-from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.fit import fit
+from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.pipeline import Options, compile_model, pack_all
+from meadow.compiler.place import place
+from meadow.compiler.quantize import quantize
 from meadow.compiler.read import read
+from meadow.compiler.rewrite import rewrite
+from meadow.compiler.save import save
 from meadow.runtime.csim import CSim
 from meadow.runtime.session import Session
 
@@ -100,6 +107,53 @@ def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, package
     with Session(packages[name], device) as session:
         session.prefill(TOKENS[:9], logits="all")
         assert flip_changes_digest(session, TOKENS[:9], session.digest)
+
+
+GROUPED = {
+    "zcu102": ("zcu102", Options()),
+    "kv260": ("kv260", Options()),
+    "two ports, gemm": ("zcu102", Options(dataflow="gemm", settings=(("pacq_ports", 2), ("pacq_tokens", 4)))),
+    "one port, odd block": (
+        "zcu102",
+        Options(settings=(("pacq_ports", 1), ("block", 13), ("context", 101), ("tile_rows", 64))),
+    ),
+}
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize(
+    ("weights", "group", "head"), [("int4", 32, "int8"), ("int4", 64, "same"), ("int2", 16, "same")]
+)
+def test_grouped_weights_give_the_same_bits_on_every_design(
+    weights: str, group: int, head: str, tiny: Path, tmp_path: Path
+) -> None:
+    quantize(tiny, tmp_path / "model", weights=weights, group=group, head=head)
+    found = set()
+    for index, (board, options) in enumerate(GROUPED.values()):
+        compile_model(tmp_path / "model", boards.load(board), tmp_path / str(index), options)
+        found |= {digest(tmp_path / str(index), device, 64) for device in ("emulator", "csim")}
+    assert len(found) == 1
+
+
+@pytest.mark.csim
+def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_path: Path) -> None:
+    """The engine is chosen by matrix: linears in the array, the head in pacq_gemv."""
+    quantize(tiny, tmp_path / "int8")
+    quantize(tiny, tmp_path / "int4", weights="int4")
+    graph, other = read(tmp_path / "int8"), read(tmp_path / "int4")
+    head = graph.nodes[-1].weight or ""
+    mixed = graph.replace(weights={**graph.weights, head: other.weights[other.nodes[-1].weight or ""]})
+    mixed = rewrite(mixed)
+    board = boards.load("zcu102")
+    fitted = fit(mixed, board)
+    assert fitted.design.weight_ports == 2 and fitted.design.pacq_ports == 2
+    parts = weight_parts(mixed, fitted.design)
+    packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
+    schedule = place(lower(mixed, fitted.design, packed), board)
+    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"),
+         {"name": "mixed", "board": "zcu102", "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
+          "source": {"path": "", "sha256": ""}, "origin": None})  # fmt: skip
+    assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
 @pytest.mark.csim

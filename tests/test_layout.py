@@ -18,7 +18,19 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
-RUNTIME_MAY = {"errors", "isa", "package", "layout", "types", "arithmetic", "unpack", "design", "schedule"}
+RUNTIME_MAY = {
+    "errors",
+    "isa",
+    "package",
+    "layout",
+    "types",
+    "arithmetic",
+    "unpack",
+    "design",
+    "schedule",
+    "grouped",
+    "pacq",
+}
 """What a board has of the compiler: numpy and the standard library only."""
 ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "confirm", "llama", "quantize", "convert"}
 SOURCES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]

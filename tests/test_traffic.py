@@ -34,3 +34,15 @@ def test_predicted_bytes_are_counted(name: str, dataflow: str, packing: str, tin
         assert row["bursts"] <= row["counted_bytes"] // 16
         assert row["cycles_equal"], (row["predicted_cycles"], row["counted_cycles"])
         assert packing == "auto" or "unpack" in row["predicted_cycles"]  # prefix codes decide it themselves
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
+@pytest.mark.parametrize("settings", [(), (("pacq_ports", 1), ("block", 13), ("context", 150))])
+def test_predicted_bytes_of_grouped_weights_are_counted(
+    settings: tuple[tuple[str, int], ...], dataflow: str, tiny_int4: Path, tmp_path: Path
+) -> None:
+    compile_model(tiny_int4, boards.load("zcu102"), tmp_path / "made", Options(dataflow, settings=settings))
+    for row in measure(load(tmp_path / "made"), dataflow, [1, 3, 16, 65, 100]):
+        assert row["predicted_bytes"] == row["counted_bytes"] and row["equal"], row
+        assert row["cycles_equal"], (row["predicted_cycles"], row["counted_cycles"])

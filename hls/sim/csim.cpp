@@ -17,10 +17,16 @@ EXPORTED int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t pr
                     uint32_t tokens, uint32_t first_logit, char* message, uint64_t message_bytes) {
     traffic::memory_bytes = memory_bytes;
     beat_t* dram = reinterpret_cast<beat_t*>(memory);
+    pacq_model::dram = memory;
+    commands_stream command;
+    activations_stream activation;
+    results_stream result;
     try {
         return static_cast<int>(meadow_engine(
 #define WEIGHTS dram,
+#if MEADOW_WEIGHT_PORTS > 0
             WEIGHTS
+#endif
 #if MEADOW_WEIGHT_PORTS > 1
                 WEIGHTS
 #endif
@@ -28,6 +34,9 @@ EXPORTED int meadow_csim_run(uint8_t* memory, uint64_t memory_bytes, uint64_t pr
                     WEIGHTS WEIGHTS
 #endif
 #undef WEIGHTS
+#if MEADOW_PACQ_PORTS > 0
+            command, activation, result,
+#endif
             dram, dram, program, bases, pages, position, tokens, first_logit));
     } catch (const std::exception& error) {
         std::snprintf(message, message_bytes, "%s", error.what());

@@ -8,9 +8,9 @@
 
 namespace traffic {
 
-constexpr int kPortCount = 6;
+constexpr int kPortCount = 10;
 constexpr int kRoles = 5;
-constexpr int kLoops = 9;
+constexpr int kLoops = 12;
 constexpr uint64_t kBurstBeats = 64;  // max_read_burst_length of the ports
 
 struct Count {

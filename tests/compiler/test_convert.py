@@ -18,7 +18,7 @@ from meadow.compiler.convert import convert
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import evaluate
 from meadow.compiler.gguf_file import read_gguf, unpermute
-from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, nibbles, scale_and_minimum, unnibble
+from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, packed_codes, scale_and_minimum, unpacked_codes
 from meadow.compiler.read import read
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -67,7 +67,7 @@ def test_a_group_of_one_value_has_an_encoding_of_its_own() -> None:
 @given(st.lists(st.integers(0, 15), min_size=2, max_size=64).filter(lambda x: len(x) % 2 == 0))
 def test_nibbles_come_back(codes: list[int]) -> None:
     packed = np.array(codes, np.uint8)
-    assert unnibble(nibbles(packed)).tolist() == codes
+    assert unpacked_codes(packed_codes(packed, 4), 4).tolist() == codes
 
 
 def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
     text = " ".join(CliRunner().invoke(compile_command, ["--help"]).output.split())
     for key in SETTABLE:
         assert key in text
+        if key.startswith("pacq_"):
+            continue  # of models with grouped weights
         fit(graph, boards.load("zcu102"), {key: 1024 if key == "lookup_entries" else 128 if key in ("context", "tile_rows", "clock_mhz") else 4
                                            if key != "prefix_codes" else 1})  # fmt: skip
 

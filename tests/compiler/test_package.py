@@ -46,8 +46,10 @@ def test_compiling_again_is_up_to_date_and_other_options_are_not(tiny_int8: Path
 
 def test_the_embedding_is_the_heads_own_rows(tiny_package: Path, tiny_int8: Path) -> None:
     weight = next(iter(read(tiny_int8).weights.values()))
-    codes, scale = load(tiny_package).embedding()
-    assert (codes == weight.codes).all() and (scale == weight.scale).all()
+    table = load(tiny_package).embedding()
+    assert weight.scale is not None
+    assert (table.codes == weight.codes).all() and (table.scale[:, 0] == weight.scale).all()
+    assert (table.rows(np.array([3, 900])) == weight.dequantize()[[3, 900]]).all()
 
 
 def test_what_is_saved_is_this_and_no_more(tiny_package: Path, golden: Any) -> None:
@@ -60,7 +62,7 @@ def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 2"):
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 3"):
         load(copy)
 
 
