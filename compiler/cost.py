@@ -81,6 +81,11 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
                 groups += times * len(_group_keys(some, design, tokens, position))
             phases["attention"] = loops["softmax"] + 2 * head_dim * groups  # MAX must have ended before EXP begins
             phases["latency"] += groups * TILE_OVERHEAD
+            if design.caches > 1:  # the next head is read meanwhile
+                kv_heads = int(o["kv_heads"])
+                load = moved["memory", "read", "kv"] / kv_heads
+                hidden = (kv_heads - 1) * min(load, (phases["attention"] + groups * TILE_OVERHEAD) / kv_heads)
+                phases["memory port"] -= hidden
         case Opcode.SCORES | Opcode.SOFTMAX | Opcode.CONTEXT:
             phases["memory port"] += on_port(moved, "constants")
             phases["attention"] = loops[step.opcode.name.lower()]

@@ -120,10 +120,20 @@ class Design:
         return max(self.tile_rows, self.max_head_dim)
 
     @property
+    def caches(self) -> int:
+        """KV heads on chip: beside pacq_gemv, which decodes as fast as DRAM gives, one is read while another attends."""
+        return 2 if self.pacq_ports else 1
+
+    @property
+    def pacq_most_tokens(self) -> int:
+        """Tokens of one command at most: a power of two for each token lane."""
+        return self.pacq_tokens * _power_of_two(-(-self.block // self.pacq_tokens))
+
+    @property
     def pacq_words(self) -> int:
         """Words of eight activations that each token lane of pacq_gemv keeps: a block's longest rows, and as much again of the
         next command while that is little."""
-        rows = -(-_power_of_two(self.block) // self.pacq_tokens) * -(-self.max_cols // 8)
+        rows = self.pacq_most_tokens // self.pacq_tokens * -(-padded_for_groups(self.max_cols) // 8)
         return max(512, _power_of_two(rows))
 
     @property
@@ -166,14 +176,14 @@ class Design:
 
     def memories(self) -> dict[str, int]:
         """Bits of each on-chip buffer."""
-        kv = self.context * self.max_head_dim * 8
+        kv = self.context * self.max_head_dim * 8 * self.caches
         tables = self.weight_ports * (LOOKUP_LANES // 2) * self.lookup_entries * 16  # dual-ported copies
         return {
             "activations": self.block * self.max_cols * 8 * 2 * (self.weight_ports > 0),
             "results": 2 * self.block * self.max_tile_rows * 32,
             "keys": kv,
             "values": kv,
-            "kv scales": 2 * self.context * 32,
+            "kv scales": 2 * self.context * 32 * self.caches,
             "score rows": self.token_lanes * self.context * 32,
             "score and probability rows by GEMM": self.token_lanes * self.context * (32 + 16 + 16),
             "rows of norms": self.max_cols * (5 * 32 + 2 * 8),
@@ -195,6 +205,11 @@ class Design:
             f"design {self.id} for {self.board} at {self.clock_mhz} MHz: {', '.join(engines)}, blocks of {self.block} tokens, "
             f"context {self.context}"
         )
+
+
+def padded_for_groups(cols: int) -> int:
+    """Columns of a row of activations at most: whole groups of the largest size."""
+    return -(-cols // 256) * 256
 
 
 def _power_of_two(n: int) -> int:

@@ -13,7 +13,7 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
-from meadow.compiler import isa
+from meadow.compiler import isa, verilog
 from meadow.compiler.arithmetic import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
 from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES, Design
 from meadow.compiler.errors import UsageError
@@ -64,6 +64,9 @@ def emit(design: Design, version: str) -> BuildPlan:
         files[f"hls/{name}"] = (folder / name).read_text()
     for name in SHIMS:
         files[f"hls/sim/{name}"] = (folder / "sim" / name).read_text()
+    if design.pacq_ports:
+        files |= {f"rtl/{name}": text for name, text in verilog.sources().items()}
+        files[f"rtl/{verilog.TOP}"] = verilog.top(verilog.shape_of(design), design.id, values["banner"])
     plan = BuildPlan(files)
     check_pragmas(plan)
     return plan

@@ -36,7 +36,7 @@ HOST_ALIGN = 4096
 def compiler_digest() -> str:
     """sha256 over the sources that decide what a package holds, so that a newer meadow compiles again."""
     digest = hashlib.sha256()
-    for package in ("meadow.compiler", "meadow.hls", "meadow.hls.sim", "meadow.compiler.passes"):
+    for package in ("meadow.compiler", "meadow.hls", "meadow.hls.sim", "meadow.rtl", "meadow.compiler.passes"):
         for entry in sorted(resources.files(package).iterdir(), key=lambda e: e.name):
             if entry.is_file() and not entry.name.endswith((".pyc", ".txt")):
                 digest.update(entry.name.encode() + b"\0" + entry.read_bytes())

@@ -11,6 +11,8 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
+from meadow.compiler.design import Design
+
 SOURCES = (
     "stream_fifo.v", "fixed_to_float.v", "float_add.v", "float_multiply.v", "half_to_float.v",
     "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v", "pacq_sum.v", "pacq_activations.v", "pacq_commands.v",
@@ -33,6 +35,17 @@ class Shape:
     fifo_beats: int = 512
     max_burst: int = 64
     address_width: int = 40
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """By their names in Verilog."""
+        return {name.upper(): value for name, value in vars(self).items()}
+
+
+def shape_of(design: Design) -> Shape:
+    """The shape of a design's pacq_gemv."""
+    return Shape(design.pacq_ports, design.pacq_lanes, design.pacq_tokens, design.pacq_most_tokens, design.pacq_words,
+                 design.pacq_fifo)  # fmt: skip
 
 
 def top(shape: Shape, design_id: str, banner: str) -> str:

@@ -30,12 +30,17 @@ using weights_stream = hls::stream<weights_t, 64>;
 using divisors_stream = hls::stream<divisors_t, 2>;
 using contexts_stream = hls::stream<contexts_t, 2 * kMaxHeadDim>;
 
-// On-chip rows of one KV head and of one query head.
-struct Heads {
+// On-chip rows of one KV head.
+struct Cache {
     int8_t key[kContext][kMaxHeadDim];
     int8_t value[kContext][kMaxHeadDim];
     float key_scale[kContext];
     float value_scale[kContext];
+};
+
+// The KV head that attends, the next one where the design has room for it, and one query head.
+struct Heads {
+    Cache cache[kCaches];
     int8_t query[kBlock][kMaxHeadDim];
     float query_scale[kBlock];
     scores_t row[kContext];  // the score rows of a group, until their maxima are known

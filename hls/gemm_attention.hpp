@@ -99,7 +99,7 @@ LoadSoftmax:
 inline void score_region(Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride, beat_t* memory) {
 #pragma HLS DATAFLOW
     scores_stream stream;
-    score_group(chip.query, chip.query_scale, chip.key, chip.key_scale, g, head_dim, kappa, stream);
+    score_group(chip.query, chip.query_scale, chip.cache[0].key, chip.cache[0].key_scale, g, head_dim, kappa, stream);
     store_scores(stream, g, chip.row, target, stride, memory);
 }
 
@@ -111,7 +111,7 @@ inline void softmax_region(Heads& chip, const Group& g, scores_t incoming[kConte
     weights_stream weights;
     divisors_stream divisors;
     load_scores(constants, source, stride, g, incoming, stream);
-    softmax_group(stream, chip.value_scale, g, chip.row, weights, divisors);
+    softmax_group(stream, chip.cache[0].value_scale, g, chip.row, weights, divisors);
     store_softmax(weights, divisors, g, outgoing, target, stride, divisor, memory);
 }
 
@@ -123,7 +123,7 @@ inline void context_region(Heads& chip, const Group& g, weights_t incoming[kCont
     divisors_stream divisors;
     contexts_stream contexts;
     load_softmax(constants, source, source_stride, divisor, g, incoming, weights, divisors);
-    context_group(weights, divisors, chip.value, g, head_dim, contexts);
+    context_group(weights, divisors, chip.cache[0].value, g, head_dim, contexts);
     store_group(contexts, g, head_dim, target, stride, column, memory);
 }
 
@@ -141,8 +141,8 @@ ScoreHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         const int kv = head / group;
         if (head % group == 0) {
-            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.key);
-            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.key_scale);
+            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[keys]), kv, room, dim), seen, dim, chip.cache[0].key);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale_address(address_of(run, i.word[key_scale]), kv, room), seen, chip.cache[0].key_scale);
         }
         load_rows<kMemoryPort>(Role::kIntermediates, memory, head_address(address_of(run, i.word[queries]), head, rows, dim), tokens, dim, chip.query);
         load_floats<kMemoryPort>(Role::kIntermediates, memory, scale_address(address_of(run, i.word[query_scale]), head, rows), tokens, chip.query_scale);
@@ -170,7 +170,7 @@ SoftmaxHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
             const address_t scale = scale_address(address_of(run, i.word[value_scale]), head / group, room);
-            load_floats<kMemoryPort>(Role::kKv, memory, scale, seen, chip.value_scale);
+            load_floats<kMemoryPort>(Role::kKv, memory, scale, seen, chip.cache[0].value_scale);
         }
         const address_t place = static_cast<address_t>(head) * i.word[block];
     SoftmaxGroups:
@@ -197,7 +197,7 @@ inline void context(Heads& chip, const Run& run, const Instruction& i, const bea
 ContextHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
-            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.value);
+            load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.cache[0].value);
         }
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:

@@ -43,8 +43,9 @@ inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, 
     static Heads heads;
 // A key, a value and a group's scores are read whole in a cycle; so are the activations of a group of tokens, and the
 // look-up tables by every lane.
-#pragma HLS ARRAY_RESHAPE variable=heads.key complete dim=2
-#pragma HLS ARRAY_RESHAPE variable=heads.value complete dim=2
+#pragma HLS ARRAY_PARTITION variable=heads.cache complete
+#pragma HLS ARRAY_RESHAPE variable=heads.cache.key complete dim=3
+#pragma HLS ARRAY_RESHAPE variable=heads.cache.value complete dim=3
 #pragma HLS AGGREGATE variable=heads.row
 #pragma HLS AGGREGATE variable=array.activation
 #pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1

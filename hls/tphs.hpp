@@ -6,16 +6,16 @@
 #include "attention.hpp"
 
 // The TPHS pipeline of one head and one group: nothing between the stages but streams and one row buffer.
-inline void attend_group(Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride, int column,
-                         beat_t* memory) {
+inline void attend_group(const Cache& cache, Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride,
+                         int column, beat_t* memory) {
 #pragma HLS DATAFLOW
     scores_stream scores;
     weights_stream weights;
     divisors_stream divisors;
     contexts_stream contexts;
-    score_group(chip.query, chip.query_scale, chip.key, chip.key_scale, g, head_dim, kappa, scores);
-    softmax_group(scores, chip.value_scale, g, chip.row, weights, divisors);
-    context_group(weights, divisors, chip.value, g, head_dim, contexts);
+    score_group(chip.query, chip.query_scale, cache.key, cache.key_scale, g, head_dim, kappa, scores);
+    softmax_group(scores, cache.value_scale, g, chip.row, weights, divisors);
+    context_group(weights, divisors, cache.value, g, head_dim, contexts);
     store_group(contexts, g, head_dim, target, stride, column, memory);
 }
 
@@ -42,17 +42,48 @@ inline void load_head(const beat_t* port, address_t rows, address_t scales, int 
     load_floats<kPort>(Role::kKv, port, scales, seen, scale);
 }
 
-// K over the reading port and V over the other, at once.
-inline void load_cache(Heads& chip, const Run& run, const Instruction& i, int kv, const beat_t* constants, const beat_t* memory) {
+// K over the reading port and V over the other, at once.  Nothing beyond the last head.
+inline void load_cache(Cache& cache, const Run& run, const Instruction& i, int kv, const beat_t* constants, const beat_t* memory) {
 #pragma HLS DATAFLOW
     using namespace isa::tphs;
-    const int seen = static_cast<int>(run.position) + static_cast<int>(run.tokens);
+    const int seen = kv < static_cast<int>(i.word[kv_heads]) ? static_cast<int>(run.position) + static_cast<int>(run.tokens) : 0;
     const int dim = static_cast<int>(i.word[head_dim]);
     const int room = static_cast<int>(i.word[capacity]);
     load_head<kConstantsPort>(constants, head_address(address_of(run, i.word[keys]), kv, room, dim),
-                              scale_address(address_of(run, i.word[key_scale]), kv, room), seen, dim, chip.key, chip.key_scale);
+                              scale_address(address_of(run, i.word[key_scale]), kv, room), seen, dim, cache.key, cache.key_scale);
     load_head<kMemoryPort>(memory, head_address(address_of(run, i.word[values]), kv, room, dim),
-                           scale_address(address_of(run, i.word[value_scale]), kv, room), seen, dim, chip.value, chip.value_scale);
+                           scale_address(address_of(run, i.word[value_scale]), kv, room), seen, dim, cache.value, cache.value_scale);
+}
+
+// The query heads of one KV head, as many at once as the rows of queries hold.
+inline void attend_heads(const Cache& cache, Heads& chip, Array& array, TileWalk& walk, const Matrix& m, const Run& run,
+                         const Instruction& i, int kv, READ_PORTS, results_stream& pacq_result, beat_t* memory) {
+    using namespace isa::tphs;
+    const int tokens = static_cast<int>(run.tokens);
+    const int dim = static_cast<int>(i.word[head_dim]);
+    const int group = static_cast<int>(i.word[heads]) / static_cast<int>(i.word[kv_heads]);
+    const int together = kBlock / tokens < group ? kBlock / tokens : group;
+QueryHeads:
+    for (int head = 0; head < group; head += together) {
+        const int some = group - head < together ? group - head : together;
+        for (int h = 0; h < some; ++h) {
+            project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens, i.word[format],
+                            PASS_READ_PORTS, pacq_result);
+        }
+    QueryGroups:
+        for (int first = 0; first < some * tokens; first += kTokenLanes) {
+            attend_group(cache, chip, group_at(run, first, some), dim, as_float(i.word[kappa]), address_of(run, i.word[target]),
+                         static_cast<int>(i.word[stride]), (kv * group + head) * dim, memory);
+        }
+    }
+}
+
+// One KV head attends while the next one is read.  The two reads of `constants` (keys, and rotary rows of the queries) share a port.
+inline void load_and_attend(Cache& next, const Cache& now, Heads& chip, Array& array, TileWalk& walk, const Matrix& m,
+                            const Run& run, const Instruction& i, int kv, READ_PORTS, results_stream& pacq_result, beat_t* memory) {
+#pragma HLS DATAFLOW
+    load_cache(next, run, i, kv + 1, constants, memory);
+    attend_heads(now, chip, array, walk, m, run, i, kv, PASS_READ_PORTS, pacq_result, memory);
 }
 
 // TPHS: parallel over tokens, sequential over heads; where a run has few tokens, over the tokens of several heads that share
@@ -61,11 +92,8 @@ inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i
     using namespace isa::tphs;
     const int tokens = static_cast<int>(run.tokens);
     const int dim = static_cast<int>(i.word[head_dim]);
-    const int count = static_cast<int>(i.word[heads]);
     const int kv_count = static_cast<int>(i.word[kv_heads]);
-    const int group = count / kv_count;
-    const int together = kBlock / tokens < group ? kBlock / tokens : group;
-    const Matrix m = matrix_of(run, i, isa::tphs::weights0, count * dim, static_cast<int>(i.word[cols]), dim);
+    const Matrix m = matrix_of(run, i, isa::tphs::weights0, static_cast<int>(i.word[heads]) * dim, static_cast<int>(i.word[cols]), dim);
     const bool grouped = is_grouped(i.word[format]);
     if (grouped) {
         begin_grouped(run, i, memory, PASS_PACQ_PORTS);
@@ -74,21 +102,16 @@ inline void tphs(Heads& chip, Array& array, const Run& run, const Instruction& i
         load_tables(array, run, constants, i, isa::tphs::weights0);
     }
     TileWalk walk = begin_tiles(m);
+    if (kCaches > 1) load_cache(chip.cache[0], run, i, 0, constants, memory);
 KvHeads:
     for (int kv = 0; kv < kv_count; ++kv) {
-        load_cache(chip, run, i, kv, constants, memory);
-    QueryHeads:
-        for (int head = 0; head < group; head += together) {
-            const int some = group - head < together ? group - head : together;
-            for (int h = 0; h < some; ++h) {
-                project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens,
-                                i.word[format], PASS_READ_PORTS, pacq_result);
-            }
-        QueryGroups:
-            for (int first = 0; first < some * tokens; first += kTokenLanes) {
-                attend_group(chip, group_at(run, first, some), dim, as_float(i.word[kappa]), address_of(run, i.word[target]),
-                             static_cast<int>(i.word[stride]), (kv * group + head) * dim, memory);
-            }
+        if (kCaches == 1) {
+            load_cache(chip.cache[0], run, i, kv, constants, memory);
+            attend_heads(chip.cache[0], chip, array, walk, m, run, i, kv, PASS_READ_PORTS, pacq_result, memory);
+        } else if (kv % 2 == 0) {
+            load_and_attend(chip.cache[kCaches - 1], chip.cache[0], chip, array, walk, m, run, i, kv, PASS_READ_PORTS, pacq_result, memory);
+        } else {
+            load_and_attend(chip.cache[0], chip.cache[kCaches - 1], chip, array, walk, m, run, i, kv, PASS_READ_PORTS, pacq_result, memory);
         }
     }
     if (grouped) drop_rows(pacq_result, i.word[format], m.rows, tokens);
