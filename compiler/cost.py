@@ -77,7 +77,7 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
             heads, head_dim = int(o["heads"]), int(o["head_dim"])
             _tiles(o, design, heads * head_dim, head_dim, moved, loops, phases)
             groups = 0
-            for times, some in _heads_together(heads, int(o["kv_heads"]), design, tokens):
+            for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens):
                 groups += times * len(_group_keys(some, design, tokens, position))
             phases["attention"] = loops["softmax"] + 2 * head_dim * groups  # MAX must have ended before EXP begins
             phases["latency"] += groups * TILE_OVERHEAD
@@ -181,7 +181,7 @@ def step_loops(step: Step, design: Design, tokens: int, position: int, logits: i
             heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
             found |= _array_loops(step, o, design, heads * head_dim, tokens)
             found["epilogue"] = heads * tokens * _head_passes(head_dim, True, lanes)
-            for times, some in _heads_together(heads, kv_heads, design, tokens):
+            for times, some in heads_together(heads, kv_heads, design, tokens):
                 keys = _group_keys(some, design, tokens, position)
                 for name, n in (
                     ("scores", sum(keys)),
@@ -202,7 +202,7 @@ def _head_passes(head_dim: int, rope: bool, lanes: int) -> int:
     return (-(-(head_dim // 2) // lanes) if rope else 0) + 2 * -(-head_dim // lanes)
 
 
-def _heads_together(heads: int, kv_heads: int, design: Design, tokens: int) -> list[tuple[int, int]]:
+def heads_together(heads: int, kv_heads: int, design: Design, tokens: int) -> list[tuple[int, int]]:
     """(how often, heads that attend together) of TPHS: as many of a group as the rows of queries hold."""
     group = heads // kv_heads
     together = min(group, max(1, design.block // tokens))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,9 @@ class Emulator:
         self._grouped: dict[tuple[int, int], pacq.GroupedMatrix] = {}
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
+        self.witness: Callable[[Fields, pacq.Halves, NDArray[np.float32]], None] | None = (
+            None  # sees what pacq_gemv would
+        )
         self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
     def alloc(self, length: int) -> int:
@@ -244,7 +248,10 @@ class Emulator:
         x = self._array(f["codes"], np.float32, self.run.tokens, padded(f["cols"], 4))[first:, : f["cols"]]
         a = np.zeros((len(x), layout.padded_cols), np.float16)
         a[:, : f["cols"]] = pacq.half(x)
-        return pacq.linear(a, self._grouped[key])
+        y = pacq.linear(a, self._grouped[key])
+        if self.witness is not None:
+            self.witness(f, a, y)
+        return y
 
     # -- instructions ----------------------------------------------------------------------------------------------
 

@@ -70,7 +70,9 @@ class Script:
     operations: list[tuple[int, int, int]] = field(default_factory=list)
     activations: list[NDArray[np.float16]] = field(default_factory=list)
 
-    def command(self, layout: GroupLayout, addresses: list[int], tokens: int, reuse: bool = False, hold: bool = False) -> None:
+    def command(
+        self, layout: GroupLayout, addresses: list[int], tokens: int, reuse: bool = False, hold: bool = False
+    ) -> None:
         """A matrix whose streams lie at `addresses`."""
         where = addresses + [0] * (4 - len(addresses))
         words = [layout.form.word | layout.blocks << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
@@ -173,11 +175,11 @@ def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) 
             for a in script.activations:
                 file.write(np.ascontiguousarray(a).tobytes())
         done = subprocess.run([program, image, text, found], capture_output=True, text=True, check=False)
-        counted: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"error": f"it ended with {done.returncode}"}
+        counted: dict[str, Any] = (
+            json.loads(done.stdout) if done.stdout else {"error": f"it ended with {done.returncode}"}
+        )
         if "error" in counted:
             raise DeviceError(f"pacq_gemv in simulation: {counted['error']}")
         results = np.fromfile(found, np.float32).reshape(-1, ports)
     return Outcome(results, counted["cycles"], counted["first_beat"], counted["last_beat"], counted["offered"],
                    counted["others"], counted["status"], tuple(counted["beats"]), tuple(counted["marks"]))  # fmt: skip
-
-

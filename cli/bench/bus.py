@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench bus: beats that carry weights, scales or minima, counted in the Verilog over whole layers of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meadow import boards
+from meadow.cli.engine import IDEAL, Job, ddr4, jobs, program, queue
+from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.compiler.package import Package, load
+from meadow.runtime.verilated import Memory, Script, ordered, run
+
+
+def measure(package: Package, work: list[Job], memory: Memory) -> dict[str, Any]:
+    """The matrices one after another: cycles from the first request to the last result, and beats of each port."""
+    script = Script()
+    for job in work:
+        queue(script, job)
+    found = run(program(package), package.file("weights.bin"), script, memory, package.design.pacq_ports)
+    wanted = sum(job.layout.port_beats for job in work)
+    at, exact = 0, found.status == 0 and found.beats == (wanted,) * package.design.pacq_ports
+    for job in work:
+        count = len(job.a) * job.layout.padded_rows // package.design.pacq_ports
+        exact &= bool((ordered(found.results[at : at + count], job.layout, len(job.a)) == job.y).all())
+        at += count
+    return {
+        "cycles": found.cycles, "beats": list(found.beats), "share_by_port": [n / found.cycles for n in found.beats],
+        "share_while_streaming": [n / (found.last_beat - found.first_beat + 1) for n in found.beats],
+        "share_of_offered": sum(found.beats) / found.offered, "bits_as_the_emulator": exact,
+    }  # fmt: skip
+
+
+@click.command("bus")
+@click.argument("package", type=click.Path(path_type=Path), default=Path("build/smollm2-int4"))
+@click.option("--layer", type=int, default=0, show_default=True, help="Which layer's linears run, in program order.")
+@json_option
+def bus_command(package: Path, layer: int, as_json: bool) -> None:
+    """Count the beats of pacq_gemv's ports over the linears of a layer, and the head, of PACKAGE: simulated in Verilog.
+
+    A beat is payload when it carries weights, scales or minima; nothing else is read.  `ideal` is a memory that never stalls,
+    `ddr4` has the board's bandwidth, 60 to 120 cycles of latency and refresh.
+
+    \b
+    Example:
+      meadowc bench bus build/smollm2-int4
+    """
+    made = load(package)
+    board = boards.load(made.manifest["board"])
+    with stages(("activations", "building", "ideal", "ddr4"), as_json) as show:
+        show("activations", "from the emulator")
+        _, work = jobs(made)
+        one = [j for j in work if j.name.startswith(f"blk.{layer}.")]
+        if not one:
+            raise click.UsageError(f"--layer {layer}: the model has none of that number")
+        show("building", "Verilator")
+        program(made)
+        rows = []
+        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.pacq_clock_mhz, board.bandwidth_gb_s)}
+        for name, memory in memories.items():
+            for what, some in ((f"layer {layer}", one), ("head", work[-1:])):
+                show(name, what)
+                rows.append({"memory": name, "what": what, "matrices": len(some), **measure(made, some, memory)})
+    ideal = min(min(r["share_by_port"]) for r in rows if r["memory"] == "ideal")
+    offered = min(r["share_of_offered"] for r in rows if r["memory"] == "ddr4")
+    if as_json:
+        emit_json({"kind": "simulated (Verilator, the package's own Verilog)", "clock_mhz": made.design.pacq_clock_mhz,
+                   "ideal": ideal, "ddr4": offered, "rows": rows})  # fmt: skip
+        return
+    shown = table("payload beats of pacq_gemv (simulated in Verilog)", "memory", "what", "cycles", "beats a port",
+                  "a cycle and port", "of the beats that the memory offers", "bits as the emulator")  # fmt: skip
+    for r in rows:
+        shown.add_row(r["memory"], r["what"], f"{r['cycles']:,}", f"{r['beats'][0]:,}", f"{min(r['share_by_port']):.1%}",
+                      f"{r['share_of_offered']:.1%}", "yes" if r["bits_as_the_emulator"] else "NO")  # fmt: skip
+    out.print(shown)
+    out.print("cycles are all from the first command to the last result: start and end of a run are counted too")
