@@ -6,8 +6,10 @@ Used by the `rtl` rung of verify and by the benchmarks that count its cycles.  S
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,12 @@ from meadow.compiler.isa import unpack_slot
 from meadow.compiler.package import Package
 from meadow.runtime.emulator import Emulator, Fields
 from meadow.runtime.session import Session
-from meadow.runtime.verilated import Memory, Script, build
+from meadow.runtime.verilated import Memory, Script, build, ordered, run
 
 PROMPT = "What is the capital of France?"
+PREFILL = 5
+"""Tokens of the prefill that the rung rtl runs: no multiple of any token lanes."""
+DDR_GB_S = 17.07
 REFRESH_NS, REFRESH_EVERY_NS = 350, 7800
 """tRFC of an 8 Gb DDR4 chip and tREFI below 85 degrees (JESD79-4)."""
 LATENCY = (60, 60)
@@ -107,3 +112,29 @@ def queue(script: Script, job: Job) -> None:
     if not job.reuse:
         script.feed(job.a)
     script.take(job.layout, tokens)
+
+
+def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rung `rtl`: linears of the first, middle and last layer and the head, of a prefill and of a decoded token, at full
+    size and with their real activations, through the Verilog behind a DDR4-like memory.  Bits against the emulator's."""
+    layers = int(package.model["layers"])
+    chosen = {f"blk.{n}." for n in (0, layers // 2, layers - 1)}
+    tell("pacq_gemv: building its Verilog with Verilator")
+    made = program(package)
+    prompt, token = jobs(package, PREFILL)
+    head = token[-1].name.partition("#")[0]
+    memory = ddr4(package.design.pacq_clock_mhz, DDR_GB_S)
+    rows = []
+    for phase, work in (("prefill", prompt), ("decode", token)):
+        for number, job in enumerate(work):
+            if not any(job.name.startswith(name) for name in chosen) and not job.name.startswith(head):
+                continue
+            tell(f"pacq_gemv: {phase}, {job.name}, {len(job.a)} tokens")
+            script = Script()
+            queue(script, replace(job, reuse=False, hold=False))
+            found = run(made, package.file("weights.bin"), script, memory, package.design.pacq_ports)
+            y = ordered(found.results, job.layout, len(job.a))
+            same = found.status == 0 and bool((y.view(np.uint32) == job.y.view(np.uint32)).all())
+            rows.append({"phase": phase, "number": number, "matrix": job.name, "rows": job.layout.rows, "cols": job.layout.cols,
+                         "tokens": len(job.a), "format": str(job.layout.form), "cycles": found.cycles, "same": same})  # fmt: skip
+    return rows

@@ -20,6 +20,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.cli import engine
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.compiler.errors import UsageError
@@ -27,6 +28,8 @@ from meadow.compiler.package import Package, load
 from meadow.runtime.session import Session
 
 RUNGS = ("onnx", "graph", "emulator", "csim")
+MORE_RUNGS = ("rtl",)
+"""Not by default: the Verilog of pacq_gemv takes Verilator and a minute to build."""
 BLOCKS = (64, 7, 1)
 """Prefill lengths whose digests must agree; the first is also the one that decodes."""
 CLOSE_GAP = 0.1
@@ -58,6 +61,7 @@ class Verdict:
     same_tokens: bool = True
     flipped_bit_detected: bool | None = None
     digests: int = 0
+    rtl: list[dict[str, Any]] = field(default_factory=list)
 
     def fail(self, text: str, bits: bool) -> None:
         self.problems.append(text)
@@ -236,6 +240,11 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
         verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
         if not verdict.flipped_bit_detected:
             verdict.fail("a flipped weight bit did not change the digest", bits=True)
+        if "rtl" in rungs:
+            verdict.rtl = engine.check(package, tell)
+            for row in verdict.rtl:
+                if not row["same"]:
+                    verdict.fail(f"{row['phase']}: {row['matrix']} differs in the Verilog from the emulator", bits=True)
     return verdict
 
 
@@ -304,16 +313,18 @@ def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: 
 def verify_command(
     package: Path, rungs: str, tokens: int, file: Path | None, limit: int | None, reference: Path | None, as_json: bool
 ) -> None:
-    """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree.
+    """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree; with the rung rtl also the Verilog of
+    pacq_gemv, on whole matrices of the first, middle and last layer and the head.
 
     \b
-    Example:
+    Examples:
       meadowc verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16
+      meadowc verify build/smollm2-int4 --rungs emulator,rtl --limit 1
     """
     wanted = tuple(r.strip() for r in rungs.split(",") if r.strip())
-    unknown = [r for r in wanted if r not in RUNGS]
+    unknown = [r for r in wanted if r not in RUNGS + MORE_RUNGS]
     if unknown or not wanted:
-        raise UsageError(f"--rungs {rungs!r}: known are {', '.join(RUNGS)}")
+        raise UsageError(f"--rungs {rungs!r}: known are {', '.join(RUNGS + MORE_RUNGS)}")
     verdict = verify(
         load(package),
         wanted,
@@ -332,6 +343,7 @@ def verify_command(
 
 
 def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
+    rungs = tuple(r for r in rungs if r in RUNGS)
     rows = table("the ladder", "prompt", "tokens", *rungs, "answer")
     for row in verdict.prompts:
         parts = {p["rung"]: p for p in row["partings"]}
@@ -357,5 +369,9 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
     out.print(
         f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}"
     )
+    if verdict.rtl:
+        same = sum(row["same"] for row in verdict.rtl)
+        out.print(f"pacq_gemv in Verilog: {same} of {len(verdict.rtl)} matrices give the emulator's bits "
+                  f"({sum(row['cycles'] for row in verdict.rtl):,} cycles, simulated)")  # fmt: skip
     for problem in verdict.problems:
         out.print(f"  {problem}")
