@@ -38,11 +38,13 @@ class GroupedMatrix(NamedTuple):
     codes    FP32 [groups, group, N], code - zero
     scale    FP32 [groups, N]
     minimum  FP32 [groups, N], or None
+    largest  no code is larger in magnitude
     """
 
     codes: Floats
     scale: Floats
     minimum: Floats | None
+    largest: float
 
 
 def grouped_matrix(
@@ -53,9 +55,9 @@ def grouped_matrix(
     centred = codes.reshape(n, -1, group).transpose(1, 2, 0).astype(np.float32)
     if zero:
         centred -= np.float32(zero)
-    return GroupedMatrix(
-        centred, np.ascontiguousarray(scale.T), None if minimum is None else np.ascontiguousarray(minimum.T)
-    )
+    scales = np.ascontiguousarray(scale.T)
+    minima = None if minimum is None else np.ascontiguousarray(minimum.T)
+    return GroupedMatrix(centred, scales, minima, float(max(1, codes.max(initial=0) - zero, zero)))
 
 
 def limbs(a: Floats, width: int) -> list[Floats]:
@@ -74,11 +76,10 @@ def limbs(a: Floats, width: int) -> list[Floats]:
         top -= width
 
 
-def group_sums(a: Floats, codes: Floats) -> Floats:
+def group_sums(a: Floats, codes: Floats, largest: float) -> Floats:
     """The exact sums S, rounded once to FP32: [groups, T, N] of a [T, groups, group] (FP16 values) and codes [groups, group, N]."""
     groups, group, n = codes.shape
     tokens = len(a)
-    largest = float(np.abs(codes).max(initial=1))
     width = LIMB_BITS - int(np.ceil(np.log2(group * largest)))
     parts = limbs(a, max(width, 1))
     if len(parts) == 1:
@@ -99,7 +100,7 @@ def linear(a: Halves, m: GroupedMatrix) -> Floats:
     step = max(1, SUMS_AT_ONCE // (groups * n))
     for start in range(0, len(a), step):
         some = x[start : start + step]
-        terms = group_sums(some, m.codes)
+        terms = group_sums(some, m.codes, m.largest)
         terms *= m.scale[:, None, :]
         if m.minimum is not None:
             shared = some.astype(np.float64).sum(axis=2).astype(np.float32)  # [T, groups]
