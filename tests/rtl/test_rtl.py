@@ -27,6 +27,22 @@ def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_
              environment={"MEADOW_PACKAGE": package})  # fmt: skip
 
 
+DOT = ["pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
+
+
+def test_every_fp16_value_times_every_code_is_exact(tmp_path: Path) -> None:
+    simulate("pacq_mac", "bench_pacq_mac", tmp_path, DOT[:3], {"LANES": 16})
+
+
+def test_the_dot_product_unit_sums_groups_exactly(tmp_path: Path) -> None:
+    simulate("pacq_dot", "bench_pacq_dot", tmp_path, DOT, {"LANES": 8})
+
+
+@pytest.mark.parametrize("unit", ["float_add", "float_multiply", "fixed_to_float", "half_to_float"])
+def test_the_float_units_round_as_numpy_does(unit: str, tmp_path: Path) -> None:
+    simulate(unit, "bench_floats", tmp_path, [f"{unit}.v"])
+
+
 SHAPES = {
     "four ports": Shape(),
     "two ports, two tokens at once": Shape(ports=2, token_lanes=2),
