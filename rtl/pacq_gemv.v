@@ -120,7 +120,7 @@ module pacq_gemv #(
     assign s_axis_activation_tready = stopped_q || activation_ready;
     assign m_axis_result_tvalid = stopped_q || result_valid;
     assign m_axis_result_tdata = stopped_q ? {32 * PORTS{1'b0}} : result;
-    assign m_axis_result_tlast = !stopped_q && result_last;
+    assign m_axis_result_tlast = stopped_q || result_last;
     pacq_commands #(
         .PORTS(PORTS), .LANES(LANES), .TOKEN_LANES(TOKEN_LANES), .MAX_TOKENS(MAX_TOKENS), .ACTIVATION_WORDS(ACTIVATION_WORDS),
         .ADDRESS_WIDTH(ADDRESS_WIDTH)

@@ -179,3 +179,136 @@ async def every_format_comes_out_as_numpy_has_it(dut: Any, stalls: float) -> Non
     assert await bench.register("error") == 0 and await bench.register("status") == 0
     assert await bench.register("commands") == len(work)
     assert await bench.register("beats") == sum(m.layout.port_beats for m, _ in work)
+
+
+FORM = GroupFormat(4, 32, True, False)
+
+
+async def works(bench: Bench, seed: int) -> None:
+    """A matrix goes through and is right."""
+    rng = np.random.default_rng(seed)
+    matrix = Matrix(rng, 40, 96, FORM)
+    a = activations(rng, 2, matrix)
+    await bench.command(matrix, 2)
+    await bench.feed(matrix, a)
+    assert same(await bench.answer(matrix, 2), matrix.times(a))
+
+
+async def stopped(bench: Bench, error: int) -> None:
+    """It says what is wrong, answers with zeros, takes what it is given, and works again when told to."""
+    for _ in range(400):
+        if await bench.register("status") & 2:
+            break
+    assert await bench.register("error") == error
+    await bench.activations.send(bytes(16 * 500))  # far more than any memory holds
+    await with_timeout(bench.activations.wait(), 50, "us")
+    bench.dut.m_axis_result_tready.value = 1
+    await ClockCycles(bench.dut.clk_i, 5)
+    assert int(bench.dut.m_axis_result_tvalid.value) == 1 and int(bench.dut.m_axis_result_tdata.value) == 0
+    await bench.registers.write_dword(REGISTERS["control"], 1)
+    for _ in range(100):
+        if await bench.register("status") & 4 == 0:
+            break
+    assert await bench.register("error") == 0 and await bench.register("status") == 0
+    assert await bench.register("cycles") == 0
+    bench.results.clear()
+
+
+@cocotb.test()
+async def it_says_who_it_is(dut: Any) -> None:
+    bench = Bench(dut)
+    await bench.reset()
+    assert (await bench.register("id")).to_bytes(4, "little") == b"PACQ"
+    shape = await bench.register("shape")
+    assert shape & 255 == PORTS and shape >> 8 & 255 == LANES
+    low, high = [int(await bench.registers.read_dword(at)) for at in (0x10, 0x14)]
+    assert high << 32 | low == 0x0123456789ABCDEF
+    await works(bench, 1)
+    assert await bench.register("cycles") > 0 and await bench.register("commands") == 1
+
+
+@cocotb.test()
+async def a_command_that_it_cannot_run_stops_it(dut: Any) -> None:
+    """Widths, group sizes, no rows, no tokens, too many tokens: each is told, nothing hangs."""
+    bench = Bench(dut)
+    await bench.reset()
+    good = FORM.word | 1 << 32 | 3 << 48 | 1 << 64
+    words = [good ^ 4 ^ 3, good ^ (5 << 8) ^ (3 << 8), good ^ (5 << 8) ^ (9 << 8), good ^ 1 << 32, good ^ 3 << 48,
+             good ^ 1 << 64, good | 0xFFF << 64, good | 1 << 25]  # fmt: skip
+    for word in words:
+        await bench.commands.send(word.to_bytes(16, "little") + bytes(16 * ((PORTS + 1) // 2)))
+        await stopped(bench, 1)
+    await works(bench, 2)
+
+
+@cocotb.test()
+async def an_error_of_the_bus_stops_it(dut: Any) -> None:
+    """SLVERR and DECERR in the middle of a burst; the port is named, and late beats do not reach the next matrix."""
+    bench = Bench(dut)
+    await bench.reset()
+    rng = np.random.default_rng(5)
+    for response, port in ((2, 0), (3, PORTS - 1)):
+        channel = bench.rams[port].r_channel
+        send, count = channel.send, itertools.count()
+
+        async def spoil(beat: Any, send: Any = send, count: Any = count, response: int = response) -> None:
+            if next(count) == 37:
+                beat.rresp = response
+            await send(beat)
+
+        channel.send = spoil
+        matrix = Matrix(rng, 200, 256, FORM)
+        await bench.command(matrix, 1)
+        await stopped(bench, 2 | port << 8 | response << 16)
+        channel.send = send
+        await works(bench, 6)
+
+
+@cocotb.test()
+async def a_memory_that_does_not_answer_stops_it(dut: Any) -> None:
+    bench = Bench(dut)
+    await bench.reset()
+    await bench.registers.write_dword(REGISTERS["watchdog"], 300)
+    matrix = Matrix(np.random.default_rng(7), 64, 64, FORM)
+    bench.rams[-1].r_channel.pause = True
+    await bench.command(matrix, 1)
+    await ClockCycles(dut.clk_i, 600)
+    assert await bench.register("error") == 3
+    bench.rams[-1].r_channel.pause = False
+    await stopped(bench, 3)
+    await works(bench, 8)
+
+
+@cocotb.test()
+async def it_is_cleared_in_the_middle_of_a_burst_and_starts_anew(dut: Any) -> None:
+    bench = Bench(dut)
+    await bench.reset()
+    matrix = Matrix(np.random.default_rng(9), 200, 256, FORM)
+    await bench.command(matrix, 1)
+    await bench.feed(matrix, activations(np.random.default_rng(9), 1, matrix))
+    await ClockCycles(dut.clk_i, 150)
+    await bench.registers.write_dword(REGISTERS["control"], 1)
+    bench.activations.clear()
+    for _ in range(200):
+        if await bench.register("status") == 0:
+            break
+    bench.results.clear()
+    await works(bench, 10)
+
+
+@cocotb.test()
+async def weights_are_read_ahead_and_activations_kept(dut: Any) -> None:
+    """Three matrices for the same activations, which come once, when most weights are there already."""
+    bench = Bench(dut)
+    await bench.reset()
+    rng = np.random.default_rng(11)
+    work = [Matrix(rng, 64, 96, FORM) for _ in range(3)]
+    a = activations(rng, 3, work[0])
+    for number, matrix in enumerate(work):
+        await bench.command(matrix, 3, reuse=number > 0, hold=number < 2)
+    await ClockCycles(dut.clk_i, 400)
+    assert await bench.register("beats") > 100 and await bench.register("waits_activations") > 100
+    await bench.feed(work[0], a)
+    for matrix in work:
+        assert same(await bench.answer(matrix, 3), matrix.times(a))
+    await works(bench, 12)
