@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: bench setup-test rtl synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: bench setup-test rtl rtl-full mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -18,9 +18,12 @@ demo: build/smollm2  ## a real language model on an emulated ZCU102, and the lad
 	$(MEADOWC) run build/smollm2 -p "What is the capital of France? Answer in one sentence."
 	$(MEADOWC) verify build/smollm2 --limit 3 --tokens 8
 
-models: build/smollm2 build/smollm2-tensor  ## every package that the benchmarks use
+models: build/smollm2 build/smollm2-tensor build/smollm2-int4  ## every package that the benchmarks use
 
-.PHONY: build/smollm2 build/smollm2-tensor
+.PHONY: build/smollm2 build/smollm2-tensor build/smollm2-int4
+build/smollm2-int4: models/smollm2/model.onnx
+	$(MEADOWC) compile models/smollm2/model.onnx --board zcu102 -o $@
+
 build/smollm2: models/smollm2-int8/model.onnx
 	$(MEADOWC) compile models/smollm2-int8/model.onnx --board zcu102 -o $@
 
@@ -50,12 +53,21 @@ types: setup-test
 rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
 	$(PYTEST) tests/rtl
 
+mutations: setup-test  ## faults planted in the Verilog, each caught by its test (minutes)
+	$(PYTEST) tests/rtl/test_mutations.py -m mutation -n 2
+
+rtl-full: build/smollm2-int4  ## the rung of Verilog: whole matrices of SmolLM2 in Verilator (a minute)
+	$(MEADOWC) verify build/smollm2-int4 --rungs emulator,rtl --limit 1 --tokens 1
+
 bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench packing build/smollm2-tensor
 	$(MEADOWC) bench packing build/smollm2
 	$(MEADOWC) bench traffic build/smollm2
 	$(MEADOWC) bench paper
 	$(MEADOWC) bench emulator build/smollm2
+	$(MEADOWC) bench bus build/smollm2-int4
+	$(MEADOWC) bench decode build/smollm2-int4 --board zcu102
+	$(MEADOWC) bench decode build/smollm2-int4 --board kv260
 
 synth: setup  ## what the Verilog costs, by Yosys (minutes)
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"
@@ -83,6 +95,7 @@ designs: models/smollm2-int8/model.onnx  ## SmolLM2 for two boards, half the lan
 eval: models  ## perplexity on Wikipedia text beside onnxruntime (minutes)
 	$(MEADOWC) eval build/smollm2 --text wikipedia --windows 12
 	$(MEADOWC) eval build/smollm2-tensor --text wikipedia --windows 12
+	$(MEADOWC) eval build/smollm2-int4 --text wikipedia --windows 12
 
 real: models  ## the tests that need the real model
 	$(PYTEST) -m real

@@ -29,7 +29,7 @@ def halves_of(kind: str, count: int, rng: np.random.Generator) -> np.ndarray[Any
     return np.zeros(count, np.float16) if kind == "zero" else rng.normal(size=count).astype(np.float16)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=40, timeout_unit="us")
 async def sums_of_groups_are_exact_whatever_comes(dut: Any) -> None:
     """Groups of 16 to 256 columns, every kind of activation, worst codes too."""
     cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())

@@ -31,7 +31,7 @@ from meadow.compiler.grouped import GroupFormat, GroupLayout
 PORTS = int(os.environ.get("MEADOW_PORTS", "4"))
 LANES = int(os.environ.get("MEADOW_LANES", "4"))
 BASE = 0x1_0000_0000
-REGISTERS = {"id": 0x00, "shape": 0x08, "control": 0x18, "status": 0x1C, "error": 0x20, "watchdog": 0x24, "cycles": 0x40,
+REGISTERS = {"id": 0x00, "shape": 0x08, "size": 0x0C, "control": 0x18, "status": 0x1C, "error": 0x20, "watchdog": 0x24, "cycles": 0x40,
              "commands": 0x48, "waits_weights": 0x4C, "waits_activations": 0x50, "waits_results": 0x54,
              "waits_multipliers": 0x58, "beats": 0x60}  # fmt: skip
 
@@ -111,7 +111,7 @@ class Bench:
 
     async def answer(self, matrix: Matrix, tokens: int) -> NDArray[np.float32]:
         """[tokens, padded rows], put in order again."""
-        frame = await with_timeout(self.results.recv(), 20, "ms")
+        frame = await with_timeout(self.results.recv(), 40, "us")
         layout = matrix.layout
         values = np.frombuffer(bytes(frame.tdata), np.float32)
         values = values.reshape(layout.blocks * layout.tiles, tokens, layout.form.lanes * PORTS)
@@ -145,7 +145,7 @@ if LANES == 8:
     FORMS += [GroupFormat(2, 32, True, False), GroupFormat(2, 64, False, False), GroupFormat(2, 16, True, True)]
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 @cocotb.parametrize(stalls=[0.0, 0.5])
 async def every_format_comes_out_as_numpy_has_it(dut: Any, stalls: float) -> None:
     """Sizes that do not divide, one token and several, all commands queued at once."""
@@ -214,7 +214,7 @@ async def stopped(bench: Bench, error: int) -> None:
     bench.results.clear()
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def it_says_who_it_is(dut: Any) -> None:
     bench = Bench(dut)
     await bench.reset()
@@ -227,21 +227,21 @@ async def it_says_who_it_is(dut: Any) -> None:
     assert await bench.register("cycles") > 0 and await bench.register("commands") == 1
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def a_command_that_it_cannot_run_stops_it(dut: Any) -> None:
     """Widths, group sizes, no rows, no tokens, too many tokens: each is told, nothing hangs."""
     bench = Bench(dut)
     await bench.reset()
     good = FORM.word | 1 << 32 | 3 << 48 | 1 << 64
     words = [good ^ 4 ^ 3, good ^ (5 << 8) ^ (3 << 8), good ^ (5 << 8) ^ (9 << 8), good ^ 1 << 32, good ^ 3 << 48,
-             good ^ 1 << 64, good | 0xFFF << 64, good | 1 << 25]  # fmt: skip
+             good ^ 1 << 64, good + (await bench.register("size") & 0xFFFF) * (1 << 64), good | 1 << 25]  # fmt: skip
     for word in words:
         await bench.commands.send(word.to_bytes(16, "little") + bytes(16 * ((PORTS + 1) // 2)))
         await stopped(bench, 1)
     await works(bench, 2)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def an_error_of_the_bus_stops_it(dut: Any) -> None:
     """SLVERR and DECERR in the middle of a burst; the port is named, and late beats do not reach the next matrix."""
     bench = Bench(dut)
@@ -264,7 +264,7 @@ async def an_error_of_the_bus_stops_it(dut: Any) -> None:
         await works(bench, 6)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def a_memory_that_does_not_answer_stops_it(dut: Any) -> None:
     bench = Bench(dut)
     await bench.reset()
@@ -279,7 +279,7 @@ async def a_memory_that_does_not_answer_stops_it(dut: Any) -> None:
     await works(bench, 8)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def it_is_cleared_in_the_middle_of_a_burst_and_starts_anew(dut: Any) -> None:
     bench = Bench(dut)
     await bench.reset()
@@ -296,7 +296,7 @@ async def it_is_cleared_in_the_middle_of_a_burst_and_starts_anew(dut: Any) -> No
     await works(bench, 10)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=80, timeout_unit="us")
 async def weights_are_read_ahead_and_activations_kept(dut: Any) -> None:
     """Three matrices for the same activations, which come once, when most weights are there already."""
     bench = Bench(dut)

@@ -24,7 +24,7 @@ def value_of(half: int) -> Fraction:
     return Fraction(float(np.uint16(half).view(np.float16)))
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=300, timeout_unit="us")
 async def every_value_times_every_code_is_exact(dut: Any) -> None:
     """65,536 values, each times the 16 codes of four bits, on sums that are already there."""
     cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())

@@ -15,11 +15,11 @@ from meadow.compiler.verilog import SOURCES, TOP, Shape, top
 RTL = Path(__file__).parents[2] / "rtl"
 
 
-def simulate(top: str, bench: str, folder: Path, sources: list[str], parameters: dict[str, int] | None = None,
-             environment: dict[str, str] | None = None) -> None:  # fmt: skip
-    """Build `top` and run every test of tests/rtl/`bench`.py; a failing one fails the pytest test that called.
+def run_test(name: str, bench: str, work: Path, sources: list[str], parameters: dict[str, int] | None = None,
+             environment: dict[str, str] | None = None, folder: Path = RTL, test: str | None = None) -> int:  # fmt: skip
+    """Build the module `name` of `folder` and run tests/rtl/`bench`.py, or one `test` of it; returns how many failed.
 
-    MEADOW_WAVES=1 keeps the waves of the run in `folder` (FST).
+    MEADOW_WAVES=1 keeps the waves of the run in `work` (FST).
     """
     runner = pytest.importorskip("cocotb_tools.runner")
     if shutil.which("iverilog") is None:
@@ -27,16 +27,31 @@ def simulate(top: str, bench: str, folder: Path, sources: list[str], parameters:
     waves = bool(os.environ.get("MEADOW_WAVES"))
     sim = runner.get_runner("icarus")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    sim.build(sources=[RTL / name for name in sources], hdl_toplevel=top, build_dir=folder, parameters=parameters or {},
+    sim.build(sources=[folder / source for source in sources], hdl_toplevel=name, build_dir=work, parameters=parameters or {},
               build_args=["-Wall", "-Wno-timescale"], timescale=("1ns", "1ps"), waves=waves)  # fmt: skip
-    results = sim.test(test_module=f"rtl.{bench}", hdl_toplevel=top, build_dir=folder, test_dir=folder, waves=waves,
-                       extra_env=environment or {})  # fmt: skip
-    total, failed = runner.get_results(results)
-    assert total > 0 and failed == 0, f"{failed} of {total} tests of {bench} failed"
+    try:
+        results = sim.test(test_module=f"rtl.{bench}", hdl_toplevel=name, build_dir=work, test_dir=work, waves=waves,
+                           extra_env=environment or {}, test_filter=test)  # fmt: skip
+        total, failed = runner.get_results(results)
+    except (SystemExit, RuntimeError):  # the runner ends pytest where a cocotb test fails
+        try:
+            total, failed = runner.get_results(work / "results.xml")
+        except RuntimeError:
+            return 1
+    assert total > 0, f"{bench} has no test {test or ''}"
+    return int(failed)
 
 
-def simulate_pacq(shape: Shape, bench: str, folder: Path) -> None:
-    """The same for pacq_gemv of a shape, through its top with named ports."""
-    (folder / TOP).write_text(top(shape, "0123456789abcdef", "For a test."))
-    simulate("pacq_top", bench, folder, [*SOURCES, str(folder / TOP)],
-             environment={"MEADOW_PORTS": str(shape.ports), "MEADOW_LANES": str(shape.lanes)})  # fmt: skip
+def simulate(name: str, bench: str, work: Path, sources: list[str], parameters: dict[str, int] | None = None,
+             environment: dict[str, str] | None = None) -> None:  # fmt: skip
+    """The same; a failing test fails the pytest test that called."""
+    failed = run_test(name, bench, work, sources, parameters, environment)
+    assert failed == 0, f"{failed} tests of {bench} failed"
+
+
+def run_pacq(shape: Shape, work: Path, folder: Path = RTL, test: str | None = None) -> int:
+    """bench_pacq_gemv on pacq_gemv of a shape, through its top with named ports; returns how many tests failed."""
+    work.mkdir(exist_ok=True)
+    (work / TOP).write_text(top(shape, "0123456789abcdef", "For a test."))
+    environment = {"MEADOW_PORTS": str(shape.ports), "MEADOW_LANES": str(shape.lanes)}
+    return run_test("pacq_top", "bench_pacq_gemv", work, [*SOURCES, str(work / TOP)], None, environment, folder, test)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rtl.simulator import RTL, simulate, simulate_pacq
+from rtl.simulator import RTL, run_pacq, simulate
 
 from meadow.compiler.verilog import SOURCES, Shape
 from meadow.runtime.verilated import verilator
@@ -52,7 +52,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -> None:
-    simulate_pacq(SHAPES[name], "bench_pacq_gemv", tmp_path)
+    assert run_pacq(SHAPES[name], tmp_path) == 0
 
 
 LINTED = {

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults planted in the Verilog, one at a time: each must be caught by the test named for it.  `make mutations` runs these."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rtl.simulator import RTL, run_pacq, run_test
+
+from meadow.compiler.verilog import SOURCES, Shape
+
+pytestmark = pytest.mark.mutation
+
+SMALL = Shape(ports=2, token_lanes=2, max_tokens=16, activation_words=128, fifo_beats=128)
+EVERY = "every_format_comes_out_as_numpy_has_it"
+DOT = ["pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
+UNITS = {
+    "pacq_mac": ("bench_pacq_mac", DOT[:3], {"LANES": 16}),
+    "pacq_dot": ("bench_pacq_dot", DOT, {"LANES": 8}),
+    **{
+        unit: ("bench_floats", [f"{unit}.v"], {})
+        for unit in ("float_add", "float_multiply", "fixed_to_float", "half_to_float")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` becomes `new` in `file`; `caught_by` is a unit of UNITS, or a cocotb test of pacq_gemv."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+FAULTS = (
+    Fault("a subnormal gets a hidden bit", "pacq_align.v", "{|exponent, half_i", "{1'b1, half_i", "pacq_mac"),
+    Fault("infinity is not the largest value", "pacq_align.v", "| {10{special}}", "", "pacq_mac"),
+    Fault("a shift is one short", "pacq_align.v", "5'd14: {place, shift} = {5'b00010, 3'd6}", "5'd14: {place, shift} = {5'b00010, 3'd5}", "pacq_mac"),
+    Fault("the sign is lost", "pacq_align.v", "sign ? -$signed(shifted)", "1'b0 ? -$signed(shifted)", "pacq_mac"),
+    Fault("the offset is 4, not 8", "pacq_lane.v", "{{24{place_i[0]}}, 3'd0}", "{{25{place_i[0]}}, 2'd0}", "pacq_mac"),
+    Fault("the highest place is one too low", "pacq_lane.v", "{c, 23'd0}", "{1'b0, c, 22'd0}", "pacq_mac"),
+    Fault("a carry is dropped", "pacq_lane.v", "ad_q <= a_q + d_q", "ad_q <= a_q ^ d_q", "pacq_mac"),
+    Fault("the product's sign is not extended", "pacq_lane.v", "{{3{m_q[44]}}, m_q}", "{3'd0, m_q}", "pacq_mac"),
+    Fault("two lanes are swapped", "pacq_mac.v", ".code_i(codes_q[4*l+:4])", ".code_i(codes_q[4*(l^1)+:4])", "pacq_mac"),
+    Fault("a lane begins its group with the sum before", "pacq_dot.v", "first_q[LATENCY-1] ? 56'sd0 : sum_q", "sum_q", "pacq_dot"),
+    Fault("sums are kept in 46 bits", "pacq_dot.v", "{{8{part[47]}}, part}", "{{10{part[45]}}, part[45:0]}", "pacq_dot"),
+    Fault("a column comes a cycle late", "pacq_dot.v", "late_q[(16+4*LANES)*k-1-:16+4*LANES]", "late_q[(16+4*LANES)*(k+1)-1-:16+4*LANES]", "pacq_dot"),
+    Fault("an idle cycle is added", "pacq_dot.v", "if (valid_q[LATENCY-1]) sum_q <= next", "sum_q <= next", "pacq_dot"),
+    Fault("ties round up", "float_add.v", "sum4_q[3] && (sum4_q[4] || |sum4_q[2:0])", "sum4_q[3]", "float_add"),
+    Fault("what falls off is forgotten", "float_add.v", "|moved[23:0]", "1'b0", "float_add"),
+    Fault("the larger is not put first", "float_add.v", "b_i[30:0] > a_i[30:0]", "b_i[30:23] > a_i[30:23]", "float_add"),
+    Fault("a product truncates", "float_multiply.v", "wire up = normal[23] && (normal[24] || |normal[22:0])", "wire up = 1'b0", "float_multiply"),
+    Fault("zero times something is something", "float_multiply.v", "zero_q <= a_i[30:23] == 0 || b_i[30:23] == 0", "zero_q <= a_i[30:23] == 0", "float_multiply"),
+    Fault("the least of 64 bits is one off", "fixed_to_float.v", "8'd166", "8'd165", "fixed_to_float"),
+    Fault("the sticky bits miss one", "fixed_to_float.v", "|normal_q[38:0]", "|normal_q[38:2]", "fixed_to_float"),
+    Fault("FP16 subnormals are flushed", "half_to_float.v", "(n0[15] ? 8'd112 - {4'd0, zeros} : 8'd0)", "8'd0", "half_to_float"),
+    Fault("the shared sum forgets the first eight", "pacq_sum.v", "(first_q[2] ? 50'sd0 : sum_q) + {{5{eight_q[44]}}, eight_q}", "first_q[2] ? 50'sd0 : sum_q + {{5{eight_q[44]}}, eight_q}", EVERY),
+    Fault("INT8 codes are off by 128", "pacq_sum.v", "(wide <<< 7) + (wide <<< 3)", "(wide <<< 3)", EVERY),
+    Fault("an INT8 code's halves are swapped", "pacq_scale.v", "{{4{sum_q[55]}}, sum_q, 4'd0} + {{8{below_q[55]}}, below_q}", "{{4{below_q[55]}}, below_q, 4'd0} + {{8{sum_q[55]}}, sum_q}", EVERY),
+    Fault("a row does not begin at zero", "pacq_scale.v", "begin_row ? 32'd0 : partial[read_place]", "partial[read_place]", EVERY),
+    Fault("a partial result goes to the neighbour's place", "pacq_scale.v", "if (write) partial[write_place]", "if (write) partial[write_place ^ 1]", EVERY),
+    Fault("the minimum is taken for the scale", "pacq_parameters.v", "half_minimum_q <= minimum_q ? word[31:16]", "half_minimum_q <= minimum_q ? word[15:0]", EVERY),
+    Fault("parameters of the next set are read", "pacq_parameters.v", "memory[{set, beat}]", "memory[{set + 3'd1, beat}]", EVERY),
+    Fault("a burst is one beat too long", "pacq_fetch.v", "{{(9 - BURST) {1'b0}}, length_q} - 9'd1", "{{(9 - BURST) {1'b0}}, length_q}", EVERY),
+    Fault("a burst crosses 4 KiB", "pacq_fetch.v", "9'd256 - {1'b0, at_q[11:4]}", "9'd256", EVERY),
+    Fault("the FIFO has room for one beat more than it has", "pacq_fetch.v", "- (ask ? wanted : {ROOM{1'b0}})", "- (ask ? wanted - 1'b1 : {ROOM{1'b0}})", EVERY),
+    Fault("late beats are kept after a clear", "pacq_fetch.v", "m_axi_rvalid && !drop_q && !clear_i", "m_axi_rvalid", "it_is_cleared_in_the_middle_of_a_burst_and_starts_anew"),
+    Fault("a full FIFO takes a word", "stream_fifo.v", "assign ready_o = !count_o[BITS]", "assign ready_o = 1'b1", EVERY),
+    Fault("a FIFO forgets a word that is not taken", "stream_fifo.v", "give || (valid_o && !ready_i)", "give", EVERY),
+    Fault("weights are overwritten while they are needed", "pacq_split.v", "wire room = held < DEPTH", "wire room = 1'b1", EVERY),
+    Fault("a set is begun before its place is free", "pacq_split.v", "sets_q < 3'd4", "1'b1", EVERY),
+    Fault("a group ends one beat early", "pacq_issue.v", "wire last_word = word == words - 6'd1", "wire last_word = word == words - 6'd2 || word == words - 6'd1", EVERY),
+    Fault("windows do not wait for activations", "pacq_issue.v", "!begun_q && loads_q != 0", "!begun_q", "weights_are_read_ahead_and_activations_kept"),
+    Fault("kept activations are given back", "pacq_issue.v", "if (!hold) row_q", "if (1'b1) row_q", "weights_are_read_ahead_and_activations_kept"),
+    Fault("a token's row begins in the one before", "pacq_activations.v", "at_q <= last_lane ? row_q + row_words[BITS-1:0] : row_q;", "at_q <= row_q;", EVERY),
+    Fault("the ring takes rows that it has no room for", "pacq_activations.v", "wire room = wanted <= size - used_q", "wire room = 1'b1", EVERY),
+    Fault("a lane's results come in another's place", "pacq_results.v", "last_lane ? 2'd0 : lane_q + 2'd1", "lane_q + 2'd1", EVERY),
+    Fault("results of tokens that are not there go out", "pacq_results.v", "there && real_token", "there", EVERY),
+    Fault("groups of eight columns are taken", "pacq_commands.v", "group_log >= 4", "group_log >= 3", "a_command_that_it_cannot_run_stops_it"),
+    Fault("too many tokens are taken", "pacq_commands.v", "&& tokens_q <= TOKENS", "", "a_command_that_it_cannot_run_stops_it"),
+    Fault("an error of the bus is no error", "pacq_gemv.v", "bad_command || bus_error != 0 || late", "bad_command || late", "an_error_of_the_bus_stops_it"),
+    Fault("nobody watches the memory", "pacq_gemv.v", "bad_command || bus_error != 0 || late", "bad_command || bus_error != 0", "a_memory_that_does_not_answer_stops_it"),
+    Fault("a command is counted twice", "pacq_registers.v", "commands_q + {31'd0, command_i}", "commands_q + {30'd0, command_i, 1'b0}", "it_says_who_it_is"),
+)  # fmt: skip
+
+
+def test_every_module_has_a_fault() -> None:
+    assert {f.file for f in FAULTS} == set(SOURCES) and len(FAULTS) >= 30
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
+def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
+    folder = tmp_path / "rtl"
+    shutil.copytree(RTL, folder)
+    text = (folder / fault.file).read_text()
+    assert text.count(fault.old) == 1, f"{fault.old!r} stands {text.count(fault.old)} times in {fault.file}"
+    (folder / fault.file).write_text(text.replace(fault.old, fault.new))
+    if fault.caught_by in UNITS:
+        bench, files, parameters = UNITS[fault.caught_by]
+        failed = run_test(fault.caught_by, bench, tmp_path / "work", files, parameters, folder=folder)
+    else:
+        failed = run_pacq(SMALL, tmp_path / "work", folder, fault.caught_by)
+    assert failed, f"{fault.what}: {fault.caught_by} did not notice"
