@@ -79,7 +79,13 @@ def compile_command(source: Path, board: str, target: Path | None, dataflow: str
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
     d = s["design"]
-    out.print(f"  {d['weight_ports']} weight ports, {d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
+    array = f"{d['weight_ports']} weight ports, " if d["weight_ports"] else ""
+    pacq = (
+        f"{d['pacq_ports']} ports of pacq_gemv at {d['pacq_clock_mhz']} MHz with {d['pacq_tokens']} tokens at once, "
+        if d["pacq_ports"]
+        else ""
+    )
+    out.print(f"  {array}{pacq}{d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
               f"context {d['context']}, {d['clock_mhz']} MHz, {'with' if d['prefix_codes'] else 'without'} the decoder of prefix codes")  # fmt: skip
     out.print(f"chosen for {s['optimize']}: {s['why']}")
     w = s["front_workload"]
@@ -99,7 +105,8 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
         rows.add_row(kind, str(len(lengths)), megabytes(sum(lengths)))
     out.print(rows)
     w = s["weights"]
-    out.print(f"weights: {w['packed_matrices']} of {w['matrices']} packed, {w['bits_per_weight']:.2f} bits a weight "
+    grouped = f", {w['grouped_matrices']} in groups" if w.get("grouped_matrices") else ""
+    out.print(f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits a weight "
               f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}")  # fmt: skip
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")

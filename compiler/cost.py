@@ -236,6 +236,43 @@ def _array_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int
     return found
 
 
+class _Ahead:
+    """How far pacq_gemv has read ahead, in engine cycles of the whole memory bus: what it reads while the engine does something
+    else, as far as its FIFOs hold, a later step need not wait for.  `meadowc bench decode` counts it."""
+
+    def __init__(self, design: Design, bandwidth_gb_s: float):
+        self.design = design
+        self.beats_per_cycle = bandwidth_gb_s * 1e9 * EFFICIENCY / BEAT_BYTES / (design.clock_mhz * 1e6)
+        self.most = design.pacq_ports * design.pacq_fifo / self.beats_per_cycle
+        self.held = 0.0
+
+    def follow(self, cost: Cost, step: Step) -> Cost:
+        """The cost of the next step, with less waiting for weights."""
+        if not self.design.pacq_ports:
+            return cost
+        o = numbers(step)
+        others = cost.total_bytes / BEAT_BYTES / self.beats_per_cycle
+        if not int(o.get("format", 0)) & WORD_FLAG or (
+            "multipliers" not in cost.phases and "weight ports" not in cost.phases
+        ):
+            self.held = min(self.most, self.held + max(0.0, cost.cycles - others))
+            return cost
+        rows = int(o["rows"]) if step.opcode is Opcode.LINEAR else int(o["heads"]) * int(o["head_dim"])
+        layout = group_layout(o, self.design, rows)
+        stream = layout.port_beats * layout.ports / self.beats_per_cycle
+        stage = "multipliers" if "multipliers" in cost.phases else "weight ports"
+        rest = sum(cost.phases.values()) - cost.phases[stage]
+        wait = max(cost.phases[stage], stream - self.held)
+        self.held = min(self.most, max(0.0, self.held + wait - stream) + max(0.0, rest - (others - stream)))
+        phases = {**cost.phases, stage: wait}
+        return Cost(
+            wait + rest,
+            cost.bytes,
+            "DRAM" if wait > cost.phases[stage] else max(phases, key=lambda k: phases[k]),
+            phases,
+        )
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A whole program run, modelled: `limits` has the cycles by what bounds their step, `phases` by what they are spent on."""
@@ -262,9 +299,10 @@ def estimate(
 ) -> Estimate:
     """The sum over the steps of one program; `chunks` of memory in its table."""
     cycles, limits, phases = 0.0, dict[str, float](), dict[str, float]()
+    ahead = _Ahead(design, bandwidth_gb_s)
     use = by_role(run_beats((), design, tokens, position, chunks))
     for step in steps:
-        cost = step_cost(step, design, tokens, position, bandwidth_gb_s, logits)
+        cost = ahead.follow(step_cost(step, design, tokens, position, bandwidth_gb_s, logits), step)
         cycles += cost.cycles
         limits[cost.limit] = limits.get(cost.limit, 0.0) + cost.cycles
         for name, n in cost.phases.items():

@@ -19,7 +19,7 @@ LOOKUP_LANES = 16
 """Chunk ids that the look-up unit of the published scheme resolves in one cycle."""
 CODE_BITS = 14
 """Bits of the longest prefix code.  A longer one gains 0.1 % of the bytes, 12 bits lose 0.4 % (docs/decisions/0010)."""
-PACQ_LUT = {"fixed": 6_000, "port": 900, "column": 120, "lane": 25, "scale": 2_600}
+PACQ_LUT = {"fixed": 8_700, "port": 2_500, "column": 75, "lane": 35, "scale": 1_800}
 """LUT of pacq_gemv: once, a port, a column of a token lane, a lane of a column, a unit of pacq_scale (Yosys, make synth)."""
 PREFIX_LUT = 17_300
 """LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
@@ -116,6 +116,16 @@ class Design:
         return self.weight_ports * LANE_COLS * self.token_lanes
 
     @property
+    def products_per_second(self) -> float:
+        """Products of both engines at their best, of pacq_gemv with INT4 weights."""
+        return 1e6 * (self.multipliers * self.clock_mhz + self.pacq_ports * 32 * self.pacq_tokens * self.pacq_clock_mhz)
+
+    @property
+    def weight_bytes_per_second(self) -> float:
+        """What all ports that stream weights carry."""
+        return BEAT_BYTES * 1e6 * (self.weight_ports * self.clock_mhz + self.pacq_ports * self.pacq_clock_mhz)
+
+    @property
     def max_tile_rows(self) -> int:
         return max(self.tile_rows, self.max_head_dim)
 
@@ -168,7 +178,7 @@ class Design:
         units = self.pacq_ports * scales * tokens  # of pacq_scale: two products of 24 x 24 bits
         ring = (128 + 45) * self.pacq_words  # words, and half as many sums of 90 bits
         return {
-            "DSP": 8 * lanes * tokens + 4 * units + 6,
+            "DSP": 8 * lanes * tokens + 4 * units + 13,
             "LUT": PACQ_LUT["fixed"] + PACQ_LUT["port"] * self.pacq_ports + tokens * (PACQ_LUT["column"] * 8 + PACQ_LUT["lane"] * 8 * lanes)
             + PACQ_LUT["scale"] * units,
             "BRAM36": self.pacq_ports * _bram36(128 * self.pacq_fifo) + tokens * _bram36(ring),

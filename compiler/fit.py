@@ -41,8 +41,10 @@ SETTABLE = (
 )
 OTHER_PORTS = 2
 """Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
-PACQ_FIFO = 4096
-"""Beats that a port of pacq_gemv reads ahead: 64 KiB each, what streams while a layer attends (docs/decisions/0013)."""
+PACQ_FIFO = (4096, 2048, 1024, 512)
+"""Beats that a port of pacq_gemv may read ahead: 64 KiB each is what streams while a layer attends (docs/decisions/0014)."""
+FIFO_SHARE = 0.12
+"""Of the board's BRAM that these FIFOs take at most."""
 DEFAULT_CONTEXT = 2048
 """When neither the model nor the user says."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
@@ -135,6 +137,10 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
         )
     if array and model.head_dim % base.weight_ports:
         raise UsageError(f"heads of {model.head_dim} do not divide over {base.weight_ports} weight ports")
+    if not array and packing != "auto":
+        raise UsageError(
+            f"--packing {packing}: every matrix is of grouped weights, which are streamed as they are; drop it"
+        )
     base, limited = _shrink_context(base, board, graph, "context" in fixed)
     if base.lookup_entries and "lookup_entries" not in fixed:
         base = _grow(base, board, "lookup_entries", (16384, 8192, 4096, 2048))
@@ -197,9 +203,11 @@ def _pacq(grouped: list[Weight], board: Board, fixed: dict[str, int], array: boo
         raise UnsupportedModel(
             f"heads of {head_dim} are no whole tiles of {rows} rows of grouped weights; use more bits"
         )
+    ports = fixed.get("pacq_ports", max(possible))
+    affordable = [n for n in PACQ_FIFO if ports * -(-n * 128 // 36864) <= FIFO_SHARE * available(board)["BRAM36"]]
     return {
-        "pacq_ports": fixed.get("pacq_ports", max(possible)), "pacq_lanes": lanes, "pacq_tokens": fixed.get("pacq_tokens", 1),
-        "pacq_fifo": fixed.get("pacq_fifo", PACQ_FIFO), "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
+        "pacq_ports": ports, "pacq_lanes": lanes, "pacq_tokens": fixed.get("pacq_tokens", 1),
+        "pacq_fifo": fixed.get("pacq_fifo", max(affordable, default=min(PACQ_FIFO))), "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ DECODE_AT = 512
 CHOICES = {
     "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32), "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
-    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1), "pacq_tokens": (1, 2, 4),
+    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1), "pacq_ports": (1, 2, 4), "pacq_tokens": (1, 2, 4),
 }  # fmt: skip
 ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
 NEAR = 1.005
@@ -108,15 +108,23 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
     found: list[Candidate] = []
     excluded: dict[tuple[int, ...], str] = {}
     needless = set() if base.weight_ports else {"weight_ports", "prefix_codes"}
-    needless |= set() if base.pacq_ports else {"pacq_tokens"}
+    needless |= set() if base.pacq_ports else {"pacq_tokens", "pacq_ports"}
     options = {k: (getattr(base, k),) if k in fixed | needless else values for k, values in CHOICES.items()}
+    options["pacq_ports"] = tuple(n for n in options["pacq_ports"] if n <= base.pacq_ports)
     if "block" not in fixed and base.context < min(options["block"]):
         options["block"] = (base.context,)
-    for ports in options["weight_ports"]:
+    for ports, pacq_ports in product(options["weight_ports"], options["pacq_ports"]):
         for tile_rows in options["tile_rows"]:
             for prefix in options["prefix_codes"]:
                 for block in options["block"]:
-                    shape = replace(base, weight_ports=ports, tile_rows=tile_rows, prefix_codes=prefix, block=block)
+                    shape = replace(
+                        base,
+                        weight_ports=ports,
+                        tile_rows=tile_rows,
+                        prefix_codes=prefix,
+                        block=block,
+                        pacq_ports=pacq_ports,
+                    )
                     if (ports and graph.model.head_dim % ports) or block > base.context:
                         continue
                     steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
@@ -131,7 +139,7 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
                         used = shares(design)
                         worst = max(used, key=lambda k: used[k])
                         if used[worst] > 1:
-                            excluded[ports, tile_rows, prefix, block, lanes, floats, tokens] = worst
+                            excluded[ports, tile_rows, prefix, block, lanes, floats, pacq_ports, tokens] = worst
                             continue
                         if steps is None:
                             steps = _programs(one_layer, shape, bits, board, dataflow)
@@ -170,7 +178,16 @@ def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
 def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
     """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
     d = best.design
-    keys = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes", "pacq_tokens")
+    keys = (
+        "weight_ports",
+        "tile_rows",
+        "prefix_codes",
+        "block",
+        "token_lanes",
+        "float_lanes",
+        "pacq_ports",
+        "pacq_tokens",
+    )
     here = tuple(getattr(d, k) for k in keys)
     by_key = {tuple(getattr(c.design, k) for k in keys): c for c in found}
     words = []

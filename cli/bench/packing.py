@@ -29,7 +29,7 @@ def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
     opened = load(package)
     with stages(("matrix", "simulate"), as_json) as show:
         result = measure(opened, lambda done, total: show("matrix", f"{done}/{total}"))
-        if simulate:
+        if simulate and opened.design.weight_ports:  # pacq_gemv unpacks nothing
             show("simulate", "one token on the C simulation")
             result["unpack"] = simulated_rate(opened)
     if as_json:
@@ -40,6 +40,7 @@ def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
 
 def measure(package: Package, progress: Any = lambda done, total: None) -> dict[str, Any]:
     """Rows of every stored matrix and their sum.  Bits count tables, directories and padding."""
+    from meadow.compiler.grouped import WORD_FLAG, GroupFormat
     from meadow.compiler.layout import Layout
     from meadow.compiler.pack import published_bytes
     from meadow.compiler.unpack import format_of
@@ -48,8 +49,17 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
     stored = package.packing()
     for number, entry in enumerate(stored):
         progress(number + 1, len(stored))
-        codes, _ = package.matrix(entry)
         count = entry["rows"] * entry["cols"]
+        if int(entry["format"]) & WORD_FLAG:
+            bits = 8 * entry["bytes"] / count
+            rows.append({
+                "name": entry["name"], "shape": [entry["rows"], entry["cols"]], "scheme": str(GroupFormat.of_word(entry["format"])),
+                "bits_per_weight": bits, "entropy_bits": entry["entropy_bits"], "share_of_bound": _share(entry["entropy_bits"], bits),
+                "published_bits": dict.fromkeys(PUBLISHED, bits), "published_share": _share(entry["entropy_bits"], bits),
+                "weights_per_cycle": count / max(1, entry["bus_cycles"]), "ports": entry["ports"],
+            })  # fmt: skip
+            continue
+        codes, _ = package.matrix(entry)
         layout = Layout(entry["rows"], entry["cols"], entry["ports"], entry["tile_rows"])
         published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
         bits = 8 * entry["bytes"] / count

@@ -89,8 +89,8 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
                 found.append((kind, macs / moved, macs / time / 1e3, phase))
         return found
 
-    peak = design.multipliers * design.clock_mhz / 1e3
-    ports = design.weight_ports * design.port_bytes_per_second / 1e9
+    peak = design.products_per_second / 1e9
+    ports = design.weight_bytes_per_second / 1e9
     layer = [e for e in decode if e.name.startswith("l0.")]
     roles = [r for r in ROLES if any(b[r] > sum(b.values()) / 200 for b in by_context)]
     drawn = {
