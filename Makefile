@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: bench setup-test rtl rtl-full mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -55,6 +55,10 @@ rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps th
 
 mutations: setup-test  ## faults planted in the Verilog, each caught by its test (minutes)
 	$(PYTEST) tests/rtl/test_mutations.py -m mutation -n 2
+
+formal: setup-test  ## the FIFO proved by a SAT solver: nothing lost, doubled or changed under stalls
+	.venv/bin/python -m pip install -qq "pyosys>=0.70"
+	.venv/bin/python tests/rtl/formal.py > /dev/null
 
 rtl-full: build/smollm2-int4  ## the rung of Verilog: whole matrices of SmolLM2 in Verilator (a minute)
 	$(MEADOWC) verify build/smollm2-int4 --rungs emulator,rtl --limit 1 --tokens 1

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from rtl.simulator import RTL, run_pacq, simulate
+from rtl.simulator import RTL, run_pacq, run_test, simulate
 
 from meadow.compiler.verilog import SOURCES, Shape
 from meadow.runtime.verilated import verilator
@@ -70,3 +71,11 @@ def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
         done = subprocess.run([command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files], cwd=RTL,
                               env=environment, capture_output=True, text=True, check=False)  # fmt: skip
         assert done.returncode == 0 and "%" not in done.stderr, done.stderr
+
+
+def test_the_conventional_dot_product_errs_as_fp32_sums_do(tmp_path: Path) -> None:
+    shutil.copytree(RTL, tmp_path / "rtl")
+    for name in ("baseline_product.v", "baseline_mac.v", "baseline_dot.v"):
+        shutil.copyfile(RTL.parent / "tests" / "rtl" / name, tmp_path / "rtl" / name)
+    files = ["float_add.v", "baseline_product.v", "baseline_mac.v", "baseline_dot.v"]
+    assert run_test("baseline_dot", "bench_baseline", tmp_path / "work", files, folder=tmp_path / "rtl") == 0
