@@ -54,10 +54,15 @@ class Job:
     hold: bool
 
 
-def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
-    """The linears of a prefill of `prefill` tokens (none for 0), and those of the decoded token after the prompt."""
+def require_grouped(package: Package) -> None:
+    """Raise UsageError for a package whose design has no pacq_gemv."""
     if not package.design.pacq_ports:
         raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
+
+
+def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
+    """The linears of a prefill of `prefill` tokens (none for 0), and those of the decoded token after the prompt."""
+    require_grouped(package)
     names = {tuple(row["streams"][0][:2]): row["name"] for row in package.packing()}
     seen: list[Job] = []
 

@@ -196,6 +196,8 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
     from meadow.compiler.read import read
 
     verdict = Verdict()
+    if "rtl" in rungs:
+        engine.require_grouped(package)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
         source = reference_model(package, reference)

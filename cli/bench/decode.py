@@ -14,7 +14,7 @@ import numpy as np
 
 from meadow import boards
 from meadow.boards import Board
-from meadow.cli.engine import ddr4, program
+from meadow.cli.engine import ddr4, program, require_grouped
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.cli.reference import reference_model
 from meadow.compiler import cost
@@ -171,8 +171,7 @@ def decode_command(package: Path, name: str, context: int, as_json: bool) -> Non
     with stages(("compiling", "building", "simulating"), as_json) as show, tempfile.TemporaryDirectory() as work:
         show("compiling", board.title)
         made = on_board(given, board, Path(work) / "package")
-        if not made.design.pacq_ports:
-            raise click.UsageError(f"{package} has no grouped weights, so no pacq_gemv to simulate")
+        require_grouped(made)
         show("building", "Verilator")
         program(made)
         show("simulating", f"a token after {context}")
