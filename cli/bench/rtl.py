@@ -105,6 +105,9 @@ def rtl_command(modules: tuple[str, ...], as_json: bool) -> None:
         rows.add_row(name, f"{r['LUT']:,}", f"{r['LUT_as_memory']:,}", f"{r['FF']:,}", str(r["DSP48E2"]), str(r["BRAM"]),
                      str(r["longest_path_cells"] or "-"), f"{r['LUT'] / board.lut:.1%}")  # fmt: skip
     out.print(rows)
+    out.print(
+        "cells deep: the longest path that Yosys sees; it goes through DSP slices and memories, whose registers it does not know"
+    )
     compared = [r for r in found.values() if "products" in r]
     if compared:
         shown = table(f"a product a cycle, a DSP slice counted as {DSP_IN_LUT} LUT", "module", "products", "LUT each", "DSP each",
