@@ -37,6 +37,8 @@ SHORTEST_WINDOW = 4
 """Cycles that the engine gives a group of a tile at least: pacq_scale takes a lane a cycle."""
 WORD_FLAG = 1 << 24
 """Bit of a program's format word that says: grouped weights, for pacq_gemv."""
+MOST_GROUPS = 1023
+"""Of a row: the geometry of a command has ten bits for them."""
 SMALLEST = 2.0**-60
 LARGEST = 2.0**16
 """Scales and minima have magnitudes from SMALLEST to below LARGEST, or are zero: no FP32 operation on them can overflow

@@ -246,6 +246,7 @@ class _Lowering:
             same = (
                 previous is not None
                 and previous.operands["codes"] == step.operands["codes"]
+                and previous.operands["format"] == step.operands["format"]  # rows are kept as its groups have them
                 and _served(previous) == _served(step)
             )
             if same and previous is not None:

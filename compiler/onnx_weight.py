@@ -169,7 +169,7 @@ def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
     if scale is None:
         raise Reject(f"DequantizeLinear {node.name!r} has a computed scale")
     name = g.source_name(node.input[0])
-    zero = g.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    zero = _zero_points(g, node, 2)
     attributes = g.attributes(node)
     axis, block = int(attributes.get("axis", 1)) % 2, int(attributes.get("block_size", 0))
     scales = np.asarray(scale, np.float32)
@@ -185,6 +185,16 @@ def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
     return Weight(name, _marked(0, str(axis)), codes, scales.reshape(-1))
 
 
+def _zero_points(g: OnnxGraph, node: onnx.NodeProto, place: int) -> NDArray[np.generic] | None:
+    """The constant zero points at input `place`, None where the node has none."""
+    if len(node.input) <= place or not node.input[place]:
+        return None
+    found = g.array(node.input[place])
+    if found is None:
+        raise Reject(f"{node.op_type} {node.name!r} has computed zero points")
+    return found
+
+
 def _blocked(name: str, codes: NDArray[np.generic], scales: NDArray[np.float32], zero: NDArray[np.generic] | None, axis: int,
              block: int) -> Weight:  # fmt: skip
     """Codes of 2, 4 or 8 bits with a scale, and perhaps a zero point, for each `block` along `axis`."""
@@ -192,6 +202,9 @@ def _blocked(name: str, codes: NDArray[np.generic], scales: NDArray[np.float32],
     bits = int(kind.removeprefix("u").removeprefix("int") or 0) if kind.removeprefix("u").startswith("int") else 0
     if bits not in WIDTHS:
         raise Reject(f"{name} has {kind} codes; {WIDTHS} bits are supported")
+    wanted = tuple(-(-n // block) if a == axis else n for a, n in enumerate(codes.shape))
+    if scales.shape != wanted or (zero is not None and zero.shape not in (wanted, ())):
+        raise Reject(f"{name}: scales {scales.shape} for {codes.shape} codes in blocks of {block} along axis {axis}")
     signed = not kind.startswith("u")
     values = codes.astype(np.int16) + np.int16(1 << (bits - 1) if signed else 0)
     if zero is None and signed and bits == 8:  # as GGUF's Q8_0: codes stay as they are
@@ -224,7 +237,11 @@ def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]
         raise Reject(f"MatMulNBits {node.name!r}: {packed.shape} codes and {scale.shape} scales for {n} x {k}")
     codes = unpacked_codes(np.asarray(packed, np.uint8).reshape(n, groups, -1), bits).reshape(n, -1)[:, :k]
     scales = np.asarray(scale, np.float32).reshape(n, groups)
-    zero = g.array(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    zero = _zero_points(g, node, 3)
+    if zero is not None and zero.size != n * (groups if zero.dtype.kind == "f" else -(-groups * bits // 8)):
+        raise Reject(f"MatMulNBits {node.name!r}: {zero.shape} zero points for {n} x {groups} groups")
+    if zero is not None and zero.dtype.kind != "f" and zero.dtype != np.uint8:
+        raise Reject(f"MatMulNBits {node.name!r} has {zero.dtype} zero points; uint8 and floats are supported")
     if zero is not None and zero.dtype.kind == "f":
         scales, minimum = scale_and_minimum(scales, np.asarray(zero, np.float32).reshape(n, groups))
     elif zero is not None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from meadow.compiler import isa
 from meadow.compiler.design import LANE_COLS, Design
 from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
+from meadow.compiler.grouped import MOST_GROUPS, WORD_FLAG, GroupFormat, GroupLayout
 from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
@@ -338,6 +338,8 @@ def _check_grouped(package: Package, fields: dict[str, isa.Value], rows: int, wh
         raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
     if not design.pacq_ports or (form.bits == 2 and design.pacq_lanes < 8):
         raise DeviceError(f"{package.folder}: {where}: the design has no engine for {form}; compile again")
+    if -(-int(fields["cols"]) // form.group) > MOST_GROUPS:
+        raise DeviceError(f"{package.folder}: {where}: more than {MOST_GROUPS} groups a row; compile again")
     if rows % (design.pacq_ports * form.lanes):
         raise DeviceError(
             f"{package.folder}: {where}: tiles of {rows} rows, {form} come {design.pacq_ports * form.lanes} at a time; compile again"

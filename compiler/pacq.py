@@ -23,6 +23,8 @@ Halves = NDArray[np.float16]
 LARGEST_HALF = np.float32(65504)
 LIMB_BITS = 24
 """Integers up to 2^24 are exact in FP32, and so are sums that stay below: what FP32 BLAS may add."""
+EXACT_FP64 = 1 << 13
+"""Up to this many columns times the largest code, sums of FP16 values (40 bits and 24 behind the point) have at most 53 bits."""
 SUMS_AT_ONCE = 1 << 22
 """FP32 sums that are held at a time."""
 
@@ -86,9 +88,12 @@ def group_sums(a: Floats, codes: Floats, largest: float) -> Floats:
         return np.matmul(parts[0].swapaxes(0, 1), codes)
     stacked = np.stack(parts).transpose(2, 0, 1, 3).reshape(groups, len(parts) * tokens, group)
     products = np.matmul(np.ascontiguousarray(stacked), codes).reshape(groups, len(parts), tokens, n)
+    if group * largest > EXACT_FP64:
+        units = (products.astype(np.float64) * 2.0**24).astype(np.int64).sum(axis=1)
+        return units.astype(np.float32) * np.float32(2.0**-24)
     total = products[:, 0].astype(np.float64)
     for index in range(1, len(parts)):
-        total += products[:, index]  # exact: multiples of 2^-24 below 2^29
+        total += products[:, index]  # exact: multiples of 2^-24 below 2^29, since EXACT_FP64
     return total.astype(np.float32)
 
 

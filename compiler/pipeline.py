@@ -26,7 +26,7 @@ from meadow.compiler.errors import MeadowError, UnsupportedModel
 from meadow.compiler.fit import BUDGET, Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
-from meadow.compiler.grouped import LARGEST, SMALLEST, GroupFormat, GroupLayout
+from meadow.compiler.grouped import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
 from meadow.compiler.lower import Part, lower, weight_parts
 from meadow.compiler.onnx_file import find_model
 from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
@@ -172,6 +172,14 @@ def grouped_problems(weight: Weight) -> list[tuple[str, str, str]]:
     except ValueError as error:
         return [(weight.name, f"is {weight.elem}", str(error))]
     found = []
+    if weight.scale.shape[1] > MOST_GROUPS:
+        found.append(
+            (
+                weight.name,
+                f"has {weight.scale.shape[1]} groups a row",
+                f"at most {MOST_GROUPS} are possible; use larger groups",
+            )
+        )
     for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
         if values is None:
             continue

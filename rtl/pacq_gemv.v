@@ -303,7 +303,7 @@ module pacq_gemv #(
     );
 
     pacq_registers #(
-        .SHAPE(PORTS | LANES << 8 | TOKEN_LANES << 16), .SIZE(MAX_TOKENS | ACTIVATION_WORDS << 16), .DESIGN_ID(DESIGN_ID),
+        .SHAPE(PORTS | LANES << 8 | TOKEN_LANES << 16), .SIZE(MAX_TOKENS | ACTIVATION_WORDS / 128 << 16), .DESIGN_ID(DESIGN_ID),
         .PORTS(PORTS)
     ) u_registers (
         .clk_i(clk_i), .rst_i(rst_i), .s_axil_awaddr(s_axil_awaddr), .s_axil_awvalid(s_axil_awvalid),

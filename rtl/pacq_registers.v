@@ -5,7 +5,7 @@
 //     0x04 VERSION      of commands and registers     0x48 COMMANDS
 //     0x08 SHAPE        ports | lanes << 8 |          0x4C WAITS_WEIGHTS      cycles without a window, for want of weights,
 //                       token lanes << 16             0x50 WAITS_ACTIVATIONS  of activations,
-//     0x0C SIZE         most tokens | words of        0x54 WAITS_RESULTS      of a reader for the results
+//     0x0C SIZE         most tokens | 128 words of        0x54 WAITS_RESULTS      of a reader for the results
 //                       activations << 16             0x58 WAITS_MULTIPLIERS  cycles in which a beat waited for them
 //     0x10 DESIGN_ID    64 bits                       0x60 BEATS         of port 0, 1, 2, 3
 //     0x18 CONTROL      write 1: forget everything,

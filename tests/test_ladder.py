@@ -109,6 +109,9 @@ def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, package
         assert flip_changes_digest(session, TOKENS[:9], session.digest)
 
 
+FACTS = {"name": "mixed", "board": "zcu102", "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
+          "source": {"path": "", "sha256": ""}, "origin": None}  # fmt: skip
+"""What the pipeline would say of a package."""
 GROUPED = {
     "zcu102": ("zcu102", Options()),
     "kv260": ("kv260", Options()),
@@ -136,6 +139,24 @@ def test_grouped_weights_give_the_same_bits_on_every_design(
 
 
 @pytest.mark.csim
+def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: Path) -> None:
+    """K and V read the same rows; with other groups they lie otherwise in pacq_gemv."""
+    quantize(tiny, tmp_path / "a", weights="int4", group=32)
+    quantize(tiny, tmp_path / "b", weights="int4", group=64)
+    graph, other = read(tmp_path / "a"), read(tmp_path / "b")
+    values = {n.weight or "" for n in graph.nodes if n.name.endswith(".v")}
+    mixed = rewrite(graph.replace(weights={**graph.weights, **{name: other.weights[name] for name in values}}))
+    board = boards.load("zcu102")
+    fitted = fit(mixed, board)
+    parts = weight_parts(mixed, fitted.design)
+    packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
+    schedule = place(lower(mixed, fitted.design, packed), board)
+    assert not any(step.operands.get("reuse") for step in schedule.programs["decode"] if step.name.endswith(".v"))
+    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"), FACTS)
+    assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
+
+
+@pytest.mark.csim
 def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_path: Path) -> None:
     """The engine is chosen by matrix: linears in the array, the head in pacq_gemv."""
     quantize(tiny, tmp_path / "int8")
@@ -150,9 +171,7 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed), board)
-    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"),
-         {"name": "mixed", "board": "zcu102", "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
-          "source": {"path": "", "sha256": ""}, "origin": None})  # fmt: skip
+    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"), FACTS)
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 

@@ -19,6 +19,7 @@ from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.cli.reference import reference_model
 from meadow.compiler import cost
 from meadow.compiler.design import Design
+from meadow.compiler.errors import DeviceError
 from meadow.compiler.grouped import GroupFormat, GroupLayout
 from meadow.compiler.isa import Opcode
 from meadow.compiler.package import Package, load
@@ -39,6 +40,7 @@ class Engine:
     position: int
     script: Script = field(default_factory=Script)
     parts: dict[str, float] = field(default_factory=dict)
+    beats: int = 0  # that each port must bring
 
     @property
     def ratio(self) -> float:
@@ -60,13 +62,15 @@ class Engine:
         layout = GroupLayout(rows, int(o["cols"]), design.pacq_ports, GroupFormat.of_word(int(o["format"])))
         loops = cost.step_loops(step, design, 1, self.position)
         self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
-        self.work("latency", cost.OVERHEAD)
+        self.work("latency", cost.OVERHEAD, loops["feed"])
         self.script.serve()
         if not o["reuse"]:
             self.script.feed(np.zeros((1, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
+        self.beats += layout.port_beats
         memory = on_port(moved, "memory") - loops["feed"] + on_port(moved, "constants")
         if step.opcode is Opcode.TPHS:
-            self._attend(step, layout, loops, moved["memory", "read", "kv"] + moved["constants", "read", "kv"])
+            kv = moved["memory", "read", "kv"] + moved["constants", "read", "kv"]
+            self._attend(step, layout, loops, kv, memory - kv)
             return
         tile_rows = int(o["tile_rows"])
         tiles = -(-rows // tile_rows)
@@ -77,7 +81,7 @@ class Engine:
             self.work("epilogues", each, memory // tiles)
         self.script.take_some((layout.padded_rows - -(-rows // layout.chunk_rows) * layout.chunk_rows) // layout.ports)
 
-    def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int) -> None:
+    def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int, others: int) -> None:
         """Attention of a layer: the first KV head is read, then each attends while the next is read."""
         o, design = numbers(step), self.design
         heads, kv_heads, head_dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
@@ -85,8 +89,10 @@ class Engine:
         groups = sum(
             times * -(-some // design.token_lanes) for times, some in cost.heads_together(heads, kv_heads, design, 1)
         )
-        attend = (loops["softmax"] + 2 * head_dim * groups + groups * cost.TILE_OVERHEAD + loops["epilogue"]) / kv_heads
+        whole = loops["softmax"] + 2 * head_dim * groups + groups * cost.TILE_OVERHEAD + loops["epilogue"] + others
+        attend = whole / kv_heads  # with rotary rows and contexts, which go one after another
         self.work("attention", load, round(kv_beats / kv_heads))
+        self.work("attention", 0, others)
         for kv in range(kv_heads):
             last = kv == kv_heads - 1
             self.script.take_some(heads // kv_heads * head_dim // layout.ports, self.ratio)
@@ -105,6 +111,10 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
         engine.step(step, _addresses(package, step))
     memory = ddr4(design.pacq_clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
     found = run(program(package), package.file("weights.bin"), engine.script, memory, design.pacq_ports)
+    if found.status or set(found.beats) != {engine.beats}:
+        raise DeviceError(
+            f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
+        )
     bytes_by_role = by_role(run_beats(steps, design, 1, position, len(package.chunks)))
     return summary(found, engine, bytes_by_role, board)
 

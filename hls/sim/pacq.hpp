@@ -48,7 +48,7 @@ inline Command next_command(commands_stream& in) {
         if (p + 1 < kPacqPorts) c.address[p + 1] = pair.range(127, 64).to_uint64();
     }
     const bool width = c.bits == 4 || c.bits == 8 || (c.bits == 2 && kPacqLanes == 8);
-    if (!width || c.group < 16 || c.group > 256 || c.blocks == 0 || c.groups == 0 || c.tokens == 0) {
+    if (!width || c.group < 16 || c.group > 256 || c.blocks == 0 || c.groups == 0 || c.groups > 1023 || c.tokens == 0) {
         throw std::runtime_error("pacq_gemv: a command that this design cannot run");
     }
     return c;

@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kPorts = PORTS;
 constexpr int kCommandWords = 2 * (1 + (kPorts + 1) / 2);  // 64-bit words
-constexpr int kAhead = 16;                                 // commands that go before the one that is served
+constexpr int kAhead = 11;  // commands that go before the one that is served: of 16 instructions, 12 at most are such
 
 // The memory: beats a cycle over all ports together, in units of 1/65536; latency in cycles, the least and how much more at
 // most; every `refresh_period` cycles nothing for `refresh` of them.

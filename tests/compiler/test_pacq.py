@@ -119,3 +119,20 @@ def test_a_matrix_is_streamed_in_the_least_that_says_the_same() -> None:
         least = (minimum if minimum is not None else -scale * np.float32(layout.form.zero))[:, :, None]
         w = back.reshape(8, 2, 32) * scale[:, :, None] + least
         assert np.allclose(w.reshape(8, 64), weight.dequantize(), rtol=1e-6)
+
+
+def test_a_sum_of_more_than_53_bits_is_rounded_once() -> None:
+    """Bytes in groups of 256, the largest activations and the least one: FP64 would round before FP32 does."""
+    a = np.zeros(256, np.float16)
+    a[:200], a[200] = 65504, 2048
+    codes = np.zeros((1, 256), np.uint8)
+    codes[0, :200] = 255
+    for extra in range(1, 200):
+        codes[0, 200] = extra
+        for sign in (1, -1):
+            a[201], codes[0, 201] = sign * 2.0**-24, 1
+            exact = sum((Fraction(float(v)) * int(c) for v, c in zip(a, codes[0], strict=True)), Fraction(0))
+            y = pacq.linear(a[None], pacq.grouped_matrix(codes, 0, np.ones((1, 1), np.float32), None, 256))
+            low, high = sorted((np.nextafter(y[0, 0], np.float32(np.inf)), np.nextafter(y[0, 0], np.float32(-np.inf))))
+            error = abs(Fraction(float(y[0, 0])) - exact)
+            assert error <= min(abs(Fraction(float(low)) - exact), abs(Fraction(float(high)) - exact))
