@@ -6,6 +6,7 @@ Used by the `rtl` rung of verify and by the benchmarks that count its cycles.  S
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from meadow.runtime.verilated import Memory, Script, build, ordered, run
 PROMPT = "What is the capital of France?"
 PREFILL = 5
 """Tokens of the prefill that the rung rtl runs: no multiple of any token lanes."""
-DDR_GB_S = 17.07
 REFRESH_NS, REFRESH_EVERY_NS = 350, 7800
 """tRFC of an 8 Gb DDR4 chip and tREFI below 85 degrees (JESD79-4)."""
 LATENCY = (60, 60)
@@ -99,6 +99,11 @@ def program(package: Package) -> Path:
     return build(parameters, texts)
 
 
+def bandwidth(package: Package) -> float:
+    """Peak of the package's board in 10^9 bytes a second, as it was compiled for."""
+    return float(json.loads(package.file("report/summary.json").read_text())["bandwidth_gb_s"])
+
+
 def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0) -> Memory:
     """DRAM behind all ports together: its peak bandwidth, latency that varies, and refresh, in which nothing comes.
 
@@ -116,7 +121,7 @@ def queue(script: Script, job: Job) -> None:
     script.serve()
     if not job.reuse:
         script.feed(job.a)
-    script.take(job.layout, tokens)
+    script.take(tokens * job.layout.results)
 
 
 def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -128,7 +133,7 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
     made = program(package)
     prompt, token = jobs(package, PREFILL)
     head = token[-1].name.partition("#")[0]
-    memory = ddr4(package.design.pacq_clock_mhz, DDR_GB_S)
+    memory = ddr4(package.design.pacq_clock_mhz, bandwidth(package))
     rows = []
     for phase, work in (("prefill", prompt), ("decode", token)):
         for number, job in enumerate(work):

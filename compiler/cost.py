@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
-from meadow.compiler.grouped import COLUMNS, WORD_FLAG
+from meadow.compiler.grouped import is_grouped
 from meadow.compiler.isa import Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
@@ -31,6 +31,7 @@ from meadow.compiler.traffic import (
     on_port,
     run_beats,
     step_beats,
+    streamed_rows,
 )
 from meadow.compiler.unpack import PREFIX_WORD, format_of
 
@@ -38,10 +39,12 @@ OVERHEAD = 150
 """Cycles a step: fetching the instruction, and the latency of the first load and the last store.  Assumed."""
 TILE_OVERHEAD = 100
 """Cycles a tile, and a group's pipeline of attention.  Assumed: 64 of AXI latency as the interface pragmas say."""
+GROUPED_TILE_OVERHEAD = 25
+"""The same of grouped weights, whose results come as a stream: only the last store of a tile is waited for.  Assumed."""
 EFFICIENCY = 0.9
 """Share of the DRAM's peak that sequential reads get: 0.80 to 0.93 are published for such boards (Hummingbird, Li et al.)."""
 PACQ_LATENCY = 60
-"""Cycles from the last activation to the first result of pacq_gemv, through both clocks.  Counted in simulation, rounded up."""
+"""Cycles from the last activation to the first result of pacq_gemv, through both clocks.  Assumed."""
 TABLE_BYTES = 4
 """Bytes of a code table that the look-up unit takes in a cycle (rtl/prefix_unpack.v)."""
 
@@ -72,10 +75,10 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
         case Opcode.NORM | Opcode.QUANTIZE:
             phases["vector unit"] = loops["norm"]
         case Opcode.LINEAR if loops:
-            _tiles(o, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
+            _streamed(o, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
         case Opcode.TPHS:  # K comes beside V, over the reading port
             heads, head_dim = int(o["heads"]), int(o["head_dim"])
-            _tiles(o, design, heads * head_dim, head_dim, moved, loops, phases)
+            _streamed(o, design, heads * head_dim, head_dim, moved, loops, phases)
             groups = 0
             for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens):
                 groups += times * len(_group_keys(some, design, tokens, position))
@@ -98,25 +101,20 @@ def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_
     return Cost(cycles, use, max(phases, key=lambda k: phases[k]), phases)
 
 
+def _streamed(o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats, loops: dict[str, int],
+              phases: dict[str, float]) -> None:  # fmt: skip
+    """What a step spends on the matrix it streams, by the engine that takes it."""
+    if is_grouped(o["format"]):
+        _grouped_tiles(o, design, rows, tile_rows, loops, phases)
+    else:
+        _tiles(o, design, rows, tile_rows, moved, loops, phases)
+
+
 def _tiles(o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats, loops: dict[str, int],
            phases: dict[str, float]) -> None:  # fmt: skip
     """The pipelined part of a linear layer: the slowest of fetching, unpacking, multiplying and rescaling; then epilogues and
     what tiles cost besides."""
     word, entries, cols = int(o["format"]), int(o["entries"]), int(o["cols"])
-    if word & WORD_FLAG:
-        layout = group_layout(o, design, rows)
-        served = loops["pacq"]
-        slower = design.clock_mhz / design.pacq_clock_mhz
-        stages = {
-            "weight ports": layout.port_beats * slower,
-            "multipliers": served * slower,
-            "vector unit": loops["results"],
-        }
-        slowest = max(stages, key=lambda name: stages[name])
-        phases[slowest] = phases.get(slowest, 0.0) + stages[slowest]
-        phases["vector unit"] = phases.get("vector unit", 0.0) + loops["epilogue"]
-        phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD / 4 + PACQ_LATENCY
-        return
     words = padded(rows, design.weight_ports) // design.weight_ports * cols / LANE_COLS
     fetch = max(on_port(moved, f"weights{p}") for p in range(design.weight_ports))
     unpack = words if word else words * LANE_COLS / BEAT_BYTES
@@ -132,6 +130,21 @@ def _tiles(o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats,
     phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD
     if word == PREFIX_WORD:
         phases["latency"] += format_of(word).table_bytes(entries) / TABLE_BYTES
+
+
+def _grouped_tiles(o: Operands, design: Design, rows: int, tile_rows: int, loops: dict[str, int],
+                   phases: dict[str, float]) -> None:  # fmt: skip
+    """The same of grouped weights, by pacq_gemv: the slowest of its ports, its multipliers and the reader of its results."""
+    slower = design.clock_mhz / design.pacq_clock_mhz
+    stages = {
+        "weight ports": group_layout(o, design, rows).port_beats * slower,
+        "multipliers": loops["pacq"] * slower,
+        "vector unit": loops["results"],
+    }
+    slowest = max(stages, key=lambda name: stages[name])
+    phases[slowest] = phases.get(slowest, 0.0) + stages[slowest]
+    phases["vector unit"] = phases.get("vector unit", 0.0) + loops["epilogue"]
+    phases["latency"] += -(-rows // tile_rows) * GROUPED_TILE_OVERHEAD + PACQ_LATENCY
 
 
 def step_macs(step: Step, tokens: int, position: int, logits: int = 1) -> int:
@@ -167,7 +180,7 @@ def step_loops(step: Step, design: Design, tokens: int, position: int, logits: i
             served = min(logits, tokens) if epilogue is Epilogue.LOGITS else tokens
             if not served:
                 return found
-            found |= _array_loops(step, o, design, rows, served)
+            found |= _stream_loops(step, o, design, rows, served)
             if epilogue in (Epilogue.HEADS, Epilogue.ROPE_HEADS):
                 head_dim = int(o["head_dim"])
                 found["epilogue"] = (
@@ -179,7 +192,7 @@ def step_loops(step: Step, design: Design, tokens: int, position: int, logits: i
                 found["epilogue"] = served * (full * -(-(tile_rows // half) // lanes) + -(-(rest // half) // lanes))
         case Opcode.TPHS:
             heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
-            found |= _array_loops(step, o, design, heads * head_dim, tokens)
+            found |= _stream_loops(step, o, design, heads * head_dim, tokens)
             found["epilogue"] = heads * tokens * _head_passes(head_dim, True, lanes)
             for times, some in heads_together(heads, kv_heads, design, tokens):
                 keys = _group_keys(some, design, tokens, position)
@@ -218,15 +231,16 @@ def _group_keys(heads: int, design: Design, tokens: int, position: int) -> list[
     return keys
 
 
+def _stream_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int) -> dict[str, int]:
+    """Loops of the engine that takes the matrix which a step streams."""
+    if is_grouped(o["format"]):
+        return _grouped_loops(o, design, rows, tokens)
+    return _array_loops(step, o, design, rows, tokens)
+
+
 def _array_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int) -> dict[str, int]:
     """Loops of the multiplier array; fetch and unpack are summed over the ports."""
     word, ports = int(o["format"]), design.weight_ports
-    if word & WORD_FLAG:
-        layout = group_layout(o, design, rows)
-        windows = layout.blocks * layout.groups * layout.tiles * -(-tokens // design.pacq_tokens)
-        fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // (BEAT_BYTES // 4))
-        return {"pacq": windows * max(4, layout.form.group // COLUMNS), "feed": fed,
-                "results": tokens * layout.padded_rows // design.pacq_ports}  # fmt: skip
     port_rows = padded(rows, ports) // ports
     words = port_rows * int(o["cols"]) // LANE_COLS
     beats = sum(s.length for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)) // BEAT_BYTES
@@ -234,6 +248,14 @@ def _array_loops(step: Step, o: Operands, design: Design, rows: int, tokens: int
     if word != PREFIX_WORD:
         found["unpack"] = beats if word else words * ports * LANE_COLS // BEAT_BYTES
     return found
+
+
+def _grouped_loops(o: Operands, design: Design, rows: int, tokens: int) -> dict[str, int]:
+    """Loops of pacq_gemv, and of the engine that feeds it and takes its results."""
+    layout = group_layout(o, design, rows)
+    windows = layout.windows * -(-tokens // design.pacq_tokens)
+    fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // (BEAT_BYTES // 4))
+    return {"pacq": windows * layout.form.window_cycles, "feed": fed, "results": tokens * layout.results}
 
 
 class _Ahead:
@@ -252,13 +274,12 @@ class _Ahead:
             return cost
         o = numbers(step)
         others = cost.total_bytes / BEAT_BYTES / self.beats_per_cycle
-        if not int(o.get("format", 0)) & WORD_FLAG or (
+        if not is_grouped(o.get("format", 0)) or (
             "multipliers" not in cost.phases and "weight ports" not in cost.phases
         ):
             self.held = min(self.most, self.held + max(0.0, cost.cycles - others))
             return cost
-        rows = int(o["rows"]) if step.opcode is Opcode.LINEAR else int(o["heads"]) * int(o["head_dim"])
-        layout = group_layout(o, self.design, rows)
+        layout = group_layout(o, self.design, streamed_rows(step))
         stream = layout.port_beats * layout.ports / self.beats_per_cycle
         stage = "multipliers" if "multipliers" in cost.phases else "weight ports"
         rest = sum(cost.phases.values()) - cost.phases[stage]

@@ -12,6 +12,8 @@ import json
 from dataclasses import asdict, dataclass
 
 BEAT_BYTES = 16
+LARGEST_GROUP = 256
+"""Columns that share a scale at most (grouped.py)."""
 """Bytes of one beat of a 128-bit port, the width of HP and HPC ports (UG1085, chapter 35)."""
 LANE_COLS = 32
 """Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
@@ -143,7 +145,7 @@ class Design:
     def pacq_words(self) -> int:
         """Words of eight activations that each token lane of pacq_gemv keeps: a block's longest rows, and as much again of the
         next command while that is little."""
-        rows = self.pacq_most_tokens // self.pacq_tokens * -(-padded_for_groups(self.max_cols) // 8)
+        rows = self.pacq_most_tokens // self.pacq_tokens * -(-self.max_cols // LARGEST_GROUP) * LARGEST_GROUP // 8
         return max(512, _power_of_two(rows))
 
     @property
@@ -155,7 +157,7 @@ class Design:
         half = (self.multipliers + 1) // 2  # two INT8 products a DSP48E2 (WP486)
         attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
         dsp = half + attention + 5 * self.token_lanes + 30 * self.float_lanes
-        bram = sum(_bram36(bits) for bits in self.memories().values())
+        bram = sum(bram36(bits) for bits in self.memories().values())
         prefix = PREFIX_LUT * self.weight_ports * self.prefix_codes
         lut = (
             prefix
@@ -181,7 +183,7 @@ class Design:
             "DSP": 8 * lanes * tokens + 4 * units + 13,
             "LUT": PACQ_LUT["fixed"] + PACQ_LUT["port"] * self.pacq_ports + tokens * (PACQ_LUT["column"] * 8 + PACQ_LUT["lane"] * 8 * lanes)
             + PACQ_LUT["scale"] * units,
-            "BRAM36": self.pacq_ports * _bram36(128 * self.pacq_fifo) + tokens * _bram36(ring),
+            "BRAM36": self.pacq_ports * bram36(128 * self.pacq_fifo) + tokens * bram36(ring),
         }  # fmt: skip
 
     def memories(self) -> dict[str, int]:
@@ -217,15 +219,11 @@ class Design:
         )
 
 
-def padded_for_groups(cols: int) -> int:
-    """Columns of a row of activations at most: whole groups of the largest size."""
-    return -(-cols // 256) * 256
-
-
 def _power_of_two(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << max(0, n - 1).bit_length()
 
 
-def _bram36(bits: int) -> int:
+def bram36(bits: int) -> int:
+    """Block RAMs of 36 Kb that hold so many bits."""
     return -(-bits // 36864)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Evaluator:
         self.quantized = quantized
         self.weights = {name: w.dequantize() for name, w in graph.weights.items()}
 
-    def run(self, tokens: NDArray[np.integer], state: State, observe: Observe | None = None) -> Floats:
+    def run(self, tokens: NDArray[np.integer[Any]], state: State, observe: Observe | None = None) -> Floats:
         """Logits float32 [T, vocab] of `tokens` [T], which follow those that `state` holds."""
         position = np.arange(state.position, state.position + len(tokens))
         values: dict[str, Floats] = {}
@@ -51,7 +52,7 @@ class Evaluator:
         state.position += len(tokens)
         return values[self.graph.nodes[-1].name]
 
-    def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer], position: NDArray[np.intp],
+    def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], position: NDArray[np.intp],
               state: State) -> Floats:  # fmt: skip
         model = self.graph.model
         match node.op:
@@ -113,7 +114,7 @@ class Evaluator:
         return out.reshape(tokens, -1)
 
 
-def evaluate(graph: Graph, tokens: NDArray[np.integer], quantized: bool | None = None) -> Floats:
+def evaluate(graph: Graph, tokens: NDArray[np.integer[Any]], quantized: bool | None = None) -> Floats:
     """Logits float32 [T, vocab] of a prompt from an empty cache.
 
     quantized  apply the compiler's INT8 activations; by default as the file's metadata wishes

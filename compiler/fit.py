@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board
-from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, Design
+from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, Design, bram36
 from meadow.compiler.errors import ResourceExceeded, UnsupportedModel, UsageError
 from meadow.compiler.graph import Graph, Op
-from meadow.compiler.grouped import COLUMNS, SHORTEST_WINDOW, GroupLayout
+from meadow.compiler.grouped import GroupLayout
 from meadow.compiler.layout import padded
 from meadow.compiler.pack import group_format
 from meadow.compiler.packets import SCHEMES as PUBLISHED
@@ -204,7 +204,7 @@ def _pacq(grouped: list[Weight], board: Board, fixed: dict[str, int], array: boo
             f"heads of {head_dim} are no whole tiles of {rows} rows of grouped weights; use more bits"
         )
     ports = fixed.get("pacq_ports", max(possible))
-    affordable = [n for n in PACQ_FIFO if ports * -(-n * 128 // 36864) <= FIFO_SHARE * available(board)["BRAM36"]]
+    affordable = [n for n in PACQ_FIFO if ports * bram36(n * 8 * BEAT_BYTES) <= FIFO_SHARE * available(board)["BRAM36"]]
     return {
         "pacq_ports": ports, "pacq_lanes": lanes, "pacq_tokens": fixed.get("pacq_tokens", 1),
         "pacq_fifo": fixed.get("pacq_fifo", max(affordable, default=min(PACQ_FIFO))), "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
@@ -216,7 +216,7 @@ def _starved(design: Design, grouped: list[Weight]) -> list[str]:
     slow = []
     for form in {group_format(w) for w in grouped}:
         layout = GroupLayout(1, form.group, 1, form)
-        cycles = layout.tiles * max(SHORTEST_WINDOW, form.group // COLUMNS)
+        cycles = layout.windows * form.window_cycles
         if cycles > layout.group_beats:
             slow.append(
                 f"{form} take {cycles / layout.group_beats:.2f} cycles a beat: the ports wait for the multipliers"

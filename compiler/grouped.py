@@ -17,14 +17,12 @@ A beat is 128 bits, so 16 bits a column are 2, 4 or 8 rows of 8, 4 or 2 bits: we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.design import BEAT_BYTES
-from meadow.compiler.layout import padded
+from meadow.compiler.design import BEAT_BYTES, LARGEST_GROUP
 
 BLOCK_ROWS = 16
 """Output features of a port that share a visit of the activations: their sums take turns in the FP32 adder."""
@@ -32,7 +30,7 @@ COLUMNS = 8
 """Activations that meet a beat."""
 COLUMN_BITS = 16
 WIDTHS = (2, 4, 8)
-GROUPS = (16, 32, 64, 128, 256)
+GROUPS = (16, 32, 64, 128, LARGEST_GROUP)
 SHORTEST_WINDOW = 4
 """Cycles that the engine gives a group of a tile at least: pacq_scale takes a lane a cycle."""
 WORD_FLAG = 1 << 24
@@ -77,6 +75,11 @@ class GroupFormat:
         return COLUMN_BITS // self.bits
 
     @property
+    def window_cycles(self) -> int:
+        """Cycles of the engine for a group of a tile and a token."""
+        return max(SHORTEST_WINDOW, self.group // COLUMNS)
+
+    @property
     def parameter_bytes(self) -> int:
         """Bytes of one row's scale and minimum."""
         return (4 if self.wide else 2) * (2 if self.minimum else 1)
@@ -90,7 +93,7 @@ class GroupFormat:
     def of_word(cls, word: int) -> GroupFormat:
         """The inverse of `word`.  Raises ValueError for what is none."""
         made = None
-        if word & WORD_FLAG:
+        if is_grouped(word):
             made = cls(word & 0xFF, 1 << (word >> 8 & 0xF), bool(word >> 16 & 1), bool(word >> 17 & 1))
         if made is None or made.word != word:
             raise ValueError(f"{word:#x} is no format of grouped weights")
@@ -195,12 +198,22 @@ class GroupLayout:
         minimum = values[..., 1].astype(np.float32) if form.minimum else None
         return codes.reshape(self.padded_rows, self.padded_cols)[: self.rows], scale, minimum
 
-    @cached_property
+    @property
     def chunk_rows(self) -> int:
         """Output features that leave the engine together, tile by tile."""
         return self.ports * self.form.lanes
 
+    @property
+    def results(self) -> int:
+        """Words of one FP32 a port that leave the engine for a token."""
+        return self.padded_rows // self.ports
 
-def padded_columns(cols: int, group: int) -> int:
-    """Columns of a row of activations as the engine takes them."""
-    return padded(cols, group)
+    @property
+    def windows(self) -> int:
+        """Groups of tiles that the engine multiplies for a token."""
+        return self.blocks * self.groups * self.tiles
+
+
+def is_grouped(word: object) -> bool:
+    """Whether an instruction's format word names grouped weights."""
+    return isinstance(word, int) and bool(word & WORD_FLAG)

@@ -7,74 +7,22 @@ Puts nothing at an address; that is place.py's business.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from meadow.compiler import arithmetic, cost
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.compiler.graph import Graph, Node, Op
-from meadow.compiler.grouped import BLOCK_ROWS, WORD_FLAG, GroupLayout
+from meadow.compiler.grouped import GroupLayout, is_grouped
 from meadow.compiler.isa import Epilogue, Opcode, Value
 from meadow.compiler.layout import Layout, padded
-from meadow.compiler.pack import AnyPacked, PackedGroups, group_format
-from meadow.compiler.schedule import CHUNK_LIMIT, NOWHERE, Buffer, Schedule, Slot, Step
-from meadow.compiler.types import Weight
+from meadow.compiler.pack import AnyPacked, PackedGroups
+from meadow.compiler.parts import tile_rows, weight_parts
+from meadow.compiler.schedule import NOWHERE, Buffer, Schedule, Slot, Step
 
 PHASES = ("prefill", "decode")
 Operands = dict[str, Slot | Value]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some rows of one weight matrix: what one LINEAR step streams.  Split so that no port's stream passes a chunk."""
-
-    name: str
-    first_row: int
-    layout: Layout | GroupLayout
-
-
-def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[Part]:
-    """The parts of a matrix whose port streams are at most CHUNK_LIMIT bytes when raw, in whole tiles."""
-    row_bytes = padded(cols, LANE_COLS)
-    most = max(tile_rows, CHUNK_LIMIT // row_bytes * ports // tile_rows * tile_rows)
-    found = []
-    for first in range(0, rows, most):
-        suffix = f"#{first // most}" if rows > most else ""
-        found.append(Part(name + suffix, first, Layout(min(most, rows - first), cols, ports, tile_rows)))
-    return found
-
-
-def group_parts(weight: Weight, ports: int) -> list[Part]:
-    """The same for a matrix of grouped weights, in whole blocks."""
-    whole = GroupLayout(weight.rows, weight.cols, ports, group_format(weight))
-    unit = BLOCK_ROWS * ports
-    most = max(1, CHUNK_LIMIT // (whole.groups * whole.group_beats * BEAT_BYTES)) * unit
-    found = []
-    for first in range(0, weight.rows, most):
-        suffix = f"#{first // most}" if weight.rows > most else ""
-        found.append(Part(weight.name + suffix, first, replace(whole, rows=min(most, weight.rows - first))))
-    return found
-
-
-def tile_rows(graph: Graph, node: Node, design: Design) -> int:
-    """Output features a tile: whole heads for Q, K and V, else the design's."""
-    heads = any(n.op in (Op.ROPE, Op.ATTEND) and node.name in n.inputs for n in graph.nodes)
-    return graph.model.head_dim if heads else design.tile_rows
-
-
-def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:
-    """The parts of every matrix that the engine streams, by weight name."""
-    found = {}
-    for node in graph.nodes:
-        if node.op in (Op.LINEAR, Op.HEAD):
-            weight = graph.weight_of(node)
-            if weight.elem.group:
-                found[weight.name] = group_parts(weight, design.pacq_ports)
-            else:
-                found[weight.name] = parts(weight.name, weight.rows, weight.cols, design.weight_ports,
-                                           tile_rows(graph, node, design))  # fmt: skip
-    return found
 
 
 def lower(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], dataflow: str = "auto",
@@ -241,7 +189,7 @@ class _Lowering:
         """Tell pacq_gemv which activations it keeps: where linears on the same ones follow each other."""
         previous: Step | None = None
         for step in self.steps:
-            if "hold" not in step.operands or not int(step.operands["format"]) & WORD_FLAG:  # type: ignore[arg-type]
+            if "hold" not in step.operands or not is_grouped(step.operands["format"]):
                 continue
             same = (
                 previous is not None

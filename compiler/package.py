@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from meadow.compiler import isa
 from meadow.compiler.design import LANE_COLS, Design
 from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.grouped import MOST_GROUPS, WORD_FLAG, GroupFormat, GroupLayout
+from meadow.compiler.grouped import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
 from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
@@ -140,7 +140,7 @@ class Package:
             return Embedding(codes, 0, scale, least, group or dim)
         rows = {row["name"]: row for row in self.packing()}
         first = rows[entry["parts"][0]]
-        if int(first["format"]) & WORD_FLAG:
+        if is_grouped(first["format"]):
             made = [self.grouped(rows[name], whole) for name in entry["parts"]]
             form = GroupFormat.of_word(first["format"])
             minimum = np.concatenate([m for _, _, m in made if m is not None]) if form.minimum else None
@@ -298,7 +298,7 @@ def check_program(package: Package, name: str) -> None:
                 )
         if "weights0" in fields and opcode in (isa.Opcode.LINEAR, isa.Opcode.TPHS):
             rows = int(fields.get("tile_rows", fields["head_dim"]))
-            if int(fields["format"]) & WORD_FLAG:
+            if is_grouped(fields["format"]):
                 _check_grouped(package, fields, rows, where)
             elif not design.weight_ports or fields["cols"] % LANE_COLS or rows % design.weight_ports:
                 raise DeviceError(
@@ -318,7 +318,7 @@ def check_program(package: Package, name: str) -> None:
 def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:
     """The engine must have the unit that unpacks the weights, with room for their table."""
     word, entries = int(fields.get("format", 0)), int(fields.get("entries", 0))
-    if not word or word & WORD_FLAG:
+    if not word or is_grouped(word):
         return
     try:
         format_of(word)

@@ -27,10 +27,11 @@ from meadow.compiler.fit import BUDGET, Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.grouped import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
-from meadow.compiler.lower import Part, lower, weight_parts
+from meadow.compiler.lower import lower
 from meadow.compiler.onnx_file import find_model
 from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
 from meadow.compiler.package import load
+from meadow.compiler.parts import Part, weight_parts
 from meadow.compiler.place import place
 from meadow.compiler.quantize import ABSURD_SCALE
 from meadow.compiler.read import read, source_digest

@@ -274,15 +274,18 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
         wanted[last if last != embed else HEAD] = bits if head == "same" else 8
     for index, (name, width) in enumerate(wanted.items()):
         weight = graph.weights[last if name == HEAD else name]
-        if weight.elem.group and weight.elem.bits <= width:
+        w = weight.dequantize()
+        # ONNX has no 8-bit groups with minima (MatMulNBits' float zero points are for 4 bits here): those are rounded anew.
+        kept = weight.elem.group and weight.elem.bits <= width and (weight.elem.bits < 8 or weight.minimum is None)
+        if kept:
             quantized[name] = weight
         elif width == 8:
-            codes, scale = round_to_int8_groups(weight.dequantize(), HEAD_GROUP)
+            codes, scale = round_to_int8_groups(w, HEAD_GROUP)
             quantized[name] = Weight(name, grouped(8, HEAD_GROUP), codes, scale)
         else:
-            found, scale, minimum = round_to_groups(weight.dequantize(), width, group)
+            found, scale, minimum = round_to_groups(w, width, group)
             quantized[name] = Weight(name, grouped(width, group), found, scale, minimum)
-        w, made = weight.dequantize(), quantized[name]
+        made = quantized[name]
         off = float(np.linalg.norm(made.dequantize() - w)) / max(float(np.linalg.norm(w)), 1e-30)
         assert made.scale is not None
         rows.append(

@@ -24,9 +24,10 @@ from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside
 from meadow.compiler.graph import Graph
 from meadow.compiler.layout import padded
-from meadow.compiler.lower import Part, rope_row_bytes
+from meadow.compiler.lower import rope_row_bytes
 from meadow.compiler.pack import AnyPacked, PackedGroups
 from meadow.compiler.package import FORMAT_VERSION, manifest_digest, sha256
+from meadow.compiler.parts import Part
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
 

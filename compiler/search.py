@@ -24,9 +24,10 @@ from meadow.compiler.graph import Graph
 from meadow.compiler.grouped import GroupLayout
 from meadow.compiler.isa import Opcode
 from meadow.compiler.layout import Layout
-from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.lower import lower
 from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, entropy_bits, pack
 from meadow.compiler.packets import SCHEMES as PUBLISHED
+from meadow.compiler.parts import weight_parts
 from meadow.compiler.schedule import Step
 from meadow.compiler.traffic import blocks
 from meadow.compiler.unpack import Format, Packets, Prefix

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS, Design
-from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
+from meadow.compiler.grouped import GroupFormat, GroupLayout, is_grouped
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode
 from meadow.compiler.layout import padded
 from meadow.compiler.schedule import Slot, Step
@@ -101,7 +101,7 @@ def on_port(moved: Beats, port: str, way: str = "") -> int:
 
 def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, moved: Beats) -> None:
     """What streaming a matrix reads: the weights, and for each tile its scales and its entry in the directory."""
-    if int(o["format"]) & WORD_FLAG:
+    if is_grouped(o["format"]):
         for port in range(design.pacq_ports):
             moved[f"pacq{port}", "read", "weights"] += group_layout(o, design, rows).port_beats
         return
@@ -119,6 +119,12 @@ def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, 
         moved["constants", "read", "weights"] += times * (_beats(some, FLOATS) + (1 if word else 0))
 
 
+def streamed_rows(step: Step) -> int:
+    """Output features of the matrix that a LINEAR or TPHS streams: TPHS projects the queries of all heads."""
+    o = numbers(step)
+    return int(o["rows"]) if step.opcode is Opcode.LINEAR else int(o["heads"]) * int(o["head_dim"])
+
+
 def group_layout(o: Operands, design: Design, rows: int) -> GroupLayout:
     """Of the grouped matrix that a LINEAR or TPHS of `rows` output features streams."""
     return GroupLayout(rows, int(o["cols"]), design.pacq_ports, GroupFormat.of_word(int(o["format"])))
@@ -126,7 +132,7 @@ def group_layout(o: Operands, design: Design, rows: int) -> GroupLayout:
 
 def _activations(o: Operands, tokens: int, first: int, moved: Beats) -> None:
     cols = int(o["cols"])
-    if int(o["format"]) & WORD_FLAG:
+    if is_grouped(o["format"]):
         moved["memory", "read", "activations"] += 0 if o["reuse"] else (tokens - first) * _beats(cols, FLOATS)
         return
     moved["memory", "read", "activations"] += (tokens - first) * cols // BEAT_BYTES + _beats(tokens, FLOATS)

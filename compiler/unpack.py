@@ -264,7 +264,7 @@ def _bits(
     return ((first | second | third) & mask).astype(np.uint16)
 
 
-def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer], tile_weights: NDArray[np.integer],
+def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer[Any]], tile_weights: NDArray[np.integer[Any]],
                   table: NDArray[np.int8], form: Packets) -> NDArray[np.int8]:  # fmt: skip
     """One port's weights.  A tile starts at a beat; what its last beat holds beyond `tile_weights` is padding.
 

@@ -62,6 +62,7 @@ module pacq_gemv #(
     localparam SCALES = LANES / 4;
     localparam BATCHES = MAX_TOKENS / TOKEN_LANES;
     localparam BATCH_BITS = $clog2(BATCHES);
+    localparam PARTIALS = BATCHES > 1 ? BATCHES : 2;  // an index has a bit at least
     localparam WORD_BITS = $clog2(ACTIVATION_WORDS);
     localparam QUEUE = 16;   // commands under way
     initial begin
@@ -255,7 +256,7 @@ module pacq_gemv #(
     wire [1:0] lane = begin_window ? 2'd0 : lane_q;
     wire two = w[17], eight = w[16], wide = w[15], minimum = w[14], first_group = w[13], last_group = w[12];
     wire [2:0] set = w[11:9], tile = w[8:6];
-    wire [BATCH_BITS:0] batch = w[BATCH_BITS:0];
+    wire [$clog2(PARTIALS)-1:0] batch = w[$clog2(PARTIALS)-1:0];
     wire [SCALES*TOKEN_LANES-1:0] result_ready;
     wire [32*PORTS*SCALES*TOKEN_LANES-1:0] results;
     generate
@@ -286,7 +287,7 @@ module pacq_gemv #(
                 for (p = 0; p < PORTS; p = p + 1) begin : g_four
                     assign four[56*4*p+:56*4] = sums[56*(LANES*p+4*s)+:56*4];
                 end
-                pacq_scale #(.PORTS(PORTS), .BATCHES(2 * BATCHES)) u_scale (
+                pacq_scale #(.PORTS(PORTS), .BATCHES(PARTIALS)) u_scale (
                     .clk_i(clk_i), .rst_i(core_rst), .valid_i(scaling && (s == 0 || two)), .lane_i(lane), .eight_i(eight),
                     .first_i(first_group), .last_i(last_group), .row_i(g_scale[s].row), .batch_i(batch), .sums_i(four),
                     .offset_i(shared_now[89:32]), .shared_i(shared_now[31:0]), .scale_i(g_scale[s].scale),

@@ -20,7 +20,7 @@ from meadow.compiler import arithmetic as ar
 from meadow.compiler import pacq
 from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
-from meadow.compiler.grouped import WORD_FLAG, GroupFormat, GroupLayout
+from meadow.compiler.grouped import GroupFormat, GroupLayout, is_grouped
 from meadow.compiler.isa import INSTRUCTION_BYTES, Epilogue, Opcode, decode, unpack_slot
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack_alike
@@ -229,7 +229,7 @@ class Emulator:
 
     def _project(self, f: Fields, rows: int, tile_rows: int, first: int = 0) -> NDArray[np.float32]:
         """FP32 results [tokens - first, rows] of a linear layer."""
-        if f["format"] & WORD_FLAG:
+        if is_grouped(f["format"]):
             return self._project_grouped(f, rows, first)
         m = self._matrix(f, rows, tile_rows)
         codes, scale = self._activations(f)

@@ -30,7 +30,7 @@ GCC_FLAGS = " -- CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread CFG_CXX
 """What the wheel's own make file leaves empty."""
 UNIT = 1 << 16
 PACE = 256
-FEED, TAKE, WORK, COMMAND, MARK = range(5)
+FEED, TAKE, WORK, COMMAND = range(4)
 MOST_CYCLES = 200_000_000
 
 
@@ -88,19 +88,13 @@ class Script:
         self.activations.append(a)
         self.operations.append((FEED, round(cycles_a_word * PACE), a.size // COLUMNS))
 
-    def take(self, layout: GroupLayout, tokens: int, cycles_a_result: float = 1.0) -> None:
-        """All results of a command."""
-        self.operations.append((TAKE, round(cycles_a_result * PACE), tokens * layout.padded_rows // layout.ports))
-
-    def take_some(self, results: int, cycles_a_result: float = 1.0) -> None:
+    def take(self, results: int, cycles_a_result: float = 1.0) -> None:
+        """So many results, each of all ports."""
         self.operations.append((TAKE, round(cycles_a_result * PACE), results))
 
     def work(self, cycles: float, foreign_beats: int = 0) -> None:
         """Busy with something else, that may read from the memory."""
         self.operations.append((WORK, round(cycles), foreign_beats))
-
-    def mark(self) -> None:
-        self.operations.append((MARK, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,6 @@ class Outcome:
     others: int
     status: int
     beats: tuple[int, ...]
-    marks: tuple[int, ...]
 
 
 def ordered(results: NDArray[np.float32], layout: GroupLayout, tokens: int) -> NDArray[np.float32]:
@@ -182,4 +175,4 @@ def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) 
             raise DeviceError(f"pacq_gemv in simulation: {counted['error']}")
         results = np.fromfile(found, np.float32).reshape(-1, ports)
     return Outcome(results, counted["cycles"], counted["first_beat"], counted["last_beat"], counted["offered"],
-                   counted["others"], counted["status"], tuple(counted["beats"]), tuple(counted["marks"]))  # fmt: skip
+                   counted["others"], counted["status"], tuple(counted["beats"]))  # fmt: skip

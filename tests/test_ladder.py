@@ -14,7 +14,8 @@ from meadow.cli.verify import flip_changes_digest
 from meadow.compiler.emit import emit
 from meadow.compiler.evaluate import evaluate
 from meadow.compiler.fit import fit
-from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.lower import lower
+from meadow.compiler.parts import weight_parts
 from meadow.compiler.pipeline import Options, compile_model, pack_all
 from meadow.compiler.place import place
 from meadow.compiler.quantize import quantize

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from meadow import boards
-from meadow.cli.engine import IDEAL, Job, ddr4, jobs, program, queue
+from meadow.cli.engine import IDEAL, Job, bandwidth, ddr4, jobs, program, queue
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.compiler.package import Package, load
 from meadow.runtime.verilated import Memory, Script, ordered, run
@@ -24,7 +23,7 @@ def measure(package: Package, work: list[Job], memory: Memory) -> dict[str, Any]
     wanted = sum(job.layout.port_beats for job in work)
     at, exact = 0, found.status == 0 and found.beats == (wanted,) * package.design.pacq_ports
     for job in work:
-        count = len(job.a) * job.layout.padded_rows // package.design.pacq_ports
+        count = len(job.a) * job.layout.results
         exact &= bool((ordered(found.results[at : at + count], job.layout, len(job.a)) == job.y).all())
         at += count
     return {
@@ -49,7 +48,6 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
       meadowc bench bus build/smollm2-int4
     """
     made = load(package)
-    board = boards.load(made.manifest["board"])
     with stages(("activations", "building", "ideal", "ddr4"), as_json) as show:
         show("activations", "from the emulator")
         _, work = jobs(made)
@@ -59,7 +57,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         show("building", "Verilator")
         program(made)
         rows = []
-        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.pacq_clock_mhz, board.bandwidth_gb_s)}
+        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.pacq_clock_mhz, bandwidth(made))}
         for name, memory in memories.items():
             for what, some in ((f"layer {layer}", one), ("head", work[-1:])):
                 show(name, what)

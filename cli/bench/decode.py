@@ -18,13 +18,14 @@ from meadow.cli.engine import ddr4, program, require_grouped
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.cli.reference import reference_model
 from meadow.compiler import cost
-from meadow.compiler.design import Design
+from meadow.compiler.design import BEAT_BYTES, Design
 from meadow.compiler.errors import DeviceError
-from meadow.compiler.grouped import GroupFormat, GroupLayout
+from meadow.compiler.grouped import GroupLayout, is_grouped
 from meadow.compiler.isa import Opcode
+from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
 from meadow.compiler.schedule import Slot, Step
-from meadow.compiler.traffic import by_role, numbers, on_port, run_beats, step_beats
+from meadow.compiler.traffic import by_role, group_layout, numbers, on_port, run_beats, step_beats, streamed_rows
 from meadow.runtime.verilated import Outcome, Script, run
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
@@ -54,12 +55,13 @@ class Engine:
     def step(self, step: Step, addresses: list[int] | None) -> None:
         o = numbers(step)
         if addresses is None:
-            made = cost.step_cost(step, self.design, 1, self.position, 1e9)
-            self.work(step.opcode.name.lower(), made.cycles, made.total_bytes // 16)
+            # The memory is simulated, so the model's own must never be what a step waits for.
+            made = cost.step_cost(step, self.design, 1, self.position, bandwidth_gb_s=float("inf"))
+            self.work(step.opcode.name.lower(), made.cycles, made.total_bytes // BEAT_BYTES)
             return
         design, moved = self.design, step_beats(step, self.design, 1, self.position)
-        rows = int(o["rows"]) if step.opcode is Opcode.LINEAR else int(o["heads"]) * int(o["head_dim"])
-        layout = GroupLayout(rows, int(o["cols"]), design.pacq_ports, GroupFormat.of_word(int(o["format"])))
+        rows = streamed_rows(step)
+        layout = group_layout(o, design, rows)
         loops = cost.step_loops(step, design, 1, self.position)
         self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
         self.work("latency", cost.OVERHEAD, loops["feed"])
@@ -76,10 +78,10 @@ class Engine:
         tiles = -(-rows // tile_rows)
         for tile in range(tiles):
             some = min(tile_rows, rows - tile * tile_rows)
-            self.script.take_some(-(-some // layout.chunk_rows) * layout.chunk_rows // layout.ports, self.ratio)
+            self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
             each = loops["epilogue"] / tiles + memory / tiles + cost.TILE_OVERHEAD
             self.work("epilogues", each, memory // tiles)
-        self.script.take_some((layout.padded_rows - -(-rows // layout.chunk_rows) * layout.chunk_rows) // layout.ports)
+        self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
 
     def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int, others: int) -> None:
         """Attention of a layer: the first KV head is read, then each attends while the next is read."""
@@ -95,9 +97,9 @@ class Engine:
         self.work("attention", 0, others)
         for kv in range(kv_heads):
             last = kv == kv_heads - 1
-            self.script.take_some(heads // kv_heads * head_dim // layout.ports, self.ratio)
+            self.script.take(heads // kv_heads * head_dim // layout.ports, self.ratio)
             self.work("attention", attend if last else max(attend, load), 0 if last else round(kv_beats / kv_heads))
-        self.script.take_some((layout.padded_rows - heads * head_dim) // layout.ports)
+        self.script.take(layout.results - heads * head_dim // layout.ports)
 
 
 def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
@@ -107,7 +109,6 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
     steps = package.steps("decode")
     engine.work("latency", cost.OVERHEAD)  # registers and the table of chunks
     for step in steps:
-        engine.script.mark()
         engine.step(step, _addresses(package, step))
     memory = ddr4(design.pacq_clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
     found = run(program(package), package.file("weights.bin"), engine.script, memory, design.pacq_ports)
@@ -147,7 +148,7 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board
 def _addresses(package: Package, step: Step) -> list[int] | None:
     """Where the streams of a grouped matrix lie in weights.bin; None for other steps."""
     word = step.operands.get("format")
-    if not isinstance(word, int) or not word >> 24 & 1:
+    if not is_grouped(word):
         return None
     slots = [step.operands[f"weights{p}"] for p in range(package.design.pacq_ports)]
     chunks = package.manifest["chunks"]

@@ -40,7 +40,7 @@ def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
 
 def measure(package: Package, progress: Any = lambda done, total: None) -> dict[str, Any]:
     """Rows of every stored matrix and their sum.  Bits count tables, directories and padding."""
-    from meadow.compiler.grouped import WORD_FLAG, GroupFormat
+    from meadow.compiler.grouped import GroupFormat, is_grouped
     from meadow.compiler.layout import Layout
     from meadow.compiler.pack import published_bytes
     from meadow.compiler.unpack import format_of
@@ -50,7 +50,7 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
     for number, entry in enumerate(stored):
         progress(number + 1, len(stored))
         count = entry["rows"] * entry["cols"]
-        if int(entry["format"]) & WORD_FLAG:
+        if is_grouped(entry["format"]):
             bits = 8 * entry["bytes"] / count
             rows.append({
                 "name": entry["name"], "shape": [entry["rows"], entry["cols"]], "scheme": str(GroupFormat.of_word(entry["format"])),

@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.types import Weight
@@ -48,11 +51,10 @@ def fuse_glu(graph: Graph) -> Graph:
 def alternate(a: Weight, b: Weight) -> Weight:
     """Rows a0, b0, a1, b1, ... of two matrices of one shape and type."""
     name = f"{a.name}+{b.name.split('.')[-2] if '.' in b.name else b.name}"
-    pairs = [(x, y) for x, y in ((a.codes, b.codes), (a.scale, b.scale), (a.minimum, b.minimum))]
-    joined = [
-        None if x is None or y is None else np.stack([x, y], axis=1).reshape(2 * x.shape[0], *x.shape[1:])
-        for x, y in pairs
-    ]
-    codes = joined[0]
-    assert codes is not None
-    return Weight(name, a.elem, codes, joined[1], joined[2])
+
+    def joined(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([x, y], axis=1).reshape(2 * x.shape[0], *x.shape[1:])
+
+    scale = None if a.scale is None or b.scale is None else joined(a.scale, b.scale)
+    minimum = None if a.minimum is None or b.minimum is None else joined(a.minimum, b.minimum)
+    return Weight(name, a.elem, joined(a.codes, b.codes), scale, minimum)

@@ -12,7 +12,6 @@ namespace pacq_model {
 inline const uint8_t* dram;                   // of the run; addresses are offsets into it
 inline std::vector<int64_t> activations;      // [tokens][columns], in units of 2^-24
 inline std::vector<float> shared;             // [tokens][groups], their sums
-inline uint64_t windows;                      // cycles that the multipliers take, by token lanes
 
 // FP16 in units of 2^-24; infinities and NaN count as the largest finite value.
 inline int64_t fixed_of_half(uint16_t half) {

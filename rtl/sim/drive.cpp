@@ -41,7 +41,6 @@ enum : uint64_t {
     kTake,     // cycles a result in 1/256, results: of every port
     kWork,     // cycles, beats: busy, while somebody else reads so many beats from the memory
     kCommand,  // the next command is being served from now on
-    kMark,     // note the time
 };
 struct Operation {
     uint64_t kind, pace, count;
@@ -118,7 +117,6 @@ int main(int argc, char** argv) {
     int turn = 0;
     std::size_t command_word = 0, served = 0, operation = 0, fed = 0;
     uint64_t done = 0, next_at = 0, cycle = 0, first_beat = 0, last_beat = 0;
-    std::vector<uint64_t> marks;
     bool began = false;
     for (; operation < operations.size(); ++cycle) {
         if (cycle == header.most_cycles) {
@@ -128,7 +126,6 @@ int main(int argc, char** argv) {
         // What needs no time.
         while (operation < operations.size()) {
             const Operation& o = operations[operation];
-            if (o.kind == kMark) marks.push_back(cycle);
             if (o.kind == kCommand) ++served;
             if (o.kind == kWork ? !began || cycle < next_at || foreign > 0 : o.kind <= kTake && done < o.count) break;
             done = 0;
@@ -242,8 +239,6 @@ int main(int argc, char** argv) {
                 static_cast<unsigned long long>(cycle), static_cast<unsigned long long>(first_beat), static_cast<unsigned long long>(last_beat),
                 static_cast<double>(offered) / 65536, static_cast<unsigned long long>(others), static_cast<unsigned>(dut.s_axil_rdata));
     for (int p = 0; p < kPorts; ++p) std::printf("%s%llu", p ? ", " : "", static_cast<unsigned long long>(taken[p]));
-    std::printf("], \"marks\": [");
-    for (std::size_t n = 0; n < marks.size(); ++n) std::printf("%s%llu", n ? ", " : "", static_cast<unsigned long long>(marks[n]));
     std::printf("]}\n");
     return std::fclose(out) == 0 ? 0 : 2;
 }

@@ -13,8 +13,9 @@ from meadow.compiler import cost
 from meadow.compiler.errors import ResourceExceeded, UsageError
 from meadow.compiler.fit import BUDGET, available, fit
 from meadow.compiler.graph import Graph
-from meadow.compiler.lower import lower, weight_parts
+from meadow.compiler.lower import lower
 from meadow.compiler.pack import pack
+from meadow.compiler.parts import weight_parts
 from meadow.compiler.read import read
 from meadow.compiler.rewrite import rewrite
 from meadow.compiler.schedule import Schedule

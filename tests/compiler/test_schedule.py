@@ -14,8 +14,9 @@ from meadow.compiler import isa
 from meadow.compiler.errors import ResourceExceeded
 from meadow.compiler.fit import fit
 from meadow.compiler.graph import Graph
-from meadow.compiler.lower import lower, parts, weight_parts
+from meadow.compiler.lower import lower
 from meadow.compiler.pack import pack
+from meadow.compiler.parts import parts, weight_parts
 from meadow.compiler.place import place
 from meadow.compiler.read import read
 from meadow.compiler.rewrite import rewrite
