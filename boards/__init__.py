@@ -26,10 +26,13 @@ class Board:
     """One board.
 
     bandwidth_gb_s  peak of the processor's DRAM, in 10^9 bytes a second
-    dram_bytes      memory the model may use, after the operating system
+    ddr_bytes       the processor's DRAM; what passes 2 GB lies at 0x8_0000_0000
+    dram_bytes      what of it the model may use, after the operating system
     ports           names of the 128-bit slave ports, in the order in which designs take them
     clock_mhz       fabric clock that designs for this board assume (not closed by us)
-    pynq            what PYNQ image there is
+    board_part      wildcard of its board files in Vivado; "" when there are none
+    image           PYNQ image: "official", "installer" (a script on Ubuntu) or "none"
+    pynq            where the image comes from
     pacq_clock_mhz  clock that designs assume for pacq_gemv; clock_mhz where the file does not say
     """
 
@@ -42,21 +45,25 @@ class Board:
     bram36: int
     uram: int
     bandwidth_gb_s: float
+    ddr_bytes: int
     dram_bytes: int
     ports: tuple[str, ...]
     port_bits: int
     clock_mhz: int
+    board_part: str
+    image: str
     pynq: str
     pacq_clock_mhz: int
 
 
 FIELDS = {
     "name": str, "title": str, "part": str, "lut": int, "ff": int, "dsp": int, "bram36": int, "uram": int,
-    "bandwidth_gb_s": float, "dram_bytes": int, "ports": list, "port_bits": int, "clock_mhz": int, "pynq": str,
-    "pacq_clock_mhz": int,
+    "bandwidth_gb_s": float, "ddr_bytes": int, "dram_bytes": int, "ports": list, "port_bits": int, "clock_mhz": int, "board_part": str, "image": str,
+    "pynq": str, "pacq_clock_mhz": int,
 }  # fmt: skip
 
 
+IMAGES = ("official", "installer", "none")
 MAY_BE_ZERO = {"uram"}
 LARGEST = {"clock_mhz": 600, "pacq_clock_mhz": 600, "bandwidth_gb_s": 2000, "port_bits": 1024}
 """Beyond these a number is a slip of the pen, not a board."""
@@ -83,6 +90,7 @@ def load(name: str) -> Board:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is not TOML: {error}") from None
     table.setdefault("pacq_clock_mhz", table.get("clock_mhz"))
+    table.setdefault("board_part", "")
     problems = [f"{key} is missing" for key in FIELDS if key not in table]
     problems += [f"{key} is not a known field" for key in table if key not in FIELDS]
     for key, kind in FIELDS.items():
@@ -95,11 +103,25 @@ def load(name: str) -> Board:
             low = 0 if key in MAY_BE_ZERO else 1e-3
             if not low <= float(value) <= LARGEST.get(key, 1 << 40):
                 problems.append(f"{key} is {value}, outside of {low:g} to {LARGEST.get(key, 1 << 40):g}")
+    if (
+        isinstance(table.get("ddr_bytes"), int)
+        and isinstance(table.get("dram_bytes"), int)
+        and table["dram_bytes"] > table["ddr_bytes"]
+    ):
+        problems.append(f"dram_bytes is {table['dram_bytes']}, more than ddr_bytes, {table['ddr_bytes']}")
     ports = table.get("ports")
     if isinstance(ports, list) and (
         len(set(map(str, ports))) != len(ports) or len(ports) < 3 or not all(isinstance(p, str) for p in ports)
     ):
         problems.append("ports must be at least three different names")
+    if table.get("image") not in (None, *IMAGES):
+        problems.append(f"image is {table['image']!r}; {', '.join(IMAGES)} are possible")
+    if not re.fullmatch(r"[\w.:*-]*", str(table["board_part"])):
+        problems.append(
+            f"board_part is {table['board_part']!r}; a wildcard such as xilinx.com:zcu102:part0:* is possible"
+        )
+    if not re.fullmatch(r"[\w-]+", str(table.get("part", "x"))):
+        problems.append(f"part is {table['part']!r}; letters, digits, - and _ are allowed")
     if isinstance(table.get("name"), str) and not re.fullmatch(r"[a-z0-9_]+", table["name"]):
         problems.append(f"name is {table['name']!r}; lower-case letters, digits and _ are allowed")
     if problems:

@@ -46,7 +46,7 @@ COMMANDS = {
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
 EXTRAS = {"onnx": "compile", "gguf": "compile", "jinja2": "cli", "tokenizers": "cli", "onnxruntime": "reference",
-          "mwparserfromhell": "reference", "google": "compile", "pyosys": "synthesis", "matplotlib": "report"}  # fmt: skip
+          "mwparserfromhell": "reference", "google": "compile", "pynq": "pynq", "nbclient": "notebooks", "pyosys": "synthesis", "matplotlib": "report"}  # fmt: skip
 
 
 class Meadowc(Lazy):

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
-from meadow.compiler.errors import MeadowError, UsageError
+from meadow.compiler.errors import DeviceError, MeadowError, UsageError
 from meadow.runtime.session import DEVICES, Session, sampler
 from meadow.runtime.tokenizer import Streamer
 
@@ -37,10 +37,13 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def opened(package: Path, device: str, quiet: bool) -> Iterator[Session]:
-    """A Session, with a bar while the weights are uploaded."""
+def opened(package: Path, device: str, quiet: bool, **how: Any) -> Iterator[Session]:
+    """A Session, with a bar while the weights are uploaded; `how` are its other arguments."""
     with upload_bar("uploading weights", quiet) as bar:
-        session = Session(package, device, bar)
+        session = Session(package, device, bar, **how)
+    if not quiet:
+        for note in session.notes:
+            err.print(note, style="dim")
     try:
         yield session
     finally:
@@ -82,20 +85,25 @@ def rates(session: Session) -> str:
 @click.option("-p", "--prompt", required=True, help="The prompt; - reads standard input.")
 @click.option("--raw", is_flag=True, help="Plain completion: do not use the model's chat template.")
 @device_option
+@click.option("--record", type=click.Path(path_type=Path), help="Write every transaction with the device into a file.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Let a recording answer in place of a device.")
 @sampling_options
 @json_option
-def run_command(package: Path, prompt: str, raw: bool, device: str, max_tokens: int, temperature: float, top_k: int,
-                top_p: float, seed: int, as_json: bool) -> None:  # fmt: skip
+def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path | None, replay: Path | None, max_tokens: int,
+                temperature: float, top_k: int, top_p: float, seed: int, as_json: bool) -> None:  # fmt: skip
     """Answer one prompt with PACKAGE.
 
     \b
     Examples:
       meadowc run build/smollm2 -p "What is the capital of France?"
       meadowc run build/smollm2 --raw -p "Once upon a time" -n 40 --device csim
+      meadowc run build/smollm2 -p "Hello" --device emulated-pynq
     """
+    if record is not None and replay is not None:
+        raise UsageError("--record and --replay are two runs: record one, then replay it")
     text = sys.stdin.read() if prompt == "-" else prompt
     choose = sampler(temperature, top_k, top_p, seed)
-    with opened(package, device, as_json) as session:
+    with opened(package, device, as_json, record=record, replay=replay) as session:
         if not as_json:
             err.print(header(session), style="dim")
             if not raw and session.tokenizer.template is None:
@@ -110,6 +118,15 @@ def run_command(package: Path, prompt: str, raw: bool, device: str, max_tokens: 
         else:
             click.echo()
             err.print(rates(session), style="dim")
+            if session.operations:
+                err.print(operations(session), style="dim")
+
+
+def operations(session: Session) -> str:
+    """What a board's driver did, counted."""
+    return (
+        f"[{', '.join(f'{n} {name}' for name, n in sorted(session.operations.items()))}; digest {session.digest[:16]}]"
+    )
 
 
 def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
@@ -117,7 +134,7 @@ def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
     return {
         "prompt": prompt, "text": text, "package": session.package.name, "board": session.package.design.board,
         "device": session.device.name, "emulated": session.device.emulated, "digest": session.digest,
-        "prefill_tokens": s.prefill_tokens, "decode_tokens": s.decode_tokens,
+        "operations": session.operations, "prefill_tokens": s.prefill_tokens, "decode_tokens": s.decode_tokens,
         "measured": {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
         "modelled": {f"{k}_tokens_per_s": v for k, v in modelled_rates(session).items()},
     }  # fmt: skip
@@ -183,24 +200,34 @@ def _answer(
 @click.command("selftest")
 @click.argument("package", type=click.Path(path_type=Path))
 @device_option
+@click.option("--inject", metavar="FAULT", default="", help="A fault for the emulated board to have: see below.")
 @json_option
-def selftest_command(package: Path, device: str, as_json: bool) -> None:
+def selftest_command(package: Path, device: str, inject: str, as_json: bool) -> None:
     """Check a device step by step with PACKAGE: memory, weights, one layer, tokens.
 
+    The first rung that fails is the last, and tells the likely cause.  Faults for --device emulated-pynq: engine-hang,
+    corrupted-weights, wrong-id, no-memory, stale-lines, slow-bus, narrow-port.
+
     \b
-    Example:
+    Examples:
       meadowc selftest build/smollm2 --device csim
+      meadowc selftest build/smollm2 --device emulated-pynq --inject stale-lines
     """
-    with opened(package, device, as_json) as session:
-        rungs = session.selftest()
-        where = header(session)
-    passed = all(ok for _, ok, _ in rungs)
+    code = 0
+    try:
+        with opened(package, device, as_json, fault=inject) as session:
+            rungs, where = session.selftest(), header(session)
+            if not all(ok for _, ok, _ in rungs):
+                code = 4
+    except DeviceError as error:  # the first rung: it cannot be opened
+        rungs, where, code = [("open", False, str(error))], f"{package} on {device}", error.exit_code
     if as_json:
-        emit_json({"passed": passed, "rungs": [{"rung": n, "passed": ok, "seen": text} for n, ok, text in rungs]})
+        emit_json({"passed": not code, "rungs": [{"rung": n, "passed": ok, "seen": text} for n, ok, text in rungs]})
     else:
         rows = table(where, "rung", "", "seen")
+        rows.columns[-1].justify = "left"
         for name, ok, text in rungs:
             rows.add_row(name, "ok" if ok else "FAILED", text)
         out.print(rows)
-    if not passed:
-        raise click.exceptions.Exit(4)
+    if code:
+        raise click.exceptions.Exit(code)

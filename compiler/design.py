@@ -12,9 +12,9 @@ import json
 from dataclasses import asdict, dataclass
 
 BEAT_BYTES = 16
+"""Bytes of one beat of a 128-bit port, the width of HP and HPC ports (UG1085, chapter 35)."""
 LARGEST_GROUP = 256
 """Columns that share a scale at most (grouped.py)."""
-"""Bytes of one beat of a 128-bit port, the width of HP and HPC ports (UG1085, chapter 35)."""
 LANE_COLS = 32
 """Weights a weight port hands to its multipliers in one cycle: two raw beats, or one packed beat at 2x."""
 LOOKUP_LANES = 16

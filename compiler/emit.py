@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""emit: the texts of a package's hls/ folder: constants and the top level from templates, kernels as they are.
+"""emit: the texts of a package: constants and the top level from templates, kernels as they are, and the vendor's scripts.
 
 Generation has no side effects: a BuildPlan is names and texts, and writing it is save.py's business.
 """
@@ -13,10 +13,13 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
-from meadow.compiler import isa, verilog
+from meadow.boards import Board
+from meadow.compiler import isa, vendor, verilog
 from meadow.compiler.arithmetic import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
+from meadow.compiler.block_design import block_design
 from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES, Design
 from meadow.compiler.errors import UsageError
+from meadow.compiler.testbench import testbench
 from meadow.compiler.unpack import Packets
 
 KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "pacq.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
@@ -43,8 +46,8 @@ class BuildPlan:
         return made.hexdigest()
 
 
-def emit(design: Design, version: str) -> BuildPlan:
-    """All C++ of the engine for `design`, including what g++ needs to run it without any vendor tool."""
+def emit(design: Design, version: str, board: Board) -> BuildPlan:
+    """All texts of a design: C++ and Verilog, what g++ needs to run it without any vendor tool, and what the vendor's tools need."""
     folder = resources.files("meadow.hls")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               keep_trailing_newline=True, autoescape=False)  # fmt: skip
@@ -53,7 +56,7 @@ def emit(design: Design, version: str) -> BuildPlan:
         "beat_bytes": BEAT_BYTES, "lane_cols": LANE_COLS, "lookup_lanes": LOOKUP_LANES, "code_bits": CODE_BITS,
         "exp_bits": EXP_FRACTION_BITS, "one": ONE_PROBABILITY, "log2e": float(LOG2E).hex(),
         "ids_in_packet": [[0] + [Packets(1, n).count(w) for w in range(1, 17)] for n in (1, 2, 4)],
-        "exp_table": exp2_table().tolist(), "max_tile_rows": design.max_tile_rows,
+        "exp_table": exp2_table().tolist(), "max_tile_rows": design.max_tile_rows, "depth": testbench(design).depth,
     }  # fmt: skip
     files = {}
     for name in TEMPLATES:
@@ -67,6 +70,7 @@ def emit(design: Design, version: str) -> BuildPlan:
     if design.pacq_ports:
         files |= {f"rtl/{name}": text for name, text in verilog.sources().items()}
         files[f"rtl/{verilog.TOP}"] = verilog.top(verilog.shape_of(design), design.id, values["banner"])
+    files |= vendor.texts(environment, design, block_design(design, board), str(values["banner"]))
     plan = BuildPlan(files)
     check_pragmas(plan)
     return plan

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler import isa
-from meadow.compiler.design import LANE_COLS, Design
+from meadow.compiler.design import LANE_COLS, LARGEST_CLOCK_MHZ, Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.grouped import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
 from meadow.compiler.isa import Epilogue
@@ -26,11 +26,15 @@ from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
+FABRIC = (0xA000_0000, 0xB000_0000)
+"""What M_AXI_HPM0_FPD reaches (UG1085)."""
+PORT_REGISTERS = (0xFD36_0000, 0xFD3C_0000)
+"""AFIFM of the memory ports (UG1087)."""
 REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
-            "embedding", "files", "source", "inputs", "digest")  # fmt: skip
+            "embedding", "files", "source", "inputs", "hardware", "hardware_digest", "digest")  # fmt: skip
 
 
 class Embedding(NamedTuple):
@@ -112,6 +116,14 @@ class Package:
                 yield chunk, None
             else:
                 yield chunk, np.memmap(file, np.uint8, "r", entry["file_offset"], (chunk.length,))
+
+    def summary(self) -> dict[str, Any]:
+        """What compile found, with its modelled rates; empty when the file is not there or not whole."""
+        try:
+            found: dict[str, Any] = json.loads(self.file("report/summary.json").read_text())
+        except (DeviceError, ValueError):
+            return {}
+        return found
 
     def packing(self) -> list[dict[str, Any]]:
         """The rows of packing.json: one for each streamed matrix part."""
@@ -228,6 +240,7 @@ def load(folder: Path) -> Package:
         design.check()
         chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
         package = Package(folder, manifest, design, chunks)
+        _check_hardware(manifest["hardware"])
         _check_sizes(package)
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{path} is damaged ({error}); compile the model again") from None
@@ -259,6 +272,22 @@ def _check_sizes(package: Package) -> None:
     for name, width in (("x", model["dim"]), ("logits", model["vocab"])):
         chunk, offset, _ = package.manifest["slots"][name]
         _check_slot(package, chunk, offset, block * padded(width, 4) * 4, name)
+
+
+def _check_hardware(hardware: dict[str, Any]) -> None:
+    """Raise ValueError unless the addresses by which a board is driven are addresses of what they say."""
+    blocks, widths = hardware["blocks"], hardware["widths"]
+    if not {"meadow_engine", "meadow_identity"} <= set(blocks) <= {"meadow_engine", "meadow_identity", "pacq_gemv"}:
+        raise ValueError(f"hardware has the blocks {', '.join(blocks)}")
+    first, last = FABRIC
+    if any(not first <= at < last or at % 0x10000 for at in blocks.values()):
+        raise ValueError("a block of registers lies outside of the fabric")
+    if any(not PORT_REGISTERS[0] <= at < PORT_REGISTERS[1] for at in widths.values()):
+        raise ValueError("the width of a port lies outside of the ports' registers")
+    if not hardware["clocks_mhz"] or any(not 0 < mhz <= LARGEST_CLOCK_MHZ for mhz in hardware["clocks_mhz"]):
+        raise ValueError(f"clocks of {hardware['clocks_mhz']} MHz")
+    if not hardware["ddr"] or any(at < 0 or length <= 0 or at + length > 1 << 40 for at, length in hardware["ddr"]):
+        raise ValueError("the DRAM lies outside of the address map")
 
 
 def _check_slot(package: Package, chunk: int, offset: int, length: int, what: str) -> None:

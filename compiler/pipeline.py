@@ -20,6 +20,7 @@ import numpy as np
 
 from meadow.boards import Board
 from meadow.compiler import cost
+from meadow.compiler.block_design import block_design, hardware_facts
 from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
 from meadow.compiler.errors import MeadowError, UnsupportedModel
@@ -39,6 +40,7 @@ from meadow.compiler.rewrite import rewrite
 from meadow.compiler.save import compiler_digest, save
 from meadow.compiler.schedule import Schedule
 from meadow.compiler.search import DECODE_AT, PROMPT
+from meadow.compiler.timeline import timeline
 from meadow.compiler.traffic import by_role, prompt_beats
 from meadow.compiler.types import I8, Weight
 
@@ -89,15 +91,17 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     schedule = place(schedule, board)
     progress("emit", "")
     version = metadata.version("meadow")
-    plan = emit(design, version)
+    plan = emit(design, version, board)
     summary = summarize(graph, board, fitted, schedule, packed)
     summary["traffic"] = dataflow_traffic(graph, design, packed, board)
+    hardware_digest = plan.digest()
     plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     facts = {
         "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
         "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
         "origin": origin(graph, file, target),
-        "options": asdict(options), "tile_rows": design.tile_rows,
+        "options": asdict(options), "tile_rows": design.tile_rows, "hardware": hardware_facts(block_design(design, board)),
+        "hardware_digest": hardware_digest,
     }  # fmt: skip
     progress("save", str(target))
     save(target, graph, design, schedule, packed, parts_of, plan, facts)
@@ -277,4 +281,8 @@ def summarize(
         "layers": sum(n.op is Op.ATTEND for n in graph.nodes), "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
         "board_title": board.title, "dram_bytes": board.dram_bytes,
         "step_names": {k: [s.name for s in v] for k, v in schedule.programs.items()},
+        "timeline": {phase: [[e.name, round(e.duration, 2), e.limit] for e in timeline(
+            steps, [s.name for s in steps], design, tokens, position, board.bandwidth_gb_s)]
+            for phase, tokens, position in (("decode", 1, context), ("prefill", design.block, 0))
+            for steps in (schedule.programs[phase],)},
     }  # fmt: skip

@@ -38,7 +38,7 @@ LoadBases:
 }
 
 inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
-                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory) {
+                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory, volatile uint32_t* progress) {
     static Array array;
     static Heads heads;
 // A key, a value and a group's scores are read whole in a cycle; so are the activations of a group of tokens, and the
@@ -77,6 +77,7 @@ Program:
             ++fetched;
         }
         const Instruction i = ring[step % kAhead];
+        *progress = static_cast<uint32_t>(step) + 1;  // where the host looks when nothing comes
         switch (i.word[0]) {
             case isa::kEnd: return kDone;
             case isa::kNorm: norm(run, i, constants, memory); break;

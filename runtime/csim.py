@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +55,8 @@ STATUS = {
     2: "the engine refused the run's registers",
     3: "the program has weights that no engine of this design takes",
 }
+CAUGHT = -1
+"""Status of a run that the simulation ended."""
 BUILD_TIMEOUT = 300
 SLACK = 16 << 20
 """Bytes of simulated memory beside what the package allocates: the chunk table, test patterns, other programs."""
@@ -108,15 +111,19 @@ def _cpu() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-class CSim:
-    """The emitted engine on a simulated DRAM of its own."""
+Counts = list[int]
 
-    name = "csim"
-    emulated = True
 
-    def __init__(self, package: Package, sanitize: bool = False):
-        self.design = package.design
-        self.library = ctypes.CDLL(str(build(package, sanitize)))
+class Engine:
+    """The emitted engine as a library: runs on whatever memory it is given, and counts.
+
+    Engines of one design share the library with its buffers and counts, so that one runs at a time in a process.
+    """
+
+    turn = threading.Lock()
+
+    def __init__(self, package: Package, library: Path):
+        self.library = ctypes.CDLL(str(library))
         try:
             self.library.meadow_design_id.restype = ctypes.c_char_p
         except AttributeError:
@@ -126,13 +133,63 @@ class CSim:
         found = self.library.meadow_design_id().decode()
         if found != package.design.id:
             raise DeviceError(f"the engine was built for design {found}, the package is for {package.design.id}")
+        self.progress = ctypes.c_uint32()
+        self.seconds = 0.0
+        self.runs = 0
+
+    def run(self, memory: Bytes, windows: tuple[int, int, int, int], run: Run) -> int:
+        """One program run on `memory`, whose addresses are offsets into it; returns the engine's status.
+
+        windows  begin and end of both halves of the DRAM, outside of which no access may lie
+        Raises DeviceError for what the simulation catches.
+        """
+        began = time.perf_counter()
+        message = ctypes.create_string_buffer(256)
+        u64, u32 = ctypes.c_uint64, ctypes.c_uint32
+        with self.turn:
+            status = self.library.meadow_csim_run(
+                ctypes.c_void_p(memory.ctypes.data), (u64 * 4)(*windows), u64(run.program), u64(run.bases), u32(run.pages),
+                u32(run.position), u32(run.tokens), u32(run.first_logit), ctypes.byref(self.progress), message, u64(len(message)),
+            )  # fmt: skip
+        self.seconds += time.perf_counter() - began
+        self.runs += 1
+        if status == CAUGHT:
+            raise DeviceError(f"the engine stopped: {message.value.decode()}")
+        return int(status)
+
+    def counts(self) -> Counts:
+        """Beats and bursts by channel, then iterations by loop, since the library was loaded."""
+        found = (ctypes.c_uint64 * (2 * len(CHANNELS) + len(LOOPS)))()
+        self.library.meadow_csim_traffic(found)
+        return list(found)
+
+    def counters(self, before: Counts) -> Counters:
+        """What was counted since `before`."""
+        now = [a - b for a, b in zip(self.counts(), before, strict=True)]
+        beats, bursts = now[0 : 2 * len(CHANNELS) : 2], now[1 : 2 * len(CHANNELS) : 2]
+        return Counters(
+            {name: n * BEAT_BYTES for name, n in zip(CHANNELS, beats, strict=True)},
+            dict(zip(CHANNELS, bursts, strict=True)),
+            dict(zip(LOOPS, now[2 * len(CHANNELS) :], strict=True)),
+            self.seconds,
+            self.runs,
+        )
+
+
+class CSim:
+    """The emitted engine on a simulated DRAM of its own."""
+
+    name = "csim"
+    emulated = True
+
+    def __init__(self, package: Package, sanitize: bool = False):
+        self.design = package.design
+        self.engine = Engine(package, build(package, sanitize))
         self.size = sum(padded(c.length, PAGE) + PAGE for c in package.chunks) + SLACK
         self._map: mmap.mmap | None = mmap.mmap(-1, self.size)
         self.memory: Bytes = np.frombuffer(self._map, np.uint8)
         self.next = PAGE
-        self._seconds = 0.0
-        self._runs = 0
-        self._before = self._traffic()
+        self._before = self.engine.counts()
 
     def alloc(self, length: int) -> int:
         address = self.next
@@ -153,37 +210,16 @@ class CSim:
         return self._view(address, length).copy()
 
     def start(self, run: Run) -> None:
-        began = time.perf_counter()
-        message = ctypes.create_string_buffer(256)
-        u64, u32 = ctypes.c_uint64, ctypes.c_uint32
-        status = self.library.meadow_csim_run(
-            ctypes.c_void_p(self.memory.ctypes.data), u64(self.size), u64(run.program), u64(run.bases),
-            u32(run.pages), u32(run.position), u32(run.tokens), u32(run.first_logit), message, u64(len(message)),
-        )  # fmt: skip
-        self._seconds += time.perf_counter() - began
-        self._runs += 1
+        status = self.engine.run(self.memory, (0, self.size, 0, 0), run)
         if status:
-            raise DeviceError(f"the engine stopped: {STATUS.get(status, message.value.decode() or f'status {status}')}")
+            raise DeviceError(f"the engine stopped: {STATUS.get(status, f'status {status}')}")
 
     def wait(self, timeout: float | None = None) -> None:
         """Nothing to wait for: start runs to the end."""
 
-    def _traffic(self) -> list[int]:
-        counts = (ctypes.c_uint64 * (2 * len(CHANNELS) + len(LOOPS)))()
-        self.library.meadow_csim_traffic(counts)
-        return list(counts)
-
     @property
     def counters(self) -> Counters:
-        now = [a - b for a, b in zip(self._traffic(), self._before, strict=True)]
-        beats, bursts = now[0 : 2 * len(CHANNELS) : 2], now[1 : 2 * len(CHANNELS) : 2]
-        return Counters(
-            {name: n * BEAT_BYTES for name, n in zip(CHANNELS, beats, strict=True)},
-            dict(zip(CHANNELS, bursts, strict=True)),
-            dict(zip(LOOPS, now[2 * len(CHANNELS) :], strict=True)),
-            self._seconds,
-            self._runs,
-        )
+        return self.engine.counters(self._before)
 
     def close(self) -> None:
         self.memory = np.zeros(0, np.uint8)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WALK_BYTES = 1 << 20
 TOKENS = 32
+SLOWEST = 2
+"""Times the modelled cycles that a decoded token may take."""
 PROMPT = 5
 """Tokens: several, because a softmax over one key hides every mistake before it."""
 Rung = tuple[str, bool, str]
@@ -35,7 +37,7 @@ def selftest(session: Session) -> list[Rung]:
 
     checks: tuple[tuple[str, Check], ...] = (
         ("memory walk", _memory), ("weight checksums", _weights), ("one step", _one_step), ("one layer", _one_layer),
-        ("first token", _first_token), (f"{TOKENS} tokens", _tokens),
+        ("first token", _first_token), (f"{TOKENS} tokens", _tokens), ("speed", _speed),
     )  # fmt: skip
     rungs: list[Rung] = []
     with Fresh(session.package.folder, "emulator") as healthy:
@@ -94,10 +96,7 @@ def _prompt(session: Session) -> list[int]:
 def _prefix(session: Session, count: int) -> None:
     """Run the first `count` steps of the prefill program on the prompt."""
     code = np.frombuffer(session.package.program("prefill"), np.uint8)[: count * INSTRUCTION_BYTES]
-    code = np.concatenate([code, np.zeros(INSTRUCTION_BYTES, np.uint8)])  # opcode 0 is END
-    address = session.device.alloc(code.size)
-    session.device.write(address, code)
-    session.run_program(address, _prompt(session), first_logit=PROMPT)
+    session.run_code(code, _prompt(session))
 
 
 def _read(session: Session, word: int, length: int) -> NDArray[np.uint8]:
@@ -117,6 +116,10 @@ def _one_step(session: Session, healthy: Session) -> tuple[bool, str]:
     _, fields = decode(session.package.program("prefill"))[0]
     for each in (session, healthy):
         _prefix(each, 1)
+    if fields["floats"]:
+        return _same_bytes(
+            session, healthy, int(fields["codes"]), PROMPT * padded(int(fields["cols"]), 4) * 4, "rows of the norm"
+        )
     length = PROMPT * padded(int(fields["cols"]), LANE_COLS)
     same, seen = _same_bytes(session, healthy, int(fields["codes"]), length, "INT8 codes")
     return _same_bytes(session, healthy, int(fields["scale"]), 4 * PROMPT, "their scales") if same else (same, seen)
@@ -148,6 +151,22 @@ def _compare(session: Session, healthy: Session, count: int) -> tuple[bool, str]
 
 def _first_token(session: Session, healthy: Session) -> tuple[bool, str]:
     return _compare(session, healthy, 1)
+
+
+def _speed(session: Session, healthy: Session) -> tuple[bool, str]:
+    """Cycles of a decoded token, where the fabric counts them, beside what the compiler modelled for a long context."""
+    cycles = getattr(session.device, "cycles", None)
+    modelled = session.package.summary().get("decode", {}).get("tokens_per_s")
+    if cycles is None or not modelled:
+        return True, "nothing counts cycles here"
+    session.prefill(_prompt(session))
+    before = cycles()
+    session.step(_prompt(session)[0])
+    counted, expected = cycles() - before, session.package.design.clock_mhz * 1e6 / modelled
+    seen = f"{counted:,} cycles a token, {expected:,.0f} modelled for a context of {session.package.summary()['decode']['context']}"
+    if counted > SLOWEST * expected:
+        return False, f"{seen}: a memory port that is too narrow or shared, or another master on the DRAM"
+    return True, seen
 
 
 def _tokens(session: Session, healthy: Session) -> tuple[bool, str]:

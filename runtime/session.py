@@ -12,17 +12,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.isa import INSTRUCTION_BYTES
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
 from meadow.runtime.device import Device, Run
+from meadow.runtime.replay import Recorder, Replay
 from meadow.runtime.tokenizer import Streamer, Tokenizer
 
-DEVICES = ("auto", "emulator", "csim")
+DEVICES = ("auto", "emulator", "csim", "emulated-pynq", "pynq")
+FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")
+if TYPE_CHECKING:
+    from meadow.runtime.compare import Difference
+
 UPLOAD_BYTES = 8 << 20
 Logits = NDArray[np.float32]
 
@@ -47,10 +54,26 @@ class Stats:
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
-def open_device(name: str, package: Package) -> Device:
-    """The device called `name`.  `auto` is the emulator: it needs nothing installed and gives the board's bits."""
+def open_device(name: str, package: Package, fault: str = "") -> Device:
+    """The device called `name`; `fault` is injected into an emulated board (emulated_board.FAULTS).
+
+    auto is the board where there is one and the package has its bitstream, else the emulator: it needs nothing installed and
+    gives the board's bits.
+    """
     if name not in DEVICES:
         raise UsageError(f"device {name!r} is not known; known are {', '.join(DEVICES)}")
+    if fault and name != "emulated-pynq":
+        raise UsageError(f"faults are injected into the device emulated-pynq, not into {name}")
+    if name == "auto" and FPGA_MANAGER.exists() and (package.folder / "overlay" / "meadow.bit").is_file():
+        name = "pynq"
+    if name == "pynq":
+        from meadow.runtime.zynq import Zynq
+
+        return Zynq(package)
+    if name == "emulated-pynq":
+        from meadow.runtime.zynq import emulated
+
+        return emulated(package, fault)
     if name == "csim":
         from meadow.runtime.csim import CSim
 
@@ -64,21 +87,35 @@ class Session:
     """A compiled model, ready to run.
 
     package   the package's folder
-    device    "auto", "emulator" or "csim"
+    device    "auto", "pynq", "emulated-pynq", "csim" or "emulator", or an open Device
     progress  called with (bytes done, bytes in all) while the weights are uploaded
+    fault     injected into an emulated board, to see that it is found
+    record    file that gets every transaction with the device
+    replay    recording that answers in place of a device
     Raises UsageError, DeviceError and ToolMissing.
     """
 
-    def __init__(self, package: str | Path, device: str = "auto", progress: Callable[[int, int], None] | None = None):
+    def __init__(self, package: str | Path, device: str | Device = "auto",
+                 progress: Callable[[int, int], None] | None = None, fault: str = "", record: str | Path | None = None,
+                 replay: str | Path | None = None):  # fmt: skip
         self.package = load(Path(package))
         damaged = self.package.verify_files()
         if damaged:
             raise DeviceError(f"{package}: {', '.join(damaged)} changed since it was compiled; compile the model again")
-        self.device = open_device(device, self.package)
+        if replay is not None:
+            self.device: Device = Replay(self.package, Path(replay))
+        else:
+            self.device = open_device(device, self.package, fault) if isinstance(device, str) else device
+        if record is not None:
+            self.device = Recorder(self.device, self.package, Path(record))
+        self.notes: list[str] = list(getattr(self.device, "notes", ()))
+        if device == "auto" and self.device.name == "emulator" and FPGA_MANAGER.exists():
+            self.notes.append(f"this is a board, but the package has no bitstream (meadowc build {package}): emulated")
         self.stats = Stats()
         self.position = 0
         self._digest = hashlib.sha256()
         self._tokenizer: Tokenizer | None = None
+        self._scratch: int | None = None
         try:
             self._upload(progress or (lambda done, total: None))
         except BaseException:
@@ -104,6 +141,28 @@ class Session:
         mark = "EMULATED " if self.device.emulated else ""
         return (f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
                 f"position {self.position} of {self.context}>")  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from meadow.runtime.display import html
+
+        return html(self)
+
+    def plot_timeline(self, program: str = "decode") -> Any:
+        """Where the modelled time of a run of `program` goes, and this session's measured one: a matplotlib figure, or text."""
+        from meadow.runtime.display import timeline
+
+        return timeline(self, program)
+
+    def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
+        """The residual stream after each layer, on this device and on the emulator: where do they part?"""
+        from meadow.runtime.compare import compare
+
+        return compare(self, tokens, layers)
+
+    @property
+    def operations(self) -> dict[str, int]:
+        """Register and buffer operations of a board, counted by its driver; empty for devices that have none."""
+        return dict(getattr(self.device, "operations", {}))
 
     @property
     def context(self) -> int:
@@ -212,13 +271,23 @@ class Session:
         self._digest.update(logits.data)
         return logits
 
-    def run_program(self, address: int, tokens: list[int], first_logit: int) -> None:
-        """Gather the embeddings of `tokens` and run the program at `address` to its end; the position stays."""
-        dim = int(self.package.model["dim"])
-        x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
-        index = np.array(tokens)
-        x[:, :dim] = self._embedding.rows(index)
-        self.device.write(self._at("x"), x.view(np.uint8))
+    def run_code(self, code: NDArray[np.uint8], tokens: list[int], embed: bool = True) -> None:
+        """Run the instructions `code` (END is added) on `tokens`, whose logits nobody wants; for self-test and comparison."""
+        whole = np.concatenate([code, np.zeros(INSTRUCTION_BYTES, np.uint8)])  # opcode 0 is END
+        if self._scratch is None:
+            longest = max(entry["bytes"] for entry in self.package.manifest["programs"].values())
+            self._scratch = self.device.alloc(longest + INSTRUCTION_BYTES)
+        self.device.write(self._scratch, whole)
+        self.run_program(self._scratch, tokens, len(tokens), embed)
+
+    def run_program(self, address: int, tokens: list[int], first_logit: int, embed: bool = True) -> None:
+        """Gather the embeddings of `tokens` (or leave the activations as they are) and run the program at `address` to its
+        end; the position stays."""
+        if embed:
+            dim = int(self.package.model["dim"])
+            x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
+            x[:, :dim] = self._embedding.rows(np.array(tokens))
+            self.device.write(self._at("x"), x.view(np.uint8))
         self.device.start(Run(address, self._bases, len(self.addresses), self.position, len(tokens), first_logit))
         self.device.wait()
 

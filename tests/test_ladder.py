@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from random_gguf import write_gguf
 
 from meadow import boards
 from meadow.cli.verify import flip_changes_digest
+from meadow.compiler.block_design import block_design, hardware_facts
+from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
 from meadow.compiler.evaluate import evaluate
 from meadow.compiler.fit import fit
@@ -110,9 +113,6 @@ def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, package
         assert flip_changes_digest(session, TOKENS[:9], session.digest)
 
 
-FACTS = {"name": "mixed", "board": "zcu102", "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
-          "source": {"path": "", "sha256": ""}, "origin": None}  # fmt: skip
-"""What the pipeline would say of a package."""
 GROUPED = {
     "zcu102": ("zcu102", Options()),
     "kv260": ("kv260", Options()),
@@ -139,6 +139,13 @@ def test_grouped_weights_give_the_same_bits_on_every_design(
     assert len(found) == 1
 
 
+def facts(design: Design, board: boards.Board) -> dict[str, Any]:
+    """What the pipeline would say of a package."""
+    return {"name": "mixed", "board": board.name, "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
+            "source": {"path": "", "sha256": ""}, "origin": None, "hardware_digest": "",
+            "hardware": hardware_facts(block_design(design, board))}  # fmt: skip
+
+
 @pytest.mark.csim
 def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: Path) -> None:
     """K and V read the same rows; with other groups they lie otherwise in pacq_gemv."""
@@ -153,7 +160,8 @@ def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: P
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed), board)
     assert not any(step.operands.get("reuse") for step in schedule.programs["decode"] if step.name.endswith(".v"))
-    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"), FACTS)
+    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
+         facts(fitted.design, board))  # fmt: skip
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -172,7 +180,8 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed), board)
-    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test"), FACTS)
+    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
+         facts(fitted.design, board))  # fmt: skip
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -209,9 +218,8 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
 
     code = (
         "import sys\nfrom pathlib import Path\nfrom meadow.compiler.package import load\nfrom meadow.runtime.csim import CSim\n"
-        "import meadow.runtime.session as s\n"
-        "s.open_device = lambda name, package: CSim(package, sanitize=True)\n"
-        "with s.Session(sys.argv[1], 'csim') as session:\n"
+        "from meadow.runtime import Session\n"
+        "with Session(sys.argv[1], CSim(load(Path(sys.argv[1])), sanitize=True)) as session:\n"
         f"    session.prefill({TOKENS[:20]}, logits='all'); session.step(5); print(session.digest)\n"
     )
     library = subprocess.run(

@@ -30,6 +30,7 @@ RUNTIME_MAY = {
     "schedule",
     "grouped",
     "pacq",
+    "registers",
 }
 """What a board has of the compiler: numpy and the standard library only."""
 ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "confirm", "llama", "quantize", "convert"}
@@ -78,6 +79,12 @@ def test_nothing_imports_runtime_or_tests_but_the_command_line(path: Path) -> No
         assert not name.startswith("tests"), name
         if name.split(".")[0] == "onnx":
             assert path.stem in ONNX_MAY, f"{path.name} imports onnx"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_one_file_imports_pynq(path: Path) -> None:
+    wants = any(name.split(".")[0] in ("pynq", "pynqmetadata") for name in imports(path))
+    assert wants == (path == ROOT / "runtime" / "zynq.py")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <stdexcept>
 
 namespace traffic {
@@ -27,15 +28,30 @@ struct Channel {
 
 inline Channel channels[kPortCount][2];
 inline uint64_t cycles[kLoops];
-inline uint64_t memory_bytes;  // size of the simulated DRAM; addresses are offsets into it
+
+// Where the simulated DRAM is, from begin up to end: of a board's two halves, the lower and the upper.  Addresses are offsets
+// into what the ports point at.
+struct Window {
+    uint64_t begin, end;
+    bool holds(uint64_t address, uint64_t bytes) const { return address >= begin && address < end && bytes <= end - address; }
+};
+inline Window windows[2];
 
 // An engine that leaves its memory would corrupt another's on a board; here the run ends with an error.
 struct OutsideMemory : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+[[noreturn]] inline void outside(int port, uint64_t address, uint64_t beats) {
+    char text[96];
+    std::snprintf(text, sizeof text, "access outside of memory: %llu beats at %#llx over port %d", static_cast<unsigned long long>(beats),
+                  static_cast<unsigned long long>(address), port);
+    throw OutsideMemory(text);
+}
+
 inline void access(int port, int direction, int role, uint64_t address, uint64_t beats) {
-    if (address % 16 != 0 || beats > memory_bytes / 16 || address > memory_bytes - 16 * beats) throw OutsideMemory("access outside of memory");
+    const bool inside = beats < (uint64_t{1} << 32) && (windows[0].holds(address, 16 * beats) || windows[1].holds(address, 16 * beats));
+    if (address % 16 != 0 || (!inside && beats > 0)) outside(port, address, beats);
     Channel& c = channels[port][direction];
     Count& count = c.count[role];
     count.beats += beats;

@@ -62,7 +62,7 @@ def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 3"):
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 4"):
         load(copy)
 
 
@@ -116,7 +116,7 @@ def test_float_weights_are_refused_with_the_command_that_helps(tiny: Path, tmp_p
 
 def test_the_constants_of_the_design_are_printed_like_this(tiny_package: Path, golden: Any) -> None:
     design = load(tiny_package).design
-    files = emit(design, "VERSION").files
+    files = emit(design, "VERSION", boards.load(design.board)).files
     golden.check(files["hls/config.hpp"], "-config")
     golden.check(files["hls/top.cpp"], "-top")
 

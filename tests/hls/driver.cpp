@@ -49,7 +49,7 @@ uint64_t range_of(uint64_t low, uint64_t high, int hi, int lo, uint64_t bits, ui
 
 // The prefix decoder on `count` beats; returns the cycles it took, or -1 when an error was caught.
 int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, const uint8_t* table_bytes, int entries, int8_t* out) {
-    traffic::memory_bytes = ~0ull >> 1;
+    traffic::windows[0] = {0, ~0ull >> 1};
     static Table table;
     load_codes(reinterpret_cast<const beat_t*>(table_bytes), 0, entries, table);
     const uint64_t before = traffic::cycles[static_cast<int>(Loop::kUnpack)];
@@ -70,7 +70,7 @@ int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, const u
 
 // Whether an access of `beats` beats at `address` in a memory of 4 KiB is refused.
 int refuses(uint64_t address, uint64_t beats) {
-    traffic::memory_bytes = 4096;
+    traffic::windows[0] = {0, 4096};
     try {
         traffic::access(5, 0, 0, address, beats);
     } catch (const traffic::OutsideMemory&) {

@@ -28,6 +28,16 @@ def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_
              environment={"MEADOW_PACKAGE": package})  # fmt: skip
 
 
+def test_the_fabric_tells_every_number_of_its_design(tiny_package: Path, tmp_path: Path) -> None:
+    shutil.copyfile(tiny_package / "rtl" / "meadow_identity.v", tmp_path / "meadow_identity.v")
+    assert run_test("meadow_identity", "bench_identity", tmp_path, ["meadow_identity.v"], folder=tmp_path,
+                    environment={"MEADOW_PACKAGE": str(tiny_package)}) == 0  # fmt: skip
+    command, environment = verilator()
+    done = subprocess.run([command, "--lint-only", "-Wall", "-Wno-UNUSEDSIGNAL", "meadow_identity.v"], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0 and "%" not in done.stderr, done.stderr
+
+
 DOT = ["pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 
 

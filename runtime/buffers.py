@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buffers: contiguous memory that host and device share without coherent caches, flushed and invalidated by the runtime alone.
+
+Knows nothing of pynq; zynq.py says how memory is allocated.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from meadow.compiler.errors import DeviceError
+from meadow.runtime.device import Bytes
+
+LINE = 64
+"""Bytes of a cache line."""
+AT_ONCE = 1 << 16
+"""Writes of so many bytes are flushed at once, smaller ones with the next start."""
+PAGE = 4096
+
+
+@dataclass
+class Buffer:
+    """Contiguous memory that knows what the host wrote and the device has not seen, and whether the device wrote since.
+
+    dirty  [begin, end) of what the host wrote last; newest on the host
+    stale  whether the engine ran since the host read: the device may have the newest bytes
+    """
+
+    memory: Any
+    dirty: list[tuple[int, int]] = field(default_factory=list)
+    stale: bool = False
+
+    @property
+    def address(self) -> int:
+        return int(self.memory.physical_address)
+
+    @property
+    def length(self) -> int:
+        return int(self.memory.nbytes)
+
+    def lines(self, begin: int, end: int) -> Any:
+        """The whole cache lines around [begin, end), as a view that has its own physical address."""
+        return self.memory[begin // LINE * LINE : min(-(-end // LINE) * LINE, self.length)]
+
+
+class Buffers:
+    """The buffers of a session, found by address.
+
+    allocate    makes `length` bytes: a uint8 array with physical_address, flush(), invalidate() and freebuffer(), whose slices
+                have their own (pynq.buffer.PynqBuffer)
+    operations  where operations are counted
+    """
+
+    def __init__(self, allocate: Callable[[int], Any], operations: Counter[str]):
+        self.allocate, self.operations = allocate, operations
+        self.held: list[Buffer] = []
+
+    def alloc(self, length: int) -> int:
+        try:
+            memory = self.allocate(-(-max(length, 1) // PAGE) * PAGE)
+        except (MemoryError, RuntimeError, OSError) as error:
+            raise DeviceError(
+                f"{length} bytes of contiguous memory were not to be had ({error}); add cma=1024M to the kernel's boot arguments, "
+                "or close what holds it"
+            ) from None
+        self.operations["allocations"] += 1
+        buffer = Buffer(memory)
+        memory[:] = 0
+        buffer.dirty.append((0, buffer.length))
+        self._flush(buffer)
+        bisect.insort(self.held, buffer, key=lambda b: b.address)
+        return buffer.address
+
+    def _holding(self, address: int, length: int) -> tuple[Buffer, int]:
+        place = bisect.bisect_right([b.address for b in self.held], address) - 1
+        if place >= 0:
+            buffer = self.held[place]
+            if address + length <= buffer.address + buffer.length:
+                return buffer, address - buffer.address
+        raise DeviceError(f"{length} bytes at {address:#x} are in no buffer of this session")
+
+    def write(self, address: int, data: Bytes) -> None:
+        buffer, at = self._holding(address, data.nbytes)
+        if buffer.stale:
+            self._refresh(buffer, at, at + data.nbytes)  # lines around the write hold what the device wrote
+        buffer.memory[at : at + data.nbytes] = data.reshape(-1).view(np.uint8)
+        buffer.dirty.append((at, at + data.nbytes))
+        self.operations["buffer writes"] += 1
+        if data.nbytes >= AT_ONCE:
+            self._flush(buffer)
+
+    def read(self, address: int, length: int) -> Bytes:
+        buffer, at = self._holding(address, length)
+        self._flush(buffer)  # what is read is what the device has, also of what the host wrote
+        self._invalidate(buffer, at, at + length)
+        self.operations["buffer reads"] += 1
+        return np.array(buffer.memory[at : at + length], np.uint8)
+
+    def _flush(self, buffer: Buffer) -> None:
+        for begin, end in buffer.dirty:
+            buffer.lines(begin, end).flush()
+            self.operations["flushes"] += 1
+        buffer.dirty = []
+
+    def _refresh(self, buffer: Buffer, begin: int, end: int) -> None:
+        self._flush(buffer)
+        self._invalidate(buffer, begin, end)
+
+    def _invalidate(self, buffer: Buffer, begin: int, end: int) -> None:
+        buffer.lines(begin, end).invalidate()
+        self.operations["invalidates"] += 1
+
+    def hand_over(self) -> None:
+        """Before the device runs: it sees what the host wrote, and may write anything."""
+        for buffer in self.held:
+            self._flush(buffer)
+            buffer.stale = True
+
+    def close(self) -> None:
+        """Give everything back."""
+        for buffer in self.held:
+            buffer.memory.freebuffer()
+        self.held = []

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a Session shows itself in a notebook: what runs where, and where the time goes.
+
+Draws with matplotlib where it is installed and says the same in text where it is not.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meadow.runtime.session import Session
+
+BARS = 60
+"""Characters of the longest bar in text."""
+
+
+def rows(session: Session) -> list[tuple[str, str]]:
+    """What there is to say of a session: (what, value)."""
+    package, model = session.package, session.package.model
+    clocks = getattr(session.device, "clocks_mhz", None)
+    asked = package.manifest["hardware"]["clocks_mhz"]
+    weights = sum(c.length for c in package.chunks if c.kind in ("weights", "constants"))
+    found = [
+        ("model", f"{package.name}: {model['layers']} layers, {model['dim']} wide, vocabulary {model['vocab']}"),
+        ("board", f"{package.design.board} ({package.design.part})"),
+        ("device", ("EMULATED: " if session.device.emulated else "") + session.device.name),
+        ("clock", ", ".join(f"{c:g} MHz" for c in clocks) + " (read back)" if clocks
+         else ", ".join(f"{c} MHz" for c in asked) + " (designed, not running here)"),
+        ("memory", f"{sum(c.length for c in package.chunks) / 2**20:.1f} MiB, of which {weights / 2**20:.1f} weights"),
+        ("context", f"{session.position} of {session.context} tokens"),
+    ]  # fmt: skip
+    stats = session.stats
+    if stats.prefill_tokens:
+        kind = "on this machine, not the board's speed" if session.device.emulated else "on the board"
+        found.append(("measured", f"prefill {stats.prefill_rate:.1f}, decode {stats.decode_rate:.1f} tokens/s {kind}"))
+    return found + [("note", note) for note in session.notes]
+
+
+def html(session: Session) -> str:
+    """A table; EMULATED stands out."""
+    lines = []
+    for name, value in rows(session):
+        text = escape(value).replace("EMULATED", "<b style='color:#b45309'>EMULATED</b>")
+        lines.append(f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{text}</td></tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def timeline(session: Session, program: str) -> Any:
+    """Modelled microseconds of each kind of step of a program: a matplotlib figure, or lines of text."""
+    steps = session.package.summary().get("timeline", {}).get(program)
+    if not steps:
+        return f"{session.package.folder} has no timeline of {program!r}; compile the model again"
+    spent: dict[str, float] = {}
+    for name, microseconds, _ in steps:
+        kind = name.split(".", 1)[1] if name.startswith("l") and "." in name else name
+        spent[kind] = spent.get(kind, 0.0) + microseconds
+    ordered = sorted(spent.items(), key=lambda item: -item[1])
+    total = sum(spent.values())
+    mark = "EMULATED; " if session.device.emulated else ""
+    title = (
+        f"{session.package.name}, {program}: {total / 1e3:.2f} ms on {session.package.design.board} ({mark}modelled)"
+    )
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        longest = ordered[0][1]
+        return "\n".join(
+            [title, *(f"{kind:>12} {us:10.1f} us {'#' * round(BARS * us / longest)}" for kind, us in ordered)]
+        )
+    figure, (bars, line) = pyplot.subplots(2, 1, figsize=(9, 4.6), height_ratios=(3, 1), layout="constrained")
+    bars.barh([kind for kind, _ in ordered][::-1], [us / 1e3 for _, us in ordered][::-1], color="#2563eb")
+    bars.set_xlabel("ms, all layers together")
+    bars.set_title(title)
+    colours = {kind: f"C{n % 10}" for n, (kind, _) in enumerate(ordered)}
+    at = 0.0
+    for name, microseconds, _ in steps:
+        kind = name.split(".", 1)[1] if name.startswith("l") and "." in name else name
+        line.barh(0, microseconds / 1e3, left=at / 1e3, color=colours[kind], linewidth=0)
+        at += microseconds
+    line.set_yticks([])
+    line.set_xlabel("ms, one step after another")
+    line.margins(0)
+    pyplot.close(figure)
+    return figure

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zynq: a package on a board through pynq.  Loads the overlay, sets clocks, checks ports and memory, starts the
+engine and waits for it; fabric.py knows the registers and buffers.py the cache lines.
+
+The only file that imports pynq.  EmulatedDevice, at the end, is a pynq Device whose board is emulated_board.py's, so that this
+very code runs without hardware.  It has not run on hardware yet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meadow.compiler.errors import DeviceError, ToolMissing
+from meadow.compiler.package import Package
+from meadow.compiler.registers import (
+    BLOCK_BYTES,
+    IDLE,
+    START,
+    engine_registers,
+    offsets,
+)
+from meadow.runtime.buffers import PAGE, Buffers
+from meadow.runtime.csim import STATUS
+from meadow.runtime.device import Bytes, Counters, Run
+from meadow.runtime.emulated_board import EmulatedBoard
+from meadow.runtime.fabric import Fabric
+
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pynq warns of boards that it does not see
+        import pynq
+        from pynq.pl_server.device import Device as PynqDevice
+        from pynq.pl_server.embedded_device import EmbeddedDevice
+except ImportError as missing:
+    raise ToolMissing(f"the device needs {missing.name}: pip install 'meadow[pynq]' (Python 3.10 to 3.12)") from None
+
+SLICE = 0.02
+"""Seconds between two looks at a long run: the longest that Ctrl-C waits."""
+STALL = 10.0
+"""Seconds without progress after which a run counts as hung."""
+CLOCK_SLACK = 1.001
+SPARE = 4 << 20
+"""Bytes beside the package's own: the table of chunks, programs and patterns of the self-test."""
+
+
+class Zynq:
+    """The engine of a board.  Implements Device.
+
+    package  a package; its overlay is overlay/meadow.bit unless `bitstream` says otherwise
+    device   a pynq Device; the board's own when None
+    stall    seconds without progress after which a run is given up
+    Raises DeviceError when the fabric, its clocks, ports or memory are not what the package needs.
+    """
+
+    name = "pynq"
+    emulated = False
+
+    def __init__(self, package: Package, bitstream: Path | None = None, device: Any = None, stall: float = STALL):
+        self.package, self.stall = package, stall
+        self.operations: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.buffers = Buffers(lambda length: pynq.allocate((length,), np.uint8, target=self.device), self.operations)
+        self._seconds, self._runs, self._began, self._closed = 0.0, 0, 0.0, False
+        file = bitstream or package.folder / "overlay" / "meadow.bit"
+        if not file.is_file():
+            raise DeviceError(
+                f"{package.folder} has no bitstream ({file.name} in {file.parent}); build one with: meadowc build {package.folder}, "
+                "or run on an emulated board: --device emulated-pynq"
+            )
+        self.device = device if device is not None else _board()
+        self.emulated = isinstance(self.device, EmulatedDevice)
+        self.name = "emulated-pynq" if self.emulated else "pynq"
+        self._lock = _claim(str(getattr(self.device, "tag", "board")), str(package.folder))
+        atexit.register(self.close)
+        try:
+            self.overlay = self._load(file)
+            blocks = package.manifest["hardware"]["blocks"]
+            self.fabric = Fabric(
+                package,
+                {name: pynq.MMIO(int(at), BLOCK_BYTES, device=self.device) for name, at in blocks.items()},
+                self.operations,
+            )
+            self.registers = self._offsets()
+            self.fabric.check_identity()
+            self._set_clocks()
+            self._check_widths()
+            self._check_memory()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the fabric ------------------------------------------------------------------------------------------------
+
+    def _load(self, file: Path) -> Any:
+        """Download the overlay.  pynq's clocks remember the first device they met, so they are told of this one."""
+        pynq.Device.active_device = self.device
+        pynq.Clocks.set_device(self.device)
+        if hasattr(pynq.Clocks, "_real_instance"):
+            del pynq.Clocks._real_instance
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of clocks that are only near: _set_clocks reads them back
+                overlay = pynq.Overlay(str(file), device=self.device)
+        except PermissionError as error:
+            raise DeviceError(
+                f"loading {file.name} needs root ({error}); run as root, as PYNQ's notebooks do"
+            ) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DeviceError(f"pynq could not load {file}: {error}") from None
+        missing = [name for name in self.package.manifest["hardware"]["blocks"] if name not in overlay.ip_dict]
+        if missing:
+            raise DeviceError(f"{file} has no {', '.join(missing)}: it is not an overlay of this package")
+        for name, at in self.package.manifest["hardware"]["blocks"].items():
+            found = int(overlay.ip_dict[name]["phys_addr"])
+            if found != at:
+                raise DeviceError(f"{name} is at {found:#x} in {file.name}, the package says {at:#x}; build again")
+        return overlay
+
+    def _offsets(self) -> dict[str, int]:
+        """Offsets of the engine's registers: as the overlay's metadata names them, else by the table of the package."""
+        wanted = offsets(engine_registers(self.package.design))
+        told = self.overlay.ip_dict["meadow_engine"].get("registers") or {}
+        found = {name: told[key]["address_offset"] for name in wanted for key in (name, f"{name}_1") if key in told}
+        moved = [f"{name} at {at:#x}, not {wanted[name]:#x}" for name, at in found.items() if at != wanted[name]]
+        if moved:
+            self.notes.append(f"registers lie where the overlay says: {', '.join(moved)}")
+        return {**wanted, **found}
+
+    def _set_clocks(self) -> None:
+        """Ask for the design's clocks and read back what came: PL clocks are divided from a PLL and cannot be any number."""
+        self.clocks_mhz = []
+        for n, wanted in enumerate(self.package.manifest["hardware"]["clocks_mhz"]):
+            asked = float(wanted)
+            for _ in range(64):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of what is read back below
+                    pynq.Clocks.set_pl_clk(n, clk_mhz=asked)
+                found = float(pynq.Clocks.get_pl_clk(n))
+                if found <= wanted * CLOCK_SLACK:
+                    break
+                asked -= wanted / 100  # nearest was above: the design was not built for that
+            else:
+                raise DeviceError(f"PL clock {n} runs at {found} MHz and cannot be set to {wanted} MHz or less")
+            self.operations["clocks set"] += 1
+            self.clocks_mhz.append(found)
+            if found < wanted * 0.999:
+                self.notes.append(f"PL clock {n} is {found:g} MHz; {wanted} were asked for, and dividers give no more")
+
+    def _check_widths(self) -> None:
+        """Memory ports must be 128 bits wide: at 32 or 64 every second word is wrong (AR 66295)."""
+        narrow = []
+        for port, address in self.package.manifest["hardware"]["widths"].items():
+            registers = pynq.MMIO(int(address), 0x1000, device=self.device)
+            for offset in (0x0, 0x14):
+                self.operations["register reads"] += 1
+                code = int(registers.read(offset)) & 3
+                if code:
+                    narrow.append(f"{port} ({'reads' if offset == 0 else 'writes'}: {128 >> code} bits)")
+        if narrow:
+            raise DeviceError(f"memory ports are not 128 bits wide: {', '.join(narrow)}. The overlay's .hwh sets them when pynq loads "
+                              "it; use the .hwh that was built with this .bit")  # fmt: skip
+
+    def _check_memory(self) -> None:
+        needed = sum(-(-c.length // PAGE) * PAGE for c in self.package.chunks) + SPARE
+        total, free = self._contiguous()
+        if total and free < needed:
+            grown = -(-(total + needed - free) // (64 << 20)) * 64
+            raise DeviceError(
+                f"the package needs {needed >> 20} MB of contiguous memory, {free >> 20} MB of {total >> 20} MB are free. "
+                f"Close what holds it (another Session, a kernel), or add cma={grown}M to the kernel's boot arguments"
+            )
+
+    def _contiguous(self) -> tuple[int, int]:
+        """Bytes of contiguous memory, in all and free; zeros where nothing tells."""
+        if isinstance(self.device, EmulatedDevice):
+            return self.device.board.meminfo()
+        found = {}
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path("/proc/meminfo").read_text().splitlines():
+                name, _, rest = line.partition(":")
+                if name in ("CmaTotal", "CmaFree"):
+                    found[name] = int(rest.split()[0]) << 10
+        return found.get("CmaTotal", 0), found.get("CmaFree", 0)
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def alloc(self, length: int) -> int:
+        return self.buffers.alloc(length)
+
+    def write(self, address: int, data: Bytes) -> None:
+        self.buffers.write(address, data)
+
+    def read(self, address: int, length: int) -> Bytes:
+        return self.buffers.read(address, length)
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def start(self, run: Run) -> None:
+        self.buffers.hand_over()
+        control = self.fabric.read("meadow_engine", self.registers["CTRL"])
+        if not control & IDLE:
+            raise DeviceError(f"the engine is still running (CTRL is {control:#x}): {self.state()}")
+        for port in (name for name in self.registers if name.startswith("weights") or name in ("constants", "memory")):
+            self._write_wide(port, 0)
+        self._write_wide("instructions", run.program)
+        self._write_wide("bases", run.bases)
+        for name in ("pages", "position", "tokens", "first_logit"):
+            self.fabric.write("meadow_engine", self.registers[name], getattr(run, name))
+        self._began = time.perf_counter()
+        self.fabric.write("meadow_engine", self.registers["CTRL"], START)
+
+    def _write_wide(self, name: str, value: int) -> None:
+        self.fabric.write("meadow_engine", self.registers[name], value & 0xFFFFFFFF)
+        self.fabric.write("meadow_engine", self.registers[name] + 4, value >> 32)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Look until the run is done, in short slices; Ctrl-C ends with the run that is under way.  Raises DeviceError for an error of the engine, after
+        `timeout` seconds, or when nothing moved for `stall` seconds: with the engine's state, and never a hang."""
+        moved, last, pause = time.monotonic(), -1, 0.0
+        ends = moved + timeout if timeout is not None else float("inf")
+        stopped = False
+        while not self.fabric.read("meadow_engine", self.registers["CTRL"]) & IDLE:
+            try:
+                time.sleep(pause)
+            except (
+                KeyboardInterrupt
+            ):  # the run is brought to its end, so that the engine is free; a second one leaves at once
+                if stopped:
+                    raise
+                stopped = True
+            pause = min(SLICE, pause + 1e-4)
+            now, progress = time.monotonic(), self.fabric.read("meadow_engine", self.registers["progress"])
+            if progress != last:
+                moved, last = now, progress
+            if now - moved > self.stall or now > ends:
+                raise DeviceError(
+                    f"the engine did not finish: nothing moved for {now - moved:.1f} s at {self.state()}. Likely causes: a memory port "
+                    "without clock or reset, a wrong address in the table of chunks, a FIFO between the engines that is full"
+                )
+        self._seconds += time.perf_counter() - self._began
+        self._runs += 1
+        if stopped:
+            raise KeyboardInterrupt
+        status = self.fabric.read("meadow_engine", self.registers["ap_return"])
+        if status:
+            raise DeviceError(f"the engine stopped: {STATUS.get(status, f'status {status}')}")
+
+    def state(self) -> str:
+        """Where the engine is, in words: for errors and people."""
+        return self.fabric.state(self.registers)
+
+    def cycles(self) -> int:
+        """The engine's clock since the bitstream was loaded."""
+        return self.fabric.cycles()
+
+    @property
+    def counters(self) -> Counters:
+        """Counts of registers and buffers are in `operations`; the fabric counts no bytes."""
+        return Counters(seconds=self._seconds, runs=self._runs)
+
+    def close(self) -> None:
+        """Give memory and fabric back.  Safe to call twice, and called when the interpreter ends."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self.buffers.close()
+        self._lock.close()
+
+
+def _board() -> Any:
+    """The board's own device."""
+    try:
+        found = [d for d in pynq.Device.devices if isinstance(d, EmbeddedDevice)]
+    except Exception as error:  # pynq raises what its drivers raise
+        raise DeviceError(f"pynq found no board: {error}") from None
+    if not found:
+        raise DeviceError("pynq found no board here; run on the board, or use --device emulated-pynq")
+    return found[0]
+
+
+def _claim(tag: str, what: str) -> Any:
+    """A lock that ends with its process: a kernel that restarts gives the fabric back.  Raises DeviceError with the holder."""
+    folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
+    name = "".join(c if c.isalnum() else "-" for c in tag)
+    file = (folder / f"meadow-{name}.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "somebody"
+        file.close()
+        raise DeviceError(
+            f"the fabric is in use by {holder}; close that Session (or restart its kernel) first"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} with {what}")
+    file.flush()
+    return file
+
+
+class EmulatedDevice(PynqDevice):  # type: ignore[misc]
+    """A pynq Device that is an EmulatedBoard: Overlay, MMIO, register_map, allocate and Clocks work on it as on a board."""
+
+    def __init__(self, board: EmulatedBoard):
+        super().__init__(f"emulated{id(board):x}")
+        self.board = board
+        self.name, self.arch = f"emulated {board.package.design.board}", "aarch64"
+        self.capabilities = {"REGISTER_RW": True, "MEMORY_MAPPED": False, "CALLABLE": False}
+        self.timestamp = self.bitfile_name = ""
+
+    # pynq asks a device for its memory, and the memory for buffers.
+    @property
+    def default_memory(self) -> EmulatedDevice:
+        return self
+
+    def get_memory(self, description: Any) -> EmulatedDevice:
+        return self
+
+    def allocate(self, shape: Any, dtype: Any = "u4", cacheable: bool = True, **_: Any) -> Any:
+        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        address = self.board.allocate(length)
+        host = np.zeros(length, np.uint8)
+        made = pynq.buffer.PynqBuffer(shape, dtype, buffer=host.data, device=self, device_address=address, bo=(address, host),
+                                      coherent=not cacheable)  # fmt: skip
+        # freebuffer() would unmap host memory unless it is told where to return it, and runs once more when the object dies.
+        made.memory, made.pointer, made.return_to, made.freed = self, address, self, True
+        return made
+
+    def return_pointer(self, address: int) -> None:
+        self.board.free(address)
+
+    def flush(self, bo: tuple[int, Bytes], offset: int, virtual: int, length: int) -> None:
+        self.board.flush(bo[0] + offset, bo[1][offset : offset + length])
+
+    def invalidate(self, bo: tuple[int, Bytes], offset: int, virtual: int, length: int) -> None:
+        self.board.invalidate(bo[0] + offset, bo[1][offset : offset + length])
+
+    def read_registers(self, address: int, length: int) -> bytes:
+        words = (self.board.read_register(address + n) for n in range(0, length, 4))
+        return b"".join((word & 0xFFFFFFFF).to_bytes(4, "little") for word in words)
+
+    def write_registers(self, address: int, data: bytes) -> None:
+        raw = bytes(data)
+        for n in range(0, len(raw), 4):
+            self.board.write_register(address + n, int.from_bytes(raw[n : n + 4], "little"))
+
+    def get_bitfile_metadata(self, bitfile_name: str, partial: bool = False) -> Any:
+        from pynqmetadata.frontends import Metadata
+        from pynqmetadata.views.runtime import RuntimeMetadataParser
+
+        file = Path(bitfile_name).with_suffix(".hwh")
+        if not file.is_file():
+            raise RuntimeError(f"no {file}")
+        return RuntimeMetadataParser(Metadata(input=str(file)))
+
+    def gen_cache(self, bitstream: Any, parser: Any = None) -> None:
+        """pynq's own writes into its installation."""
+
+    def download(self, bitstream: Any, parser: Any = None) -> None:
+        self.board.program(Path(bitstream.bitfile_name))
+        EmbeddedDevice.set_axi_port_width(self, parser)
+        self.post_download(bitstream, parser)
+
+
+@contextlib.contextmanager
+def emulated_overlay(package: Package) -> Iterator[Path]:
+    """The path of a .bit beside the package's own metadata, as long as it is needed: what an emulated board is programmed with."""
+    with tempfile.TemporaryDirectory(prefix="meadow-overlay-") as work:
+        bit = Path(work) / "meadow.bit"
+        bit.write_bytes(f"emulated {package.design.id}".encode())
+        bit.with_suffix(".hwh").write_bytes(package.file("vivado/emulated.hwh").read_bytes())
+        yield bit
+
+
+def emulated(package: Package, fault: str = "", stall: float = STALL) -> Zynq:
+    """The driver on an emulated board, with a fault of emulated_board.FAULTS or none."""
+    with emulated_overlay(package) as bit:
+        return Zynq(package, bit, EmulatedDevice(EmulatedBoard(package, fault)), stall)

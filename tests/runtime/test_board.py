@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of a board, on an emulated one behind the real pynq: the same bits, and everything that can go wrong found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meadow import boards
+from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.package import load, manifest_digest
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
+from meadow.runtime import Session
+from meadow.runtime.emulated_board import FAULTS, EmulatedBoard
+
+pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
+from meadow.runtime import zynq  # noqa: E402
+
+pytestmark = pytest.mark.csim
+PROMPT = [1, 8, 15, 22, 29, 36, 43]
+ENGINE = 0xA000_0000
+
+
+@pytest.fixture
+def board(tiny_package: Path) -> Iterator[zynq.Zynq]:
+    made = zynq.emulated(load(tiny_package))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def grouped(tiny_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("board") / "tiny-int4"
+    compile_model(tiny_int4, boards.load("kv260"), folder, Options(settings=(("block", 16),)))
+    return folder
+
+
+def digest_of(package: Path, device: str) -> str:
+    with Session(package, device) as session:
+        list(session.generate(PROMPT, 8))
+        return session.digest
+
+
+@pytest.mark.parametrize("which", ["tiny_package", "grouped"])
+def test_the_board_gives_the_bits_of_the_c_simulation(which: str, request: pytest.FixtureRequest) -> None:
+    package = request.getfixturevalue(which)
+    assert digest_of(package, "emulated-pynq") == digest_of(package, "csim") == digest_of(package, "emulator")
+
+
+def test_operations_are_counted_on_both_sides_of_pynq(board: zynq.Zynq, tiny_package: Path) -> None:
+    with Session(tiny_package, board) as session:
+        list(session.generate(PROMPT, 3))
+        mine, theirs = session.operations, board.device.board.operations
+        for name in ("flushes", "invalidates", "allocations"):
+            assert mine[name] == theirs[name] > 0
+        assert 0 < mine["register reads"] < theirs["register reads"]  # pynq sets clocks and widths besides
+        assert theirs["runs"] == 3 and session.device.counters.runs == 3
+
+
+def test_overlay_register_map_and_mmio_work_as_on_a_board(board: zynq.Zynq) -> None:
+    overlay = board.overlay
+    assert overlay.is_loaded() and {"meadow_engine", "meadow_identity", "zynq_ps"} <= set(overlay.ip_dict)
+    registers = overlay.meadow_engine.register_map
+    registers.tokens = 5
+    assert int(registers.tokens) == 5 and registers.CTRL.AP_IDLE == 1
+    assert pynq.MMIO(ENGINE, 0x100, device=board.device).read(board.registers["tokens"]) == 5
+    told = {k: v["address_offset"] for k, v in overlay.ip_dict["meadow_engine"]["registers"].items()}
+    for name, at in offsets(engine_registers(board.package.design)).items():
+        assert told.get(name, told.get(f"{name}_1")) == at
+    assert abs(pynq.Clocks.fclk0_mhz - 187.5) < 0.01 and board.clocks_mhz[0] == pynq.Clocks.fclk0_mhz
+    assert "200 were asked for" in board.notes[0]
+
+
+def test_a_forgotten_flush_and_a_forgotten_invalidate_show(board: zynq.Zynq) -> None:
+    buffer = pynq.allocate((4096,), np.uint8, target=board.device)
+    buffer[:] = 7
+    assert not board.device.board.dram[buffer.physical_address]
+    buffer.flush()
+    board.device.board.dram[buffer.physical_address] = 9
+    assert buffer[0] == 7
+    buffer.invalidate()
+    assert buffer[0] == 9 and buffer[1] == 7
+
+
+def test_host_writes_and_device_writes_to_one_line_are_both_kept(board: zynq.Zynq) -> None:
+    address = board.alloc(4096)
+    board.write(address, np.full(4096, 1, np.uint8))
+    board.buffers.hand_over()
+    board.device.board.dram[address + 10] = 99  # what an engine does
+    board.write(address + 20, np.full(4, 5, np.uint8))  # the same cache line, the host's copy of which is old
+    board.buffers.hand_over()
+    assert board.device.board.dram[address + 10] == 99 and board.device.board.dram[address + 20] == 5
+    assert board.read(address + 10, 1)[0] == 99
+
+
+def test_a_wrong_address_a_busy_engine_and_a_hole_in_the_map_fail(board: zynq.Zynq, tiny_package: Path) -> None:
+    with pytest.raises(DeviceError, match="nothing is at 0xb0000000"):
+        pynq.MMIO(0xB000_0000, 0x100, device=board.device).read(0)
+    with pytest.raises(DeviceError, match="read only"):
+        board.fabric.write("meadow_identity", 0, 1)
+    with pytest.raises(DeviceError, match="in no buffer"):
+        board.read(0x2000_0000, 4)
+    with Session(tiny_package, board) as session:
+        table = session.device.read(session._bases, 8 * len(session.addresses)).view(np.uint64)
+        table[1] = 0x7000_0000  # nobody's memory
+        session.device.write(session._bases, table.view(np.uint8))
+        with pytest.raises(DeviceError, match="outside of memory"):
+            session.prefill(PROMPT)
+        board.device.board.fault = "engine-hang"
+        board.fabric.write("meadow_engine", 0, 1)
+        with pytest.raises(DeviceError, match="while it runs"):
+            board.fabric.write("meadow_engine", board.registers["tokens"], 1)
+
+
+def test_memory_comes_from_both_halves_and_goes_back(board: zynq.Zynq) -> None:
+    first, second = board.alloc(100), board.alloc(100)
+    assert first < 1 << 31 and second >= 0x8_0000_0000
+    free = board.device.board.meminfo()[1]
+    assert free < board.device.board.meminfo()[0]
+    board.close()
+    assert board.device.board.meminfo()[1] == board.device.board.meminfo()[0]
+    board.close()
+
+
+def test_a_second_session_on_the_fabric_is_told_who_holds_it(board: zynq.Zynq, tiny_package: Path) -> None:
+    with (
+        zynq.emulated_overlay(load(tiny_package)) as bit,
+        pytest.raises(DeviceError, match=r"in use by process \d+ with .*tiny"),
+    ):
+        zynq.Zynq(load(tiny_package), bit, board.device)
+    board.close()
+    with zynq.emulated_overlay(load(tiny_package)) as bit:
+        zynq.Zynq(load(tiny_package), bit, board.device).close()
+
+
+def test_a_process_that_dies_gives_the_fabric_back(tmp_path: Path) -> None:
+    script = "import os, sys; from meadow.runtime.zynq import _claim; f = _claim('dies', 'x'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    zynq._claim("dies", "y").close()
+
+
+FOUND = {
+    "engine-hang": (4, "one step", "did not finish"), "corrupted-weights": (4, "weight checksums", "differs near byte"),
+    "wrong-id": (7, "open", "token_lanes is 16 in the fabric and 8 in the package"), "no-memory": (7, "open", "cma="),
+    "stale-lines": (4, "memory walk", "cache handling"), "slow-bus": (4, "speed", "too narrow or shared"),
+    "narrow-port": (7, "open", "HP0 (reads: 32 bits)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_found_at_its_rung(
+    fault: str, tiny_package: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = zynq.emulated
+    monkeypatch.setattr(zynq, "emulated", lambda package, fault="": real(package, fault, stall=1.0))
+    code, rung, said = FOUND[fault]
+    began = time.monotonic()
+    result = meadowc("selftest", tiny_package, "--device", "emulated-pynq", "--inject", fault, "--json")
+    assert result.code == code and time.monotonic() - began < 60
+    last = result.json["rungs"][-1]
+    assert last["rung"] == rung and not last["passed"] and said in last["seen"]
+    assert all(row["passed"] for row in result.json["rungs"][:-1])
+
+
+def test_a_healthy_board_passes_and_a_fault_needs_an_emulated_one(tiny_package: Path, meadowc: Any) -> None:
+    result = meadowc("selftest", tiny_package, "--device", "emulated-pynq", "--json")
+    assert result.code == 0 and [r["rung"] for r in result.json["rungs"]][-1] == "speed"
+    assert meadowc("selftest", tiny_package, "--device", "csim", "--inject", "slow-bus").code == 2
+    assert meadowc("selftest", tiny_package, "--device", "emulated-pynq", "--inject", "gremlins").code == 2
+
+
+def test_a_timeout_tells_the_state_of_both_engines(grouped: Path) -> None:
+    board = zynq.emulated(load(grouped), "engine-hang")
+    with Session(grouped, board) as session:
+        session.device.start(zynq.Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
+        with pytest.raises(DeviceError) as caught:
+            session.device.wait(0.3)
+    assert (
+        "instruction 3" in str(caught.value)
+        and "pacq_gemv STATUS 0" in str(caught.value)
+        and "COMMANDS" in str(caught.value)
+    )
+
+
+def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
+    tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(tiny_package, "emulated-pynq") as session:
+        real, fired = time.sleep, []
+
+        def interrupted(seconds: float) -> None:
+            if not fired:
+                fired.append(1)
+                raise KeyboardInterrupt
+            real(seconds)
+
+        monkeypatch.setattr(zynq.time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.prefill(PROMPT)
+        assert session.position == 0
+        list(session.generate(PROMPT, 2))
+        assert session.position == len(PROMPT) + 1
+
+
+def test_the_fabrics_version_and_a_foreign_design_id_are_named(tiny_package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_package, folder)
+    package = load(folder)
+    device = zynq.EmulatedDevice(EmulatedBoard(package))
+    for name, value, said in (
+        ("ISA", 99, "programs of version 99"),
+        ("VERSION", 7, "of version 7"),
+        ("ID", 0, "no overlay of meadow"),
+    ):
+        with zynq.emulated_overlay(package) as bit:
+            program = device.board.program
+
+            def changed(file: Path, name: str = name, value: int = value, program: Any = program) -> None:
+                program(file)
+                block = next(b for _, _, b in device.board.blocks if type(b).__name__ == "IdentityBlock")
+                block.values[{"ID": 0, "VERSION": 4, "ISA": 8}[name]] = value
+
+            device.board.program = changed  # type: ignore[method-assign]
+            with pytest.raises(DeviceError, match=said):
+                zynq.Zynq(package, bit, device)
+            device.board.program = program  # type: ignore[method-assign]
+
+
+def test_a_package_without_a_bitstream_says_how_to_get_one(tiny_package: Path, meadowc: Any) -> None:
+    result = meadowc("run", tiny_package, "-p", "x", "--device", "pynq")
+    assert result.code == 7 and "meadowc build" in result.err and "emulated-pynq" in result.err
+
+
+def test_what_was_recorded_is_replayed_and_what_differs_is_found(
+    tiny_package: Path, meadowc: Any, tmp_path: Path
+) -> None:
+    tape = tmp_path / "tape.jsonl"
+    said = meadowc(
+        "run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--device", "emulated-pynq", "--record", tape, "--json"
+    ).json
+    again = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape, "--json").json
+    assert (
+        again["digest"] == said["digest"]
+        and again["text"] == said["text"]
+        and again["device"] == "replay of emulated-pynq"
+    )
+    other = meadowc("run", tiny_package, "--raw", "-p", "Howdy", "-n", "3", "--replay", tape)
+    assert other.code == 7 and "in the recording" in other.err
+    longer = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "9", "--replay", tape)
+    assert longer.code == 7 and "longer than the recording" in longer.err
+    lines = tape.read_text().splitlines()
+    for damage in ('{"format": "x"}', "{", "[1]"):
+        tape.write_text("\n".join([damage, *lines[1:]]))
+        result = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape)
+        assert result.code in (2, 7) and "record it again" in result.err
+    head = json.loads(lines[0])
+    tape.write_text("\n".join([json.dumps({**head, "package": "y"}), *lines[1:]]))
+    assert "another package" in meadowc("run", tiny_package, "-p", "x", "--replay", tape).err
+    cut = [json.dumps({**json.loads(line), "data": "eJw="}) if '"data"' in line else line for line in lines]
+    tape.write_text("\n".join(cut))
+    assert "damaged" in meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape).err
+
+
+def test_compare_finds_the_layer_that_differs(tiny_package: Path, board: zynq.Zynq) -> None:
+    with Session(tiny_package, board) as session:
+        rows = session.compare()
+        assert [r.layer for r in rows] == list(range(session.package.model["layers"])) and all(r.equal for r in rows)
+        norm_of_second = session.package.steps("prefill")
+        gain = [s for s in norm_of_second if s.opcode.name == "NORM"][3].operands["gain"]
+        session.device.write(session.addresses[gain.space] + gain.offset, np.full(8, 0.5, np.float32))  # type: ignore[union-attr]
+        rows = session.compare()
+        assert rows[0].equal and not rows[1].equal and "differs from" in str(rows[1])
+
+
+def test_a_session_shows_itself(tiny_package: Path, board: zynq.Zynq) -> None:
+    with Session(tiny_package, board) as session:
+        page = session._repr_html_()
+        assert (
+            "EMULATED" in page
+            and "187.498 MHz (read back)" in page
+            and "vocabulary" in page
+            and "200 were asked for" in page
+        )
+        figure = session.plot_timeline()
+        assert "modelled" in figure.axes[0].get_title() and "EMULATED" in figure.axes[0].get_title()
+    with Session(tiny_package) as session:
+        assert "designed, not running here" in session._repr_html_()
+
+
+def test_the_timeline_is_text_without_matplotlib(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Session(tiny_package) as session:
+        text = session.plot_timeline("prefill")
+    assert isinstance(text, str) and "modelled" in text and "####" in text
+
+
+def test_unknown_faults_are_refused(tiny_package: Path) -> None:
+    with pytest.raises(UsageError, match="known are engine-hang"):
+        EmulatedBoard(load(tiny_package), "gremlins")
+
+
+def test_two_boards_do_not_share_a_run(tiny_package: Path) -> None:
+    wanted = digest_of(tiny_package, "emulator")
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(digest_of(tiny_package, "csim"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [wanted, wanted]
+
+
+def test_the_table_of_pacqs_registers_is_the_verilogs() -> None:
+    text = (Path(__file__).parents[2] / "rtl" / "pacq_registers.v").read_text()
+    for register in PACQ_REGISTERS:
+        if register.access != "write":
+            assert f"8'h{register.offset:02X}: s_axil_rdata" in text, register
+    read = text.count(": s_axil_rdata <=") - 1  # the default
+    assert read == sum(1 if r.bits == 32 else 2 for r in PACQ_REGISTERS if r.access != "write")
+
+
+def test_every_number_of_a_design_has_a_register(tiny_package: Path) -> None:
+    package = load(tiny_package)
+    text = package.file("rtl/meadow_identity.v").read_text()
+    for name, value in identity_fields(package.design).items():
+        assert f"32'd{value};  // {name}" in text
+    assert package.manifest["digest"] == manifest_digest(package.manifest)
