@@ -24,7 +24,7 @@ from meadow.compiler.unpack import Packets
 
 KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "pacq.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
            "gemm_attention.hpp", "sequencer.hpp")  # fmt: skip
-SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "csim.cpp")
+SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "cosim.hpp", "csim.cpp")
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {
     "INTERFACE", "PIPELINE", "UNROLL", "DATAFLOW", "ARRAY_PARTITION", "ARRAY_RESHAPE", "BIND_STORAGE", "STREAM", "INLINE",

@@ -22,7 +22,11 @@ using results_stream = hls::stream<results_t, 64>;
 #define PASS_PACQ_PORTS pacq_command, pacq_activation, pacq_result
 
 #ifndef __SYNTHESIS__
+#ifdef MEADOW_COSIM
+#include "sim/cosim.hpp"
+#else
 #include "sim/pacq.hpp"
+#endif
 #endif
 
 inline bool is_grouped(uint32_t format) {

@@ -206,15 +206,16 @@ class PacqBlock:
 class EmulatedBoard:
     """One board with one package's engine in its fabric.
 
-    fault  one of FAULTS, or "" for a healthy board
+    fault   one of FAULTS, or "" for a healthy board
+    engine  what stands behind the registers; the C simulation when None
     Raises UsageError for an unknown fault, ToolMissing without g++, DeviceError without address space.
     """
 
-    def __init__(self, package: Package, fault: str = "", cma_bytes: int = CMA_BYTES):
+    def __init__(self, package: Package, fault: str = "", cma_bytes: int = CMA_BYTES, engine: Engine | None = None):
         if fault and fault not in FAULTS:
             raise UsageError(f"fault {fault!r} is not known; known are {', '.join(FAULTS)}")
         self.package, self.fault = package, fault
-        self.engine = Engine(package, build(package))
+        self.engine = engine or Engine(package, build(package))
         self.cma_bytes = 1 << 20 if fault == "no-memory" else cma_bytes
         self.operations: Counter[str] = Counter()
         self.cycles = 0

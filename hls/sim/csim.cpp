@@ -57,4 +57,11 @@ EXPORTED void meadow_csim_traffic(uint64_t* out) {
     for (int loop = 0; loop < traffic::kLoops; ++loop) *out++ = traffic::cycles[loop];
 }
 
+#ifdef MEADOW_COSIM
+// The registers of pacq_gemv in Verilog, and the cycles that its clock has run.
+EXPORTED uint32_t meadow_cosim_read(uint32_t offset) { return pacq_model::module().read(offset); }
+EXPORTED void meadow_cosim_write(uint32_t offset, uint32_t value) { pacq_model::module().write(offset, value); }
+EXPORTED uint64_t meadow_cosim_cycles() { return pacq_model::module().cycles; }
+#endif
+
 }  // extern "C"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from meadow import boards
 from meadow.cli.bench import decode
 from meadow.cli.engine import check
-from meadow.compiler.package import load
+from meadow.compiler.package import load, manifest_digest, sha256
 from meadow.compiler.pipeline import Options, compile_model
 
 SMALL = Options(settings=(("pacq_ports", 1), ("pacq_tokens", 1), ("pacq_fifo", 128), ("block", 16)))
@@ -44,6 +46,31 @@ def test_a_model_without_grouped_weights_has_no_such_engine(tiny_package: Path, 
         ("bench", "bus"),
         ("bench", "decode"),
         ("verify", "--rungs", "emulator,rtl", "--limit", "1", "--tokens", "1"),
+        ("cosim",),
     ):
         result = meadowc(*command, tiny_package)
         assert result.code == 2 and "no grouped weights" in result.err
+
+
+@pytest.mark.csim
+def test_driver_registers_streams_and_verilog_agree_and_a_fault_in_the_verilog_shows(
+    package: Path, meadowc: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("pynq")
+    result = meadowc("cosim", package, "--json")
+    assert result.code == 0 and result.json["agree"] and result.json["cycles"] >= result.json["counters"]["CYCLES"] > 0
+    assert result.json["counters"]["COMMANDS"] == result.json["commands"] == 6
+    assert result.json["predicted_beats"][0] == result.json["counters"]["BEATS0"] > 0
+    broken = tmp_path / "broken"
+    shutil.copytree(package, broken)
+    name = "rtl/pacq_scale.v"
+    text = (broken / name).read_text()
+    (broken / name).write_text(
+        text.replace("first_q <= {first_q[LATENCY-2:0], first_i};", "first_q <= {first_q[LATENCY-2:0], 1'b1};")
+    )
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["files"][name] = sha256(broken / name)
+    manifest["digest"] = manifest_digest(manifest)
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    result = meadowc("cosim", broken)
+    assert result.code == 4 and "DIFFER: bits after each layer" in result.out and "layer 0: differs from" in result.out
