@@ -47,6 +47,9 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
         rows = compare(session, layers=layers)
         cycles = board.verilog.cycles - before
         counters = driver.fabric.pacq_counters()
+        counters["STATUS"] = driver.fabric.read(
+            "pacq_gemv", offsets(PACQ_REGISTERS)["STATUS"]
+        )  # cycles after the last result
         identity = {name: driver.fabric.read("pacq_gemv", at) for name, at in offsets(PACQ_REGISTERS).items()
                     if name in ("ID", "VERSION", "SHAPE", "SIZE")}  # fmt: skip
         operations = session.operations

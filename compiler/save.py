@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -76,6 +77,23 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         }  # fmt: skip
         manifest["digest"] = manifest_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        _keep_builds(target, folder, design.id)
+
+
+def _keep_builds(target: Path, folder: Path, design_id: str) -> None:
+    """What `meadowc build` made in hours stays when a model is compiled again: at its place if the design is the same, else under
+    the name of its own."""
+    try:
+        before = json.loads((target / "manifest.json").read_text())["design_id"]
+    except (OSError, ValueError, KeyError):
+        return
+    for name in ("overlay", "work"):
+        if (target / name).is_dir():
+            kept = name if before == design_id else f"{name}-{before}"
+            shutil.copytree(target / name, folder / kept, copy_function=os.link, symlinks=True)
+    for path in target.glob("overlay-*"):
+        if path.is_dir() and not (folder / path.name).exists():
+            shutil.copytree(path, folder / path.name, copy_function=os.link, symlinks=True)
 
 
 def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int]]:

@@ -43,6 +43,7 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
 
     return {
         "vitis/hls_config.cfg": render("meadow.hls", "hls_config.cfg.j2", flow_target=True),
+        "vitis/hls_config_2026.cfg": render("meadow.hls", "hls_config.cfg.j2", flow_target=False),
         "vitis/run_hls.tcl": render("meadow.hls", "run_hls.tcl.j2"),
         "vitis/testbench.cpp": render(
             "meadow.hls", "testbench.cpp.j2", depth=bench.depth, words=[int(w) for w in bench.image.view("<u8")],

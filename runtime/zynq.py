@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import json
 import os
 import tempfile
 import time
@@ -119,6 +120,7 @@ class Zynq:
             ) from None
         except (OSError, RuntimeError, ValueError) as error:
             raise DeviceError(f"pynq could not load {file}: {error}") from None
+        self._check_sources(file)
         missing = [name for name in self.package.manifest["hardware"]["blocks"] if name not in overlay.ip_dict]
         if missing:
             raise DeviceError(f"{file} has no {', '.join(missing)}: it is not an overlay of this package")
@@ -127,6 +129,15 @@ class Zynq:
             if found != at:
                 raise DeviceError(f"{name} is at {found:#x} in {file.name}, the package says {at:#x}; build again")
         return overlay
+
+    def _check_sources(self, file: Path) -> None:
+        """Say when the bitstream was made of other sources than the package's, though of the same design."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            built = json.loads(file.with_name("reports.json").read_text())["hardware_digest"]
+            if built != self.package.manifest["hardware_digest"]:
+                self.notes.append(
+                    "the bitstream was built from other sources of this design; selftest tells whether it still agrees"
+                )
 
     def _offsets(self) -> dict[str, int]:
         """Offsets of the engine's registers: as the overlay's metadata names them, else by the table of the package."""

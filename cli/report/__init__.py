@@ -58,11 +58,12 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     from jinja2 import Environment, StrictUndefined
 
     from meadow.cli.report import charts
+    from meadow.cli.vendor.reports import beside
     from meadow.compiler import cost
     from meadow.compiler.timeline import Event, chrome_trace, timeline
     from meadow.compiler.traffic import ROLES
 
-    summary = _summary(package)
+    summary, built = _summary(package), _built(package)
     design, bandwidth = package.design, float(summary["bandwidth_gb_s"])
     steps = {p: package.steps(p) for p in ("prefill", "decode")}
     position = min(TIMELINE_AT, design.context - 1)
@@ -125,9 +126,22 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
         phases=sorted(((k, v[0]) for k, v in _phases(list(runs.values())).items()), key=lambda i: -i[1]), title=package.model.get("name") or package.name, recipe=_recipe(package), saved={n: 1 - sum(t.values()) / sum(g.values()) for n, g, t in
                                        zip(traffic["prompts"], traffic["gemm"], traffic["tphs"], strict=True)},
         ports_gb_s=ports, ports_tokens=ports * 1e9 / sum(e.bytes["weights"] for e in decode),
+        built=built, built_rows=beside(summary, built["reports"]) if built else [],
         bytes_a_token=sum(sum(e.bytes.values()) for e in decode), shown=_around_chosen(summary["front"]),
     )  # fmt: skip
     return text, chrome_trace(runs, design)
+
+
+def _built(package: Package) -> dict[str, Any]:
+    """What a build reported, or nothing."""
+    path = package.folder / "overlay" / "reports.json"
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found if isinstance(found["reports"], dict) else {}
+    except (ValueError, KeyError, TypeError):
+        raise DeviceError(f"{path} is damaged; build again: meadowc build {package.folder} --from collect") from None
 
 
 def _recipe(package: Package) -> str:
