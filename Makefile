@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -62,6 +62,9 @@ formal: setup-test  ## the FIFO proved by a SAT solver: nothing lost, doubled or
 
 rtl-full: build/smollm2-int4  ## the rung of Verilog: whole matrices of SmolLM2 in Verilator (a minute)
 	$(MEADOWC) verify build/smollm2-int4 --rungs emulator,rtl --limit 1 --tokens 1
+
+notebooks: build/smollm2  ## docs/notebooks executed on the emulated board, with their outputs in build/notebooks
+	.venv/bin/python tests/notebooks.py build/smollm2 build/notebooks
 
 cosim: build/smollm2-int4  ## the first layer of SmolLM2: the board's driver, the C++ and the Verilog against each other
 	$(MEADOWC) cosim build/smollm2-int4

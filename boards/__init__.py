@@ -63,6 +63,8 @@ FIELDS = {
 }  # fmt: skip
 
 
+PORTS = ("HP0", "HP1", "HP2", "HP3", "HPC0", "HPC1")
+"""Memory ports of the processor that a design can take (UG1085, chapter 35)."""
 IMAGES = ("official", "installer", "none")
 MAY_BE_ZERO = {"uram"}
 LARGEST = {"clock_mhz": 600, "pacq_clock_mhz": 600, "bandwidth_gb_s": 2000, "port_bits": 1024}
@@ -114,6 +116,8 @@ def load(name: str) -> Board:
         len(set(map(str, ports))) != len(ports) or len(ports) < 3 or not all(isinstance(p, str) for p in ports)
     ):
         problems.append("ports must be at least three different names")
+    elif isinstance(ports, list) and not set(ports) <= set(PORTS):
+        problems.append(f"ports are {', '.join(ports)}; {', '.join(PORTS)} are possible")
     if table.get("image") not in (None, *IMAGES):
         problems.append(f"image is {table['image']!r}; {', '.join(IMAGES)} are possible")
     if not re.fullmatch(r"[\w.:*-]*", str(table["board_part"])):

