@@ -22,6 +22,7 @@ from meadow.compiler.isa import INSTRUCTION_BYTES
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
 from meadow.runtime.device import Device, Run
+from meadow.runtime.display import html, timeline, upload_bar
 from meadow.runtime.replay import Recorder, Replay
 from meadow.runtime.tokenizer import Streamer, Tokenizer
 
@@ -117,7 +118,7 @@ class Session:
         self._tokenizer: Tokenizer | None = None
         self._scratch: int | None = None
         try:
-            self._upload(progress or (lambda done, total: None))
+            self._upload(progress or upload_bar())
         except BaseException:
             self.device.close()
             raise
@@ -143,14 +144,10 @@ class Session:
                 f"position {self.position} of {self.context}>")  # fmt: skip
 
     def _repr_html_(self) -> str:
-        from meadow.runtime.display import html
-
         return html(self)
 
     def plot_timeline(self, program: str = "decode") -> Any:
         """Where the modelled time of a run of `program` goes, and this session's measured one: a matplotlib figure, or text."""
-        from meadow.runtime.display import timeline
-
         return timeline(self, program)
 
     def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:

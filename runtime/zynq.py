@@ -242,7 +242,7 @@ class Zynq:
         moved, last, pause = time.monotonic(), -1, 0.0
         ends = moved + timeout if timeout is not None else float("inf")
         stopped = False
-        while not self.fabric.read("meadow_engine", self.registers["CTRL"]) & IDLE:
+        while self.fabric.read("meadow_engine", self.registers["CTRL"]) & (START | IDLE) != IDLE:
             try:
                 time.sleep(pause)
             except (
