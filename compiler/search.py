@@ -42,6 +42,11 @@ CHOICES = {
     "float_lanes": (4, 8, 16),
     "tile_rows": (64, 128, 256), "prefix_codes": (0, 1), "pacq_ports": (1, 2, 4), "pacq_tokens": (1, 2, 4),
 }  # fmt: skip
+SHAPE = ("weight_ports", "pacq_ports", "tile_rows", "prefix_codes", "block")
+"""What the programs hang on."""
+LANES = ("token_lanes", "float_lanes", "pacq_tokens")
+KEYS = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes", "pacq_ports", "pacq_tokens")
+"""SHAPE and LANES in the order in which they are told of."""
 ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
 NEAR = 1.005
 """Times this close count as equal; the smaller design is then taken."""
@@ -114,41 +119,25 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
     options["pacq_ports"] = tuple(n for n in options["pacq_ports"] if n <= base.pacq_ports)
     if "block" not in fixed and base.context < min(options["block"]):
         options["block"] = (base.context,)
-    for ports, pacq_ports in product(options["weight_ports"], options["pacq_ports"]):
-        for tile_rows in options["tile_rows"]:
-            for prefix in options["prefix_codes"]:
-                for block in options["block"]:
-                    shape = replace(
-                        base,
-                        weight_ports=ports,
-                        tile_rows=tile_rows,
-                        prefix_codes=prefix,
-                        block=block,
-                        pacq_ports=pacq_ports,
-                    )
-                    if (ports and graph.model.head_dim % ports) or block > base.context:
-                        continue
-                    steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
-                    for lanes, floats, tokens in product(
-                        *(options[k] for k in ("token_lanes", "float_lanes", "pacq_tokens"))
-                    ):
-                        if lanes > block and "token_lanes" not in fixed:
-                            continue
-                        design = replace(shape, token_lanes=lanes, float_lanes=floats, pacq_tokens=tokens)
-                        if design.pacq_ports and block > 64 * tokens:
-                            continue
-                        used = shares(design)
-                        worst = max(used, key=lambda k: used[k])
-                        if used[worst] > 1:
-                            excluded[ports, tile_rows, prefix, block, lanes, floats, pacq_ports, tokens] = worst
-                            continue
-                        if steps is None:
-                            steps = _programs(one_layer, shape, bits, board, dataflow)
-                        prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
-                        name = (
-                            "prefix" if prefix else packing if packing in PUBLISHED else "raw" if ports else "grouped"
-                        )
-                        found.append(Candidate(design, prefill, decode, used[worst], worst, name))
+    for sizes in product(*(options[k] for k in SHAPE)):
+        shape = replace(base, **dict(zip(SHAPE, sizes, strict=True)))
+        if (shape.weight_ports and graph.model.head_dim % shape.weight_ports) or shape.block > base.context:
+            continue
+        steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
+        for lanes in product(*(options[k] for k in LANES)):
+            design = replace(shape, **dict(zip(LANES, lanes, strict=True)))
+            too_many = design.token_lanes > design.block and "token_lanes" not in fixed
+            if too_many or (design.pacq_ports and design.block > 64 * design.pacq_tokens):
+                continue
+            used = shares(design)
+            worst = max(used, key=lambda k: used[k])
+            if used[worst] > 1:
+                excluded[_key(design)] = worst
+                continue
+            if steps is None:
+                steps = _programs(one_layer, shape, bits, board, dataflow)
+            prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
+            found.append(Candidate(design, prefill, decode, used[worst], worst, _packing_of(design, packing)))
     if not found:
         return None
     front = _front(found)
@@ -166,6 +155,20 @@ def price(
     return _rates(graph, steps, design, board.bandwidth_gb_s, prompt, prompt)
 
 
+def _key(design: Design) -> tuple[int, ...]:
+    """The numbers of a design that were searched."""
+    return tuple(getattr(design, k) for k in KEYS)
+
+
+def _packing_of(design: Design, packing: str) -> str:
+    """What the weights of a design are stored as."""
+    if design.prefix_codes:
+        return "prefix"
+    if packing in PUBLISHED:
+        return packing
+    return "raw" if design.weight_ports else "grouped"
+
+
 def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
     """Those that no other beats in all of prefill, decode and share; by falling decode rate."""
     ordered = sorted(found, key=lambda c: (-c.decode, -c.prefill, c.share))
@@ -179,20 +182,10 @@ def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
 def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
     """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
     d = best.design
-    keys = (
-        "weight_ports",
-        "tile_rows",
-        "prefix_codes",
-        "block",
-        "token_lanes",
-        "float_lanes",
-        "pacq_ports",
-        "pacq_tokens",
-    )
-    here = tuple(getattr(d, k) for k in keys)
-    by_key = {tuple(getattr(c.design, k) for k in keys): c for c in found}
+    here = _key(d)
+    by_key = {_key(c.design): c for c in found}
     words = []
-    for index, key in enumerate(keys):
+    for index, key in enumerate(KEYS):
         larger = [v for v in CHOICES[key] if v > here[index] and (here[index] or key == "prefix_codes")]
         for value in larger[:1]:
             other = (*here[:index], value, *here[index + 1 :])

@@ -49,6 +49,7 @@ def compare(session: Session, tokens: list[int] | None = None, layers: int | Non
 
     Raises UsageError for more tokens than a block holds.
     """
+    from meadow.runtime.display import quiet
     from meadow.runtime.session import Session as Fresh
 
     vocab = int(session.package.model["vocab"])
@@ -60,7 +61,7 @@ def compare(session: Session, tokens: list[int] | None = None, layers: int | Non
     borders = [0, *norms[2::2]][: None if layers is None else layers + 1]
     found = []
     session.reset()
-    with Fresh(session.package.folder, "emulator") as healthy:
+    with Fresh(session.package.folder, "emulator", quiet) as healthy:
         for layer, (begin, end) in enumerate(pairwise(borders)):
             _, fields = steps[end]
             rows = [

@@ -19,10 +19,15 @@ BARS = 60
 """Characters of the longest bar in text."""
 
 
+def quiet(done: int, total: int) -> None:
+    """Shows nothing."""
+
+
 def upload_bar() -> Callable[[int, int], None]:
     """What shows an upload where nobody else does: one line in a notebook, nothing elsewhere."""
-    if "ipykernel" not in sys.modules:
-        return lambda done, total: None
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if not hasattr(shell, "kernel"):  # no notebook; pynq imports IPython everywhere
+        return quiet
     began = time.perf_counter()
 
     def show(done: int, total: int) -> None:

@@ -72,6 +72,10 @@ class Matrix(NamedTuple):
     scale: NDArray[np.float32]
 
 
+Witness = Callable[[Fields, pacq.Halves, NDArray[np.float32]], None]
+"""Sees what pacq_gemv would: an instruction's fields, its activations, its results."""
+
+
 class Emulator:
     """See the module.  `design` is the fabric's own: a program for another one is the session's to refuse."""
 
@@ -86,9 +90,7 @@ class Emulator:
         self._grouped: dict[tuple[int, int], pacq.GroupedMatrix] = {}
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
-        self.witness: Callable[[Fields, pacq.Halves, NDArray[np.float32]], None] | None = (
-            None  # sees what pacq_gemv would
-        )
+        self.witness: Witness | None = None
         self._decoded: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
     def alloc(self, length: int) -> int:

@@ -6,8 +6,12 @@ Knows nothing of pynq: it is given something that reads and writes 32 bits for e
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 from collections import Counter
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
 from meadow.compiler import isa
 from meadow.compiler.errors import DeviceError
@@ -119,3 +123,23 @@ class Fabric:
         """The engine's clock since the bitstream was loaded."""
         at = offsets(identity_registers(self.package.design))["CYCLES"]
         return self.read_wide("meadow_identity", at)
+
+
+def claim(tag: str, what: str) -> IO[str]:
+    """A lock that ends with its process: a kernel that restarts gives the fabric back.  Raises DeviceError with the holder."""
+    folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
+    name = "".join(c if c.isalnum() else "-" for c in tag)
+    file = (folder / f"meadow-{name}.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "somebody"
+        file.close()
+        raise DeviceError(
+            f"the fabric is in use by {holder}; close that Session (or restart its kernel) first"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} with {what}")
+    file.flush()
+    return file

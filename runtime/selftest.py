@@ -33,6 +33,7 @@ Check = Callable[["Session", "Session"], tuple[bool, str]]
 
 def selftest(session: Session) -> list[Rung]:
     """(rung, passed, what was seen) of each rung up to the first that fails.  The session is reset before and after."""
+    from meadow.runtime.display import quiet
     from meadow.runtime.session import Session as Fresh
 
     checks: tuple[tuple[str, Check], ...] = (
@@ -40,7 +41,7 @@ def selftest(session: Session) -> list[Rung]:
         ("first token", _first_token), (f"{TOKENS} tokens", _tokens), ("speed", _speed),
     )  # fmt: skip
     rungs: list[Rung] = []
-    with Fresh(session.package.folder, "emulator") as healthy:
+    with Fresh(session.package.folder, "emulator", quiet) as healthy:
         for name, check in checks:
             session.reset()
             healthy.reset()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import json
-import os
 import tempfile
 import time
 import warnings
@@ -36,7 +34,7 @@ from meadow.runtime.buffers import PAGE, Buffers
 from meadow.runtime.csim import STATUS
 from meadow.runtime.device import Bytes, Counters, Run
 from meadow.runtime.emulated_board import EmulatedBoard
-from meadow.runtime.fabric import Fabric
+from meadow.runtime.fabric import Fabric, claim
 
 try:
     with warnings.catch_warnings():
@@ -83,7 +81,7 @@ class Zynq:
         self.device = device if device is not None else _board()
         self.emulated = isinstance(self.device, EmulatedDevice)
         self.name = "emulated-pynq" if self.emulated else "pynq"
-        self._lock = _claim(str(getattr(self.device, "tag", "board")), str(package.folder))
+        self._lock = claim(str(getattr(self.device, "tag", "board")), str(package.folder))
         atexit.register(self.close)
         try:
             self.overlay = self._load(file)
@@ -300,26 +298,6 @@ def _board() -> Any:
     if not found:
         raise DeviceError("pynq found no board here; run on the board, or use --device emulated-pynq")
     return found[0]
-
-
-def _claim(tag: str, what: str) -> Any:
-    """A lock that ends with its process: a kernel that restarts gives the fabric back.  Raises DeviceError with the holder."""
-    folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
-    name = "".join(c if c.isalnum() else "-" for c in tag)
-    file = (folder / f"meadow-{name}.lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "somebody"
-        file.close()
-        raise DeviceError(
-            f"the fabric is in use by {holder}; close that Session (or restart its kernel) first"
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} with {what}")
-    file.flush()
-    return file
 
 
 class EmulatedDevice(PynqDevice):  # type: ignore[misc]

@@ -23,6 +23,7 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
 from meadow.runtime import Session
 from meadow.runtime.emulated_board import FAULTS, EmulatedBoard
+from meadow.runtime.fabric import claim
 
 pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
 from meadow.runtime import zynq  # noqa: E402
@@ -145,9 +146,9 @@ def test_a_second_session_on_the_fabric_is_told_who_holds_it(board: zynq.Zynq, t
 
 
 def test_a_process_that_dies_gives_the_fabric_back(tmp_path: Path) -> None:
-    script = "import os, sys; from meadow.runtime.zynq import _claim; f = _claim('dies', 'x'); os._exit(0)"
+    script = "import os, sys; from meadow.runtime.fabric import claim; f = claim('dies', 'x'); os._exit(0)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
-    zynq._claim("dies", "y").close()
+    claim("dies", "y").close()
 
 
 FOUND = {
@@ -303,6 +304,15 @@ def test_the_timeline_is_text_without_matplotlib(tiny_package: Path, monkeypatch
     with Session(tiny_package) as session:
         text = session.plot_timeline("prefill")
     assert isinstance(text, str) and "modelled" in text and "####" in text
+
+
+def test_uploads_are_silent_outside_of_notebooks(tiny_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import IPython  # as pynq does
+
+    assert IPython.get_ipython() is None
+    with Session(tiny_package):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 def test_unknown_faults_are_refused(tiny_package: Path) -> None:
