@@ -56,7 +56,7 @@ def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> 
                 shown.add_row(name, "", "", "", "", s["refused"])
             else:
                 shown.add_row(name, f"{s['prefill_tokens_per_s']:.0f}/s", f"{s['decode_tokens_per_s']:.1f}/s", str(s["context"]),
-                              f"{s['share']:.0%} of {s['resource']}", "")  # fmt: skip
+                              f"{s['share']:.0%} of the {s['resource']} budget", "")  # fmt: skip
         out.print(shown)
     out.print(
         "Clocks are assumed, not closed; nothing here has run on hardware yet.  Easiest to start with: kv260 and zcu104 (docs/boards.md)."
@@ -76,8 +76,8 @@ def _fits(board: Board) -> str:
     if board.port_bits != 128:
         return f"refused: {board.port_bits}-bit memory ports and {board.bandwidth_gb_s} GB/s, and the engine is built for 128-bit ports"
     rate = board.bandwidth_gb_s * 1e9
-    return (f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; no model of 135 million decodes "
-            f"faster than {rate / 135e6:.0f} (INT8) or {rate / 72e6:.0f} (INT4) tokens/s here (roofline)")  # fmt: skip
+    return (f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; reads 1 GB of weights at most "
+            f"{rate / 1e9:.1f} times a second, which bounds tokens/s (roofline)")  # fmt: skip
 
 
 def _serves(model: Path, board: Board) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from meadow.runtime.session import DEVICES, Session, sampler
 from meadow.runtime.tokenizer import Streamer
 
 device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
-                             help="Where to run; auto is the emulated board in numpy.")  # fmt: skip
+                             help="Where to run; auto is the board where there is one with its bitstream, else the emulator in numpy.")  # fmt: skip
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,6 +69,8 @@ def header(session: Session) -> str:
 def rates(session: Session) -> str:
     """The line after an answer: measured here, modelled for the board."""
     s, board = session.stats, modelled_rates(session)
+    if session.device.name.startswith("replay"):
+        return f"[{session.device.name}: {s.prefill_tokens} and {s.decode_tokens} tokens, whose time nobody measured]"
     here = (
         f"prefill {s.prefill_tokens} tokens {s.prefill_rate:.1f}/s, then {s.decode_tokens} tokens {s.decode_rate:.1f}/s"
     )
@@ -101,6 +103,10 @@ def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path
     """
     if record is not None and replay is not None:
         raise UsageError("--record and --replay are two runs: record one, then replay it")
+    if replay is not None and device != "auto":
+        raise UsageError(
+            f"--replay answers in place of a device, so --device {device} would be ignored; drop one of them"
+        )
     text = sys.stdin.read() if prompt == "-" else prompt
     choose = sampler(temperature, top_k, top_p, seed)
     with opened(package, device, as_json, record=record, replay=replay) as session:
@@ -109,10 +115,15 @@ def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path
             if not raw and session.tokenizer.template is None:
                 err.print("this model has no chat template: plain completion", style="dim")
         pieces = []
-        for piece in session.stream(text, max_tokens, raw, choose):
-            pieces.append(piece)
-            if not as_json:
-                click.echo(piece, nl=False)
+        try:
+            for piece in session.stream(text, max_tokens, raw, choose):
+                pieces.append(piece)
+                if not as_json:
+                    click.echo(piece, nl=False)
+        except MeadowError:
+            if pieces and not as_json:
+                click.echo()  # the error begins a line of its own
+            raise
         if as_json:
             emit_json(_result(session, text, "".join(pieces)))
         else:
@@ -135,7 +146,7 @@ def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
         "prompt": prompt, "text": text, "package": session.package.name, "board": session.package.design.board,
         "device": session.device.name, "emulated": session.device.emulated, "digest": session.digest,
         "operations": session.operations, "prefill_tokens": s.prefill_tokens, "decode_tokens": s.decode_tokens,
-        "measured": {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
+        "measured": None if session.device.name.startswith("replay") else {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
         "modelled": {f"{k}_tokens_per_s": v for k, v in modelled_rates(session).items()},
     }  # fmt: skip
 

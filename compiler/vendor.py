@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 from jinja2 import Environment
 
 from meadow.compiler import isa
-from meadow.compiler.block_design import ENGINE, PS, BlockDesign, Cell
+from meadow.compiler.block_design import ENGINE, PS, BlockDesign, Cell, Segment
 from meadow.compiler.design import Design
 from meadow.compiler.registers import (
     BLOCK_BYTES,
@@ -125,18 +125,21 @@ def _processor(made: BlockDesign) -> str:
         values |= {f"PSU__FPGA_PL{n}_ENABLE": int(on), f"{prefix}DIVISOR0": first, f"{prefix}DIVISOR1": second,
                    f"{prefix}SRCSEL": "IOPLL", f"{prefix}FREQMHZ": made.clocks[n] if on else 100,
                    f"{prefix}ACT_FREQMHZ": PLL_MHZ / (first * second)}  # fmt: skip
-    ranges = "".join(
-        _element(
-            "MEMRANGE", ADDRESSBLOCK=s.slave.rpartition("/")[2], BASENAME="C_BASEADDR", BASEVALUE=f"0x{s.offset:08X}",
-            HIGHNAME="C_HIGHADDR", HIGHVALUE=f"0x{s.offset + s.length - 1:08X}", INSTANCE=s.slave.partition("/")[0],
-            IS_DATA="TRUE", IS_INSTRUCTION="TRUE", MASTERBUSINTERFACE="M_AXI_HPM0_FPD", MEMTYPE="REGISTER",
-            SLAVEBUSINTERFACE=s.slave.split("/")[1],
-        ) for s in made.segments if s.master == f"{PS}/Data"
-    )  # fmt: skip
+    ranges = "".join(_range(s, "M_AXI_HPM0_FPD") for s in made.segments if s.master == f"{PS}/Data")
     buses = [("M_AXI_HPM0_FPD", "MASTER", "control")]
     buses += [(f"S_AXI_{port}_FPD", "SLAVE", port.lower()) for port in made.ports.values()]
     return _module(PS, "xilinx.com:ip:zynq_ultra_ps_e:3.5",
                    _parameters(values) + _interfaces(buses) + f"<MEMORYMAP>{ranges}</MEMORYMAP>", is_pl=False)  # fmt: skip
+
+
+def _range(s: Segment, master: str) -> str:
+    """What a master's interface finds at an address."""
+    cell, bus, block = s.slave.split("/")
+    return _element(
+        "MEMRANGE", ADDRESSBLOCK=block, BASENAME="C_BASEADDR", BASEVALUE=f"0x{s.offset:08X}", HIGHNAME="C_HIGHADDR",
+        HIGHVALUE=f"0x{s.offset + s.length - 1:08X}", INSTANCE=cell, IS_DATA="TRUE", IS_INSTRUCTION="TRUE",
+        MASTERBUSINTERFACE=master, MEMTYPE="REGISTER" if cell != PS else "MEMORY", SLAVEBUSINTERFACE=bus,
+    )  # fmt: skip
 
 
 def _slave(cell: Cell, made: BlockDesign) -> str:
@@ -151,8 +154,17 @@ def _slave(cell: Cell, made: BlockDesign) -> str:
     registers = "".join(piece for r in engine_registers(made.design) for piece in _registers(r))
     block = _element("ADDRESSBLOCK", f"<REGISTERS>{registers}</REGISTERS>", ACCESS="read-write", INTERFACE=bus, NAME="Reg",
                      RANGE=BLOCK_BYTES, USAGE="register")  # fmt: skip
+    masters = [
+        (pin.partition("/")[2], "MASTER", port.lower())
+        for pin, port in made.ports.items()
+        if pin.startswith(f"{ENGINE}/")
+    ]
+    ranges = "".join(
+        _range(s, s.master.partition("/Data_")[2]) for s in made.segments if s.master.startswith(f"{ENGINE}/")
+    )
     return _module(cell.name, f"{cell.what}:1.0",
-                   f"<ADDRESSBLOCKS>{block}</ADDRESSBLOCKS>" + _parameters({}) + _interfaces([(bus, "SLAVE", "control")]))  # fmt: skip
+                   f"<ADDRESSBLOCKS>{block}</ADDRESSBLOCKS>" + _parameters({}) + _interfaces([(bus, "SLAVE", "control"), *masters])
+                   + f"<MEMORYMAP>{ranges}</MEMORYMAP>")  # fmt: skip
 
 
 CONTROL_FIELDS = (("AP_START", 0, "read-write"), ("AP_DONE", 1, "read-only"), ("AP_IDLE", 2, "read-only"),

@@ -60,17 +60,24 @@ class Buffers:
     def __init__(self, allocate: Callable[[int], Any], operations: Counter[str]):
         self.allocate, self.operations = allocate, operations
         self.held: list[Buffer] = []
+        self.limit = 1 << 40
 
     def alloc(self, length: int) -> int:
         try:
             memory = self.allocate(-(-max(length, 1) // PAGE) * PAGE)
         except (MemoryError, RuntimeError, OSError) as error:
             raise DeviceError(
-                f"{length} bytes of contiguous memory were not to be had ({error}); add cma=1024M to the kernel's boot arguments, "
-                "or close what holds it"
+                f"{length} bytes of contiguous memory were not to be had: {error}. If memory is short (CmaFree in /proc/meminfo), close what "
+                "holds it or add cma=1024M to the kernel's boot arguments"
             ) from None
         self.operations["allocations"] += 1
         buffer = Buffer(memory)
+        if buffer.address + buffer.length > self.limit:
+            memory.freebuffer()
+            raise DeviceError(
+                f"memory came from {buffer.address:#x}, but this overlay maps the DRAM below {self.limit:#x} alone: it was built "
+                "without the board's files. Install them in Vivado and build again, or keep cma below 2 GB (cma=1024M@0x40000000)"
+            )
         memory[:] = 0
         buffer.dirty.append((0, buffer.length))
         self._flush(buffer)

@@ -54,6 +54,10 @@ def compare(session: Session, tokens: list[int] | None = None, layers: int | Non
 
     vocab = int(session.package.model["vocab"])
     prompt = [t % vocab for t in TOKENS] if tokens is None else tokens
+    if not all(isinstance(t, int) and 0 <= t < vocab for t in prompt):
+        raise UsageError(f"tokens are {prompt!r}; a list of numbers below {vocab} is possible")
+    if layers is not None and layers < 1:
+        raise UsageError(f"layers is {layers}; 1 or more, or None for all")
     if not 1 <= len(prompt) <= session.package.design.block:
         raise UsageError(f"{len(prompt)} tokens; 1 to {session.package.design.block} are one block")
     steps = decode(session.package.program("prefill"))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
 from meadow.compiler.package import Package
-from meadow.runtime.csim import FLAGS, Engine, cache_folder
+from meadow.runtime.csim import FLAGS, Engine, cache_folder, cpu
 from meadow.runtime.emulated_board import EmulatedBoard
 from meadow.runtime.verilated import verilator
 
@@ -33,7 +33,8 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
     if compiler is None or shutil.which("make") is None:
         raise ToolMissing("co-simulation needs g++ and make: apt-get install g++ make")
     rtl = sorted(p for p in (package.folder / "rtl").glob("*.v") if p.name not in ("pacq_top.v", "meadow_identity.v"))
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256(json.dumps([parameters, FLAGS, version, command, cpu()], sort_keys=True).encode())
     for source in (*sorted(p for p in (package.folder / "hls").rglob("*") if p.is_file()), *rtl):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     library = cache_folder() / "cosim" / f"{digest.hexdigest()[:32]}.so"

@@ -78,7 +78,7 @@ def build(package: Package, sanitize: bool = False) -> Path:
     sources = sorted(p for p in (package.folder / "hls").rglob("*") if p.is_file())
     flags = FLAGS + (SANITIZERS if sanitize else ())
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\0".join((*flags, version, _cpu())).encode())
+    digest = hashlib.sha256("\0".join((*flags, version, cpu())).encode())
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     library = cache_folder() / "csim" / f"{digest.hexdigest()[:32]}.so"
@@ -102,7 +102,7 @@ def build(package: Package, sanitize: bool = False) -> Path:
     return library
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """The processor's features: a library built with -march=native runs on its like only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from meadow.compiler.errors import UsageError
+
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
 
+EVERY = 1.0
+"""Seconds between two updates of an upload."""
 BARS = 60
 """Characters of the longest bar in text."""
 
@@ -30,7 +34,12 @@ def upload_bar() -> Callable[[int, int], None]:
         return quiet
     began = time.perf_counter()
 
+    shown = [0.0]
+
     def show(done: int, total: int) -> None:
+        if done < total and time.perf_counter() - shown[0] < EVERY:
+            return
+        shown[0] = time.perf_counter()
         rate = done / 1e6 / max(1e-6, time.perf_counter() - began)
         end = "\n" if done >= total else ""
         print(f"\ruploading weights: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {rate:.0f} MB/s", end=end, flush=True)
@@ -54,7 +63,7 @@ def rows(session: Session) -> list[tuple[str, str]]:
         ("context", f"{session.position} of {session.context} tokens"),
     ]  # fmt: skip
     stats = session.stats
-    if stats.prefill_tokens:
+    if stats.prefill_tokens and not session.device.name.startswith("replay"):
         kind = "on this machine, not the board's speed" if session.device.emulated else "on the board"
         found.append(("measured", f"prefill {stats.prefill_rate:.1f}, decode {stats.decode_rate:.1f} tokens/s {kind}"))
     return found + [("note", note) for note in session.notes]
@@ -73,7 +82,7 @@ def timeline(session: Session, program: str) -> Any:
     """Modelled microseconds of each kind of step of a program: a matplotlib figure, or lines of text."""
     steps = session.package.summary().get("timeline", {}).get(program)
     if not steps:
-        return f"{session.package.folder} has no timeline of {program!r}; compile the model again"
+        raise UsageError(f"{session.package.folder} has no timeline of {program!r}; decode and prefill are possible")
     spent: dict[str, float] = {}
     for name, microseconds, _ in steps:
         kind = name.split(".", 1)[1] if name.startswith("l") and "." in name else name
@@ -91,7 +100,7 @@ def timeline(session: Session, program: str) -> Any:
         return "\n".join(
             [title, *(f"{kind:>12} {us:10.1f} us {'#' * round(BARS * us / longest)}" for kind, us in ordered)]
         )
-    figure, (bars, line) = pyplot.subplots(2, 1, figsize=(9, 4.6), height_ratios=(3, 1), layout="constrained")
+    figure, (bars, line) = pyplot.subplots(2, 1, figsize=(9, 5), height_ratios=(3, 1), layout="constrained")
     bars.barh([kind for kind, _ in ordered][::-1], [us / 1e3 for _, us in ordered][::-1], color="#2563eb")
     bars.set_xlabel("ms, all layers together")
     bars.set_title(title)
@@ -102,6 +111,9 @@ def timeline(session: Session, program: str) -> Any:
         line.barh(0, microseconds / 1e3, left=at / 1e3, color=colours[kind], linewidth=0)
         at += microseconds
     line.set_yticks([])
+    shown = [kind for kind, _ in ordered[:6]]
+    line.legend([pyplot.Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in shown], shown, ncols=6, loc="upper center",
+                bbox_to_anchor=(0.5, -0.9), frameon=False)  # fmt: skip
     line.set_xlabel("ms, one step after another")
     line.margins(0)
     pyplot.close(figure)

@@ -28,6 +28,10 @@ from meadow.compiler.registers import (
     pacq_shape,
 )
 
+SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "float_lanes", "tile_rows", "block", "context", "prefix_codes", "lookup_entries",
+            "pacq_ports", "pacq_lanes", "pacq_tokens", "pacq_fifo", "pacq_clock_mhz")  # fmt: skip
+"""Numbers of a design that `meadowc compile --set` takes (compiler/fit.py)."""
+
 
 class Window(Protocol):
     """The registers of a block, such as a pynq MMIO."""
@@ -77,20 +81,41 @@ class Fabric:
             if found != wanted:
                 wrong.append((name, found, wanted))
         if wrong:
-            listed = ", ".join(
-                f"{name} is {found} in the fabric and {wanted} in the package" for name, found, wanted in wrong
-            )
-            flags = " ".join(f"--set {name}={found}" for name, found, _ in wrong)
-            raise DeviceError(
-                f"the bitstream is of another design: {listed}. Compile the model for it (seconds): meadowc compile MODEL {flags}; "
-                f"or build this design's bitstream (hours): meadowc build {self.package.folder}"
-            )
+            raise DeviceError(self._other_design(wrong))
         number = self.read_wide("meadow_identity", where["DESIGN_ID"])
         if number != int(design.id, 16):
             raise DeviceError(f"the fabric's design is {number:016x}, the package's {design.id}: it was made for another board or part; "
                               "compile for that board (seconds) or build (hours)")  # fmt: skip
         if "pacq_gemv" in self.blocks:
             self._check_pacq()
+
+    def _other_design(self, wrong: list[tuple[str, int, int]]) -> str:
+        """What differs, and the whole command that compiles for the fabric as it is; or why none can."""
+        listed = ", ".join(
+            f"{name} is {found} in the fabric and {wanted} in the package" for name, found, wanted in wrong
+        )
+        text = f"the bitstream is of another design: {listed}. "
+        for name, found, wanted in wrong:
+            if name in ("weight_ports", "pacq_ports") and not (found and wanted):
+                engine = "INT8 weights" if name == "weight_ports" else "grouped weights"
+                has, lacks = ("bitstream", "package") if found else ("package", "bitstream")
+                text += f"The {has} has the engine for {engine}, the {lacks} has not: quantize the model otherwise (seconds), or build "
+                return text + f"this design's bitstream (hours): meadowc build {self.package.folder}"
+        where = offsets(identity_registers(self.package.design))
+        design = self.package.design
+        absent = ("pacq_",) * (not design.pacq_ports) + ("weight_ports", "prefix_codes", "lookup_entries") * (
+            not design.weight_ports
+        )
+        settings = " ".join(
+            f"--set {name}={self.read('meadow_identity', where[name])}"
+            for name in SETTABLE
+            if not name.startswith(absent)
+        )
+        source = (self.package.folder / str(self.package.manifest["source"].get("path", "MODEL"))).resolve()
+        return text + (
+            f"Compile the model for it (seconds): meadowc compile {source} --board {self.package.manifest['board']} {settings}; or build this "
+            f"design's bitstream (hours): meadowc build {self.package.folder}"
+        )
 
     def _check_pacq(self) -> None:
         where = offsets(PACQ_REGISTERS)
@@ -125,20 +150,34 @@ class Fabric:
         return self.read_wide("meadow_identity", at)
 
 
+def _opened(path: str, flags: int) -> int:
+    """For everybody: a lock that root made must not stop others from reading who holds it."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
 def claim(tag: str, what: str) -> IO[str]:
     """A lock that ends with its process: a kernel that restarts gives the fabric back.  Raises DeviceError with the holder."""
     folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
     name = "".join(c if c.isalnum() else "-" for c in tag)
-    file = (folder / f"meadow-{name}.lock").open("a+")
+    path = folder / f"meadow-{name}.lock"
+    try:
+        file = open(path, "r+", opener=_opened)  # noqa: SIM115
+    except OSError as error:
+        raise DeviceError(
+            f"the lock of the fabric, {path}, cannot be opened ({error.strerror}); run as the user that made it, or as root"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.seek(0)
         holder = file.read().strip() or "somebody"
         file.close()
-        raise DeviceError(
-            f"the fabric is in use by {holder}; close that Session (or restart its kernel) first"
-        ) from None
+        mine = holder.startswith(f"process {os.getpid()} ")
+        todo = (
+            "it is this very process: close() that Session, or drop it"
+            if mine
+            else "close that Session (or restart its kernel) first"
+        )
+        raise DeviceError(f"the fabric is in use by {holder}; {todo}") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} with {what}")
     file.flush()

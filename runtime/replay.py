@@ -29,6 +29,11 @@ def _digest(data: Bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data).hexdigest()[:32]
 
 
+def _plain(text: object) -> str:
+    """Text of a file from outside, short and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:300])
+
+
 class Recorder:
     """A device whose transactions are written down.  Implements Device; everything else is asked of the device itself."""
 
@@ -99,7 +104,7 @@ class Replay:
 
     def __init__(self, package: Package, path: Path):
         try:
-            self.file: IO[str] = path.open()
+            self.file: IO[bytes] = path.open("rb")
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
         self.path, self.line, self._runs = path, 0, 0
@@ -110,8 +115,7 @@ class Replay:
             )
         if head.get("package") != package.manifest["digest"]:
             raise DeviceError(f"{path} was recorded with another package than {package.folder}; record it again")
-        self.name = f"replay of {head.get('device')}"
-        self.emulated = bool(head.get("emulated", True))
+        self.name = f"replay of {_plain(head.get('device'))}"
 
     def _next(self) -> dict[str, Any]:
         text = self.file.readline(LONGEST_LINE)
@@ -119,8 +123,8 @@ class Replay:
         if not text:
             raise DeviceError(f"{self.path} ends at line {self.line}: the run is longer than the recording")
         try:
-            row = json.loads(text)
-        except ValueError:
+            row = json.loads(text.decode())
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise DeviceError(f"{self.path}:{self.line} is damaged; record it again")
@@ -130,12 +134,15 @@ class Replay:
         row = self._next()
         for key, value in asked.items():
             if row.get(key) != value:
-                raise DeviceError(f"{self.path}:{self.line}: {key} is {value} now and {row.get(key)} in the recording; "
+                raise DeviceError(f"{self.path}:{self.line}: {key} is {value} now and {_plain(row.get(key))} in the recording; "
                                   "the runtime or the prompt changed, so record it again")  # fmt: skip
         return row
 
     def alloc(self, length: int) -> int:
-        return int(self._expect(alloc=length).get("address", 0))
+        address = self._expect(alloc=length).get("address")
+        if not isinstance(address, int) or isinstance(address, bool) or not 0 <= address < 1 << 48:
+            raise DeviceError(f"{self.path}:{self.line} is damaged; record it again")
+        return address
 
     def write(self, address: int, data: Bytes) -> None:
         self._expect(write=address, length=data.nbytes, sha256=_digest(data))
@@ -157,10 +164,10 @@ class Replay:
 
     def wait(self, timeout: float | None = None) -> None:
         said = self._expect().get("wait")
-        if said is None:
+        if not isinstance(said, str):
             raise DeviceError(f"{self.path}:{self.line}: the recording has no end of a run here; record it again")
         if said:
-            raise DeviceError(str(said))
+            raise DeviceError(_plain(said))
         self._runs += 1
 
     @property

@@ -58,7 +58,7 @@ def selftest(session: Session) -> list[Rung]:
 
 def _memory(session: Session, healthy: Session) -> tuple[bool, str]:
     """Every byte of a fresh buffer keeps an address-dependent pattern and its complement."""
-    address = session.device.alloc(WALK_BYTES)
+    address = session.spare(WALK_BYTES)
     pattern = (np.arange(WALK_BYTES, dtype=np.uint64) * 2654435761 >> 7).astype(np.uint8)
     for wanted in (pattern, ~pattern):
         session.device.write(address, wanted)

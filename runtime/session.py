@@ -108,15 +108,23 @@ class Session:
         else:
             self.device = open_device(device, self.package, fault) if isinstance(device, str) else device
         if record is not None:
-            self.device = Recorder(self.device, self.package, Path(record))
+            try:
+                self.device = Recorder(self.device, self.package, Path(record))
+            except BaseException:
+                self.device.close()
+                raise
         self.notes: list[str] = list(getattr(self.device, "notes", ()))
         if device == "auto" and self.device.name == "emulator" and FPGA_MANAGER.exists():
             self.notes.append(f"this is a board, but the package has no bitstream (meadowc build {package}): emulated")
         self.stats = Stats()
+        """What this session did, with its rates."""
+        self.closed = False
         self.position = 0
+        self._conversation = 0
         self._digest = hashlib.sha256()
         self._tokenizer: Tokenizer | None = None
         self._scratch: int | None = None
+        self._spare: int | None = None
         try:
             self._upload(progress or upload_bar())
         except BaseException:
@@ -136,10 +144,11 @@ class Session:
 
     def close(self) -> None:
         """Give the device's memory back.  Safe to call twice."""
+        self.closed = True
         self.device.close()
 
     def __repr__(self) -> str:
-        mark = "EMULATED " if self.device.emulated else ""
+        mark = "CLOSED, " * self.closed + "EMULATED " * self.device.emulated
         return (f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
                 f"position {self.position} of {self.context}>")  # fmt: skip
 
@@ -147,7 +156,7 @@ class Session:
         return html(self)
 
     def plot_timeline(self, program: str = "decode") -> Any:
-        """Where the modelled time of a run of `program` goes, and this session's measured one: a matplotlib figure, or text."""
+        """Where the modelled time of a run of `program` ("decode" or "prefill") goes: a matplotlib figure, or text."""
         return timeline(self, program)
 
     def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
@@ -201,6 +210,7 @@ class Session:
 
     def reset(self) -> None:
         """Forget the conversation: the cache starts empty, and so does the digest."""
+        self._conversation += 1
         self.position = 0
         self._digest = hashlib.sha256()
 
@@ -268,6 +278,12 @@ class Session:
         self._digest.update(logits.data)
         return logits
 
+    def spare(self, length: int) -> int:
+        """Address of memory that nothing else uses, the same at each call: for tests of the memory itself."""
+        if self._spare is None:
+            self._spare = self.device.alloc(length)
+        return self._spare
+
     def run_code(self, code: NDArray[np.uint8], tokens: list[int], embed: bool = True) -> None:
         """Run the instructions `code` (END is added) on `tokens`, whose logits nobody wants; for self-test and comparison."""
         whole = np.concatenate([code, np.zeros(INSTRUCTION_BYTES, np.uint8)])  # opcode 0 is END
@@ -280,6 +296,8 @@ class Session:
     def run_program(self, address: int, tokens: list[int], first_logit: int, embed: bool = True) -> None:
         """Gather the embeddings of `tokens` (or leave the activations as they are) and run the program at `address` to its
         end; the position stays."""
+        if self.closed:
+            raise UsageError("this Session is closed; open a new one")
         if embed:
             dim = int(self.package.model["dim"])
             x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
@@ -299,8 +317,13 @@ class Session:
                  end_tokens: frozenset[int] = frozenset()) -> Iterator[int]:  # fmt: skip
         """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end."""
         pick = choose or (lambda logits: int(np.argmax(logits)))
+        mine = self._conversation
         token = pick(self.prefill(tokens)[-1])
         for count in range(max_new_tokens):
+            if mine != self._conversation:
+                raise UsageError(
+                    "another conversation began on this Session while this one was given out; use a Session for each"
+                )
             if token in end_tokens:
                 return
             yield token

@@ -12,8 +12,8 @@ import atexit
 import contextlib
 import json
 import tempfile
-import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +25,11 @@ from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.package import Package
 from meadow.compiler.registers import (
     BLOCK_BYTES,
-    IDLE,
-    START,
     engine_registers,
     offsets,
 )
 from meadow.runtime.buffers import PAGE, Buffers
-from meadow.runtime.csim import STATUS
+from meadow.runtime.control import STALL, Control
 from meadow.runtime.device import Bytes, Counters, Run
 from meadow.runtime.emulated_board import EmulatedBoard
 from meadow.runtime.fabric import Fabric, claim
@@ -45,10 +43,6 @@ try:
 except ImportError as missing:
     raise ToolMissing(f"the device needs {missing.name}: pip install 'meadow[pynq]' (Python 3.10 to 3.12)") from None
 
-SLICE = 0.02
-"""Seconds between two looks at a long run: the longest that Ctrl-C waits."""
-STALL = 10.0
-"""Seconds without progress after which a run counts as hung."""
 CLOCK_SLACK = 1.001
 SPARE = 4 << 20
 """Bytes beside the package's own: the table of chunks, programs and patterns of the self-test."""
@@ -70,8 +64,7 @@ class Zynq:
         self.package, self.stall = package, stall
         self.operations: Counter[str] = Counter()
         self.notes: list[str] = []
-        self.buffers = Buffers(lambda length: pynq.allocate((length,), np.uint8, target=self.device), self.operations)
-        self._seconds, self._runs, self._began, self._closed = 0.0, 0, 0.0, False
+        self._closed = False
         file = bitstream or package.folder / "overlay" / "meadow.bit"
         if not file.is_file():
             raise DeviceError(
@@ -80,9 +73,14 @@ class Zynq:
             )
         self.device = device if device is not None else _board()
         self.emulated = isinstance(self.device, EmulatedDevice)
+        target = self.device  # and not self, which could never be dropped then
+        self.buffers = Buffers(
+            lambda length: pynq.allocate((length,), np.uint8, target=target, cacheable=1), self.operations
+        )
+        self.registers: dict[str, int] = {}
         self.name = "emulated-pynq" if self.emulated else "pynq"
         self._lock = claim(str(getattr(self.device, "tag", "board")), str(package.folder))
-        atexit.register(self.close)
+        atexit.register(_close, weakref.ref(self))
         try:
             self.overlay = self._load(file)
             blocks = package.manifest["hardware"]["blocks"]
@@ -92,6 +90,7 @@ class Zynq:
                 self.operations,
             )
             self.registers = self._offsets()
+            self.control = Control(self.fabric, self.registers, stall)
             self.fabric.check_identity()
             self._set_clocks()
             self._check_widths()
@@ -105,7 +104,8 @@ class Zynq:
     def _load(self, file: Path) -> Any:
         """Download the overlay.  pynq's clocks remember the first device they met, so they are told of this one."""
         pynq.Device.active_device = self.device
-        pynq.Clocks.set_device(self.device)
+        if hasattr(pynq.Clocks, "set_device"):  # before 3.1 there was one device
+            pynq.Clocks.set_device(self.device)
         if hasattr(pynq.Clocks, "_real_instance"):
             del pynq.Clocks._real_instance
         try:
@@ -116,8 +116,14 @@ class Zynq:
             raise DeviceError(
                 f"loading {file.name} needs root ({error}); run as root, as PYNQ's notebooks do"
             ) from None
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DeviceError(f"pynq could not load {file}: {error}") from None
+        except DeviceError:
+            raise
+        except Exception as error:  # pynq raises what its parsers and drivers raise
+            raise DeviceError(
+                f"pynq {pynq.__version__} could not load {file}: {type(error).__name__}: {error}"
+            ) from None
+        # Without board files Vivado may have mapped the lower half of the DRAM alone.
+        self.buffers.limit = 1 << 40 if "DDR_HIGH" in file.with_suffix(".hwh").read_text(errors="replace") else 1 << 31
         self._check_sources(file)
         missing = [name for name in self.package.manifest["hardware"]["blocks"] if name not in overlay.ip_dict]
         if missing:
@@ -148,24 +154,35 @@ class Zynq:
         return {**wanted, **found}
 
     def _set_clocks(self) -> None:
-        """Ask for the design's clocks and read back what came: PL clocks are divided from a PLL and cannot be any number."""
+        """Read the clocks that the overlay brought, and lower those that run faster than the bitstream was built for: never raise
+        one.  PL clocks are divided from a PLL and cannot be any number."""
         self.clocks_mhz = []
         for n, wanted in enumerate(self.package.manifest["hardware"]["clocks_mhz"]):
-            asked = float(wanted)
-            for _ in range(64):
+            built = (getattr(self.overlay, "clock_dict", None) or {}).get(n, {}).get("frequency")
+            ceiling = min(float(wanted), float(built)) if built else float(wanted)
+            found, asked = self._clock(n), ceiling
+            while found > ceiling * CLOCK_SLACK:
+                if asked < ceiling / 2:
+                    raise DeviceError(f"PL clock {n} runs at {found} MHz and cannot be set to {ceiling:g} MHz or less")
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of what is read back below
-                    pynq.Clocks.set_pl_clk(n, clk_mhz=asked)
-                found = float(pynq.Clocks.get_pl_clk(n))
-                if found <= wanted * CLOCK_SLACK:
-                    break
-                asked -= wanted / 100  # nearest was above: the design was not built for that
-            else:
-                raise DeviceError(f"PL clock {n} runs at {found} MHz and cannot be set to {wanted} MHz or less")
-            self.operations["clocks set"] += 1
+                    setattr(pynq.Clocks, f"fclk{n}_mhz", asked)
+                self.operations["clocks set"] += 1
+                found, asked = self._clock(n), asked - ceiling / 100  # the nearest was above
             self.clocks_mhz.append(found)
             if found < wanted * 0.999:
-                self.notes.append(f"PL clock {n} is {found:g} MHz; {wanted} were asked for, and dividers give no more")
+                self.notes.append(
+                    f"PL clock {n} is {found:g} MHz; the design was made for {wanted}, and dividers give no more"
+                )
+
+    def _clock(self, n: int) -> float:
+        """MHz of a PL clock, from its divider and its PLL.  Raises DeviceError for a pynq that cannot tell."""
+        try:
+            return float(getattr(pynq.Clocks, f"fclk{n}_mhz"))
+        except (TypeError, AttributeError):
+            raise DeviceError(
+                f"pynq {pynq.__version__} does not tell the clocks of this board; install a newer one"
+            ) from None
 
     def _check_widths(self) -> None:
         """Memory ports must be 128 bits wide: at 32 or 64 every second word is wrong (AR 66295)."""
@@ -218,57 +235,14 @@ class Zynq:
 
     def start(self, run: Run) -> None:
         self.buffers.hand_over()
-        control = self.fabric.read("meadow_engine", self.registers["CTRL"])
-        if not control & IDLE:
-            raise DeviceError(f"the engine is still running (CTRL is {control:#x}): {self.state()}")
-        for port in (name for name in self.registers if name.startswith("weights") or name in ("constants", "memory")):
-            self._write_wide(port, 0)
-        self._write_wide("instructions", run.program)
-        self._write_wide("bases", run.bases)
-        for name in ("pages", "position", "tokens", "first_logit"):
-            self.fabric.write("meadow_engine", self.registers[name], getattr(run, name))
-        self._began = time.perf_counter()
-        self.fabric.write("meadow_engine", self.registers["CTRL"], START)
-
-    def _write_wide(self, name: str, value: int) -> None:
-        self.fabric.write("meadow_engine", self.registers[name], value & 0xFFFFFFFF)
-        self.fabric.write("meadow_engine", self.registers[name] + 4, value >> 32)
+        self.control.start(run)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Look until the run is done, in short slices; Ctrl-C ends with the run that is under way.  Raises DeviceError for an error of the engine, after
-        `timeout` seconds, or when nothing moved for `stall` seconds: with the engine's state, and never a hang."""
-        moved, last, pause = time.monotonic(), -1, 0.0
-        ends = moved + timeout if timeout is not None else float("inf")
-        stopped = False
-        while self.fabric.read("meadow_engine", self.registers["CTRL"]) & (START | IDLE) != IDLE:
-            try:
-                time.sleep(pause)
-            except (
-                KeyboardInterrupt
-            ):  # the run is brought to its end, so that the engine is free; a second one leaves at once
-                if stopped:
-                    raise
-                stopped = True
-            pause = min(SLICE, pause + 1e-4)
-            now, progress = time.monotonic(), self.fabric.read("meadow_engine", self.registers["progress"])
-            if progress != last:
-                moved, last = now, progress
-            if now - moved > self.stall or now > ends:
-                raise DeviceError(
-                    f"the engine did not finish: nothing moved for {now - moved:.1f} s at {self.state()}. Likely causes: a memory port "
-                    "without clock or reset, a wrong address in the table of chunks, a FIFO between the engines that is full"
-                )
-        self._seconds += time.perf_counter() - self._began
-        self._runs += 1
-        if stopped:
-            raise KeyboardInterrupt
-        status = self.fabric.read("meadow_engine", self.registers["ap_return"])
-        if status:
-            raise DeviceError(f"the engine stopped: {STATUS.get(status, f'status {status}')}")
+        self.control.wait(timeout)
 
     def state(self) -> str:
         """Where the engine is, in words: for errors and people."""
-        return self.fabric.state(self.registers)
+        return self.control.state()
 
     def cycles(self) -> int:
         """The engine's clock since the bitstream was loaded."""
@@ -277,16 +251,35 @@ class Zynq:
     @property
     def counters(self) -> Counters:
         """Counts of registers and buffers are in `operations`; the fabric counts no bytes."""
-        return Counters(seconds=self._seconds, runs=self._runs)
+        return Counters(seconds=self.control.seconds, runs=self.control.runs)
 
     def close(self) -> None:
-        """Give memory and fabric back.  Safe to call twice, and called when the interpreter ends."""
+        """Give memory and fabric back.  Safe to call twice; called when nobody holds the device and when the interpreter ends.
+
+        While the engine runs its memory is not given back: it would write into what is somebody else's then.
+        """
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
-        self.buffers.close()
+        if self.registers and not self.control.settled():
+            warnings.warn(
+                "the engine still runs; its memory is kept until this process ends", ResourceWarning, stacklevel=2
+            )
+        else:
+            self.buffers.close()
         self._lock.close()
+        if self.emulated:  # a board of its own, which nobody else can want
+            Path(self._lock.name).unlink(missing_ok=True)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+
+def _close(reference: weakref.ref[Zynq]) -> None:
+    device = reference()
+    if device is not None:
+        device.close()
 
 
 def _board() -> Any:
@@ -318,12 +311,12 @@ class EmulatedDevice(PynqDevice):  # type: ignore[misc]
     def get_memory(self, description: Any) -> EmulatedDevice:
         return self
 
-    def allocate(self, shape: Any, dtype: Any = "u4", cacheable: bool = True, **_: Any) -> Any:
+    def allocate(self, shape: Any, dtype: Any = "u4", cacheable: int = 0, **_: Any) -> Any:
         length = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self.board.allocate(length)
         host = np.zeros(length, np.uint8)
         made = pynq.buffer.PynqBuffer(shape, dtype, buffer=host.data, device=self, device_address=address, bo=(address, host),
-                                      coherent=not cacheable)  # fmt: skip
+                                      coherent=False)  # fmt: skip
         # freebuffer() would unmap host memory unless it is told where to return it, and runs once more when the object dies.
         made.memory, made.pointer, made.return_to, made.freed = self, address, self, True
         return made
@@ -335,7 +328,7 @@ class EmulatedDevice(PynqDevice):  # type: ignore[misc]
         self.board.flush(bo[0] + offset, bo[1][offset : offset + length])
 
     def invalidate(self, bo: tuple[int, Bytes], offset: int, virtual: int, length: int) -> None:
-        self.board.invalidate(bo[0] + offset, bo[1][offset : offset + length])
+        self.board.invalidate(*bo)  # all of it, as pynq's own device does whatever view is asked
 
     def read_registers(self, address: int, length: int) -> bytes:
         words = (self.board.read_register(address + n) for n in range(0, length, 4))

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, err, json_option, out, table
-from meadow.compiler.errors import UsageError
+from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.package import Package, load
 
 HEARTBEAT = 60.0
@@ -62,6 +62,11 @@ def build_command(package: Path, dry_run: bool, release: str | None, start: str,
     from meadow.cli.vendor.run import Limits, Setting, build
 
     opened = load(package)
+    changed = opened.verify_files()
+    if changed:
+        raise DeviceError(
+            f"{package}: {', '.join(changed[:5])} changed since it was compiled; compile the model again before hours go into it"
+        )
     wanted = tools.parse(release) if release else None
     if dry_run:
         target = wanted or tools.parse(tools.KNOWN[-1])
@@ -101,7 +106,7 @@ def _check_start(start: str, names: list[str]) -> None:
 def _show_plan(
     package: Package, release: tuple[int, int], steps: tuple[Any, ...], guessed: bool, as_json: bool
 ) -> None:
-    from meadow.cli.vendor.tools import adapter, spell
+    from meadow.cli.vendor.tools import KNOWN, adapter, spell
 
     hardware = package.manifest["hardware"]
     texts = sorted(
@@ -120,7 +125,8 @@ def _show_plan(
         emit_json(plan)
         return
     out.print(f"bitstream of design {package.design.id} for {package.design.board} ({package.design.part}) by Vitis and Vivado {plan['release']}"
-              + (" (none was named; --tool says another)" if guessed else ""))  # fmt: skip
+              + (" (none was named; --tool says another)" if guessed else "")
+              + ("" if plan["release"] in KNOWN else f"; plans were written for {', '.join(KNOWN)}"))  # fmt: skip
     rows = table("plan; nothing runs", "step", "in", "command", "ended after")
     for s in steps:
         rows.add_row(s.name, s.cwd, " ".join(s.command) or f"meadow: {s.what}", f"{s.minutes} min")

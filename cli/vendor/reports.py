@@ -99,18 +99,19 @@ def parse_utilization(path: Path) -> dict[str, dict[str, float]]:
 
 
 def parse_timing(path: Path) -> dict[str, float | bool | None]:
-    """WNS, TNS and WHS in ns of report_timing_summary, and whether constraints are met; None where nothing is constrained."""
+    """Worst slacks in ns of report_timing_summary: setup (and its total), hold, pulse width; and whether constraints are met, None where
+    nothing was measured."""
     text = _text(path)
     start = text.find("Design Timing Summary")
-    match = re.search(
-        r"WNS\(ns\)[^\n]*\n[-\s]+\n\s*(-?[\d.]+)\s+(-?[\d.]+)\s+\d+\s+\d+\s+(-?[\d.]+)", text[max(start, 0) :]
-    )
+    rows = re.search(r"WNS\(ns\)[^\n]*\n[-\s]+\n\s*([^\n]+)", text[max(start, 0) :])
     if start < 0:
         raise UsageError(f"{path} is no report of report_timing_summary: it has no Design Timing Summary")
-    if not match:
-        return {"wns_ns": None, "tns_ns": None, "whs_ns": None, "met": None}
-    wns, tns, whs = (float(g) for g in match.groups())
-    return {"wns_ns": wns, "tns_ns": tns, "whs_ns": whs, "met": wns >= 0 and whs >= 0}
+    numbers = [_number(word) for word in rows[1].split()] if rows else []
+    if len(numbers) != 12 or any(n is None for n in numbers):
+        return {"wns_ns": None, "tns_ns": None, "whs_ns": None, "wpws_ns": None, "met": None}
+    wns, tns, whs, pulse = (float(numbers[n] or 0.0) for n in (0, 1, 4, 8))
+    met = min(wns, whs, pulse) >= 0 and "constraints are not met" not in text
+    return {"wns_ns": wns, "tns_ns": tns, "whs_ns": whs, "wpws_ns": pulse, "met": met}
 
 
 def parse_power(path: Path) -> dict[str, float]:

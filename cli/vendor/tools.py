@@ -23,7 +23,9 @@ PROBE_SECONDS = 60
 UNIFIED_FROM = (2024, 2)
 """From here on v++ --mode hls and vitis-run; until 2024.1 vitis_hls -f (UG1399).  vitis_hls is gone in 2025.1."""
 NO_FLOW_TARGET_FROM = (2026, 1)
-KNOWN = ("2023.2", "2024.1", "2024.2", "2025.1", "2025.2")
+IP = ("work/hls/**/component.xml", "work/hls/**/meadow_engine.zip", "vitis/meadow_engine.zip")
+"""Where a packaged IP may lie."""
+KNOWN = ("2023.2", "2024.1", "2024.2", "2025.1", "2025.2", "2026.1")
 """Releases that plans were written for, from their documentation; none has been run yet."""
 Release = tuple[int, int]
 
@@ -34,9 +36,11 @@ class Step:
 
     command  with the tool's name first, or () for what meadow does itself
     cwd      where it runs, from the package; the scripts' own paths begin there
-    makes    files that it leaves when it went well, from the package: patterns
+    makes    files that it leaves when it went well, from the package: patterns, | between places of which one is enough
     minutes  after which it is given up, unless the user says otherwise
     what     in a sentence
+    clears   what of earlier runs goes first: patterns
+    checks   whether it only checks, so that nothing behind it hangs on it
     """
 
     name: str
@@ -45,6 +49,8 @@ class Step:
     makes: tuple[str, ...]
     minutes: int
     what: str
+    clears: tuple[str, ...] = ()
+    checks: bool = False
 
 
 def parse(text: str) -> Release:
@@ -71,46 +77,47 @@ def adapter(release: Release) -> str:
 
 def plan(release: Release, csim: bool = False, cosim: bool = False) -> tuple[Step, ...]:
     """The steps from C++ and Verilog to a bitstream."""
-    steps = []
-    if adapter(release) == "unified":
-        config = "hls_config.cfg" if release < NO_FLOW_TARGET_FROM else "hls_config_2026.cfg"
-        work = ("--config", config, "--work_dir", "../work/hls")
-        if csim:
-            steps.append(
-                Step("csim", ("vitis-run", "--mode", "hls", "--csim", *work), "vitis", (), 30, "the C test bench")
-            )
-        steps.append(Step("csynth", ("v++", "-c", "--mode", "hls", *work), "vitis", ("work/hls/hls/syn/report/*csynth.xml",), 360,
-                          "C++ to Verilog"))  # fmt: skip
-        if cosim:
-            steps.append(
-                Step(
-                    "cosim",
-                    ("vitis-run", "--mode", "hls", "--cosim", *work),
-                    "vitis",
-                    (),
-                    360,
-                    "the test bench on the Verilog",
-                )
-            )
-        steps.append(
-            Step("package", ("vitis-run", "--mode", "hls", "--package", *work), "vitis", (), 60, "the Verilog as an IP")
-        )
-    else:
-        steps.append(Step("csynth", ("vitis_hls", "-f", "run_hls.tcl"), "vitis", ("work/hls/meadow/solution1/syn/report/*csynth.xml",), 360,
-                          "C++ to Verilog, and the Verilog as an IP" + (", after the C test bench" if csim else "")
-                          + (", then the test bench on the Verilog" if cosim else "")))  # fmt: skip
-    steps += [
+    first = _unified(release, csim, cosim) if adapter(release) == "unified" else _classic(csim, cosim)
+    vivado = ("vivado", "-mode", "batch", "-nojournal", "-notrace", "-source", "vivado/build.tcl")
+    return (
+        *first,
         Step("ip", (), ".", ("work/ip/meadow_engine/component.xml",), 1, "the IP put where Vivado looks for it"),
-        Step("bitstream", ("vivado", "-mode", "batch", "-nojournal", "-notrace", "-source", "vivado/build.tcl"), ".",
-             ("work/vivado/overlay/meadow.bit", "work/vivado/overlay/meadow.hwh", "work/vivado/overlay/meadow.xsa"), 720,
-             "block design, synthesis, implementation, bitstream"),
-        Step("collect", (), ".", ("overlay/meadow.bit", "overlay/meadow.hwh", "overlay/meadow.xsa", "overlay/reports.json"), 1,
+        Step("bitstream", vivado, ".", tuple(f"work/vivado/overlay/meadow.{end}" for end in ("bit", "hwh", "xsa")), 720,
+             "block design, synthesis, implementation, bitstream", ("work/vivado/overlay", "work/vivado/reports")),
+        Step("collect", (), ".", ("overlay/meadow.bit", "overlay/meadow.hwh", "overlay/platform/meadow.xsa", "overlay/reports.json"), 1,
              "bit, hwh and xsa under one name, and the reports"),
-    ]  # fmt: skip
-    return tuple(steps)
+    )  # fmt: skip
 
 
-def find(release: Release | None, steps_of: type[Step] | None = None) -> tuple[Release, dict[str, Path]]:
+def _unified(release: Release, csim: bool, cosim: bool) -> tuple[Step, ...]:
+    """v++ and vitis-run."""
+    config = "hls_config.cfg" if release < NO_FLOW_TARGET_FROM else "hls_config_2026.cfg"
+    work = ("--config", config, "--work_dir", "../work/hls")
+
+    def run(what: str) -> tuple[str, ...]:
+        return ("vitis-run", "--mode", "hls", f"--{what}", *work)
+
+    return (
+        *((Step("csim", run("csim"), "vitis", (), 30, "the C test bench", checks=True),) * csim),
+        Step("csynth", ("v++", "-c", "--mode", "hls", *work), "vitis", ("work/hls/hls/syn/report/*csynth.xml",), 360, "C++ to Verilog",
+             ("work/hls/hls/syn", "work/hls/hls/impl")),
+        *((Step("cosim", run("cosim"), "vitis", (), 360, "the test bench on the Verilog", checks=True),) * cosim),
+        Step("package", run("package"), "vitis", ("|".join(IP),), 60, "the Verilog as an IP", IP),
+    )  # fmt: skip
+
+
+def _classic(csim: bool, cosim: bool) -> tuple[Step, ...]:
+    """vitis_hls, which does all in one."""
+    what = (
+        "C++ to Verilog, and the Verilog as an IP"
+        + ", after the C test bench" * csim
+        + ", with the test bench on the Verilog" * cosim
+    )
+    reports = ("work/hls/meadow/solution1/syn/report/*csynth.xml",)
+    return (Step("csynth", ("vitis_hls", "-f", "run_hls.tcl"), "vitis", reports, 360, what, ("work/hls",)),)
+
+
+def find(release: Release | None) -> tuple[Release, dict[str, Path]]:
     """(the release, path of each tool that its plan needs).  Without a release the newest that is whole is taken.
 
     Raises ToolMissing with every place that was looked at.

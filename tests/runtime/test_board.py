@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.package import load, manifest_digest
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
-from meadow.runtime import Session
+from meadow.runtime import Session, control
+from meadow.runtime.device import Run
 from meadow.runtime.emulated_board import FAULTS, EmulatedBoard
 from meadow.runtime.fabric import claim
 
@@ -80,7 +82,7 @@ def test_overlay_register_map_and_mmio_work_as_on_a_board(board: zynq.Zynq) -> N
     for name, at in offsets(engine_registers(board.package.design)).items():
         assert told.get(name, told.get(f"{name}_1")) == at
     assert abs(pynq.Clocks.fclk0_mhz - 187.5) < 0.01 and board.clocks_mhz[0] == pynq.Clocks.fclk0_mhz
-    assert "200 were asked for" in board.notes[0]
+    assert "made for 200" in board.notes[0]
 
 
 def test_a_forgotten_flush_and_a_forgotten_invalidate_show(board: zynq.Zynq) -> None:
@@ -184,7 +186,7 @@ def test_a_healthy_board_passes_and_a_fault_needs_an_emulated_one(tiny_package: 
 def test_a_timeout_tells_the_state_of_both_engines(grouped: Path) -> None:
     board = zynq.emulated(load(grouped), "engine-hang")
     with Session(grouped, board) as session:
-        session.device.start(zynq.Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
+        session.device.start(Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
         with pytest.raises(DeviceError) as caught:
             session.device.wait(0.3)
     assert (
@@ -206,7 +208,7 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
                 raise KeyboardInterrupt
             real(seconds)
 
-        monkeypatch.setattr(zynq.time, "sleep", interrupted)
+        monkeypatch.setattr(control.time, "sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.prefill(PROMPT)
         assert session.position == 0
@@ -288,10 +290,7 @@ def test_a_session_shows_itself(tiny_package: Path, board: zynq.Zynq) -> None:
     with Session(tiny_package, board) as session:
         page = session._repr_html_()
         assert (
-            "EMULATED" in page
-            and "187.498 MHz (read back)" in page
-            and "vocabulary" in page
-            and "200 were asked for" in page
+            "EMULATED" in page and "187.498 MHz (read back)" in page and "vocabulary" in page and "made for 200" in page
         )
         figure = session.plot_timeline()
         assert "modelled" in figure.axes[0].get_title() and "EMULATED" in figure.axes[0].get_title()
@@ -304,6 +303,87 @@ def test_the_timeline_is_text_without_matplotlib(tiny_package: Path, monkeypatch
     with Session(tiny_package) as session:
         text = session.plot_timeline("prefill")
     assert isinstance(text, str) and "modelled" in text and "####" in text
+
+
+def test_two_conversations_on_one_session_do_not_mix_silently(tiny_package: Path) -> None:
+    with Session(tiny_package) as session:
+        first = session.stream("Hello", 8, raw=True)
+        next(first)
+        list(session.stream("Goodbye", 4, raw=True))
+        with pytest.raises(UsageError, match="another conversation began"):
+            list(first)
+        with pytest.raises(UsageError, match="a list of numbers"):
+            session.compare("csim")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="1 or more"):
+            session.compare(layers=0)
+    assert "CLOSED" in repr(session)
+    with pytest.raises(UsageError, match="this Session is closed"):
+        session.prefill(PROMPT)
+
+
+def test_a_dropped_session_gives_the_fabric_back(tiny_package: Path, board: zynq.Zynq) -> None:
+    device = board.device
+    board.close()
+    with zynq.emulated_overlay(load(tiny_package)) as bit:
+        dropped = zynq.Zynq(load(tiny_package), bit, device)
+        assert device.board.meminfo()[1] == device.board.meminfo()[0]
+        dropped.alloc(1 << 20)
+        del dropped
+        gc.collect()
+        assert device.board.meminfo()[1] == device.board.meminfo()[0]
+        zynq.Zynq(load(tiny_package), bit, device).close()
+    assert not list(Path("/run/lock").glob(f"meadow-{device.tag}.lock"))
+
+
+def test_memory_is_kept_while_the_engine_runs(tiny_package: Path) -> None:
+    board = zynq.emulated(load(tiny_package), "engine-hang", stall=0.2)
+    board.alloc(4096)
+    board.start(Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
+    with pytest.warns(ResourceWarning, match="still runs"):
+        board.close()
+    assert board.device.board.meminfo()[1] < board.device.board.meminfo()[0]
+
+
+def test_a_session_that_cannot_record_leaves_the_board_free(
+    tiny_package: Path, board: zynq.Zynq, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        Session(tiny_package, board, record=tmp_path / "no" / "tape")
+    zynq.emulated(load(tiny_package)).close()
+    with Session(tiny_package, "csim") as session:
+        for _ in range(20):
+            assert session.selftest()[0][1]
+
+
+def test_hostile_recordings_are_called_damaged(tiny_package: Path, tmp_path: Path, meadowc: Any) -> None:
+    tape = tmp_path / "tape"
+    head = json.dumps(
+        {"format": "meadow recording 1", "package": load(tiny_package).manifest["digest"], "device": "\x1b[2Jx"}
+    )
+    for rest in (b"\xff\xfe", b"[" * 200000, b'{"alloc": 1, "address": "x"}', b'{"alloc": 1}'):
+        tape.write_bytes(head.encode() + b"\n" + rest)
+        result = meadowc("run", tiny_package, "--raw", "-p", "x", "--replay", tape)
+        assert result.code == 7 and "record it again" in result.err and "\x1b[2J" not in result.err + result.out
+    assert meadowc("run", tiny_package, "-p", "x", "--replay", tape, "--device", "csim").code == 2
+
+
+def test_an_overlay_without_the_upper_half_keeps_below_it(tiny_package: Path, tmp_path: Path) -> None:
+    package = load(tiny_package)
+    with zynq.emulated_overlay(package) as bit:
+        text = bit.with_suffix(".hwh").read_text()
+        bit.with_suffix(".hwh").write_text(text.replace("DDR_HIGH", "DDR_NONE"))
+        board = zynq.Zynq(package, bit, zynq.EmulatedDevice(EmulatedBoard(package)))
+        board.alloc(4096)
+        with pytest.raises(DeviceError, match="maps the DRAM below 0x80000000 alone"):
+            board.alloc(4096)
+        board.close()
+
+
+def test_numbers_that_compile_takes_are_fits() -> None:
+    from meadow.compiler import fit
+    from meadow.runtime import fabric
+
+    assert sorted(fabric.SETTABLE) == sorted(fit.SETTABLE)
 
 
 def test_uploads_are_silent_outside_of_notebooks(tiny_package: Path, capsys: pytest.CaptureFixture[str]) -> None:

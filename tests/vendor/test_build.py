@@ -103,10 +103,10 @@ def test_a_build_runs_every_step_once_and_then_none(
     result = meadowc("build", package, "--json")
     assert result.code == 0, result.err + result.out
     assert machine.steps() == (["csynth", "bitstream"] if release == "2023.2" else ["csynth", "package", "bitstream"])
-    assert sorted(p.name for p in (package / "overlay").iterdir()) == [
+    assert sorted(p.relative_to(package / "overlay").as_posix() for p in (package / "overlay").rglob("*.*")) == [
         "meadow.bit",
         "meadow.hwh",
-        "meadow.xsa",
+        "platform/meadow.xsa",
         "reports.json",
     ]
     again = meadowc("build", package, "--json").json
@@ -179,10 +179,55 @@ def test_negative_slack_ends_with_5_unless_it_is_allowed(machine: Machine, packa
     machine.scenario("missed")
     result = meadowc("build", package)
     assert result.code == 5 and "-0.333 ns setup" in result.err and not (package / "overlay").exists()
+    machine.steps()
     assert (
         meadowc("build", package, "--allow-timing-violation").code == 0
         and (package / "overlay" / "meadow.bit").is_file()
     )
+    assert machine.steps() == []  # allowing it does not cost the hours again
+    machine.scenario("unmeasured")
+    result = meadowc("build", package, "--from", "bitstream")
+    assert result.code == 5 and "nobody measured the timing" in result.err
+
+
+def test_checks_run_when_they_are_asked_for_and_cost_nothing_else(
+    machine: Machine, package: Path, meadowc: Any
+) -> None:
+    machine.install("2024.2")
+    assert meadowc("build", package).code == 0
+    machine.steps()
+    assert meadowc("build", package, "--csim").code == 0 and machine.steps() == ["csim"]
+    (package / "work" / "state.json").write_text('{"csynth": 5}')
+    assert meadowc("build", package).code == 0 and machine.steps() == ["csynth", "package", "bitstream"]
+
+
+def test_what_an_earlier_run_left_does_not_pass_for_this_ones(machine: Machine, package: Path, meadowc: Any) -> None:
+    machine.install("2024.2")
+    assert meadowc("build", package).code == 0
+    machine.scenario("nothing@package")
+    result = meadowc("build", package, "--from", "package")
+    assert result.code == 6 and "package ended without an error but left no" in result.err
+
+
+def test_a_changed_package_is_not_built(machine: Machine, package: Path, meadowc: Any) -> None:
+    machine.install("2024.2")
+    (package / "hls" / "top.cpp").write_text("int main() {}")
+    result = meadowc("build", package)
+    assert result.code == 7 and "hls/top.cpp changed" in result.err and machine.steps() == []
+
+
+def test_pynq_takes_the_bitstream_for_one(machine: Machine, package: Path, meadowc: Any) -> None:
+    embedded = pytest.importorskip("pynq.pl_server.embedded_device")
+    machine.install("2024.2")
+    assert meadowc("build", package).code == 0
+    assert not embedded.BitfileHandler(str(package / "overlay" / "meadow.bit")).is_xsa()
+
+
+def test_a_tool_whose_helpers_live_on_is_not_waited_for(machine: Machine, package: Path, meadowc: Any) -> None:
+    machine.install("2024.2")
+    machine.scenario("helper@csynth")
+    began = time.monotonic()
+    assert meadowc("build", package).code == 6 and time.monotonic() - began < 60
 
 
 def test_without_tools_it_says_where_it_looked(machine: Machine, package: Path, meadowc: Any) -> None:
@@ -259,6 +304,7 @@ def test_timing_and_power_are_read_and_nothing_is_called_met_that_nobody_measure
         "wns_ns": 0.104,
         "tns_ns": 0.0,
         "whs_ns": 0.012,
+        "wpws_ns": 1.225,
         "met": True,
     }
     assert reports.parse_timing(REPORTS / "timing-missed.rpt")["met"] is False
