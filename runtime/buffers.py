@@ -44,21 +44,23 @@ class Buffer:
     def length(self) -> int:
         return int(self.memory.nbytes)
 
-    def lines(self, begin: int, end: int) -> Any:
-        """The whole cache lines around [begin, end), as a view that has its own physical address."""
-        return self.memory[begin // LINE * LINE : min(-(-end // LINE) * LINE, self.length)]
+    def lines(self, begin: int, end: int) -> tuple[int, int]:
+        """The whole cache lines around [begin, end)."""
+        return begin // LINE * LINE, min(-(-end // LINE) * LINE, self.length)
 
 
 class Buffers:
     """The buffers of a session, found by address.
 
-    allocate    makes `length` bytes: a uint8 array with physical_address, flush(), invalidate() and freebuffer(), whose slices
-                have their own (pynq.buffer.PynqBuffer)
+    allocate    makes `length` bytes: a uint8 array with physical_address and freebuffer() (pynq.buffer.PynqBuffer)
+    sync        moves cache lines: of such an array, from byte to byte, to the device or from it
     operations  where operations are counted
     """
 
-    def __init__(self, allocate: Callable[[int], Any], operations: Counter[str]):
-        self.allocate, self.operations = allocate, operations
+    def __init__(
+        self, allocate: Callable[[int], Any], sync: Callable[[Any, int, int, bool], None], operations: Counter[str]
+    ):
+        self.allocate, self.sync, self.operations = allocate, sync, operations
         self.held: list[Buffer] = []
         self.limit = 1 << 40
 
@@ -111,7 +113,7 @@ class Buffers:
 
     def _flush(self, buffer: Buffer) -> None:
         for begin, end in buffer.dirty:
-            buffer.lines(begin, end).flush()
+            self.sync(buffer.memory, *buffer.lines(begin, end), True)
             self.operations["flushes"] += 1
         buffer.dirty = []
 
@@ -120,7 +122,7 @@ class Buffers:
         self._invalidate(buffer, begin, end)
 
     def _invalidate(self, buffer: Buffer, begin: int, end: int) -> None:
-        buffer.lines(begin, end).invalidate()
+        self.sync(buffer.memory, *buffer.lines(begin, end), False)
         self.operations["invalidates"] += 1
 
     def hand_over(self) -> None:

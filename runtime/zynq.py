@@ -43,6 +43,13 @@ try:
 except ImportError as missing:
     raise ToolMissing(f"the device needs {missing.name}: pip install 'meadow[pynq]' (Python 3.10 to 3.12)") from None
 
+try:
+    import pyxrt
+
+    TO_DEVICE = pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_TO_DEVICE
+    FROM_DEVICE = pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_FROM_DEVICE
+except (ImportError, AttributeError):  # no board: the emulated one takes words
+    TO_DEVICE, FROM_DEVICE = "to device", "from device"
 CLOCK_SLACK = 1.001
 SPARE = 4 << 20
 """Bytes beside the package's own: the table of chunks, programs and patterns of the self-test."""
@@ -75,7 +82,7 @@ class Zynq:
         self.emulated = isinstance(self.device, EmulatedDevice)
         target = self.device  # and not self, which could never be dropped then
         self.buffers = Buffers(
-            lambda length: pynq.allocate((length,), np.uint8, target=target, cacheable=1), self.operations
+            lambda length: pynq.allocate((length,), np.uint8, target=target, cacheable=1), sync, self.operations
         )
         self.registers: dict[str, int] = {}
         self.name = "emulated-pynq" if self.emulated else "pynq"
@@ -116,8 +123,6 @@ class Zynq:
             raise DeviceError(
                 f"loading {file.name} needs root ({error}); run as root, as PYNQ's notebooks do"
             ) from None
-        except DeviceError:
-            raise
         except Exception as error:  # pynq raises what its parsers and drivers raise
             raise DeviceError(
                 f"pynq {pynq.__version__} could not load {file}: {type(error).__name__}: {error}"
@@ -276,9 +281,18 @@ class Zynq:
             self.close()
 
 
+def sync(memory: Any, begin: int, end: int, to_device: bool) -> None:
+    """Move the cache lines [begin, end) of a PynqBuffer.  By XRT's own call, since pynq's flush and invalidate move the whole buffer
+    whatever view they are asked of."""
+    try:
+        memory.bo.sync(TO_DEVICE if to_device else FROM_DEVICE, end - begin, begin)
+    except (AttributeError, TypeError):  # a pynq whose buffers have no XRT behind them
+        view = memory[begin:end]
+        view.flush() if to_device else view.invalidate()
+
+
 def _close(reference: weakref.ref[Zynq]) -> None:
-    device = reference()
-    if device is not None:
+    if (device := reference()) is not None:
         device.close()
 
 
@@ -291,6 +305,17 @@ def _board() -> Any:
     if not found:
         raise DeviceError("pynq found no board here; run on the board, or use --device emulated-pynq")
     return found[0]
+
+
+class EmulatedBo:
+    """What a pyxrt.bo is to a PynqBuffer: memory that the device sees at `address` and the host as `host`."""
+
+    def __init__(self, board: EmulatedBoard, address: int, host: Bytes):
+        self.board, self.address, self.host = board, address, host
+
+    def sync(self, direction: str, size: int, offset: int) -> None:
+        move = self.board.flush if direction == TO_DEVICE else self.board.invalidate
+        move(self.address + offset, self.host[offset : offset + size])
 
 
 class EmulatedDevice(PynqDevice):  # type: ignore[misc]
@@ -315,7 +340,7 @@ class EmulatedDevice(PynqDevice):  # type: ignore[misc]
         length = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self.board.allocate(length)
         host = np.zeros(length, np.uint8)
-        made = pynq.buffer.PynqBuffer(shape, dtype, buffer=host.data, device=self, device_address=address, bo=(address, host),
+        made = pynq.buffer.PynqBuffer(shape, dtype, buffer=host.data, device=self, device_address=address, bo=EmulatedBo(self.board, address, host),
                                       coherent=False)  # fmt: skip
         # freebuffer() would unmap host memory unless it is told where to return it, and runs once more when the object dies.
         made.memory, made.pointer, made.return_to, made.freed = self, address, self, True
@@ -324,11 +349,12 @@ class EmulatedDevice(PynqDevice):  # type: ignore[misc]
     def return_pointer(self, address: int) -> None:
         self.board.free(address)
 
-    def flush(self, bo: tuple[int, Bytes], offset: int, virtual: int, length: int) -> None:
-        self.board.flush(bo[0] + offset, bo[1][offset : offset + length])
+    # A flush of a view moves what the host wrote there; an invalidate moves all of the buffer, as pynq's own device does.
+    def flush(self, bo: EmulatedBo, offset: int, virtual: int, length: int) -> None:
+        bo.sync(TO_DEVICE, length, offset)
 
-    def invalidate(self, bo: tuple[int, Bytes], offset: int, virtual: int, length: int) -> None:
-        self.board.invalidate(*bo)  # all of it, as pynq's own device does whatever view is asked
+    def invalidate(self, bo: EmulatedBo, offset: int, virtual: int, length: int) -> None:
+        bo.sync(FROM_DEVICE, bo.host.size, 0)
 
     def read_registers(self, address: int, length: int) -> bytes:
         words = (self.board.read_register(address + n) for n in range(0, length, 4))

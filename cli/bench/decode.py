@@ -155,13 +155,13 @@ def _addresses(package: Package, step: Step) -> list[int] | None:
     return [chunks[s.space]["file_offset"] + s.offset for s in slots if isinstance(s, Slot)]
 
 
-def on_board(package: Package, board: Board, folder: Path) -> Package:
+def on_board(package: Package, board: Board, folder: Path, reference: Path | None = None) -> Package:
     """The package, or its model compiled for another board into `folder`."""
     if package.manifest["board"] == board.name:
         return package
     from meadow.compiler.pipeline import Options, compile_model
 
-    compile_model(reference_model(package, None), board, folder, Options(name=package.folder.name))
+    compile_model(reference_model(package, reference), board, folder, Options(name=package.folder.name))
     return load(folder)
 
 
@@ -169,8 +169,13 @@ def on_board(package: Package, board: Board, folder: Path) -> Package:
 @click.argument("package", type=click.Path(path_type=Path), default=Path("build/smollm2-int4"))
 @click.option("--board", "name", default="", help="Board, or the path of a board file [default: the package's].")
 @click.option("--context", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens in the cache.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="ONNX to compile for another board [default: the package's source].",
+)
 @json_option
-def decode_command(package: Path, name: str, context: int, as_json: bool) -> None:
+def decode_command(package: Path, name: str, context: int, reference: Path | None, as_json: bool) -> None:
     """Tokens a second of PACKAGE, whose weights are grouped: its linears in the simulated Verilog, the rest modelled.
 
     \b
@@ -181,7 +186,7 @@ def decode_command(package: Path, name: str, context: int, as_json: bool) -> Non
     board = boards.load(name or given.manifest["board"])
     with stages(("compiling", "building", "simulating"), as_json) as show, tempfile.TemporaryDirectory() as work:
         show("compiling", board.title)
-        made = on_board(given, board, Path(work) / "package")
+        made = on_board(given, board, Path(work) / "package", reference)
         require_grouped(made)
         show("building", "Verilator")
         program(made)

@@ -386,6 +386,21 @@ def test_numbers_that_compile_takes_are_fits() -> None:
     assert sorted(fabric.SETTABLE) == sorted(fit.SETTABLE)
 
 
+def test_a_pynq_without_ranges_is_served_by_whole_buffers(board: zynq.Zynq, tiny_package: Path) -> None:
+    real = zynq.EmulatedBo.sync
+    with pytest.MonkeyPatch.context() as patch:
+
+        def whole(self: zynq.EmulatedBo, direction: str, size: int, offset: int = -1) -> None:
+            if sys._getframe(1).f_code.co_name == "sync":
+                raise TypeError("sync() takes one argument")
+            real(self, direction, size, offset)
+
+        patch.setattr(zynq.EmulatedBo, "sync", whole)
+        with Session(tiny_package, board) as session:
+            list(session.generate(PROMPT, 8))
+            assert session.digest == digest_of(tiny_package, "emulator")
+
+
 def test_uploads_are_silent_outside_of_notebooks(tiny_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import IPython  # as pynq does
 
