@@ -71,7 +71,7 @@ class Zynq:
         self.package, self.stall = package, stall
         self.operations: Counter[str] = Counter()
         self.notes: list[str] = []
-        self._closed = False
+        self._closed = True  # until there is something to close
         file = bitstream or package.folder / "overlay" / "meadow.bit"
         if not file.is_file():
             raise DeviceError(
@@ -87,6 +87,7 @@ class Zynq:
         self.registers: dict[str, int] = {}
         self.name = "emulated-pynq" if self.emulated else "pynq"
         self._lock = claim(str(getattr(self.device, "tag", "board")), str(package.folder))
+        self._closed = False
         atexit.register(_close, weakref.ref(self))
         try:
             self.overlay = self._load(file)
