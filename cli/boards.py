@@ -49,15 +49,15 @@ def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> 
         for b in found:
             out.print(f"  {b.name}: {b.pynq}; {_fits(b)}")
     else:
-        shown = table(f"{model} on each (modelled)", "board", "prefill", "decode", "context", "tightest", "")
-        shown.columns[-1].justify = "left"
+        shown = table(f"{model} on each (modelled)", "board", "prefill", "decode", "context", "tightest")
+        for name, s in served.items():
+            if "refused" not in s:
+                shown.add_row(name, f"{s['prefill_tokens_per_s']:.0f}/s", f"{s['decode_tokens_per_s']:.1f}/s", str(s["context"]),
+                              f"{s['share']:.0%} of the {s['resource']} budget")  # fmt: skip
+        out.print(shown)
         for name, s in served.items():
             if "refused" in s:
-                shown.add_row(name, "", "", "", "", s["refused"])
-            else:
-                shown.add_row(name, f"{s['prefill_tokens_per_s']:.0f}/s", f"{s['decode_tokens_per_s']:.1f}/s", str(s["context"]),
-                              f"{s['share']:.0%} of the {s['resource']} budget", "")  # fmt: skip
-        out.print(shown)
+                out.print(f"  {name}: refused: {s['refused']}")
     out.print(
         "Clocks are assumed, not closed; nothing here has run on hardware yet.  Easiest to start with: kv260 and zcu104 (docs/boards.md)."
     )
