@@ -122,4 +122,4 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     )
     for note in s["notes"]:
         out.print(f"note: {note}")
-    out.print(f'next: meadowc run {folder} -p "Hello"')
+    out.print(f'next: meadowc run {folder} -p "Hello"; for a bitstream: meadowc build {folder} --dry-run')

@@ -262,11 +262,15 @@ def _check_sizes(package: Package) -> None:
     for entry in package.manifest["chunks"]:
         offset = entry["file_offset"]
         if offset is not None and not 0 <= offset <= offset + entry["bytes"] <= size:
-            raise DeviceError(f"weights.bin has {size} bytes and chunk {entry['index']} ends beyond; it is truncated")
+            raise DeviceError(
+                f"{package.folder}/weights.bin has {size} bytes and chunk {entry['index']} ends beyond: it is truncated; compile the model again"
+            )
     program = package.file("program.bin").stat().st_size
     for name, entry in package.manifest["programs"].items():
         if not 0 <= entry["offset"] <= entry["offset"] + entry["bytes"] <= program:
-            raise DeviceError(f"program.bin has {program} bytes and {name} ends beyond; it is truncated")
+            raise DeviceError(
+                f"{package.folder}/program.bin has {program} bytes and {name} ends beyond: it is truncated; compile the model again"
+            )
         check_program(package, name)
     block, model = package.design.block, package.manifest["model"]
     for name, width in (("x", model["dim"]), ("logits", model["vocab"])):

@@ -364,7 +364,8 @@ def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: 
     """
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0 or seed < 0:
         raise UsageError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}: 0 or more, 0 or more, over 0 up to 1, 0 or more"
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}; temperature, top_k and seed are 0 or more, top_p is "
+            "above 0 and at most 1"
         )
     if temperature < 1e-6:
         return lambda logits: int(np.argmax(logits))

@@ -23,11 +23,7 @@ import numpy as np
 
 from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.package import Package
-from meadow.compiler.registers import (
-    BLOCK_BYTES,
-    engine_registers,
-    offsets,
-)
+from meadow.compiler.registers import BLOCK_BYTES, engine_registers, offsets
 from meadow.runtime.buffers import PAGE, Buffers
 from meadow.runtime.control import STALL, Control
 from meadow.runtime.device import Bytes, Counters, Run
@@ -300,7 +296,9 @@ def _close(reference: weakref.ref[Zynq]) -> None:
 def _board() -> Any:
     """The board's own device."""
     try:
-        found = [d for d in pynq.Device.devices if isinstance(d, EmbeddedDevice)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an XRT that is not there, which is said below
+            found = [d for d in pynq.Device.devices if isinstance(d, EmbeddedDevice)]
     except Exception as error:  # pynq raises what its drivers raise
         raise DeviceError(f"pynq found no board: {error}") from None
     if not found:
