@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import shutil
 import subprocess
@@ -441,3 +442,36 @@ def test_every_number_of_a_design_has_a_register(tiny_package: Path) -> None:
     for name, value in identity_fields(package.design).items():
         assert f"32'd{value};  // {name}" in text
     assert package.manifest["digest"] == manifest_digest(package.manifest)
+
+
+def test_the_command_for_another_bitstream_makes_a_package_that_it_takes(
+    tiny_package: Path, tiny_int8: Path, tmp_path: Path
+) -> None:
+    fabric = tmp_path / "fabric"
+    compile_model(
+        tiny_int8,
+        boards.load("zcu102"),
+        fabric,
+        Options(settings=(("token_lanes", 4), ("block", 32), ("tile_rows", 64))),
+    )
+    device = zynq.EmulatedDevice(EmulatedBoard(load(fabric)))
+    with zynq.emulated_overlay(load(fabric)) as bit:
+        with pytest.raises(DeviceError, match=r"meadowc compile .* --board zcu102") as caught:
+            zynq.Zynq(load(tiny_package), bit, device)
+        words = str(caught.value).split(";")[0].split()
+        settings = tuple(
+            (word.partition("=")[0], int(word.partition("=")[2]))
+            for flag, word in itertools.pairwise(words)
+            if flag == "--set"
+        )
+        compile_model(tiny_int8, boards.load("zcu102"), tmp_path / "again", Options(settings=settings))
+        with Session(tmp_path / "again", zynq.Zynq(load(tmp_path / "again"), bit, device)) as session:
+            list(session.generate(PROMPT, 3))
+            assert session.digest
+
+
+def test_a_bitstream_without_the_models_engine_says_so(tiny_package: Path, grouped: Path) -> None:
+    device = zynq.EmulatedDevice(EmulatedBoard(load(grouped)))
+    with zynq.emulated_overlay(load(grouped)) as bit, pytest.raises(DeviceError) as caught:
+        zynq.Zynq(load(tiny_package), bit, device)
+    assert "has the engine for" in str(caught.value) and "--set" not in str(caught.value)
