@@ -27,6 +27,9 @@ PREFIX_LUT = 17_300
 """LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
 LARGEST_CLOCK_MHZ = 600
 DEFAULT_TILE_ROWS = 128
+SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "float_lanes", "tile_rows", "block", "context", "prefix_codes", "lookup_entries",
+            "pacq_ports", "pacq_lanes", "pacq_tokens", "pacq_fifo", "pacq_clock_mhz")  # fmt: skip
+"""Numbers of a design that `meadowc compile --set` takes."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board
-from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, Design, bram36
+from meadow.compiler.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, SETTABLE, Design, bram36
 from meadow.compiler.errors import ResourceExceeded, UnsupportedModel, UsageError
 from meadow.compiler.graph import Graph, Op
 from meadow.compiler.grouped import GroupLayout
@@ -23,22 +23,6 @@ BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 """Shares of each resource that a design may fill and still be expected to close timing (FINN, src/finn/util/platforms)."""
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
-SETTABLE = (
-    "clock_mhz",
-    "weight_ports",
-    "token_lanes",
-    "float_lanes",
-    "tile_rows",
-    "block",
-    "context",
-    "prefix_codes",
-    "lookup_entries",
-    "pacq_ports",
-    "pacq_lanes",
-    "pacq_tokens",
-    "pacq_fifo",
-    "pacq_clock_mhz",
-)
 OTHER_PORTS = 2
 """Beside the weight ports: one for constants (read only), one for activations and the KV cache."""
 PACQ_FIFO = (4096, 2048, 1024, 512)

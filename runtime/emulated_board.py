@@ -53,9 +53,13 @@ MAP_NORESERVE = 0x4000  # Linux; Python has no name for it before 3.13
 PAGE = 4096
 LINE = 64
 LARGE = 4096
+"""Bytes of a flush that a fault may spoil: weights and patterns, not a token's activations."""
 LOWEST = 0x1000_0000
+"""Contiguous memory begins above what the operating system is emulated to hold."""
 CMA_BYTES = 1 << 30
+"""Contiguous memory of a healthy emulated board."""
 SLOWER = 16
+"""Times the cycles of a run on a slow bus."""
 PL_CLOCKS = 0xC0
 """Offset of PL0_REF_CTRL in CRL_APB (UG1087)."""
 
@@ -177,11 +181,10 @@ class IdentityBlock:
 
 
 class PacqBlock:
-    """pacq_registers: who it is, and beats and commands as the C simulation counts them.  Waits are nobody's to count here."""
+    """pacq_registers: who it is, and cycles and beats as the C simulation counts them.  Commands and waits are nobody's to count here, and read as 0; `meadowc cosim` has them."""
 
     COUNTED: ClassVar[dict[int, str]] = {
         0x40: "pacq cycles",
-        0x48: "commands",
         **{0x60 + 4 * p: f"beats{p}" for p in range(4)},
     }
 

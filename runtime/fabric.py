@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from meadow.compiler import isa
+from meadow.compiler.design import SETTABLE
 from meadow.compiler.errors import DeviceError
 from meadow.compiler.package import Package
 from meadow.compiler.registers import (
@@ -27,10 +28,6 @@ from meadow.compiler.registers import (
     offsets,
     pacq_shape,
 )
-
-SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "float_lanes", "tile_rows", "block", "context", "prefix_codes", "lookup_entries",
-            "pacq_ports", "pacq_lanes", "pacq_tokens", "pacq_fifo", "pacq_clock_mhz")  # fmt: skip
-"""Numbers of a design that `meadowc compile --set` takes (compiler/fit.py)."""
 
 
 class Window(Protocol):

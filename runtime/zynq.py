@@ -64,7 +64,7 @@ class Zynq:
     emulated = False
 
     def __init__(self, package: Package, bitstream: Path | None = None, device: Any = None, stall: float = STALL):
-        self.package, self.stall = package, stall
+        self.package = package
         self.operations: Counter[str] = Counter()
         self.notes: list[str] = []
         self._closed = True  # until there is something to close

@@ -9,8 +9,6 @@ import sys
 import venv
 from pathlib import Path
 
-import pytest
-
 from meadow.runtime import Session
 
 ROOT = Path(__file__).parents[1]
@@ -28,14 +26,11 @@ print(numpy.__version__)
 
 
 def test_numpy_alone_runs_a_package(tiny_package: Path, tmp_path: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
     source = tmp_path / "source"
-    for name in listed.stdout.splitlines():
-        if not name.startswith("tests/"):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
+    for name in ("boards", "cli", "compiler", "hls", "rtl", "runtime"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(source)], capture_output=True, text=True,

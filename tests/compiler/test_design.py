@@ -188,7 +188,7 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
     from click.testing import CliRunner
 
     from meadow.cli.compile import compile_command
-    from meadow.compiler.fit import SETTABLE
+    from meadow.compiler.design import SETTABLE
 
     text = " ".join(CliRunner().invoke(compile_command, ["--help"]).output.split())
     for key in SETTABLE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import shutil
 import subprocess
 import sys
@@ -246,36 +245,6 @@ def test_a_package_without_a_bitstream_says_how_to_get_one(tiny_package: Path, m
     assert result.code == 7 and "meadowc build" in result.err and "emulated-pynq" in result.err
 
 
-def test_what_was_recorded_is_replayed_and_what_differs_is_found(
-    tiny_package: Path, meadowc: Any, tmp_path: Path
-) -> None:
-    tape = tmp_path / "tape.jsonl"
-    said = meadowc(
-        "run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--device", "emulated-pynq", "--record", tape, "--json"
-    ).json
-    again = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape, "--json").json
-    assert (
-        again["digest"] == said["digest"]
-        and again["text"] == said["text"]
-        and again["device"] == "replay of emulated-pynq"
-    )
-    other = meadowc("run", tiny_package, "--raw", "-p", "Howdy", "-n", "3", "--replay", tape)
-    assert other.code == 7 and "in the recording" in other.err
-    longer = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "9", "--replay", tape)
-    assert longer.code == 7 and "longer than the recording" in longer.err
-    lines = tape.read_text().splitlines()
-    for damage in ('{"format": "x"}', "{", "[1]"):
-        tape.write_text("\n".join([damage, *lines[1:]]))
-        result = meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape)
-        assert result.code in (2, 7) and "record it again" in result.err
-    head = json.loads(lines[0])
-    tape.write_text("\n".join([json.dumps({**head, "package": "y"}), *lines[1:]]))
-    assert "another package" in meadowc("run", tiny_package, "-p", "x", "--replay", tape).err
-    cut = [json.dumps({**json.loads(line), "data": "eJw="}) if '"data"' in line else line for line in lines]
-    tape.write_text("\n".join(cut))
-    assert "damaged" in meadowc("run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--replay", tape).err
-
-
 def test_compare_finds_the_layer_that_differs(tiny_package: Path, board: zynq.Zynq) -> None:
     with Session(tiny_package, board) as session:
         rows = session.compare()
@@ -297,29 +266,6 @@ def test_a_session_shows_itself(tiny_package: Path, board: zynq.Zynq) -> None:
         assert "modelled" in figure.axes[0].get_title() and "EMULATED" in figure.axes[0].get_title()
     with Session(tiny_package) as session:
         assert "designed, not running here" in session._repr_html_()
-
-
-def test_the_timeline_is_text_without_matplotlib(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with Session(tiny_package) as session:
-        text = session.plot_timeline("prefill")
-    assert isinstance(text, str) and "modelled" in text and "####" in text
-
-
-def test_two_conversations_on_one_session_do_not_mix_silently(tiny_package: Path) -> None:
-    with Session(tiny_package) as session:
-        first = session.stream("Hello", 8, raw=True)
-        next(first)
-        list(session.stream("Goodbye", 4, raw=True))
-        with pytest.raises(UsageError, match="another conversation began"):
-            list(first)
-        with pytest.raises(UsageError, match="a list of numbers"):
-            session.compare("csim")  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="1 or more"):
-            session.compare(layers=0)
-    assert "CLOSED" in repr(session)
-    with pytest.raises(UsageError, match="this Session is closed"):
-        session.prefill(PROMPT)
 
 
 def test_a_dropped_session_gives_the_fabric_back(tiny_package: Path, board: zynq.Zynq) -> None:
@@ -356,18 +302,6 @@ def test_a_session_that_cannot_record_leaves_the_board_free(
             assert session.selftest()[0][1]
 
 
-def test_hostile_recordings_are_called_damaged(tiny_package: Path, tmp_path: Path, meadowc: Any) -> None:
-    tape = tmp_path / "tape"
-    head = json.dumps(
-        {"format": "meadow recording 1", "package": load(tiny_package).manifest["digest"], "device": "\x1b[2Jx"}
-    )
-    for rest in (b"\xff\xfe", b"[" * 200000, b'{"alloc": 1, "address": "x"}', b'{"alloc": 1}'):
-        tape.write_bytes(head.encode() + b"\n" + rest)
-        result = meadowc("run", tiny_package, "--raw", "-p", "x", "--replay", tape)
-        assert result.code == 7 and "record it again" in result.err and "\x1b[2J" not in result.err + result.out
-    assert meadowc("run", tiny_package, "-p", "x", "--replay", tape, "--device", "csim").code == 2
-
-
 def test_an_overlay_without_the_upper_half_keeps_below_it(tiny_package: Path, tmp_path: Path) -> None:
     package = load(tiny_package)
     with zynq.emulated_overlay(package) as bit:
@@ -378,13 +312,6 @@ def test_an_overlay_without_the_upper_half_keeps_below_it(tiny_package: Path, tm
         with pytest.raises(DeviceError, match="maps the DRAM below 0x80000000 alone"):
             board.alloc(4096)
         board.close()
-
-
-def test_numbers_that_compile_takes_are_fits() -> None:
-    from meadow.compiler import fit
-    from meadow.runtime import fabric
-
-    assert sorted(fabric.SETTABLE) == sorted(fit.SETTABLE)
 
 
 def test_a_pynq_without_ranges_is_served_by_whole_buffers(board: zynq.Zynq, tiny_package: Path) -> None:
@@ -400,15 +327,6 @@ def test_a_pynq_without_ranges_is_served_by_whole_buffers(board: zynq.Zynq, tiny
         with Session(tiny_package, board) as session:
             list(session.generate(PROMPT, 8))
             assert session.digest == digest_of(tiny_package, "emulator")
-
-
-def test_uploads_are_silent_outside_of_notebooks(tiny_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import IPython  # as pynq does
-
-    assert IPython.get_ipython() is None
-    with Session(tiny_package):
-        pass
-    assert capsys.readouterr() == ("", "")
 
 
 def test_unknown_faults_are_refused(tiny_package: Path) -> None:
