@@ -69,12 +69,13 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     type=int,
     default=32,
     show_default=True,
-    help="Of int4 and int2: columns that share a scale and a minimum.",
+    help="Of groups: columns that share a scale (and with int4 and int2 a minimum).",
 )
 @click.option("--head", type=click.Choice(["int8", "same"]), default="int8", show_default=True,
               help="Of int4 and int2: the head in 8 bits by groups, or as the linears are.")  # fmt: skip
-@click.option("--granularity", type=click.Choice(["tensor", "channel"]), default=None,
-              help="Of int8: one scale a matrix, or one an output feature  [default: channel].")  # fmt: skip
+@click.option("--granularity", type=click.Choice(["tensor", "channel", "group"]), default=None,
+              help="Of int8: one scale per matrix, per output feature, or per group of columns, which runs with FP16 activations and "
+              "keeps the codes of what is grouped already  [default: channel].")  # fmt: skip
 @click.option("--activations", type=click.Choice(["int8", "float"]), default=None,
               help="What the compiled program shall compute with: int8 is quantized per token at run time  "
               "[default: int8; with int4 and int2 float, which runs as FP16].")  # fmt: skip
@@ -95,18 +96,20 @@ def quantize_command(source: Path, target: Path, weights: str, group: int, head:
     """
     from meadow.compiler.quantize import quantize
 
+    by_group = weights != "int8" or granularity == "group"
+    kind = f"--weights {weights}" if weights != "int8" else "--granularity group"
     idle = {
-        "--granularity": granularity,
+        "--granularity": granularity if weights != "int8" else None,
         "--activations": activations if activations == "int8" else None,
         "--smoothing": smoothing,
     }
-    if weights != "int8" and any(value is not None for value in idle.values()):
+    if by_group and any(value is not None for value in idle.values()):
         named = ", ".join(key for key, value in idle.items() if value is not None)
-        raise click.UsageError(
-            f"{named}: of no use with --weights {weights}, which runs with FP16 activations; drop it"
-        )
-    if weights == "int8" and (group != 32 or head != "int8"):
+        raise click.UsageError(f"{named}: of no use with {kind}, which runs with FP16 activations; drop it")
+    if not by_group and (group != 32 or head != "int8"):
         raise click.UsageError("--group and --head go with --weights int4 and int2; drop them")
+    if weights == "int8" and head != "int8":
+        raise click.UsageError("--head goes with --weights int4 and int2; drop it")
     with stages(("reading", "calibrating", "rounding", "writing"), as_json) as show:
         result = quantize(source, target, granularity or "channel", activations or "int8", smoothing,
                           lambda text: show(text.split(" ")[0], text.partition(" ")[2]), weights, group, head)  # fmt: skip

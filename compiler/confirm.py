@@ -1,160 +1,191 @@
 # SPDX-License-Identifier: Apache-2.0
-"""confirm: what was matched by structure is checked by numbers, on the parts of the graph between its weights.
+"""confirm: what was matched by structure is checked by numbers: the embedding, every whole layer with its weights, and the head.
 
-A pattern can fit a graph that means something else: another softmax axis, a window in the mask, halves swapped in the
-rotation.  So each norm, attention core and gated activation is cut out, run by onnx's own reference evaluator on small
-random inputs, and compared with what the compiler will compute.  Weights are cut away: this costs milliseconds a layer.
+A pattern can fit a graph that means something else: a window in the mask, a cap on the scores, features moved between two
+operators.  So the graph is cut at the residual stream, each piece is run on random inputs by onnx's own reference evaluator
+(onnx_piece.py), and compared with what the Graph means (evaluate.py).  confirm_cause.py finds out why a layer differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from meadow.compiler.confirm_cause import cause_of
+from meadow.compiler.evaluate import Evaluator, State
+from meadow.compiler.graph import Graph, Node
+from meadow.compiler.onnx_piece import Core, NotEvaluated, Piece, Values, feeds
 from meadow.compiler.onnx_weight import OnnxGraph
 
-TOKENS, PAST = 3, 2
-"""Of the trial: enough for causality, order of positions and the cache to show."""
-TOLERANCE = 1e-3
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Core:
-    """The values around one layer's weightless parts, by name in the ONNX graph.
-
-    norms  (input, output, gain, epsilon) of each norm
-    """
-
-    layer: int
-    q: str
-    k: str
-    v: str
-    attended: str
-    gate: str
-    up: str
-    gated: str
-    norms: tuple[tuple[str, str, NDArray[np.float32], float], ...]
+EMPTY = 8
+"""Tokens of the trial from an empty cache."""
+SHORT_PAST, SHORT = 5, 3
+"""Cached and new tokens of the trial with scores as large as trained models have them."""
+TRAINED_SCORE = 12.0
+"""Standard deviation of the scores of that trial: a cap or another function of the scores shows at such sizes."""
+CONTEXT = 2048
+"""Positions that are tried where a file does not say its context."""
+MOST_CONTEXT = 8192
+"""Most positions that `read` tries; compile tries as many as its design has (docs/decisions/0018-confirm-whole-layers.md)."""
+TOLERANCE = 1e-4
+"""Of the largest magnitude that is expected.  FP32 sums of some thousand elements differ by 1e-5 at most."""
+LATE_TOLERANCE = 1e-3
+"""At the last position, where exporters that round their angles elsewhere differ by position * 2^-24."""
+Floats = NDArray[np.float32]
 
 
 class Difference(Exception):
-    """A part of the graph computes something else than was matched."""
+    """A piece of the graph computes something else than was matched."""
 
 
-def confirm(
-    g: OnnxGraph, core: Core, heads: int, kv_heads: int, head_dim: int, inv_freq: tuple[float, ...]
-) -> list[str]:
-    """Sentences on what differs in one layer; empty when everything means what it looked like."""
-    random = np.random.default_rng(core.layer)
-    found = []
-    for check in (_norms, _glu):
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream by its names in the ONNX graph: what layer n reads and writes is values[n] and values[n + 1]."""
+
+    values: tuple[str, ...]
+    logits: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cached and new tokens, the standard deviation of the scores against the cache, and the tolerance."""
+
+    past: int
+    tokens: int
+    score: float
+    tolerance: float
+
+
+def trials(context: int) -> tuple[Trial, ...]:
+    """From empty, with scores of trained size, and at the last position of `context`."""
+    return (
+        Trial(0, min(EMPTY, context), 1.0, TOLERANCE),
+        Trial(min(SHORT_PAST, max(context - SHORT, 0)), min(SHORT, context), TRAINED_SCORE, TOLERANCE),
+        Trial(context - 1, 1, 1.0, max(LATE_TOLERANCE, context * 2.0**-23)),
+    )
+
+
+def confirm(g: OnnxGraph, graph: Graph, stream: Stream, cores: list[Core], context: int) -> list[tuple[str, str]]:
+    """(what is wrong, what kind of problem it is) for each piece that is not what it was matched as, or could not be checked.
+
+    cores    the parts inside of each layer, for telling why it differs
+    context  positions to try: the last one is context - 1
+    """
+    random = np.random.default_rng(0)
+    evaluator = Evaluator(graph, quantized=False)
+    found: list[tuple[str, str]] = []
+
+    def attempt(what: str, check: Callable[[], None]) -> None:
         try:
-            check(g, core, random)
+            check()
+        except NotEvaluated as problem:
+            found.append((f"{what} could not be checked: {problem}", "unchecked"))
         except Difference as difference:
-            found.append(str(difference))
-    try:
-        _attention(g, core, random, heads, kv_heads, head_dim, np.array(inv_freq))
-    except Difference as difference:
-        found.append(str(difference))
+            found.append((f"{what} computes something else than it looks like ({difference})", "meaning"))
+
+    trial = _Trial(g, graph, evaluator, stream, random)
+    attempt("the embedding", trial.embedding)
+    caches = [_cache(graph, each, random) for each in trials(context)]
+    for core in cores:
+        try:
+            trial.layer(core.layer, caches, context)
+        except NotEvaluated as problem:
+            found.append((f"layer {core.layer} could not be checked: {problem}", "unchecked"))
+        except Difference as difference:
+            found.append((f"layer {core.layer}: {cause_of(g, graph, core, context) or str(difference)}", "meaning"))
+        evaluator.weights.clear()
+    attempt("the head", trial.head)
     return found
 
 
-def run(g: OnnxGraph, output: str, values: dict[str, NDArray[np.generic]], what: str) -> Array:
-    """The value `output` when the graph is cut at `values`.  Raises Difference when it needs anything else."""
-    needed: set[str] = set()
-    nodes: set[int] = set()
-    stack = [output]
-    index = {out: i for i, n in enumerate(g.graph.node) for out in n.output}
-    while stack:
-        name = stack.pop()
-        if not name or name in needed or name in values:
-            continue
-        needed.add(name)
-        if name in index:
-            nodes.add(index[name])
-            stack += list(g.graph.node[index[name]].input)
-        elif name not in g.initializers:
-            raise Difference(f"{what} also depends on {name!r}")
-    chosen = [g.graph.node[i] for i in sorted(nodes)]
-    used = {i for n in chosen for i in n.input}
-    inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), list(v.shape))
-        for n, v in values.items() if n in used
-    ]  # fmt: skip
-    tensors = []
-    for name in sorted(used & g.initializers.keys() - values.keys()):
-        array = g.array(name)
-        assert array is not None
-        tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-    graph = helper.make_graph(chosen, "part", inputs, [result], tensors)
-    try:
-        model = helper.make_model(graph, opset_imports=list(g.model.opset_import), ir_version=g.model.ir_version)
-        feeds = {i.name: values[i.name] for i in inputs}
-        with np.errstate(all="ignore"):
-            answer = ReferenceEvaluator(model).run(None, feeds)[0]
-    except Exception as error:  # the reference evaluator raises whatever numpy does with a shape that does not fit
-        raise Difference(f"{what} could not be evaluated: {type(error).__name__}: {str(error)[:120]}") from None
-    return np.asarray(answer, np.float64)
-
-
-def _compare(found: Array, expected: Array, what: str) -> None:
+def _compare(found: NDArray[np.float64], expected: Floats, tolerance: float, what: str) -> None:
     if found.size != expected.size:
         raise Difference(f"{what} has {found.size} elements, {expected.size} were expected")
+    largest = float(np.abs(expected).max())
     worst = float(np.abs(found.reshape(-1) - expected.reshape(-1)).max())
-    if not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise Difference(f"{what} computes something else than it looks like (differs by {worst:.3g})")
+    if not worst <= tolerance * max(largest, 1e-6):
+        raise Difference(f"{what} differs by {worst:.2g} where the largest value is {largest:.2g}")
 
 
-def _norms(g: OnnxGraph, core: Core, random: np.random.Generator) -> None:
-    for source, output, gain, eps in core.norms:
-        x = random.normal(0, 1, (1, TOKENS, gain.size)).astype(np.float32)
-        expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + eps) * gain
-        _compare(run(g, output, {source: x}, f"layer {core.layer}, the norm {output!r}"), expected,
-                 f"layer {core.layer}, the norm {output!r}")  # fmt: skip
+def _between(graph: Graph, first: str, last: str) -> list[Node]:
+    """The nodes after `first` up to `last`."""
+    names = [node.name for node in graph.nodes]
+    return list(graph.nodes[names.index(first) + 1 : names.index(last) + 1])
 
 
-def _glu(g: OnnxGraph, core: Core, random: np.random.Generator) -> None:
-    gate, up = (random.normal(0, 2, (1, TOKENS, 5)).astype(np.float32) for _ in range(2))
-    what = f"layer {core.layer}, silu(gate) * up"
-    expected = gate / (1 + np.exp(-gate.astype(np.float64))) * up
-    _compare(run(g, core.gated, {core.gate: gate, core.up: up}, what), expected, what)
+def _cache(graph: Graph, trial: Trial, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Keys and values [past, kv_heads, head_dim] of a trial.
+
+    Values are so large that a single key that is left out or taken in shows in their weighted mean.
+    """
+    shape = (trial.past, graph.model.kv_heads, graph.model.head_dim)
+    keys, values = (random.standard_normal(shape, np.float32) for _ in range(2))
+    return keys * np.float32(trial.score), values * np.float32(max(1.0, trial.past) ** 0.5)
 
 
-def _attention(g: OnnxGraph, core: Core, random: np.random.Generator, heads: int, kv_heads: int, head_dim: int,
-               inv_freq: Array) -> None:  # fmt: skip
-    """Everything between the projections: rotation, cache, repetition of KV heads, mask, softmax, order of heads."""
-    what = f"layer {core.layer}, attention"
-    q = random.normal(0, 1, (1, TOKENS, heads * head_dim)).astype(np.float32)
-    k, v = (random.normal(0, 1, (1, TOKENS, kv_heads * head_dim)).astype(np.float32) for _ in range(2))
-    past = {kind: random.normal(0, 1, (1, kv_heads, PAST, head_dim)).astype(np.float32) for kind in ("key", "value")}
-    values: dict[str, NDArray[np.generic]] = {
-        core.q: q, core.k: k, core.v: v,
-        "input_ids": np.zeros((1, TOKENS), np.int64),
-        "attention_mask": np.ones((1, PAST + TOKENS), np.int64),
-        "position_ids": np.arange(PAST, PAST + TOKENS, dtype=np.int64)[None],
-    }  # fmt: skip
-    layers = range(sum(i.startswith("past_key_values.") and i.endswith(".key") for i in g.inputs))
-    values |= {f"past_key_values.{n}.{kind}": past[kind] for n in layers for kind in past}
-    angle = np.arange(PAST, PAST + TOKENS)[:, None, None] * inv_freq
+@dataclass
+class _Trial:
+    """The three kinds of pieces on random inputs.  Each raises Difference or NotEvaluated."""
 
-    def rotate(x: NDArray[np.float32], count: int) -> Array:
-        low, high = np.split(x.reshape(TOKENS, count, head_dim).astype(np.float64), 2, axis=-1)
-        return np.concatenate(
-            [low * np.cos(angle) - high * np.sin(angle), high * np.cos(angle) + low * np.sin(angle)], axis=-1
-        )
+    g: OnnxGraph
+    graph: Graph
+    evaluator: Evaluator
+    stream: Stream
+    random: np.random.Generator
+    embedded: tuple[int, ...] = ()
+    """The last axes of the embedding's value: one of grouped codes comes as [groups, group]."""
 
-    keys = np.concatenate([past["key"][0].swapaxes(0, 1), rotate(k, kv_heads)])
-    rows = np.concatenate([past["value"][0].swapaxes(0, 1), v.reshape(TOKENS, kv_heads, head_dim)])
-    queries, future = rotate(q, heads), np.arange(PAST + TOKENS) > np.arange(PAST, PAST + TOKENS)[:, None]
-    expected = np.empty((TOKENS, heads, head_dim))
-    for head in range(heads):
-        kv = head // (heads // kv_heads)
-        score = queries[:, head] @ keys[:, kv].T / np.sqrt(head_dim)
-        weight = np.exp(np.where(future, -np.inf, score))
-        expected[:, head] = weight @ rows[:, kv] / weight.sum(axis=-1, keepdims=True)
-    _compare(run(g, core.attended, values, what), expected, what)
+    def normal(self, tokens: int) -> Floats:
+        """A residual stream [tokens, dim]."""
+        return self.random.standard_normal((tokens, self.graph.model.dim), np.float32)
+
+    def streams(self, x: Floats) -> Values:
+        """`x` for every value of the residual stream, since shapes are computed from any of them."""
+        found: Values = dict.fromkeys(self.stream.values, x[None])
+        if self.embedded:
+            found[self.stream.values[0]] = x.reshape(1, len(x), *self.embedded)
+        return found
+
+    def embedding(self) -> None:
+        """Some rows of the table, and the last one."""
+        vocab = self.graph.model.vocab
+        ids = np.unique(np.concatenate([[0, vocab - 1], self.random.integers(0, vocab, EMPTY)]))
+        given = feeds(self.g, self.graph, ids, 0)
+        found = Piece(self.g, self.stream.values[0], set(given)).run(given)
+        self.embedded = found.shape[2:]
+        _compare(found, self.graph.weight_of(self.graph.nodes[0]).take(ids), TOLERANCE, "its row")
+
+    def head(self) -> None:
+        """Final norm and logits."""
+        x, ids = self.normal(SHORT), np.zeros(SHORT, np.int64)
+        last = f"l{self.graph.model.layers - 1}.add"
+        nodes = _between(self.graph, last, self.graph.nodes[-1].name)
+        expected = self.evaluator.follow(nodes, {last: x}, ids, State())
+        given = feeds(self.g, self.graph, ids, 0) | self.streams(x)
+        _compare(Piece(self.g, self.stream.logits, set(given)).run(given), expected, TOLERANCE, "its logits")
+
+    def layer(self, layer: int, caches: list[tuple[Floats, Floats]], context: int) -> None:
+        """One layer, residual in to residual out, in each of `trials`."""
+        first = self.graph.nodes[0].name if layer == 0 else f"l{layer - 1}.add"
+        nodes = _between(self.graph, first, f"l{layer}.add")
+        written = self.stream.values[layer + 1]
+        piece = None
+        for trial, (keys, values) in zip(trials(context), caches, strict=True):
+            x, ids = self.normal(trial.tokens), np.zeros(trial.tokens, np.int64)
+            keys = keys * self._unit_score(nodes, first, x)
+            state = State({layer: keys}, {layer: values}, trial.past) if trial.past else State()
+            expected = self.evaluator.follow(nodes, {first: x}, ids, state)
+            given = feeds(self.g, self.graph, ids, trial.past, keys, values) | self.streams(x)
+            piece = piece or Piece(self.g, written, set(given) - {written})
+            where = f"{trial.tokens} tokens after {trial.past}"
+            # What the layer adds is compared, which the residual itself would hide.
+            _compare(piece.run(given).reshape(-1) - x.reshape(-1), expected - x, trial.tolerance, where)
+
+    def _unit_score(self, nodes: list[Node], first: str, x: Floats) -> np.float32:
+        """By what keys of standard deviation 1 are multiplied so that the layer's scores have standard deviation 1."""
+        q = next(n for n in nodes if n.name.endswith(".q"))
+        queries = self.evaluator.follow(nodes[: nodes.index(q) + 1], {first: x}, np.zeros(len(x), np.int64), State())
+        return np.float32(1.0 / max(float(np.sqrt(np.mean(queries.astype(np.float64) ** 2))), 1e-12))

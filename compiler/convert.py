@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside, refuse_target
@@ -78,13 +79,26 @@ def dequantize_linear(b: Builder, weight: Weight) -> str:
     assert weight.scale is not None
     codes = b.const(weight.name, weight.codes)
     if weight.elem.group:
-        scale = b.const(f"{weight.name}.scale", weight.scale)
-        return _once(b, "DequantizeLinear", weight.name, f"{weight.name}.float", codes, scale,
+        inputs = [codes, b.const(f"{weight.name}.scale", weight.scale)]
+        if weight.minimum is not None:
+            zero = integer_zero_points(weight)
+            assert zero is not None, "quantize rounds such weights anew"
+            inputs.append(b.const(f"{weight.name}.zero", zero))
+        return _once(b, "DequantizeLinear", weight.name, f"{weight.name}.float", *inputs,
                      axis=1, block_size=weight.elem.group)  # fmt: skip
     scalar = weight.scale.size == 1
     scale = b.const(f"{weight.name}.scale", weight.scale.reshape(()) if scalar else weight.scale)
     extra: dict[str, Any] = {} if scalar else {"axis": 0}
     return _once(b, "DequantizeLinear", weight.name, f"{weight.name}.float", codes, scale, **extra)
+
+
+def integer_zero_points(weight: Weight) -> NDArray[np.uint8] | None:
+    """The zero points of 8 bits of which -zero * scale is the minimum bit for bit, [N, groups]; None where there are none."""
+    assert weight.scale is not None and weight.minimum is not None
+    safe = np.where(weight.scale == 0, np.float32(1), weight.scale)
+    zero = np.clip(np.rint(-weight.minimum / safe), 0, 255).astype(np.uint8)
+    same = bool((-zero.astype(np.float32) * weight.scale == weight.minimum).all())
+    return zero if same and weight.codes.dtype == np.uint8 else None
 
 
 def _once(b: Builder, op: str, name: str, out: str, *inputs: str, **attributes: Any) -> str:
@@ -111,15 +125,14 @@ def _matmul_nbits(b: Builder, x: str, weight: Weight, out: str) -> str:
 
 def write_embedding(b: Builder, ids: str, weight: Weight, out: str) -> str:
     """The rows that `ids` name, in float32: the codes are gathered first, so that a step never unpacks the table."""
-    codes = b.const(weight.name, weight.codes) if weight.elem.bits != 4 else ""
+    if weight.elem.group and (weight.elem.bits < 8 or weight.minimum is not None):
+        # Written as floats, which are the products and sums of what was stored.
+        return b.node("Gather", b.const(f"{weight.name}.table", weight.dequantize()), ids, name=out)
+    codes = b.const(weight.name, weight.codes)
     if not weight.elem.quantized:
         rows = b.node("Gather", codes, ids, name=f"{out}.rows")
         return b.node("Cast", rows, name=out, to=1) if str(weight.elem) == "f16" else rows
     assert weight.scale is not None
-    if weight.elem.bits == 4:
-        # Rare (an embedding of 4-bit codes): written as floats, which are exact products and sums of what was stored.
-        table = b.const(f"{weight.name}.table", weight.dequantize())
-        return b.node("Gather", table, ids, name=out)
     rows = b.node("Cast", b.node("Gather", codes, ids, name=f"{out}.codes"), name=f"{out}.rows", to=1)
     if weight.scale.size == 1:
         return b.node("Mul", rows, b.const(f"{weight.name}.scale", weight.scale.reshape(())), name=out)

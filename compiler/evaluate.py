@@ -8,7 +8,7 @@ hardware applies them (docs/arithmetic.md), so that rung 2 must agree to a small
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,25 +32,43 @@ class State:
     position: int = 0
 
 
+class _Dequantized(dict[str, Floats]):
+    """Weights by name, dequantized when first used and kept."""
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        self.graph = graph
+
+    def __missing__(self, name: str) -> Floats:
+        self[name] = self.graph.weights[name].dequantize()
+        return self[name]
+
+
 class Evaluator:
     """A Graph with its weights dequantized once.  `run` may be called again and again with the same State."""
 
     def __init__(self, graph: Graph, quantized: bool):
         self.graph = graph
         self.quantized = quantized
-        self.weights = {name: w.dequantize() for name, w in graph.weights.items()}
+        self.weights = _Dequantized(graph)
 
     def run(self, tokens: NDArray[np.integer[Any]], state: State, observe: Observe | None = None) -> Floats:
         """Logits float32 [T, vocab] of `tokens` [T], which follow those that `state` holds."""
+        logits = self.follow(self.graph.nodes, {}, tokens, state, observe)
+        state.position += len(tokens)
+        return logits
+
+    def follow(self, nodes: Sequence[Node], values: dict[str, Floats], tokens: NDArray[np.integer[Any]], state: State,
+               observe: Observe | None = None) -> Floats:  # fmt: skip
+        """What the last of `nodes` computes, given `values` [T, width] by node name; the position of `state` stays."""
         position = np.arange(state.position, state.position + len(tokens))
-        values: dict[str, Floats] = {}
-        for node in self.graph.nodes:
+        values = dict(values)
+        for node in nodes:
             inputs = [values[name] for name in node.inputs]
             if observe is not None and node.op in (Op.LINEAR, Op.HEAD):
                 observe(node, inputs[0])
             values[node.name] = self._node(node, inputs, tokens, position, state)
-        state.position += len(tokens)
-        return values[self.graph.nodes[-1].name]
+        return values[nodes[-1].name]
 
     def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], position: NDArray[np.intp],
               state: State) -> Floats:  # fmt: skip

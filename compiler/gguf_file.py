@@ -6,6 +6,7 @@ Only reads.  The container is parsed by the `gguf` package; what is checked here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,18 @@ from meadow.compiler.graph import Model
 from meadow.compiler.types import F16, F32, Weight, grouped
 
 SUPPORTED_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
+BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
+"""Of GROUP weights: FP16 scale, Q4_1's FP16 minimum, codes."""
 GROUP = 32
 """Weights a group of Q8_0, Q4_0 and Q4_1 (ggml-common.h, QK8_0 and its sisters)."""
 MAX_LAYERS = 1024
+LARGEST_SIZE = 1 << 20
+"""Of any dimension and of the context: a larger one is damage."""
+READ = {
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count",
+}  # fmt: skip
+"""Keys that are read, without the architecture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,38 +132,72 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Model
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; convert serves 'llama' files")
     problems: list[tuple[str, str, str]] = []
 
-    def number(key: str, default: float | None = None) -> float:
+    def number(key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
         value = fields.get(f"llama.{key}", default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
-            problems.append((f"llama.{key}", f"is {value!r}", "the file must say it"))
+        if isinstance(value, list):
+            problems.append((f"llama.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
+            return 1
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
+            problems.append((f"llama.{key}", f"is {value!r}", f"a number from 0 to {most:g} is expected"))
             return 1
         return value
 
-    layers, dim = int(number("block_count")), int(number("embedding_length"))
+    layers, dim = int(number("block_count", most=MAX_LAYERS)), int(number("embedding_length"))
     heads = int(number("attention.head_count"))
     kv_heads = int(number("attention.head_count_kv", heads))
-    if not (0 < layers <= MAX_LAYERS and 0 < kv_heads <= heads and heads % kv_heads == 0 and dim > 0):
+    if not (layers > 0 and 0 < kv_heads <= heads and heads % kv_heads == 0 and dim > 0):
         problems.append(("shape", f"{layers} layers, dim {dim}, {heads} heads over {kv_heads} KV heads", "not a model"))
     head_dim = int(number("attention.key_length", dim // max(heads, 1)))
-    base = number("rope.freq_base", 10000.0)
-    if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2:
+    base, context = number("rope.freq_base", 10000.0, 1e12), int(number("context_length", 0))
+    if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2 or not head_dim:
         problems.append(("llama.rope.dimension_count", "rotates a part of the head only", "not supported"))
-    for key in ("expert_count", "rope.scaling.factor"):
-        if fields.get(f"llama.{key}"):
-            problems.append((f"llama.{key}", f"is {fields[f'llama.{key}']}", "not supported"))
+    ffn, eps = int(number("feed_forward_length")), float(np.float32(number("attention.layer_norm_rms_epsilon", 1e-5)))
+    problems += _check_keys(fields, context, head_dim)
     embedding = tensors.get("token_embd.weight")
     vocab = int(embedding.shape[1]) if embedding is not None and len(embedding.shape) == 2 else 0
+    if not base:
+        problems.append(("llama.rope.freq_base", "is 0", "no rotary frequencies come of it"))
+    if problems:  # the sizes are used from here on
+        raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
     model = Model(
         name=str(fields.get("general.name", path.stem)), layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
-        head_dim=head_dim, ffn=int(number("feed_forward_length")), vocab=vocab,
-        eps=float(np.float32(number("attention.layer_norm_rms_epsilon", 1e-5))),
-        inv_freq=tuple(float(v) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2))),
-        context=int(number("context_length", 0)),
+        head_dim=head_dim, ffn=ffn, vocab=vocab, eps=eps,
+        inv_freq=tuple(float(v) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2))), context=context,
     )  # fmt: skip
-    problems += _check_tensors(model, tensors)
+    problems = _check_tensors(model, tensors) or _check_values(tensors)
     if problems:
         raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
     return model
+
+
+def _check_keys(fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
+    """Every key of the architecture is read, says nothing new, or is refused: most change what is computed."""
+    nothing: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("expert_count", "expert_used_count", "attn_logit_softcapping", "final_logit_softcapping",
+                         "use_parallel_residual", "attention.clamp_kqv", "attention.max_alibi_bias"), lambda v: not v),
+        **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor", "logit_scale", "embedding_scale",
+                         "residual_scale"), lambda v: v in (0, 1)),
+        "rope.scaling.type": lambda v: v in ("none", "linear"),  # its factor is a key of its own
+        "rope.scaling.original_context_length": lambda v: True, "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
+        "attention.sliding_window": lambda v: not v or v >= context > 0,
+        "attention.causal": lambda v: v is True,
+        "attention.scale": lambda v: not v or bool(np.isclose(v, head_dim**-0.5, rtol=1e-6)),
+        "attention.value_length": lambda v: v == head_dim,
+        "tensor_data_layout": lambda v: v == "Meta AI original pth",
+    }  # fmt: skip
+    problems = []
+    for key, value in fields.items():
+        name = key.removeprefix("llama.")
+        if name == key or name in READ:
+            continue
+        what = nothing.get(name)
+        if what is None:
+            problems.append(
+                (key, f"is {str(value)[:60]}", "this key is not known here, and may change what is computed")
+            )
+        elif isinstance(value, list) or not what(value):
+            problems.append((key, f"is {str(value)[:60]}", "it changes what is computed, which is not supported"))
+    return problems
 
 
 def expected_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -172,6 +216,21 @@ def expected_shapes(model: Model) -> dict[str, tuple[int, ...]]:
             p + "ffn_down.weight": (model.dim, model.ffn),
         }  # fmt: skip
     return shapes
+
+
+def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Scales, minima, gains and floats must be finite."""
+    problems = []
+    for name, tensor in tensors.items():
+        kind, data = tensor.tensor_type.name, np.asarray(tensor.data)
+        if kind not in ("F32", "F16"):
+            halves = 2 if kind == "Q4_1" else 1
+            blocks = data.view(np.uint8).reshape(-1, BLOCK_BYTES[kind])[:, : 2 * halves]
+            data = np.ascontiguousarray(blocks).view(np.float16)
+        if not np.isfinite(data).all():
+            problems.append((name, f"its {'values' if kind in ('F32', 'F16') else 'scales'} hold NaN or infinity",
+                             "the file is damaged; get or export it again"))  # fmt: skip
+    return problems
 
 
 def _check_tensors(model: Model, tensors: dict[str, Any]) -> list[tuple[str, str, str]]:

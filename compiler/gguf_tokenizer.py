@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from meadow.compiler.errors import UnsupportedModel
+from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.graph import Model
 
 CONTROL, USER_DEFINED = 3, 4
@@ -43,9 +43,19 @@ def tokenizer(fields: dict[str, Any]) -> Tokenizer:
     return made
 
 
+def _bpe(vocab: dict[str, int], merges: list[tuple[str, ...]], **how: Any) -> Tokenizer:
+    """A tokenizer of byte pairs.  Raises UsageError for merges that are no pairs of tokens, or make none."""
+    wrong = [pair for pair in merges if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys()]
+    if wrong:
+        shown = ", ".join(repr(" ".join(pair)) for pair in wrong[:3])
+        raise UsageError(f"{len(wrong)} of the file's {len(merges)} merges do not make a token of two tokens ({shown}); the file is damaged: "
+                         "get it again, or convert the model to GGUF again")  # fmt: skip
+    return Tokenizer(models.BPE(vocab, [(left, right) for left, right in merges], **how))
+
+
 def _byte_level(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
     merges = [tuple(m.split(" ", 1)) for m in fields.get("tokenizer.ggml.merges") or []]
-    made = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, fuse_unk=False))
+    made = _bpe({t: i for i, t in enumerate(tokens)}, merges, fuse_unk=False)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=bool(fields.get("tokenizer.ggml.add_space_prefix", False)))
     pre = fields.get("tokenizer.ggml.pre", "default")
     if pre == "smollm":
@@ -71,7 +81,7 @@ def _sentencepiece(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
         pairs = _merges_from_scores(vocab, fields.get("tokenizer.ggml.scores") or [])
     unknown = tokens[int(fields.get("tokenizer.ggml.unknown_token_id", 0))]
     bytes_too = "<0x00>" in vocab
-    made = Tokenizer(models.BPE(vocab, pairs, unk_token=unknown, fuse_unk=bytes_too, byte_fallback=bytes_too))
+    made = _bpe(vocab, pairs, unk_token=unknown, fuse_unk=bytes_too, byte_fallback=bytes_too)
     steps = [normalizers.Replace(" ", "▁")]
     prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), *steps] if prefix else steps)

@@ -105,6 +105,7 @@ class Graph:
 
     source    the file it was read from
     metadata  that file's own key-value pairs
+    positions  up to which the file was tried against this graph (confirm.py); 0 where it was not
     """
 
     model: Model
@@ -113,6 +114,7 @@ class Graph:
     gains: dict[str, NDArray[np.float32]] = field(repr=False)
     source: str = ""
     metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    positions: int = 0
 
     def replace(self, **changes: object) -> Graph:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ class Builder:
     def const(self, name: str, value: NDArray[np.generic]) -> str:
         if name not in self.names:
             self.names.add(name)
-            self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            self.tensors.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def ints(self, *values: int) -> str:

@@ -38,6 +38,8 @@ def refuse_wrong_kind(path: Path) -> None:
     """Raise UsageError when `path` is recognisably something other than an ONNX file."""
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    if not path.is_file():
+        raise UsageError(f"{path} is no regular file; an .onnx file is expected")
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
@@ -77,7 +79,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     if path.stat().st_size >= PROTO_LIMIT:
         raise UsageError(f"{path} is over 2 GiB; ONNX allows that only with external data")
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except DecodeError:
         raise UsageError(f"{path} is not a whole ONNX file (truncated, or another format)") from None
     if not model.graph.node or not model.graph.output:
@@ -96,15 +98,25 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def _refuse_disorder(path: Path, model: onnx.ModelProto) -> None:
-    """Raise UsageError unless every node reads what is there before it, as ONNX demands; so there are no cycles."""
+    """Raise UsageError unless every node reads what is there before it and every value is made once, as ONNX demands: so there
+    are no cycles, and no name means two things."""
     known = {"", *(t.name for t in model.graph.initializer), *(i.name for i in model.graph.input)}
+    tensors = [t.name for t in model.graph.initializer]
+    if len(tensors) != len(set(tensors)):
+        twice = next(name for name in tensors if tensors.count(name) > 1)
+        raise UsageError(f"{path}: two initializers are called {twice!r}: not a valid graph")
     for node in model.graph.node:
         for name in node.input:
             if name not in known:
                 raise UsageError(
                     f"{path}: {node.op_type} {node.name!r} reads {name!r} before it is computed: not a valid graph"
                 )
-        known |= set(node.output)
+        for name in node.output:
+            if name and name in known:
+                raise UsageError(
+                    f"{path}: {node.op_type} {node.name!r} computes {name!r}, which is there already: not a valid graph"
+                )
+            known.add(name)
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
@@ -156,7 +168,7 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
 def external_files(path: Path) -> list[Path]:
     """The external data files that an ONNX file names, inside its folder or not, in the order of their names."""
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except DecodeError:
         return []  # load_model says what is wrong; a digest is of whatever is there
     tensors = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]

@@ -19,6 +19,20 @@ from meadow.compiler.llama import scale_and_minimum, unpacked_codes
 from meadow.compiler.onnx_file import tensor_array
 from meadow.compiler.types import F16, F32, I8, Weight, grouped
 
+ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Attention": {"scale": (), "is_causal": (), "q_num_heads": (), "kv_num_heads": (), "softmax_precision": (),
+                  "qk_matmul_output_mode": (0,), "softcap": (0.0,)},
+    "RotaryEmbedding": {"interleaved": (0,), "rotary_embedding_dim": (0,), "num_heads": ()},
+    "RMSNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
+    "SimplifiedLayerNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
+    "Gemm": {"alpha": (1.0,), "beta": (1.0,), "transA": (0,), "transB": (0, 1)},
+    "MatMul": {},
+    "MatMulNBits": {"K": (), "N": (), "bits": (), "block_size": (), "accuracy_level": ()},
+    "DequantizeLinear": {"axis": (), "block_size": (), "output_dtype": ()},
+    "Gather": {"axis": (0,)},
+}  # fmt: skip
+"""Attributes that are read, by operator, with the values that are served: () for any, whose meaning numbers confirm."""
+
 
 class Reject(Exception):
     """A node that is not what the caller looked for; the message says why, for the table of problems."""
@@ -32,12 +46,22 @@ class OnnxGraph:
         self.folder = folder
         self.graph = model.graph
         self.producer: dict[str, onnx.NodeProto] = {out: n for n in self.graph.node for out in n.output if out}
+        self.index: dict[str, int] = {out: i for i, n in enumerate(self.graph.node) for out in n.output if out}
         self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in self.graph.initializer}
         self.inputs = [i.name for i in self.graph.input if i.name not in self.initializers]
         self._arrays: dict[str, NDArray[np.generic]] = {}
 
     def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        """The attributes of a node.  Raises Reject for one that ATTRIBUTES does not know, or a value that it does not serve."""
+        found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        known = ATTRIBUTES.get(node.op_type)
+        if known is not None:
+            for name, value in found.items():
+                served = known.get(name)
+                if served is None or (served and value not in served):
+                    wanted = f"{' or '.join(str(v) for v in served)} is served" if served else "it is not known here"
+                    raise Reject(f"{node.op_type} {node.name or node.output[0]!r} has {name}={value}; {wanted}")
+        return found
 
     def array(self, name: str) -> NDArray[np.generic] | None:
         """The value of `name` if it is an initializer or a Constant (through Identity), else None."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler import packets, prefix
 from meadow.compiler.design import BEAT_BYTES, LANE_COLS
+from meadow.compiler.errors import UsageError
 from meadow.compiler.grouped import GroupFormat, GroupLayout
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.types import Weight
@@ -172,7 +173,10 @@ def pack(
     scheme          one of SCHEMES
     prefix_codes    whether the engine decodes prefix codes
     lookup_entries  chunks that the engine's table of the published scheme has room for
+    Raises UsageError for another scheme.
     """
+    if scheme not in SCHEMES:
+        raise UsageError(f"packing {scheme!r} is not known; known are {', '.join(SCHEMES)}")
     counts = _counts(codes)
     entropy = _entropy(counts)
     streams = layout.split(codes)

@@ -38,17 +38,20 @@ REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_
 
 
 class Embedding(NamedTuple):
-    """The table of embeddings: row n is (codes[n] - zero) * scale, or codes[n] * scale + minimum, by groups of columns."""
+    """The table of embeddings: row n is (codes[n] - zero) * scale, or codes[n] * scale + minimum, by groups of columns; codes[n] as
+    it is where there is no scale."""
 
     codes: NDArray[Any]
     zero: int
-    scale: NDArray[np.float32]
+    scale: NDArray[np.float32] | None
     minimum: NDArray[np.float32] | None
     group: int
 
     def rows(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """FP32 [len(index), dim]; each operation is rounded once."""
-        x = self.codes[index].astype(np.float32)
+        x: NDArray[np.float32] = self.codes[index].astype(np.float32)
+        if self.scale is None:
+            return x
         if self.zero:
             x -= np.float32(self.zero)
         x *= np.repeat(self.scale[index], self.group, axis=1)[:, : x.shape[1]]
@@ -141,6 +144,10 @@ class Package:
         if not entry["tied"]:
             group, groups = int(entry["group"]), -(-dim // int(entry["group"])) if entry["group"] else 1
             start, scale_at = int(entry["file_offset"]), int(entry["scale_offset"])
+            if entry.get("float"):
+                kind = np.dtype(np.float16 if entry["float"] == 16 else np.float32)
+                table = whole[start : start + vocab * dim * kind.itemsize].view(kind).reshape(vocab, dim)
+                return Embedding(table, 0, None, None, dim)
             codes = (
                 whole[start : start + vocab * dim].view(np.int8 if entry["signed"] else np.uint8).reshape(vocab, dim)
             )

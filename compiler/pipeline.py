@@ -23,7 +23,7 @@ from meadow.compiler import cost
 from meadow.compiler.block_design import block_design, hardware_facts
 from meadow.compiler.design import Design
 from meadow.compiler.emit import emit
-from meadow.compiler.errors import MeadowError, UnsupportedModel
+from meadow.compiler.errors import MeadowError, UnsupportedModel, UsageError
 from meadow.compiler.fit import BUDGET, Fit, fit
 from meadow.compiler.folder import refuse_target
 from meadow.compiler.graph import Graph, Op
@@ -34,7 +34,6 @@ from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_gro
 from meadow.compiler.package import load
 from meadow.compiler.parts import Part, weight_parts
 from meadow.compiler.place import place
-from meadow.compiler.quantize import ABSURD_SCALE
 from meadow.compiler.read import read, source_digest
 from meadow.compiler.rewrite import rewrite
 from meadow.compiler.save import compiler_digest, save
@@ -83,6 +82,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
         graph, board, dict(options.settings), options.design, options.packing, options.optimize, options.dataflow
     )
     design = fitted.design
+    confirm_context(graph, file, design.context, progress)
     parts_of = weight_parts(graph, design)
     packed = pack_all(graph, design, parts_of, options.packing, progress)
     progress("lower", f"dataflow {options.dataflow}")
@@ -106,6 +106,24 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     progress("save", str(target))
     save(target, graph, design, schedule, packed, parts_of, plan, facts)
     return {**summary, "up_to_date": False}
+
+
+def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[str, str], None]) -> None:
+    """Try the user's file up to the last position of the design, where reading it tried fewer.
+
+    Raises UnsupportedModel for a file that means something else there, UsageError where it is gone.
+    """
+    if context > graph.positions:
+        progress("read", f"again, up to position {context}")
+        read(file, context)
+    tried = graph.metadata.get("meadow.confirmed", "")
+    if tried.isdecimal() and context > int(tried):  # `file` was written anew of what was tried so far only
+        before = (file.parent / graph.metadata.get("meadow.origin.path", "")).resolve()
+        if not before.is_file():
+            raise UsageError(f"{file} was tried up to position {tried} of the model that it was quantized from, and {before} is gone; "
+                             f"compile with --set context={tried}, or quantize that model again")  # fmt: skip
+        progress("read", f"{before}, up to position {context}")
+        read(before, context)
 
 
 def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
@@ -136,11 +154,14 @@ def is_current(target: Path, inputs: str) -> bool:
 
 
 def require_engines(graph: Graph) -> None:
-    """Raise UnsupportedModel unless an engine takes every matrix: the INT8 array those with a scale a tensor or row, and
-    INT8 activations; pacq_gemv grouped ones, and float activations."""
+    """Raise UnsupportedModel unless an engine takes every matrix that is multiplied: the INT8 array those with a scale per tensor or
+    row, and INT8 activations; pacq_gemv grouped ones, and float activations.  A table that is only looked up is the host's."""
+    multiplied = {n.weight for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD)}
+    array = {name for name in multiplied if name is not None and graph.weights[name].elem == I8}
     problems = []
-    array = {n.weight for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD) and graph.weight_of(n).elem == I8}
     for name, weight in graph.weights.items():
+        if weight.scale is None and name not in multiplied:
+            continue
         if weight.elem.group and weight.scale is not None:
             problems += grouped_problems(weight)
             continue
@@ -149,24 +170,30 @@ def require_engines(graph: Graph) -> None:
                 (
                     name,
                     f"is {weight.elem}",
-                    "the engines take int8 with a scale a tensor or row, and 2, 4 or 8 bits in groups",
+                    "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups",
                 )
             )
             continue
-        largest, smallest = float(abs(weight.scale).max()), float(abs(weight.scale).min())
-        if not 0 <= smallest <= largest < ABSURD_SCALE:
-            problems.append((name, f"has scales from {smallest:g} to {largest:g}", "export or quantize it again"))
     if problems:
-        todo = f"{quantize_command(graph)} --weights int8 --granularity channel --activations int8"
         kinds = sorted({row[1] for row in problems})
         shown = problems[:6] + [("...", f"{len(problems) - 6} more", "")] * (len(problems) > 6)
         raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
-                               f"  To make an INT8 model of it: {todo}", tuple(shown))  # fmt: skip
+                               f"  {remedy(graph)}", tuple(shown))  # fmt: skip
     if array and graph.model.activations != "int8":
         raise UnsupportedModel(
             "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
-            f"  To ask for them: {quantize_command(graph)} --activations int8"
+            f"  To ask for them: {quantize_command(graph)}-int8 --activations int8"
         )
+
+
+def remedy(graph: Graph) -> str:
+    """The command that makes a model for the engines of this one, and keeps the codes of what is grouped already."""
+    widths = {w.elem.bits for w in graph.weights.values() if w.elem.group}
+    if not widths:
+        return f"To make an INT8 model of it: {quantize_command(graph)}-int8 --weights int8 --granularity channel --activations int8"
+    if max(widths) == 8:
+        return f"To keep its codes and give the rest 8 bits: {quantize_command(graph)}-int8 --weights int8 --granularity group"
+    return f"To keep its codes and give the rest {max(widths)} bits: {quantize_command(graph)}-int{max(widths)} --weights int{max(widths)}"
 
 
 def grouped_problems(weight: Weight) -> list[tuple[str, str, str]]:
@@ -197,11 +224,11 @@ def grouped_problems(weight: Weight) -> list[tuple[str, str, str]]:
 
 
 def quantize_command(graph: Graph) -> str:
-    """What to type to make an INT8 model of this one."""
+    """What to type to quantize this model, up to the end of the output folder's name."""
     file = Path(graph.source)
     if file.name == "model.onnx":
-        return f"meadowc quantize {file.parent} -o {file.parent}-int8"
-    return f"meadowc quantize {file} -o {file.with_suffix('')}-int8"
+        return f"meadowc quantize {file.parent} -o {file.parent}"
+    return f"meadowc quantize {file} -o {file.with_suffix('')}"
 
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.convert import write_embedding, write_linear
-from meadow.compiler.errors import UnsupportedModel, UsageError
+from meadow.compiler.convert import integer_zero_points, write_embedding, write_linear
+from meadow.compiler.errors import UsageError
 from meadow.compiler.evaluate import Evaluator, State
 from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.graph import Graph, Node, Op
 from meadow.compiler.grouped import GroupFormat
 from meadow.compiler.llama import Builder, build
 from meadow.compiler.onnx_file import find_model, save_model
-from meadow.compiler.read import read, source_digest
+from meadow.compiler.read import ABSURD_SCALE, read, source_digest
 from meadow.compiler.types import I8, Weight, grouped
 
 Floats = NDArray[np.float32]
@@ -39,7 +39,6 @@ SMOOTHING = {"channel": 1.0, "tensor": 0.15}
 the activations (measured on SmolLM2: docs/decisions/0005-smoothing.md)."""
 CLIP_RATIOS = tuple(np.arange(1.0, 0.35, -0.05))
 """Fractions of the largest magnitude tried as the range of a per-tensor scale."""
-ABSURD_SCALE = 1e4
 GROUP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Fractions of a group's range that are tried."""
 HEAD_GROUP = 32
@@ -205,13 +204,14 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
              weights: str = "int8", group: int = 32, head: str = "int8") -> dict[str, Any]:  # fmt: skip
     """Write `target`/ with quantized weights from the ONNX folder `source`; returns the coverage and error report.
 
-    weights    int8, or int4 or int2 in groups of `group` columns; then activations stay float
-    head       of int4 and int2: "int8" gives the head 8 bits in groups of HEAD_GROUP, "same" those of the linears
+    weights      int8, or int4 or int2 in groups of `group` columns; then activations stay float
+    granularity  of int8: "channel", "tensor", or "group": 8 bits in groups of `group` columns, and activations stay float
+    head         of int4 and int2: "int8" gives the head 8 bits in groups of HEAD_GROUP, "same" those of the linears
 
     smoothing  0 to 1, how much activation range is moved into the weights; None takes the default of the granularity
     Raises UnsupportedModel for a graph that is not understood or weights that are not finite, UsageError for options.
     """
-    if weights != "int8":
+    if weights != "int8" or granularity == "group":
         return _quantize_groups(source, target, int(weights.removeprefix("int")), group, head, progress)
     if granularity not in SMOOTHING or activations not in ("int8", "float"):
         raise UsageError(f"granularity {granularity!r} and activations {activations!r} are not known")
@@ -219,7 +219,6 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
     refuse_target(target, "model.onnx", (file,))
     progress("reading")
     graph = read(file)
-    _refuse_absurd(graph)
     strength = SMOOTHING[granularity] if smoothing is None else smoothing
     if not 0 <= strength <= 1:
         raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
@@ -257,7 +256,7 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
                      progress: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
     """quantize, for pacq_gemv.  Matrices that are grouped already and have no more bits arrive as they are."""
     try:
-        GroupFormat(bits, group, True, False)
+        GroupFormat(bits, group, bits < 8, False)
     except ValueError as error:
         raise UsageError(f"--weights int{bits} --group {group}: {error}") from None
     if head not in ("int8", "same"):
@@ -266,7 +265,6 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
     refuse_target(target, "model.onnx", (file,))
     progress("reading")
     graph = read(file)
-    _refuse_absurd(graph)
     quantized, rows = {}, []
     embed, last = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
     wanted = {name: bits for name in graph.weights if name not in (embed, last)} | {embed: 8}
@@ -275,13 +273,16 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
     for index, (name, width) in enumerate(wanted.items()):
         weight = graph.weights[last if name == HEAD else name]
         w = weight.dequantize()
-        # ONNX has no 8-bit groups with minima (MatMulNBits' float zero points are for 4 bits here): those are rounded anew.
-        kept = weight.elem.group and weight.elem.bits <= width and (weight.elem.bits < 8 or weight.minimum is None)
+        # 8-bit groups with minima that are no zero points have no form in ONNX (MatMulNBits' float zero points are for 4 bits
+        # here): those are rounded anew.
+        written = weight.elem.bits < 8 or weight.minimum is None or integer_zero_points(weight) is not None
+        kept = weight.elem.group and weight.elem.bits <= width and written
         if kept:
             quantized[name] = weight
         elif width == 8:
-            codes, scale = round_to_int8_groups(w, HEAD_GROUP)
-            quantized[name] = Weight(name, grouped(8, HEAD_GROUP), codes, scale)
+            columns = group if bits == 8 else HEAD_GROUP
+            codes, scale = round_to_int8_groups(w, columns)
+            quantized[name] = Weight(name, grouped(8, columns), codes, scale)
         else:
             found, scale, minimum = round_to_groups(w, width, group)
             quantized[name] = Weight(name, grouped(width, group), found, scale, minimum)
@@ -337,20 +338,6 @@ def _round_all(graph: Graph, weights: dict[str, Floats], granularity: str, stati
     return quantized, rows
 
 
-def _refuse_absurd(graph: Graph) -> None:
-    """Raise UnsupportedModel when a weight, scale or gain is not finite."""
-    problems = []
-    for name, weight in graph.weights.items():
-        for what, values in (("codes", weight.codes), ("scale", weight.scale), ("minimum", weight.minimum)):
-            if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
-                problems.append((name, f"its {what} hold NaN or infinity", "export the model again"))
-    for name, gain in graph.gains.items():
-        if not np.isfinite(gain).all():
-            problems.append((name, "a norm's gain holds NaN or infinity", "export the model again"))
-    if problems:
-        raise UnsupportedModel("the weights are not numbers:", tuple(problems))
-
-
 def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], what: str, activations: str,
            origin: dict[str, str], scalar: bool) -> Any:  # fmt: skip
     by_name = {node.name: node for node in graph.nodes}
@@ -383,5 +370,6 @@ def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], w
 
     tied = graph.nodes[0].weight == graph.nodes[-1].weight and HEAD not in weights
     metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
+                "meadow.confirmed": str(graph.positions),
                 "meadow.weights": what, **origin}  # fmt: skip
     return build(graph.model, gain, linear, embed, "token_embd.weight" if tied else "output.weight", metadata)

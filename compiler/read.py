@@ -16,14 +16,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from meadow.compiler.confirm import CONTEXT, MOST_CONTEXT, Stream, confirm
 from meadow.compiler.errors import UnsupportedModel
 from meadow.compiler.graph import Graph, Model, Node, Op
+from meadow.compiler.grouped import LARGEST
 from meadow.compiler.onnx_file import external_files, find_model, load_model
 from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, linear_weight
 from meadow.compiler.read_layer import LINEAR, Layer
 from meadow.compiler.types import I8, Weight, grouped
 
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
+ABSURD_SCALE = 1e4
+"""No INT8 weight has such a scale."""
 SMALLEST_EPSILON = 1e-30
 """Below this a norm of zeros would divide by a flushed zero."""
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
@@ -46,14 +50,34 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def read(path: Path) -> Graph:
-    """The Graph of the ONNX file (or folder) `path`.
+def read(path: Path, context: int | None = None) -> Graph:
+    """The Graph of the ONNX file (or folder) `path`, confirmed by numbers up to position `context`.
+
+    context  None: what the file says, at most MOST_CONTEXT; CONTEXT where it says nothing
 
     Raises UsageError when it is not a whole ONNX file, UnsupportedModel with a table of every problem found.
     """
     file = find_model(path)
     proto = load_model(file)
-    return Reader(OnnxGraph(proto, file.parent.resolve()), file).read()
+    return Reader(OnnxGraph(proto, file.parent.resolve()), file).read(context)
+
+
+def absurd_numbers(graph: Graph) -> list[tuple[str, str, str]]:
+    """The weights, scales, minima and gains that hold NaN, infinity, or scales that no weight has."""
+    problems = []
+    for name, weight in graph.weights.items():
+        if weight.scale is not None:
+            magnitude = np.abs(weight.scale)
+            least, most = float(magnitude.min()), float(magnitude.max())
+            if not 0 <= least <= most < (LARGEST if weight.elem.group else ABSURD_SCALE):
+                problems.append((name, f"has scales from {least:g} to {most:g}", "export or quantize it again"))
+        for what, values in (("codes", weight.codes), ("minima", weight.minimum)):
+            if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
+                problems.append((name, f"its {what} hold NaN or infinity", "export the model again"))
+    for name, gain in graph.gains.items():
+        if not np.isfinite(gain).all():
+            problems.append((name, "a norm's gain holds NaN or infinity", "export the model again"))
+    return problems
 
 
 def source_digest(path: Path) -> str:
@@ -81,25 +105,46 @@ class Reader:
         self.inv_freqs: list[tuple[float, ...]] = []
         self.eps: list[float] = []
         self.heads: dict[str, int] = {}
+        self.stream: list[str] = []
         self.layers = 0
-        self.head_dim = self.kv_heads = 0
+        self.head_dim = self.kv_heads = self.dim = 0
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
-    def read(self) -> Graph:
+    def read(self, context: int | None) -> Graph:
         self._check_interface()
         self._check_operators()
         if self.problems:
             self._refuse()
         try:
-            self._match_model()
+            layers = self._match_model()
         except Reject as reject:
             self.problems.append(("structure", str(reject), "only LLaMA-family decoders are read"))
+            self._refuse()
+        model = self._model()
+        positions = context or min(model.context or CONTEXT, MOST_CONTEXT)
+        graph = Graph(model, tuple(self.nodes), self.weights, self.gains, str(self.file), self._metadata(), positions)
+        graph.check()
+        self.problems += absurd_numbers(graph)
+        if not self.problems:
+            self._confirm(graph, layers, positions)
         if self.problems:
             self._refuse()
-        graph = Graph(self._model(), tuple(self.nodes), self.weights, self.gains, str(self.file), self._metadata())
-        graph.check()
         return graph
+
+    def _confirm(self, graph: Graph, layers: list[Layer], positions: int) -> None:
+        todo = {
+            "meaning": "only plain LLaMA-family layers are compiled",
+            "unchecked": "what was not checked is not compiled",
+        }
+        found = [layer.core() for layer in layers]
+        cores = [core for core in found if not isinstance(core, str)]
+        self.problems += [("meaning", core, todo["meaning"]) for core in found if isinstance(core, str)]
+        if not self.problems:
+            stream = Stream(tuple(self.stream), "logits")
+            self.problems += [
+                (kind, text, todo[kind]) for text, kind in confirm(self.g, graph, stream, cores, positions)
+            ]
 
     def _refuse(self) -> None:
         raise UnsupportedModel(f"{self.file} cannot be compiled; every problem found:", tuple(self.problems))
@@ -142,25 +187,26 @@ class Reader:
                 names = counts[kind]
                 self.problems.append((f"{kind} ({len(names)}, first {names[0]})", why, ""))
 
-    def _match_model(self) -> None:
+    def _match_model(self) -> list[Layer]:
+        """The layers, first to last; their nodes and weights are emitted."""
         head = self.node("logits", LINEAR, "the head")
+        self.dim = linear_weight(self.g, head).cols
         layers = []
         x = self.norm_input(self._data_input(head), "final norm")
         final = x
+        stream = [self.strip(x[1])]
         for layer in reversed(range(self.layers)):
             block = Layer(self, layer)
             x = block.match(x[1])
+            stream.append(self.strip(x[1]))
             layers.append(block)
+        self.stream = stream[::-1]
         self._match_embedding(x[1])
         for block in reversed(layers):
             block.emit()
         norm = self.emit_norm("norm", final, self.last())
         self.emit(Node("logits", Op.HEAD, (norm,), self.share(linear_weight(self.g, head))))
-        for block in reversed(layers):
-            for sentence in block.confirm():
-                self.problems.append(
-                    ("meaning", sentence, "only plain LLaMA-family attention, norms and MLPs are compiled")
-                )
+        return layers[::-1]
 
     def _metadata(self) -> dict[str, str]:
         return {p.key: p.value for p in self.g.model.metadata_props}
@@ -194,6 +240,16 @@ class Reader:
             name = self.g.producer[name].input[0]
         return name
 
+    def passed(self, name: str) -> list[str]:
+        """The operators that `strip` passes from `name` on, but for Identity."""
+        found = []
+        while name in self.g.producer and self.g.producer[name].op_type in TRANSPARENT:
+            node = self.g.producer[name]
+            if node.op_type != "Identity":
+                found.append(f"{node.op_type} {node.name or node.output[0]!r}")
+            name = node.input[0]
+        return found
+
     def node(self, name: str, kinds: set[str], what: str) -> onnx.NodeProto:
         name = self.strip(name)
         node = self.g.producer.get(name)
@@ -225,12 +281,13 @@ class Reader:
         if node is not None and node.op_type in ("RMSNormalization", "SimplifiedLayerNormalization"):
             eps = float(self.g.attributes(node).get("epsilon", 1e-5))
             return self._gain(node.input[1]), str(node.input[0]), eps
-        node = self.node(name, {"Mul"}, what)
+        node = self.node(name, {"Mul", "Div"}, what)
         unit, gain = self.split_constant(node)
-        if gain is None:
-            raise Reject(f"{what}: Mul {node.name!r} has no constant gain")
-        gain_name = next(i for i in node.input if i != unit)
-        inner = self.node(unit, {"Mul", "Div"}, f"{what}, x over its root")
+        if gain is None or node.op_type == "Div":  # simplifiers drop a gain of ones
+            gain_name, inner = "", node
+        else:
+            gain_name = next(i for i in node.input if i != unit)
+            inner = self.node(unit, {"Mul", "Div"}, f"{what}, x over its root")
         x, root = (str(i) for i in inner.input)
         if inner.op_type == "Mul":
             if self._is_reciprocal(x):
@@ -256,10 +313,13 @@ class Reader:
         return node.op_type == "Reciprocal" or (node.op_type == "Div" and self.g.scalar(node.input[0]) == 1.0)
 
     def _gain(self, name: str) -> str:
-        value = self.g.array(self.strip_constant(name))
+        """The name under which a norm's gain is kept, its own: exporters let equal gains share an initializer.  "" is ones."""
+        value = self.g.array(self.strip_constant(name)) if name else np.ones(self.dim, np.float32)
         if value is None:
             raise Reject(f"the gain {name!r} of a norm is not constant")
-        source = self.g.source_name(self.strip_constant(name))
+        source = self.g.source_name(self.strip_constant(name)) if name else "ones"
+        while source in self.gains:
+            source += "'"
         self.gains[source] = np.asarray(value, np.float32).reshape(-1)
         return source
 

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from meadow.compiler.confirm import Core, confirm
 from meadow.compiler.graph import Node, Op
-from meadow.compiler.onnx_weight import Reject, linear_weight
+from meadow.compiler.onnx_piece import Core
+from meadow.compiler.onnx_weight import Reject
 
 if TYPE_CHECKING:
     from meadow.compiler.read import Reader
@@ -29,6 +29,7 @@ class Layer:
         self.r = reader
         self.layer = layer
         self.linears: dict[str, onnx.NodeProto] = {}
+        self.passed: list[str] = []  # values that a residual sum adds, as they come
 
     def match(self, out: str) -> tuple[str, str, float]:
         """Match the layer that ends in `out`; returns the attention norm's (gain, x, eps), x being the layer's input."""
@@ -61,6 +62,7 @@ class Layer:
         for index in (1, 0):
             node = r.g.producer.get(r.strip(add.input[index]))
             if node is not None and node.op_type in LINEAR:
+                self.passed += [str(i) for i in add.input]
                 return str(add.input[1 - index]), node
         raise Reject(f"{what}: the residual adds no linear layer")
 
@@ -105,6 +107,8 @@ class Layer:
         """(the QK^T product, its scale), through the mask and constant factors."""
         r, scale = self.r, 1.0
         for _ in range(6):
+            if (tanh := r.g.producer.get(r.strip(name))) is not None and tanh.op_type == "Tanh":
+                raise Reject(f"{where}: scores pass through Tanh {tanh.name!r} (a softcap)")
             node = r.node(name, {"Add", "Mul", "Div", "MatMul"}, f"{where}, QK^T")
             if node.op_type == "MatMul":
                 return node, scale
@@ -146,9 +150,7 @@ class Layer:
         r = self.r
         node = r.node(name, {"Add", "RotaryEmbedding"}, f"{what}, rotary embedding")
         if node.op_type == "RotaryEmbedding":
-            attributes = r.g.attributes(node)
-            if attributes.get("interleaved", 0) or attributes.get("rotary_embedding_dim", 0):
-                raise Reject(f"{what}: an interleaved or partial rotary embedding")
+            r.g.attributes(node)
             r.inv_freqs.append(self._frequencies(node.input[1], what))
             return r.node(node.input[0], LINEAR, what)
         for first, second in ((0, 1), (1, 0)):
@@ -212,23 +214,23 @@ class Layer:
             raise Reject(f"{what}: {values.size} rotary frequencies scaled by {scaled} for heads of {self.r.head_dim}")
         return tuple(float(v) for v in values)
 
-    def confirm(self) -> list[str]:
-        """What in this layer computes something else than it looks like, by confirm.py."""
+    def core(self) -> Core | str:
+        """The names of the layer's parts for confirm.py, or in a sentence why they are not those of one layer."""
         r, lin = self.r, self.linears
         readers = {"q": "attn", "k": "attn", "v": "attn", "gate": "ffn", "up": "ffn"}
         inputs = {part: {r.strip(lin[k].input[0]) for k, p in readers.items() if p == part} for part in ("attn", "ffn")}
         if any(len(names) != 1 for names in inputs.values()):
-            return [f"layer {self.layer}: Q, K and V, or gate and up, do not read one norm"]
+            return f"layer {self.layer}: Q, K and V, or gate and up, do not read one norm"
         norms = tuple(
             (x, str(lin[reader].input[0]), r.gains[gain], eps)
             for reader, (gain, x, eps) in (("q", self.attn_norm), ("up", self.ffn_norm))
         )
-        core = Core(
+        moved = [p for name in (*self.passed, *(lin[k].input[0] for k in readers), self.attn_norm[1], self.ffn_norm[1])
+                 for p in r.passed(name)]  # fmt: skip
+        return Core(
             self.layer, lin["q"].output[0], lin["k"].output[0], lin["v"].output[0], lin["o"].input[0],
-            lin["gate"].output[0], lin["up"].output[0], lin["down"].input[0], norms,
+            lin["gate"].output[0], lin["up"].output[0], lin["down"].input[0], norms, tuple(dict.fromkeys(moved)),
         )  # fmt: skip
-        heads = linear_weight(r.g, lin["q"]).rows // r.head_dim
-        return confirm(r.g, core, heads, r.kv_heads, r.head_dim, r.inv_freqs[0])
 
     def emit(self) -> None:
         """Append the layer's nodes in order."""

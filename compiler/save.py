@@ -160,8 +160,10 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
         ):
             return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
         weight = graph.weights[embed]
-        assert weight.scale is not None
         file.write(np.ascontiguousarray(weight.codes).data)
+        if weight.scale is None:  # the host's alone: gathered as it is
+            return entries, {"tied": False, "file_offset": offset, "scale_offset": 0, "group": 0, "signed": False,
+                             "minimum": False, "float": weight.elem.bits}  # fmt: skip
         at = padded(offset + weight.codes.size, HOST_ALIGN)
         file.write(b"\0" * (at - offset - weight.codes.size))
         file.write(np.ascontiguousarray(weight.scale).data)

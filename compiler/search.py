@@ -218,8 +218,12 @@ def sampled_bits(graph: Graph, scheme: str, lookup_entries: int = 0) -> dict[str
 
 
 def _first_layer(graph: Graph) -> Graph:
-    """What lies outside of layers, and layer 0."""
-    nodes = tuple(n for n in graph.nodes if not (m := re.match(r"l(\d+)\.", n.name)) or m.group(1) == "0")
+    """What lies outside of layers, and layer 0, whose sum the final norm reads then."""
+    last = f"l{graph.model.layers - 1}.add"
+    nodes = tuple(
+        replace(n, inputs=tuple("l0.add" if i == last else i for i in n.inputs))
+        for n in graph.nodes if not (m := re.match(r"l(\d+)\.", n.name)) or m.group(1) == "0"
+    )  # fmt: skip
     used = {n.weight for n in nodes}
     return graph.replace(
         nodes=nodes, model=replace(graph.model, layers=1), weights={k: w for k, w in graph.weights.items() if k in used},

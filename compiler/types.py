@@ -7,6 +7,7 @@ Knows nothing of ONNX, of files or of hardware; a quantized weight is a *type* h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,11 @@ class Weight:
                 w += np.repeat(self.minimum, self.elem.group, axis=1)[:, : self.cols]
             return w
         return w * self.scale[:, None]
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Some rows in float32, [len(rows), K]."""
+        scale, minimum = (None if part is None else part[rows] for part in (self.scale, self.minimum))
+        return Weight(self.name, self.elem, self.codes[rows], scale, minimum).dequantize()
 
     def __str__(self) -> str:
         return f"{self.elem}[{self.rows}, {self.cols}]"

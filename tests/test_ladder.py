@@ -158,7 +158,7 @@ def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: P
     fitted = fit(mixed, board)
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
-    schedule = place(lower(mixed, fitted.design, packed), board)
+    schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
     assert not any(step.operands.get("reuse") for step in schedule.programs["decode"] if step.name.endswith(".v"))
     save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
          facts(fitted.design, board))  # fmt: skip
@@ -179,7 +179,7 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     assert fitted.design.weight_ports == 2 and fitted.design.pacq_ports == 2
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
-    schedule = place(lower(mixed, fitted.design, packed), board)
+    schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
     save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
          facts(fitted.design, board))  # fmt: skip
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from meadow.cli.reference import OnnxModel
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import Evaluator, State, evaluate
-from meadow.compiler.graph import Op
+from meadow.compiler.graph import Graph, Op
 from meadow.compiler.read import read
 from meadow.compiler.rewrite import rewrite
+from meadow.compiler.types import Weight
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 NAMES = sorted(p.stem for p in EXPORTS.glob("*.onnx"))
@@ -52,8 +53,17 @@ def test_the_rewritten_graph_reads_like_this_and_means_the_same(tiny_int8: Path,
     graph = read(tiny_int8)
     fused = rewrite(graph)
     golden.check(str(fused))
-    ids = np.array([4, 900, 33])
-    assert (evaluate(graph, ids) == evaluate(fused, ids)).all()
+    for layer in range(graph.model.layers):
+        gate, up = (by_name(graph, f"l{layer}.{part}").dequantize() for part in ("gate", "up"))
+        both = by_name(fused, f"l{layer}.gate_up").dequantize()
+        assert (both[0::2] == gate).all() and (both[1::2] == up).all()
+    # FP32 sums of one row differ in their last bit with the number of rows beside it, on some BLAS kernels.
+    a, b = evaluate(graph, np.array([4, 900, 33])), evaluate(fused, np.array([4, 900, 33]))
+    assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def by_name(graph: Graph, name: str) -> Weight:
+    return graph.weight_of(next(n for n in graph.nodes if n.name == name))
 
 
 def test_tied_weights_are_one(tiny_int8: Path) -> None:

@@ -32,7 +32,7 @@ def lowered(graph: Graph, dataflow: str) -> Schedule:
     board = boards.load("zcu102")
     design = fit(graph, board).design
     packed = {
-        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows], p.layout, 1024, "raw")
+        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows], p.layout, "raw")
         for name, found in weight_parts(graph, design).items() for p in found
     }  # fmt: skip
     return lower(graph, design, packed, dataflow, board.bandwidth_gb_s)

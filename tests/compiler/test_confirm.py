@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Valid graphs that look like a LLaMA and mean something else are refused with the true cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from meadow import boards
+from meadow.cli.reference import OnnxModel
+from meadow.compiler.confirm import trials
+from meadow.compiler.errors import UnsupportedModel, UsageError
+from meadow.compiler.evaluate import evaluate
+from meadow.compiler.graph import Op
+from meadow.compiler.lower import check_residual
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.quantize import quantize
+from meadow.compiler.read import read
+from meadow.compiler.rewrite import rewrite
+
+EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
+IDS = [1, 50, 93, 7, 7, 20, 3, 44, 90, 12, 13, 14]
+
+
+class Surgery:
+    """A model with operators put in between others."""
+
+    def __init__(self, name: str = "dynamo-eager-20"):
+        self.model = onnx.load(EXPORTS / f"{name}.onnx")
+        self.count = 0
+
+    def first(self, kind: str, after: int = 0) -> onnx.NodeProto:
+        return [n for n in self.model.graph.node if n.op_type == kind][after]
+
+    def const(self, value: object, kind: type = np.float32) -> str:
+        self.count += 1
+        name = f"surgery_const_{self.count}"
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
+        return name
+
+    def behind(self, value: str, *nodes: tuple[str, list[str], dict[str, object]]) -> None:
+        """Everything that reads `value` reads the last of `nodes` instead; "" among their inputs is what comes before."""
+        graph = self.model.graph
+        place = next((i + 1 for i, n in enumerate(graph.node) if value in n.output), 0)
+        current, made = value, []
+        for op, inputs, attributes in nodes:
+            self.count += 1
+            output = f"surgery_{self.count}"
+            made.append(helper.make_node(op, [i or current for i in inputs], [output], name=output, **attributes))
+            current = output
+        for node in graph.node:
+            node.input[:] = [current if i == value else i for i in node.input]
+        for offset, node in enumerate(made):
+            graph.node.insert(place + offset, node)
+
+    def save(self, folder: Path) -> Path:
+        onnx.checker.check_model(self.model)
+        path = folder / "model.onnx"
+        onnx.save(self.model, path)
+        return path
+
+
+def window(s: Surgery, width: int) -> None:
+    """Every softmax sees the last `width` keys only."""
+    for softmax in [n for n in s.model.graph.node if n.op_type == "Softmax"]:
+        scores = softmax.input[0]
+        place = next(i for i, n in enumerate(s.model.graph.node) if scores in n.output) + 1
+        tag = scores + ".window"
+        made = [
+            helper.make_node("Shape", [scores], [tag + ".shape"], start=-1),
+            helper.make_node("Squeeze", [tag + ".shape"], [tag + ".keys"]),
+            helper.make_node("Range", [s.const(0, np.int64), tag + ".keys", s.const(1, np.int64)], [tag + ".at"]),
+            helper.make_node("Unsqueeze", ["position_ids", s.const([1, 3], np.int64)], [tag + ".positions"]),
+            helper.make_node("Sub", [tag + ".positions", tag + ".at"], [tag + ".distance"]),
+            helper.make_node("GreaterOrEqual", [tag + ".distance", s.const(width, np.int64)], [tag + ".far"]),
+            helper.make_node("Where", [tag + ".far", s.const(-1e9), s.const(0.0)], [tag + ".mask"]),
+            helper.make_node("Add", [scores, tag + ".mask"], [tag]),
+        ]
+        softmax.input[0] = tag
+        for offset, node in enumerate(made):
+            s.model.graph.node.insert(place + offset, node)
+
+
+def refusal(s: Surgery, folder: Path) -> str:
+    with pytest.raises(UnsupportedModel) as caught:
+        read(s.save(folder))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("width", [5, 16, 100, 2047])
+def test_a_sliding_window_is_named_with_its_width(width: int, tmp_path: Path) -> None:
+    s = Surgery()
+    window(s, width)
+    text = refusal(s, tmp_path)
+    assert f"a token sees the last {width} tokens only" in text and f"from position {width} on" in text
+
+
+def test_a_window_as_wide_as_the_context_is_read(tmp_path: Path) -> None:
+    s = Surgery()
+    window(s, 2048)
+    path = s.save(tmp_path)
+    assert read(path).positions == 2048
+    with pytest.raises(UnsupportedModel, match="a token sees the last 2048 tokens only"):
+        read(path, context=2049)
+
+
+def test_a_softcap_of_the_attention_operator_is_named(tmp_path: Path) -> None:
+    s = Surgery("dynamo-sdpa-23")
+    next(a for a in s.first("Attention").attribute if a.name == "softcap").f = 50.0
+    assert "has softcap=50.0; 0.0 is served" in refusal(s, tmp_path)
+
+
+def test_an_attribute_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    s = Surgery("dynamo-sdpa-23")
+    s.first("Attention").attribute.append(helper.make_attribute("local_window", 5))
+    with pytest.raises(UnsupportedModel, match="has local_window=5; it is not known here"):
+        onnx.save(s.model, tmp_path / "model.onnx")
+        read(tmp_path / "model.onnx")
+
+
+def test_a_softcap_written_out_is_named(tmp_path: Path) -> None:
+    s = Surgery()
+    scores = s.first("Softmax").input[0]
+    s.behind(scores, ("Div", ["", s.const(50.0)], {}), ("Tanh", [""], {}), ("Mul", ["", s.const(50.0)], {}))
+    assert "scores pass through Tanh" in refusal(s, tmp_path)
+
+
+def test_scores_that_are_bent_only_where_they_are_large_are_found(tmp_path: Path) -> None:
+    s = Surgery()
+    softmax = s.first("Softmax")
+    scores = softmax.input[0]
+    # A clamp is no operator of the pattern; one hidden in the mask's sum is: max(scores, -30) by two sums.
+    place = next(i for i, n in enumerate(s.model.graph.node) if n is softmax or n.output[0] == softmax.output[0])
+    made = [helper.make_node("Min", [scores, s.const(6.0)], ["bent.low"]), helper.make_node("Sub", ["bent.low", scores], ["bent.off"]),
+            helper.make_node("Add", [scores, "bent.off"], ["bent"])]  # fmt: skip
+    softmax.input[0] = "bent"
+    for offset, node in enumerate(made):
+        s.model.graph.node.insert(place + offset, node)
+    assert "layer 0: large scores are bent before the softmax" in refusal(s, tmp_path)
+
+
+SHUFFLE = (("Reshape", ["", "%first"], {}), ("Transpose", [""], {"perm": [0, 1, 3, 2]}), ("Reshape", ["", "%back"], {}))
+
+
+def shuffle(s: Surgery, value: str) -> None:
+    """Swap features in pairs: [.., 2, n / 2] -> [.., n / 2, 2]."""
+    first, back = s.const([0, 0, 2, -1], np.int64), s.const([0, 0, -1], np.int64)
+    width = {"%first": first, "%back": back}
+    s.behind(value, *((op, [width.get(i, i) for i in inputs], attributes) for op, inputs, attributes in SHUFFLE))
+
+
+def add_of_layer(s: Surgery, index: int) -> onnx.NodeProto:
+    """The sum after the attention (even) or the MLP (odd) of a layer."""
+    reader = {i: n for n in s.model.graph.node for i in n.input}
+    sums = []
+    for node in s.model.graph.node:
+        if node.op_type == "MatMul" and node.output[0] in reader and reader[node.output[0]].op_type == "Add":
+            sums.append(node)
+    return sums[index]
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_features_shuffled_before_a_residual_sum_are_found(index: int, tmp_path: Path) -> None:
+    s = Surgery()
+    shuffle(s, add_of_layer(s, index).output[0])
+    text = refusal(s, tmp_path)
+    assert f"layer {index // 2}: its values are changed on the way" in text and "Transpose" in text
+
+
+def test_features_shuffled_after_the_embedding_or_before_the_head_are_found(tmp_path: Path) -> None:
+    s = Surgery()
+    shuffle(s, s.first("Gather").output[0])
+    assert "layer 0" in refusal(s, tmp_path)
+    s = Surgery()
+    head = next(n for n in s.model.graph.node if n.output[0] == "logits")
+    shuffle(s, head.input[0])
+    assert "the head computes something else" in refusal(s, tmp_path)
+
+
+def test_a_cast_to_integers_is_found(tmp_path: Path) -> None:
+    s = Surgery()
+    s.behind(add_of_layer(s, 1).output[0], ("Cast", [""], {"to": 6}), ("Cast", [""], {"to": 1}))
+    assert "by Cast" in refusal(s, tmp_path)
+
+
+@pytest.mark.parametrize("switch", [3, 16, 1000])
+def test_rotary_factors_that_change_with_the_position_are_named(switch: int, tmp_path: Path) -> None:
+    s = Surgery()
+    s.model.graph.node.insert(0, helper.make_node("Mul", ["position_ids", s.const(2, np.int64)], ["twice"]))
+    s.model.graph.node.insert(0, helper.make_node("Less", ["position_ids", s.const(switch, np.int64)], ["early"]))
+    made = helper.make_node("Where", ["early", "position_ids", "twice"], ["switched"])
+    for node in s.model.graph.node:
+        if node.op_type in ("Unsqueeze", "Cast") and node.input[0] == "position_ids":
+            node.input[0] = "switched"
+    s.model.graph.node.insert(2, made)
+    assert f"the rotary positions are others from position {switch}" in refusal(s, tmp_path)
+
+
+def share_gains(model: onnx.ModelProto) -> int:
+    """Every norm's gain becomes the first one's initializer, as exporters do with equal tensors; returns how many."""
+    producer = {o: n for n in model.graph.node for o in n.output}
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    gains = []
+    for node in model.graph.node:
+        vectors = [i for i in node.input if i in arrays and arrays[i].shape == (64,)]
+        if node.op_type == "Mul" and vectors and any(i in producer for i in node.input):
+            gains.append((node, vectors[0]))
+    for node, name in gains:
+        node.input[:] = [gains[0][1] if i == name else i for i in node.input]
+    return len(gains)
+
+
+def test_gains_that_share_an_initializer_are_smoothed_once_each(tmp_path: Path, tiny: Path) -> None:
+    s = Surgery()
+    assert share_gains(s.model) == 5
+    path = s.save(tmp_path)
+    graph = read(path)
+    norms = [n.weight for n in graph.nodes if n.op is Op.NORM]
+    assert len(set(norms)) == 5
+    reference = OnnxModel(path).prefill(IDS)
+    for strength in (0.0, 1.0):
+        target = tmp_path / f"q{strength:g}"
+        _calibrated(path, target, strength)
+        logits = OnnxModel(target / "model.onnx").prefill(IDS)
+        assert np.std(logits - reference) / np.std(reference) < 0.03
+
+
+def _calibrated(path: Path, target: Path, strength: float) -> None:
+    """quantize with smoothing, which needs a tokenizer: one of single words, whose ids are below the small vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({"the": 0, "of": 1, "and": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(path.parent / "tokenizer.json"))
+    report = quantize(path, target, "channel", smoothing=strength)
+    assert report["smoothing"] == strength and (report["calibration_tokens"] > 0) == (strength > 0)
+
+
+def test_a_parallel_block_is_refused_by_the_engine_with_names(tiny_int8: Path) -> None:
+    graph = rewrite(read(tiny_int8))
+    check_residual(graph)
+    parallel = tuple(
+        replace(n, inputs=("embed",)) if n.name == "l0.ffn_norm" else n for n in graph.nodes
+    )  # the MLP reads what the attention read
+    with pytest.raises(
+        UnsupportedModel, match=r"l0.ffn_norm: the norm reads %embed, and the running residual there is %l0.attn_add"
+    ):
+        check_residual(graph.replace(nodes=parallel))
+    skipped = tuple(replace(n, inputs=("embed", "l0.down")) if n.name == "l0.add" else n for n in graph.nodes)
+    with pytest.raises(UnsupportedModel, match=r"l0.down: its sum adds %embed and %l0.down"):
+        check_residual(graph.replace(nodes=skipped))
+
+
+def test_what_cannot_be_evaluated_is_said_to_be_unchecked(tmp_path: Path) -> None:
+    s = Surgery()
+    s.behind(add_of_layer(s, 1).output[0], ("Identity", [""], {}))
+    s.model.opset_import.append(helper.make_opsetid("com.example", 1))
+    node = s.first("Softmax")
+    node.domain = "com.example"
+    onnx.save(s.model, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedModel, match="layer 0 could not be checked: ") as caught:
+        read(tmp_path / "model.onnx")
+    assert "something else" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.float16, "bfloat16"])
+def test_a_graph_in_halves_means_what_it_means_in_full(kind: object, tmp_path: Path) -> None:
+    from onnx import TensorProto
+
+    s = Surgery()
+    wanted = TensorProto.FLOAT16 if kind is np.float16 else TensorProto.BFLOAT16
+    dtype = helper.tensor_dtype_to_np_dtype(wanted)
+    for tensor in s.model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    for node in s.model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = wanted
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(dtype)))
+    for value in (*s.model.graph.input, *s.model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = wanted
+    del s.model.graph.value_info[:]
+    onnx.save(s.model, tmp_path / "model.onnx")
+    logits = evaluate(read(tmp_path / "model.onnx"), np.array(IDS), quantized=False)
+    full = evaluate(read(EXPORTS / "dynamo-eager-20.onnx"), np.array(IDS), quantized=False)
+    assert np.std(logits - full) / np.std(full) < 0.02
+
+
+def test_the_trials_reach_the_last_position_and_scores_of_trained_size() -> None:
+    assert [(t.past, t.tokens, t.score) for t in trials(128)] == [(0, 8, 1.0), (5, 3, 12.0), (127, 1, 1.0)]
+    assert [(t.past, t.tokens) for t in trials(1)] == [(0, 1), (0, 1), (0, 1)]
+
+
+def test_compile_tries_as_many_positions_as_its_design_has(tmp_path: Path) -> None:
+    s = Surgery()
+    window(s, 2048)
+    path = s.save(tmp_path)
+    _calibrated(path, tmp_path / "q", 0.0)
+    options = Options(settings=(("context", 2048), ("block", 16), ("token_lanes", 4)))
+    compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", options)
+    longer = replace(options, settings=(("context", 2112), ("block", 16), ("token_lanes", 4)))
+    with pytest.raises(UnsupportedModel, match="a token sees the last 2048 tokens only"):
+        compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", longer)
+    path.unlink()
+    with pytest.raises(UsageError, match="was tried up to position 2048 .* compile with --set context=2048"):
+        compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", longer)
