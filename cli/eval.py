@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from meadow.cli.output import emit_json, err, json_option, out
 from meadow.cli.reference import OnnxModel, reference_model
+from meadow.cli.rewritten import surprise
 from meadow.cli.run import device_option, opened
 from meadow.compiler.errors import UsageError
 from meadow.runtime.session import Session
@@ -24,14 +24,6 @@ def windows(session: Session, text: str, count: int, length: int) -> list[list[i
     if len(tokens) < need:
         raise UsageError(f"the text has {len(tokens)} tokens and {count} windows of {length} need {need}")
     return [tokens[i * length : (i + 1) * length] for i in range(count)]
-
-
-def surprise(logits: NDArray[np.float32], tokens: list[int]) -> float:
-    """Sum of -ln p(next token) over a window: logits [T, vocab] predict tokens 1 .. T-1."""
-    rows = logits[:-1].astype(np.float64)
-    peak = rows.max(axis=1)
-    total = np.log(np.exp(rows - peak[:, None]).sum(axis=1)) + peak
-    return float((total - rows[np.arange(len(rows)), tokens[1:]]).sum())
 
 
 @click.command("eval")

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rung 0: a model's ONNX file in onnxruntime, with its KV cache.  Runs what is given; compares nothing."""
+"""Rung 0: onnxruntime on the ONNX files behind a package.  Runs what it is given; compares nothing."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +15,30 @@ from meadow.compiler.errors import ToolMissing, UsageError
 from meadow.compiler.package import Package
 
 Logits = NDArray[np.float32]
+FP32 = 1
+"""accuracy_level of MatMulNBits that computes in FP32; 4 rounds activations to INT8."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The ONNX files behind a package.
+
+    user    the user's own file, rung 0
+    source  the file that was compiled: another one where `quantize` wrote it of the user's
+    """
+
+    user: Path
+    source: Path
+
+    @property
+    def rewritten(self) -> bool:
+        return self.user != self.source
 
 
 def reference_model(package: Package, override: Path | None, prefer_origin: bool = False) -> Path:
     """The ONNX file behind a package: `override`, or the one its manifest names, its digest checked.
 
-    prefer_origin  the unquantized model that the source was quantized from, when the manifest names one
+    prefer_origin  the user's own model that the source was quantized from, when the manifest names one
     Raises UsageError when the file is gone or has changed.
     """
     from meadow.compiler.onnx_file import find_model, load_model
@@ -27,17 +48,37 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
         file = find_model(override)
         load_model(file)
         return file
-    entry = package.manifest["source"]
+    entry, what = package.manifest["source"], "source"
     if prefer_origin and package.manifest.get("origin"):
-        entry = package.manifest["origin"]
+        entry, what = package.manifest["origin"], "source was quantized from"
     path = (package.folder.resolve() / entry["path"]).resolve()
+    named = (
+        f"{path}, which the package's source was quantized from,"
+        if what != "source"
+        else f"the package's source {path}"
+    )
     if not path.is_file():
-        raise UsageError(f"the package's source {path} is gone; name it with --reference")
+        raise UsageError(f"{named} is gone; name it with --reference")
     if source_digest(path) != entry["sha256"]:
         raise UsageError(
-            f"{path} has changed since the package was compiled; compile again, or name the file with --reference"
+            f"{named} has changed since the package was compiled; compile again, or name the file with --reference"
         )
     return path
+
+
+def sources(package: Package, override: Path | None) -> Sources:
+    """Both files; `override` is the user's own where it is not the file that was compiled, moved to another place.
+
+    Raises UsageError when a file is gone or has changed.
+    """
+    if override is None:
+        return Sources(reference_model(package, None, prefer_origin=True), reference_model(package, None))
+    from meadow.compiler.read import source_digest
+
+    user = reference_model(package, override)
+    if source_digest(user) == package.manifest["source"]["sha256"]:
+        return Sources(user, user)
+    return Sources(user, reference_model(package, None))
 
 
 class OnnxModel:
@@ -53,26 +94,34 @@ class OnnxModel:
             raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
         self.path = path
         options = onnxruntime.SessionOptions()
-        # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
-        # file's own meaning, with float activations (1: compute in FP32).
+        file: str | bytes = str(path)
         if exact:
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+            # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
+            # file's own meaning, with float activations.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(FP32))
+            file = in_full(path, options) or file
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has exception classes of its own for every stage
             raise UsageError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0][:200]}") from None
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.reset()
 
+    def _type(self, name: str) -> Any:
+        """The numpy type of an input."""
+        kind = str(self.inputs[name].type).removeprefix("tensor(").removesuffix(")")
+        known = {"float": np.float32, "double": np.float64}
+        return known.get(kind) or np.dtype(kind)
+
     def reset(self) -> None:
         """An empty cache."""
         self.position = 0
-        self.past: dict[str, NDArray[np.float32]] = {}
+        self.past: dict[str, NDArray[Any]] = {}
         for name, value in self.inputs.items():
             if name.startswith("past_key_values"):
                 _, heads, _, dim = value.shape
-                self.past[name] = np.zeros((1, heads, 0, dim), np.float32)
+                self.past[name] = np.zeros((1, heads, 0, dim), self._type(name))
 
     def prefill(self, tokens: list[int]) -> Logits:
         """Logits [T, vocab] of a prompt from an empty cache."""
@@ -82,17 +131,44 @@ class OnnxModel:
     def step(self, tokens: list[int]) -> Logits:
         """Logits [T, vocab] of the next tokens."""
         count = len(tokens)
-        feeds = {
-            "input_ids": np.array([tokens], np.int64),
-            "attention_mask": np.ones((1, self.position + count), np.int64),
-            "position_ids": np.arange(self.position, self.position + count, dtype=np.int64)[None],
-            **self.past,
+        given: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([tokens]),
+            "attention_mask": np.ones((1, self.position + count)),
+            "position_ids": np.arange(self.position, self.position + count)[None],
         }
-        found = dict(
-            zip(self.outputs, self.session.run(None, {k: v for k, v in feeds.items() if k in self.inputs}), strict=True)
-        )
+        feeds = {
+            name: value.astype(self._type(name)) for name, value in given.items() if name in self.inputs
+        } | self.past
+        try:
+            found = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
+        except Exception as error:  # as above
+            raise UsageError(f"onnxruntime stopped in {self.path}: {str(error).splitlines()[0][:200]}") from None
+        presents = {m[1]: name for name in self.outputs if (m := re.match(r"present(?:_key_values)?(\..+)$", name))}
         for name in self.past:
-            self.past[name] = found[name.replace("past_key_values", "present")]
+            self.past[name] = found[presents[name.removeprefix("past_key_values")]]
         self.position += count
-        logits: Logits = found["logits"][0]
+        logits: Logits = found["logits"][0].astype(np.float32)
         return logits
+
+
+def in_full(path: Path, options: Any) -> bytes | None:
+    """The file's bytes with every MatMulNBits computed in FP32, when one asks for less; `options` are told where its data lies."""
+    import onnx
+
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except Exception:  # onnxruntime says what is wrong with it
+        return None
+    levels = [
+        a
+        for n in model.graph.node
+        if n.op_type == "MatMulNBits"
+        for a in n.attribute
+        if a.name == "accuracy_level" and a.i > FP32
+    ]
+    if not levels:
+        return None
+    for attribute in levels:
+        attribute.i = FP32
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+    return bytes(model.SerializeToString())

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from meadow.cli import engine
 from meadow.cli.output import emit_json, err, json_option, out, table
-from meadow.cli.reference import OnnxModel, reference_model
+from meadow.cli.reference import OnnxModel, sources
+from meadow.cli.rewritten import compare, narrowest
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 from meadow.runtime.session import Session
@@ -38,6 +39,8 @@ LOGITS_TOLERANCE = 0.5
 """Largest difference of rung 2's logits from rung 1's: root mean square after removing the mean (which no softmax sees),
 in standard deviations of rung 1's.  A rounding that falls the other way in layer 0 moves INT8 codes in every layer
 after it, so whole logits cannot be compared more closely; single layers are, in tests/runtime/test_emulator.py."""
+RANDOM_PROMPTS = (16, 1, 40, 7, 64, 3, 100, 25)
+"""Lengths of the prompts of a model without a tokenizer."""
 Logits = NDArray[np.float32]
 
 
@@ -62,6 +65,8 @@ class Verdict:
     flipped_bit_detected: bool | None = None
     digests: int = 0
     rtl: list[dict[str, Any]] = field(default_factory=list)
+    rewritten: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def fail(self, text: str, bits: bool) -> None:
         self.problems.append(text)
@@ -72,34 +77,52 @@ class Verdict:
 
 
 def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, list[int]]]:
-    """(title, token ids) of each prompt of a JSON list of {text, raw, before}; models without a tokenizer get ids."""
-    text = _prompt_file(file)
+    """(title, token ids) of each prompt of a JSON list of {text, raw, before} or {ids}.
+
+    Without a list, a model without a tokenizer gets random ids of the lengths of RANDOM_PROMPTS.
+    """
+    room, vocab = max(1, session.context - 32), int(session.package.model["vocab"])
+    if file is None and not session.has_tokenizer:
+        random = np.random.default_rng(0)
+        lengths = [min(n, room) for n in RANDOM_PROMPTS[: limit or None]]
+        return [(f"{n} random tokens", random.integers(0, vocab, n).tolist()) for n in lengths]
     found = []
-    for entry in json.loads(text)[: limit or None]:
+    for entry in json.loads(_prompt_file(file))[: limit or None]:
+        if "ids" in entry:
+            found.append((f"{len(entry['ids'])} tokens", entry["ids"][-room:]))
+            continue
         whole = entry["text"]
         if "before" in entry:
             whole = resources.files("meadow.compiler").joinpath("calibration.txt").read_text() + "\n" + whole
-        ids = session.prompt(whole, raw=bool(entry.get("raw")))
-        found.append((entry["text"], ids[-(session.context - 32) :]))
+        found.append((entry["text"], session.prompt(whole, raw=bool(entry.get("raw")))[-room:]))
     return found
 
 
 def _prompt_file(file: Path | None) -> str:
-    """The text of a prompt list.  Raises UsageError unless it is a JSON list of objects with a text each."""
+    """The text of a prompt list.  Raises UsageError unless it is a JSON list of objects with a text, or token ids, each."""
     if file is None:
         return resources.files("meadow.cli").joinpath("prompts.json").read_text()
     try:
         text = file.read_text()
         entries = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--prompts {file}: {error}") from None
-    good = (
-        isinstance(entries, list)
-        and entries
-        and all(isinstance(e, dict) and isinstance(e.get("text"), str) for e in entries)
-    )
-    if not good:
-        raise UsageError(f'--prompts {file}: a JSON list such as [{{"text": "Hello", "raw": true}}] is expected')
+
+    def good(entry: Any) -> bool:
+        if not isinstance(entry, dict) or not {"text", "ids"} & entry.keys():
+            return False
+        ids = entry.get("ids", [0])
+        whole = (
+            isinstance(ids, list)
+            and ids
+            and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
+        )
+        return bool(whole) and isinstance(entry.get("text", ""), str)
+
+    if not isinstance(entries, list) or not entries or not all(good(e) for e in entries):
+        raise UsageError(
+            f'--prompts {file}: a JSON list such as [{{"text": "Hello", "raw": true}}, {{"ids": [1, 50, 7]}}] is expected'
+        )
     return text
 
 
@@ -120,11 +143,11 @@ def follow(step: Callable[[list[int]], Logits], tokens: list[int], count: int, e
     return decode(Trace(), step(tokens)[-1], lambda token: step([token])[-1], count, ends)
 
 
-def follow_session(session: Session, tokens: list[int], count: int, block: int) -> Trace:
+def follow_session(session: Session, tokens: list[int], count: int, block: int, ends: frozenset[int]) -> Trace:
     """Like `follow`, on a device, with the logits of every token in the digest."""
     session.reset()
     row = session.prefill(tokens, logits="all", block=min(block, session.package.design.block))[-1]
-    trace = decode(Trace(prefill_digest=session.digest), row, session.step, count, session.tokenizer.end_tokens)
+    trace = decode(Trace(prefill_digest=session.digest), row, session.step, count, ends)
     trace.digest = session.digest
     return trace
 
@@ -139,7 +162,7 @@ def parting(reference: Trace, other: Trace) -> tuple[int, float, bool] | None:
     return None
 
 
-def dataflow_packages(package: Package, folder: Path) -> Iterator[tuple[str, Path]]:
+def dataflow_packages(package: Package, source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """The package itself when all its attention runs by one dataflow, and the same source compiled for the other."""
     from meadow import boards
     from meadow.compiler.pipeline import Options, compile_model
@@ -152,7 +175,7 @@ def dataflow_packages(package: Package, folder: Path) -> Iterator[tuple[str, Pat
             continue
         target = folder / mode
         settings = tuple((str(k), int(v)) for k, v in options["settings"])
-        compile_model(reference_model(package, None), boards.load(package.manifest["board"]), target,
+        compile_model(source, boards.load(package.manifest["board"]), target,
                       Options(mode, options["packing"], options["design"], settings, mode))  # fmt: skip
         yield mode, target
 
@@ -173,14 +196,12 @@ def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, ot
 
 def flip_changes_digest(session: Session, tokens: list[int], before: str) -> bool:
     """Flip one bit of a weight that every token meets, and see whether the digest changes; the bit is put back."""
-    rows = session.package.packing()
-    row = next(r for r in rows if r["matrix"].endswith("ffn_down.weight")) if any(
-        r["matrix"].endswith("ffn_down.weight") for r in rows) else rows[0]  # fmt: skip
-    chunk, offset, length = row["streams"][0]
-    address = session.addresses[chunk] + offset + (length // 2) // 16 * 16
+    row = session.package.packing()[-1]  # the head: a query or a key is not seen in the logits of a single token
+    chunk, offset, _ = row["streams"][0]
+    address = session.addresses[chunk] + offset  # a stream begins with weights, or a group's scale: never with padding
     original = session.device.read(address, 16)
     changed = original.copy()
-    changed[0] ^= 0x40
+    changed[1] ^= 0x40
     session.device.write(address, changed)
     session.reset()
     session.prefill(tokens, logits="all")
@@ -200,22 +221,26 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
         engine.require_grouped(package)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
-        source = reference_model(package, reference)
-        onnx = OnnxModel(source) if "onnx" in rungs else None
-        evaluator = Evaluator(read(source), quantized=True) if "graph" in rungs else None
+        files = sources(package, reference) if {"onnx", "graph"} & set(rungs) or not _one_dataflow(package) else None
+        user = OnnxModel(files.user) if files and "onnx" in rungs else None
+        onnx = OnnxModel(files.source) if user and files and files.rewritten else user
+        evaluator = Evaluator(read(files.source), quantized=True) if files and "graph" in rungs else None
         sessions: dict[tuple[str, str], Session] = {}
         devices = [r for r in rungs if r in ("emulator", "csim")]
-        for mode, folder in dataflow_packages(package, work):
+        for mode, folder in dataflow_packages(package, files.source if files else work, work):
             for device in devices:
                 sessions[mode, device] = stack.enter_context(Session(folder, device))
         if not sessions:
             raise UsageError("--rungs needs emulator or csim to verify")
         first = next(iter(sessions.values()))
-        ends = first.tokenizer.end_tokens
+        ends = first.tokenizer.end_tokens if first.has_tokenizer else frozenset[int]()
         asked = prompts(first, file, limit)
+        if file is None and not first.has_tokenizer:
+            verdict.notes.append("no tokenizer in the package: the prompts are random token ids")
+        sequences: list[list[int]] = []
         for title, tokens in asked:
             tell(f"{title!r} ({len(tokens)} tokens)")
-            traces = _traces(sessions, devices, tokens, count)
+            traces = _traces(sessions, devices, tokens, count, ends)
             mine = traces[next(iter(sessions)), BLOCKS[0]]
             _check_bits(verdict, title, traces, mine)
             row: dict[str, Any] = {"prompt": title, "prompt_tokens": len(tokens), "digest": mine.digest, "partings": []}
@@ -223,7 +248,8 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
             if onnx is not None:
                 onnx.reset()
                 rung0 = follow(onnx.step, tokens, count, ends)
-                row["onnx"] = rung0.tokens
+                row["rewritten" if onnx is not user else "onnx"] = rung0.tokens
+                sequences.append([*tokens, *rung0.tokens])
             if evaluator is not None:
                 state = State()
                 rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count, ends)  # type: ignore[misc]
@@ -235,8 +261,13 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
                     part = compare_tokens(verdict, title, name, rung0, other)
                     if part is not None:
                         row["partings"].append(part)
-            row["text"] = first.tokenizer.decode(mine.tokens)
+            row["text"] = (
+                first.tokenizer.decode(mine.tokens) if first.has_tokenizer else " ".join(map(str, mine.tokens))
+            )
             verdict.prompts.append(row)
+        if user is not None and onnx is not None and onnx is not user:
+            tell("comparing with the user's own file")
+            _check_rewriting(verdict, package, user, onnx, sequences)
         _, shortest = min(asked, key=lambda p: len(p[1]))
         tell("flipping a bit")
         verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
@@ -250,19 +281,39 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
     return verdict
 
 
+def _one_dataflow(package: Package) -> bool:
+    return len({mode for rows in package.manifest["dataflow"].values() for mode, _ in rows}) == 1
+
+
+def _check_rewriting(
+    verdict: Verdict, package: Package, user: OnnxModel, rewritten: OnnxModel, sequences: list[list[int]]
+) -> None:
+    """What quantize wrote must be what the user's own file means, up to what rounding costs."""
+    found = compare(user, rewritten, sequences, narrowest(package))
+    verdict.rewritten = {
+        **vars(found),
+        "user": str(user.path),
+        "rewritten": str(rewritten.path),
+        "kind": "measured",
+        "text": str(found),
+    }
+    for problem in found.problems():
+        verdict.fail(problem, bits=False)
+
+
 def _flip(session: Session, tokens: list[int]) -> bool:
     session.reset()
     session.prefill(tokens, logits="all")
     return flip_changes_digest(session, tokens, session.digest)
 
 
-def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int
+def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int, ends: frozenset[int]
             ) -> dict[tuple[tuple[str, str], int], Trace]:  # fmt: skip
     """Every session at every block size; each kind of device in a thread of its own (a C simulation is not reentrant)."""
 
     def run(device: str) -> dict[tuple[tuple[str, str], int], Trace]:
         return {
-            (key, block): follow_session(session, tokens, count if block == BLOCKS[0] else 0, block)
+            (key, block): follow_session(session, tokens, count if block == BLOCKS[0] else 0, block, ends)
             for key, session in sessions.items() if key[1] == device
             for block in BLOCKS
         }  # fmt: skip
@@ -307,10 +358,17 @@ def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: 
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="New tokens for each prompt.")
 @click.option(
-    "--prompts", "file", type=click.Path(path_type=Path, exists=True), help="JSON list of {text, raw} [default: eight]."
+    "--prompts",
+    "file",
+    type=click.Path(path_type=Path, exists=True),
+    help="JSON list of {text, raw} or {ids} [default: eight].",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first prompts [default: all].")
-@click.option("--reference", type=click.Path(path_type=Path), help="ONNX of rung 0 [default: the package's source].")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="ONNX of rung 0 [default: your own file, which the package was compiled or quantized from].",
+)
 @json_option
 def verify_command(
     package: Path, rungs: str, tokens: int, file: Path | None, limit: int | None, reference: Path | None, as_json: bool
@@ -375,5 +433,9 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
         same = sum(row["same"] for row in verdict.rtl)
         out.print(f"pacq_gemv in Verilog: {same} of {len(verdict.rtl)} matrices give the emulator's bits "
                   f"({sum(row['cycles'] for row in verdict.rtl):,} cycles, simulated)")  # fmt: skip
+    if verdict.rewritten:
+        out.print(verdict.rewritten["text"])
+    for note in verdict.notes:
+        out.print(f"note: {note}")
     for problem in verdict.problems:
         out.print(f"  {problem}")

@@ -311,13 +311,24 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
 def _save(graph: Graph, quantized: dict[str, Weight], gains: dict[str, Floats], target: Path, file: Path, activations: str,
           what: str, scalar: bool) -> None:  # fmt: skip
     """The folder `target`, with what belongs to the tokenizer copied from beside `file`."""
-    origin = {"meadow.origin.path": os.path.relpath(file.resolve(), target.resolve()),
-              "meadow.origin.sha256": source_digest(file)}  # fmt: skip
+    origin = origin_of(graph, file, target)
     with beside(target, "model.onnx", (file,)) as folder:
         save_model(_write(graph, quantized, gains, what, activations, origin, scalar), folder)
         for name in COMPANIONS:
             if (file.parent / name).exists():
                 shutil.copyfile(file.parent / name, folder / name)
+
+
+def origin_of(graph: Graph, file: Path, target: Path) -> dict[str, str]:
+    """Metadata that names the user's own file: `file`, or the one that it was quantized from; and how far that was tried."""
+    path, digest = (graph.metadata.get(f"meadow.origin.{key}", "") for key in ("path", "sha256"))
+    tried = graph.metadata.get("meadow.confirmed", "")
+    first = (file.parent / path).resolve() if path and digest else file.resolve()
+    return {
+        "meadow.origin.path": os.path.relpath(first, target.resolve()),
+        "meadow.origin.sha256": digest if path and digest else source_digest(file),
+        "meadow.confirmed": str(min(graph.positions, int(tried)) if tried.isdecimal() else graph.positions),
+    }
 
 
 def _round_all(graph: Graph, weights: dict[str, Floats], granularity: str, statistics: Statistics | None,
@@ -370,6 +381,5 @@ def _write(graph: Graph, weights: dict[str, Weight], gains: dict[str, Floats], w
 
     tied = graph.nodes[0].weight == graph.nodes[-1].weight and HEAD not in weights
     metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
-                "meadow.confirmed": str(graph.positions),
                 "meadow.weights": what, **origin}  # fmt: skip
     return build(graph.model, gain, linear, embed, "token_embd.weight" if tied else "output.weight", metadata)

@@ -176,8 +176,13 @@ class Session:
         return self.package.design.context
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether the package holds a tokenizer."""
+        return (self.package.folder / "tokenizer" / "tokenizer.json").is_file()
+
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The package's tokenizer; ToolMissing or DeviceError when there is none."""
+        """The package's tokenizer; ToolMissing or UsageError when there is none."""
         if self._tokenizer is None:
             self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
         return self._tokenizer

@@ -27,8 +27,9 @@ class Tokenizer:
             raise ToolMissing("text needs the tokenizers library: pip install 'meadow[cli]'") from None
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DeviceError(
-                f"{folder.parent} has no tokenizer: compile from a folder with tokenizer.json, or give token ids"
+            raise UsageError(
+                f"{folder.parent} has no tokenizer, so there is no text: compile from a folder with tokenizer.json, or give token ids to "
+                "Session.generate in Python"
             )
         try:
             self.library = tokenizers.Tokenizer.from_file(str(file))

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.cli.reference import reference_model
 from meadow.cli.verify import dataflow_packages
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
@@ -49,7 +50,7 @@ def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
         raise UsageError(f"--prompts {prompts!r}: lengths from 1 to {limit - 1} are possible (the context is {limit})")
     rows = []
     with tempfile.TemporaryDirectory() as work, stages(("count",), as_json) as show:
-        for dataflow, folder in dataflow_packages(opened, Path(work)):
+        for dataflow, folder in dataflow_packages(opened, reference_model(opened, None), Path(work)):
             rows += measure(load(folder), dataflow, lengths, lambda what: show("count", what))
     rows.sort(key=lambda r: (r["phase"] != "prefill", r["prompt"], r["dataflow"]))
     equal = all(r["predicted_bytes"] == r["counted_bytes"] and r["equal"] and r["cycles_equal"] for r in rows)
