@@ -42,10 +42,10 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
     ]
     with Session(package.folder, driver) as session:
         driver.fabric.write("pacq_gemv", offsets(PACQ_REGISTERS)["CONTROL"], 1)
-        before = board.verilog.cycles
+        before = board.verilog_cycles
         tell("running", f"{len(some)} steps, {len(streamed)} of them in Verilog")
         rows = compare(session, layers=layers)
-        cycles = board.verilog.cycles - before
+        cycles = board.verilog_cycles - before
         counters = driver.fabric.pacq_counters()
         counters["STATUS"] = driver.fabric.read(
             "pacq_gemv", offsets(PACQ_REGISTERS)["STATUS"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from meadow.compiler.errors import DeviceError
 from meadow.compiler.registers import IDLE, START
-from meadow.runtime.csim import STATUS
+from meadow.runtime.csim_engine import STATUS
 from meadow.runtime.device import Run
 from meadow.runtime.fabric import Fabric
 
@@ -42,10 +42,20 @@ class Control:
     def __init__(self, fabric: Fabric, registers: dict[str, int], stall: float = STALL):
         self.fabric, self.registers, self.stall = fabric, registers, stall
         self.seconds, self.runs, self._began = 0.0, 0, 0.0
+        self.running = False  # whether a run was started whose end nobody has seen
 
     def state(self) -> str:
         """Where the engine is, in words: for errors and people."""
         return self.fabric.state(self.registers)
+
+    def settle(self) -> None:
+        """Wait for a run that an interrupt left behind.  Raises DeviceError when it does not end: until then memory is the engine's."""
+        if self.running:
+            if not self.settled():
+                raise DeviceError(
+                    f"the engine is still running: {self.state()}; load the overlay again with a new Session"
+                )
+            self.running = False
 
     def start(self, run: Run) -> None:
         if not self.settled():
@@ -57,6 +67,7 @@ class Control:
         for name in ("pages", "position", "tokens", "first_logit"):
             self.fabric.write("meadow_engine", self.registers[name], getattr(run, name))
         self._began = time.perf_counter()
+        self.running = True
         self.fabric.write("meadow_engine", self.registers["CTRL"], START)
 
     def _write_wide(self, name: str, value: int) -> None:
@@ -92,6 +103,7 @@ class Control:
                 if watch.stopped:
                     raise
                 watch.stopped = True
+        self.running = False
         self.seconds += time.perf_counter() - self._began
         self.runs += 1
         if watch.stopped:

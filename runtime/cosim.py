@@ -6,7 +6,6 @@ Driver, register map, stream protocol and Verilog meet here.  Counts cycles of p
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import shutil
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
 from meadow.compiler.package import Package
-from meadow.runtime.csim import FLAGS, Engine, cache_folder, cpu
+from meadow.runtime.csim import FLAGS, cache_folder, cpu
+from meadow.runtime.csim_engine import Engine
 from meadow.runtime.emulated_board import EmulatedBoard
 from meadow.runtime.verilated import verilator
 
@@ -69,33 +69,17 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
     return library
 
 
-class CosimEngine(Engine):
-    """The engine with Verilog in it."""
-
-    def __init__(self, package: Package, library: Path):
-        super().__init__(package, library)
-        self.library.meadow_cosim_read.restype = ctypes.c_uint32
-        self.library.meadow_cosim_cycles.restype = ctypes.c_uint64
-
-    @property
-    def cycles(self) -> int:
-        """Of pacq_gemv's clock, since the library was loaded."""
-        return int(self.library.meadow_cosim_cycles())
-
-
 class VerilogBlock:
     """The registers of pacq_gemv, over its AXI4-Lite port."""
 
-    def __init__(self, engine: CosimEngine):
+    def __init__(self, engine: Engine):
         self.engine = engine
 
     def read(self, offset: int) -> int:
-        with Engine.turn:
-            return int(self.engine.library.meadow_cosim_read(ctypes.c_uint32(offset)))
+        return self.engine.read_register(offset)
 
     def write(self, offset: int, value: int) -> None:
-        with Engine.turn:
-            self.engine.library.meadow_cosim_write(ctypes.c_uint32(offset), ctypes.c_uint32(value))
+        self.engine.write_register(offset, value)
 
 
 class CosimBoard(EmulatedBoard):
@@ -104,11 +88,19 @@ class CosimBoard(EmulatedBoard):
     def __init__(self, package: Package, parameters: dict[str, int]):
         if not package.design.pacq_ports:
             raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
-        self.verilog = CosimEngine(package, build(package, parameters))
-        super().__init__(package, engine=self.verilog)
+        self.parameters = parameters
+        super().__init__(package)
+
+    def _open_engine(self) -> Engine:
+        return Engine(self.package, build(self.package, self.parameters), self.memory)
+
+    @property
+    def verilog_cycles(self) -> int:
+        """Of pacq_gemv's clock, since the board was made."""
+        return self.engine.clock_cycles()
 
     def program(self, bitstream: Path) -> None:
         super().program(bitstream)
         address = int(self.package.manifest["hardware"]["blocks"]["pacq_gemv"])
-        block = VerilogBlock(self.verilog)
+        block = VerilogBlock(self.engine)
         self.blocks = [(at, length, block if at == address else other) for at, length, other in self.blocks]

@@ -7,14 +7,10 @@ Knows nothing of pynq: zynq.py puts this behind a pynq Device.
 
 from __future__ import annotations
 
-import mmap
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-
-import numpy as np
 
 from meadow.compiler import isa
 from meadow.compiler.errors import DeviceError, UsageError
@@ -36,7 +32,8 @@ from meadow.compiler.registers import (
     offsets,
     pacq_shape,
 )
-from meadow.runtime.csim import Engine, build
+from meadow.runtime.csim import build
+from meadow.runtime.csim_engine import Engine, SharedMemory
 from meadow.runtime.device import Bytes, Run
 
 FAULTS = {
@@ -49,7 +46,8 @@ FAULTS = {
     "narrow-port": "a memory port is 32 bits wide, as a boot image leaves it",
 }
 """What can be injected, and what it is like on a board."""
-MAP_NORESERVE = 0x4000  # Linux; Python has no name for it before 3.13
+HUNG_AT = 3
+"""The step at which an engine hangs."""
 PAGE = 4096
 LINE = 64
 LARGE = 4096
@@ -92,13 +90,12 @@ class EngineBlock:
         self.board = board
         self.where = offsets(engine_registers(board.package.design))
         self.values: dict[int, int] = {}
-        self.thread: threading.Thread | None = None
-        self.done = False
-        self.caught: DeviceError | None = None
+        self.pending = self.done = False
 
     @property
     def busy(self) -> bool:
-        return self.thread is not None
+        """Whether a run is under way; hung engines are busy for ever."""
+        return self.pending and (self.board.fault == "engine-hang" or self.board.engine.busy)
 
     def wide(self, name: str) -> int:
         at = self.where[name]
@@ -106,14 +103,13 @@ class EngineBlock:
 
     def read(self, offset: int) -> int:
         if offset == self.where["CTRL"]:
-            if self.caught is not None:
-                caught, self.caught = self.caught, None
-                raise caught
+            if self.pending and not self.busy:
+                self._finish()
             word = (DONE | READY if self.done else 0) | (START if self.busy else IDLE)
             self.done = False  # cleared by reading
             return word
         if offset == self.where["progress"]:
-            return int(self.board.engine.progress.value)
+            return HUNG_AT if self.pending and self.board.fault == "engine-hang" else self.board.engine.progress
         return self.values.get(offset, 0)
 
     def write(self, offset: int, value: int) -> None:
@@ -129,25 +125,22 @@ class EngineBlock:
             for port in (name for name in self.where if name.startswith("weights") or name in ("constants", "memory")):
                 if self.wide(port):
                     raise DeviceError(f"emulated board: port {port} does not begin at address 0")
-            self.thread = threading.Thread(target=self._run, args=(run,), daemon=True)
-            self.thread.start()
+            self.pending = True  # first: a run must not be under way that nobody knows of
+            if self.board.fault != "engine-hang":
+                self.board.begin(run)
 
-    def _run(self, run: Run) -> None:
+    def _finish(self) -> None:
+        """Take what a run left.  Raises DeviceError for what the simulation caught."""
+        self.done = True
         try:
-            if self.board.fault == "engine-hang":
-                self.board.engine.progress.value = 3
-                return
-            self.values[self.where["ap_return"]] = self.board.execute(run)
-        except DeviceError as error:
-            self.caught = error
-        if self.board.fault != "engine-hang":
-            self.done, self.thread = True, None
+            self.values[self.where["ap_return"]] = self.board.finish()
+        finally:
+            self.pending = False
 
     def reset(self) -> None:
         """What downloading a bitstream does."""
-        if self.thread is not None and self.board.fault != "engine-hang":
-            self.thread.join()
-        self.values, self.thread, self.done, self.caught = {}, None, False, None
+        self.board.engine.settle()
+        self.values, self.pending, self.done = {}, False, False
 
 
 class IdentityBlock:
@@ -209,16 +202,14 @@ class PacqBlock:
 class EmulatedBoard:
     """One board with one package's engine in its fabric.
 
-    fault   one of FAULTS, or "" for a healthy board
-    engine  what stands behind the registers; the C simulation when None
+    fault  one of FAULTS, or "" for a healthy board
     Raises UsageError for an unknown fault, ToolMissing without g++, DeviceError without address space.
     """
 
-    def __init__(self, package: Package, fault: str = "", cma_bytes: int = CMA_BYTES, engine: Engine | None = None):
+    def __init__(self, package: Package, fault: str = "", cma_bytes: int = CMA_BYTES):
         if fault and fault not in FAULTS:
             raise UsageError(f"fault {fault!r} is not known; known are {', '.join(FAULTS)}")
         self.package, self.fault = package, fault
-        self.engine = engine or Engine(package, build(package))
         self.cma_bytes = 1 << 20 if fault == "no-memory" else cma_bytes
         self.operations: Counter[str] = Counter()
         self.cycles = 0
@@ -227,14 +218,15 @@ class EmulatedBoard:
         halves = [(int(at), int(length)) for at, length in package.manifest["hardware"]["ddr"]]
         top = max(at + length for at, length in halves)
         try:
-            # Reserves addresses, not memory: pages come into being where they are touched.
-            self._map = mmap.mmap(-1, top, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+            self.memory = SharedMemory(top, "meadow-dram")
         except OSError as error:
             raise DeviceError(
                 f"the emulated board needs {top >> 30} GiB of address space (not of memory): {error.strerror}; "
                 "raise ulimit -v, or use the device csim"
             ) from None
-        self.dram: Bytes = np.frombuffer(self._map, np.uint8)
+        self.dram: Bytes = self.memory.bytes
+        self.engine = self._open_engine()
+        self._before = self.engine.counts()
         self.halves = [[max(at, LOWEST), at + length] for at, length in halves]
         self.next = [half[0] for half in self.halves]
         self.used: dict[int, int] = {}
@@ -243,6 +235,10 @@ class EmulatedBoard:
         for name, address in package.manifest["hardware"]["widths"].items():
             width = 2 if fault == "narrow-port" else 0
             self.processor.append((address, 0x1000, Width(0 if name != "HP0" else width)))
+
+    def _open_engine(self) -> Engine:
+        """What stands behind the registers."""
+        return Engine(self.package, build(self.package), self.memory)
 
     # -- fabric ----------------------------------------------------------------------------------------------------
 
@@ -278,13 +274,17 @@ class EmulatedBoard:
         block, offset = self._find(address)
         block.write(offset, value)
 
-    def execute(self, run: Run) -> int:
-        """One run of the engine to its end; returns its status.  Counts cycles: the longest of its ports and loops."""
-        before = self.engine.counts()
+    def begin(self, run: Run) -> None:
+        """Start the engine."""
         pools = [(half[0], at) for half, at in zip(self.halves, self.next, strict=True)]
         low, high = pools[0], pools[1] if len(pools) > 1 else (0, 0)
-        status = self.engine.run(self.dram, (*low, *high), run)
-        counted = self.engine.counters(before)
+        self._before = self.engine.counts()
+        self.engine.start((*low, *high), run)
+
+    def finish(self) -> int:
+        """The status of a run that has ended.  Counts cycles: the longest of its ports and loops."""
+        status = self.engine.wait()
+        counted = self.engine.counters(self._before)
         by_port: Counter[str] = Counter()
         for name, n in counted.bytes.items():
             by_port[name.partition(".")[0]] += n // 16

@@ -97,12 +97,15 @@ class Emulator:
         return self.memory.alloc(length)
 
     def write(self, address: int, data: Bytes) -> None:
-        self.memory.view(address, data.nbytes)[:] = data.reshape(-1).view(np.uint8)
-        if self.memory.allocation(address) in self._decoded:
+        target = self.memory.view(address, data.nbytes)
+        if (
+            self.memory.allocation(address) in self._decoded
+        ):  # forgotten first: an interrupt must not leave what was decoded
             self._programs.clear()
             self._weights.clear()
             self._grouped.clear()
             self._decoded.clear()
+        target[:] = data.reshape(-1).view(np.uint8)
 
     def read(self, address: int, length: int) -> Bytes:
         return self.memory.view(address, length).copy()

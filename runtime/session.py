@@ -7,8 +7,11 @@ Knows no device by its workings: only the five verbs of device.py.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +123,9 @@ class Session:
         """What this session did, with its rates."""
         self.closed = False
         self.position = 0
+        self._lock = threading.RLock()
         self._conversation = 0
+        self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
         self._tokenizer: Tokenizer | None = None
         self._scratch: int | None = None
@@ -214,15 +219,41 @@ class Session:
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Forget the conversation: the cache starts empty, and so does the digest."""
-        self._conversation += 1
-        self.position = 0
-        self._digest = hashlib.sha256()
+        """Forget the conversation: the cache starts empty, and so does the digest.  The new one belongs to this thread."""
+        with self._lock:
+            self._conversation += 1
+            self._owner = threading.get_ident()
+            self.position = 0
+            self._digest = hashlib.sha256()
 
     @property
     def digest(self) -> str:
-        """sha256 over every row of logits that was read since the last reset, in order."""
-        return self._digest.hexdigest()
+        """sha256 over every row of logits that was read since the last reset, in order.
+
+        Raises UsageError in a thread that did not begin the conversation.
+        """
+        with self._turn():
+            return self._digest.hexdigest()
+
+    @contextmanager
+    def _turn(self, conversation: int | None = None) -> Iterator[None]:
+        """One thread at a time, and none in a conversation that another one began.
+
+        conversation  the one that a generator belongs to, whichever thread asks it for more
+        """
+        with self._lock:
+            if conversation is not None:
+                if conversation != self._conversation:
+                    raise UsageError(
+                        "another conversation began on this Session while this one was given out; use a Session for each"
+                    )
+            elif self._owner is None:
+                self._owner = threading.get_ident()
+            elif self._owner != threading.get_ident():
+                raise UsageError(
+                    "another thread began the conversation on this Session; call reset() to begin one here, or use a Session per thread"
+                )
+            yield
 
     def prefill(self, tokens: list[int], logits: str = "last", block: int | None = None) -> Logits:
         """Run `tokens`; returns logits float32 [1, vocab] of the last, or [len(tokens), vocab] with logits="all".
@@ -235,6 +266,10 @@ class Session:
         size = self.package.design.block if block is None else block
         if not 1 <= size <= self.package.design.block:
             raise UsageError(f"block is {size}; the design takes 1 to {self.package.design.block} tokens a run")
+        with self._turn():
+            return self._prefill(tokens, logits, size)
+
+    def _prefill(self, tokens: list[int], logits: str, size: int) -> Logits:
         self._check_tokens(tokens)
         began = time.perf_counter()
         rows = []
@@ -249,6 +284,10 @@ class Session:
 
     def step(self, token: int) -> Logits:
         """Run one token after those before it; returns its logits float32 [vocab]."""
+        with self._turn():
+            return self._step(token)
+
+    def _step(self, token: int) -> Logits:
         self._check_tokens([token])
         began = time.perf_counter()
         logits = self._run([token], 0)[0]
@@ -303,6 +342,10 @@ class Session:
         end; the position stays."""
         if self.closed:
             raise UsageError("this Session is closed; open a new one")
+        with self._lock:
+            self._run_program(address, tokens, first_logit, embed)
+
+    def _run_program(self, address: int, tokens: list[int], first_logit: int, embed: bool) -> None:
         if embed:
             dim = int(self.package.model["dim"])
             x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
@@ -321,20 +364,23 @@ class Session:
     def generate(self, tokens: list[int], max_new_tokens: int = 64, choose: Callable[[Logits], int] | None = None,
                  end_tokens: frozenset[int] = frozenset()) -> Iterator[int]:  # fmt: skip
         """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end."""
-        pick = choose or (lambda logits: int(np.argmax(logits)))
-        mine = self._conversation
-        token = pick(self.prefill(tokens)[-1])
+        with self._turn():
+            mine = self._conversation
+        return self._generate(mine, tokens, max_new_tokens, choose or (lambda row: int(np.argmax(row))), end_tokens)
+
+    def _generate(self, mine: int, tokens: list[int], max_new_tokens: int, pick: Callable[[Logits], int],
+                  end_tokens: frozenset[int]) -> Iterator[int]:  # fmt: skip
+        """`generate` of the conversation `mine`, whichever thread asks for the next token."""
+        with self._turn(mine):
+            token = pick(self._prefill(tokens, "last", self.package.design.block)[-1])
         for count in range(max_new_tokens):
-            if mine != self._conversation:
-                raise UsageError(
-                    "another conversation began on this Session while this one was given out; use a Session for each"
-                )
             if token in end_tokens:
                 return
             yield token
-            if count + 1 == max_new_tokens or self.position >= self.context:
-                return
-            token = pick(self.step(token))
+            with self._turn(mine):
+                if count + 1 == max_new_tokens or self.position >= self.context:
+                    return
+                token = pick(self._step(token))
 
     def prompt(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of `text` as a user's message by the chat template, or as it is when raw or without a template."""
@@ -345,9 +391,13 @@ class Session:
     def stream(self, prompt: str, max_new_tokens: int = 64, raw: bool = False,
                choose: Callable[[Logits], int] | None = None) -> Iterator[str]:  # fmt: skip
         """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens."""
-        self.reset()
         streamer = Streamer(self.tokenizer)
-        for token in self.generate(self.prompt(prompt, raw), max_new_tokens, choose, self.tokenizer.end_tokens):
+        tokens = self.prompt(prompt, raw)
+        with self._lock:  # no other conversation between the reset and the prompt
+            self.reset()
+            answer = self.generate(tokens, max_new_tokens, choose, self.tokenizer.end_tokens)
+            first = next(answer, None)
+        for token in itertools.chain([] if first is None else [first], answer):
             piece = streamer.push(token)
             if piece:
                 yield piece

@@ -228,14 +228,17 @@ class Zynq:
         return self.buffers.alloc(length)
 
     def write(self, address: int, data: Bytes) -> None:
+        self.control.settle()  # while a run goes on its memory is the engine's
         self.buffers.write(address, data)
 
     def read(self, address: int, length: int) -> Bytes:
+        self.control.settle()
         return self.buffers.read(address, length)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def start(self, run: Run) -> None:
+        self.control.settle()
         self.buffers.hand_over()
         self.control.start(run)
 

@@ -67,7 +67,7 @@ def measure(
     package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
 ) -> list[dict[str, Any]]:
     """A row for the prefill of each prompt, and one for the token after it."""
-    from meadow.runtime.csim import ROLES
+    from meadow.runtime.csim_engine import ROLES
     from meadow.runtime.session import Session
 
     rows = []

@@ -200,15 +200,22 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
     tiny_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Session(tiny_package, "emulated-pynq") as session:
-        real, fired = time.sleep, []
+        real, idle, fired = time.sleep, control.Control._idle, []
 
         def interrupted(seconds: float) -> None:
-            if not fired:
-                fired.append(1)
+            if fired == ["looked"]:
+                fired.append("interrupted")
                 raise KeyboardInterrupt
             real(seconds)
 
+        def busy_at_first(self: control.Control) -> bool:
+            if self.running and not fired:
+                fired.append("looked")
+                return False
+            return idle(self)
+
         monkeypatch.setattr(control.time, "sleep", interrupted)
+        monkeypatch.setattr(control.Control, "_idle", busy_at_first)
         with pytest.raises(KeyboardInterrupt):
             session.prefill(PROMPT)
         assert session.position == 0

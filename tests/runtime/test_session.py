@@ -93,6 +93,7 @@ def test_the_cpp_counts_the_bytes_of_every_port(tiny_package: Path) -> None:
 def test_an_access_outside_of_memory_ends_the_run_with_a_sentence(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session, pytest.raises(DeviceError, match="access outside of memory"):
         session.device.start(Run(1 << 40, 0, 1, 0, 1, 0))
+        session.device.wait()
 
 
 @pytest.mark.csim
@@ -108,6 +109,7 @@ def test_cpp_of_another_meadow_is_refused_in_a_sentence(tiny_package: Path, tmp_
 def test_the_cpp_refuses_registers_out_of_range(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session, pytest.raises(DeviceError, match="refused the run's registers"):
         session.device.start(Run(0, 0, 1, 0, 65, 0))
+        session.device.wait()
 
 
 def test_the_emulator_refuses_registers_out_of_range(tiny_package: Path) -> None:
