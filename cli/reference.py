@@ -15,8 +15,6 @@ from meadow.compiler.errors import ToolMissing, UsageError
 from meadow.compiler.package import Package
 
 Logits = NDArray[np.float32]
-FP32 = 1
-"""accuracy_level of MatMulNBits that computes in FP32; 4 rounds activations to INT8."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def sources(package: Package, override: Path | None) -> Sources:
     Raises UsageError when a file is gone or has changed.
     """
     if override is None:
-        return Sources(reference_model(package, None, prefer_origin=True), reference_model(package, None))
+        source = reference_model(package, None)
+        return Sources(reference_model(package, None, prefer_origin=True), source)
     from meadow.compiler.read import source_digest
 
     user = reference_model(package, override)
@@ -88,6 +87,8 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, exact: bool = True):
+        from meadow.compiler.onnx_file import FP32_ACCURACY, in_full
+
         try:
             import onnxruntime
         except ImportError:
@@ -98,8 +99,13 @@ class OnnxModel:
         if exact:
             # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
             # file's own meaning, with float activations.
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(FP32))
-            file = in_full(path, options) or file
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(FP32_ACCURACY))
+            full = in_full(path)
+            if full is not None:
+                file = full
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+                )
         try:
             self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has exception classes of its own for every stage
@@ -149,26 +155,3 @@ class OnnxModel:
         self.position += count
         logits: Logits = found["logits"][0].astype(np.float32)
         return logits
-
-
-def in_full(path: Path, options: Any) -> bytes | None:
-    """The file's bytes with every MatMulNBits computed in FP32, when one asks for less; `options` are told where its data lies."""
-    import onnx
-
-    try:
-        model = onnx.load_model(path, format="protobuf", load_external_data=False)
-    except Exception:  # onnxruntime says what is wrong with it
-        return None
-    levels = [
-        a
-        for n in model.graph.node
-        if n.op_type == "MatMulNBits"
-        for a in n.attribute
-        if a.name == "accuracy_level" and a.i > FP32
-    ]
-    if not levels:
-        return None
-    for attribute in levels:
-        attribute.i = FP32
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
-    return bytes(model.SerializeToString())

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from meadow.cli import engine
 from meadow.cli.output import emit_json, err, json_option, out, table
-from meadow.cli.reference import OnnxModel, sources
+from meadow.cli.reference import OnnxModel, reference_model, sources
 from meadow.cli.rewritten import compare, narrowest
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
@@ -221,13 +221,14 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
         engine.require_grouped(package)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
-        files = sources(package, reference) if {"onnx", "graph"} & set(rungs) or not _one_dataflow(package) else None
+        files = sources(package, reference) if "onnx" in rungs else None
+        source = files.source if files else reference_model(package, reference)
         user = OnnxModel(files.user) if files and "onnx" in rungs else None
         onnx = OnnxModel(files.source) if user and files and files.rewritten else user
-        evaluator = Evaluator(read(files.source), quantized=True) if files and "graph" in rungs else None
+        evaluator = Evaluator(read(source), quantized=True) if "graph" in rungs else None
         sessions: dict[tuple[str, str], Session] = {}
         devices = [r for r in rungs if r in ("emulator", "csim")]
-        for mode, folder in dataflow_packages(package, files.source if files else work, work):
+        for mode, folder in dataflow_packages(package, source, work):
             for device in devices:
                 sessions[mode, device] = stack.enter_context(Session(folder, device))
         if not sessions:
@@ -248,7 +249,10 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
             if onnx is not None:
                 onnx.reset()
                 rung0 = follow(onnx.step, tokens, count, ends)
-                row["rewritten" if onnx is not user else "onnx"] = rung0.tokens
+                row["onnx"] = row["rewritten"] = rung0.tokens
+                if user is not None and user is not onnx:
+                    user.reset()
+                    row["onnx"] = follow(user.step, tokens, count, ends).tokens
                 sequences.append([*tokens, *rung0.tokens])
             if evaluator is not None:
                 state = State()
@@ -279,10 +283,6 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
                 if not row["same"]:
                     verdict.fail(f"{row['phase']}: {row['matrix']} differs in the Verilog from the emulator", bits=True)
     return verdict
-
-
-def _one_dataflow(package: Package) -> bool:
-    return len({mode for rows in package.manifest["dataflow"].values() for mode, _ in rows}) == 1
 
 
 def _check_rewriting(

@@ -20,6 +20,8 @@ PROTO_LIMIT = 2 << 30
 """Protobuf refuses messages of 2 GiB and more; larger weights must be external data."""
 EXTERNAL_THRESHOLD = 1024
 """Tensors of at least this many bytes go to the external data file."""
+FP32_ACCURACY = 1
+"""accuracy_level of MatMulNBits that computes in FP32; 4 rounds activations to INT8."""
 
 _MAGICS = (
     (b"GGUF", "a GGUF file", "convert it first: meadowc convert {path} -o DIR"),
@@ -173,6 +175,19 @@ def external_files(path: Path) -> list[Path]:
         return []  # load_model says what is wrong; a digest is of whatever is there
     tensors = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
     return sorted({path.parent / external_data_helper.ExternalDataInfo(t).location for t in tensors})
+
+
+def in_full(path: Path) -> bytes | None:
+    """The file's bytes with every MatMulNBits computed in FP32; None where none asks for less, or the file is not whole."""
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        return None
+    nodes = (n for n in model.graph.node if n.op_type == "MatMulNBits")
+    levels = [a for n in nodes for a in n.attribute if a.name == "accuracy_level" and a.i > FP32_ACCURACY]
+    for attribute in levels:
+        attribute.i = FP32_ACCURACY
+    return bytes(model.SerializeToString()) if levels else None
 
 
 def save_model(model: onnx.ModelProto, folder: Path) -> Path:

@@ -33,7 +33,7 @@ RUNTIME_MAY = {
     "registers",
 }
 """What a board has of the compiler: numpy and the standard library only."""
-ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "confirm", "llama", "quantize", "convert"}
+ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "onnx_piece", "llama", "quantize", "convert"}
 SOURCES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
 
 

@@ -194,7 +194,8 @@ def test_a_failed_verification_ends_with_4(meadowc: Any, tiny_package: Path, mon
 
     healthy = Emulator._quantize
     monkeypatch.setattr(Emulator, "_quantize", lambda self, f: healthy(self, f) if self.run.tokens > 1 else None)
-    assert meadowc("verify", tiny_package, "--rungs", "emulator", "--limit", 1, "--tokens", 2).code == 4
+    result = meadowc("verify", tiny_package, "--rungs", "emulator", "--limit", 1, "--tokens", 2)
+    assert result.code == 4, result.err
     monkeypatch.setattr("meadow.runtime.selftest._weights", lambda session, healthy: (False, "broken"))
     assert meadowc("selftest", tiny_package).code == 4
 
