@@ -226,7 +226,7 @@ def selftest_command(package: Path, device: str, inject: str, as_json: bool) -> 
     """
     code = 0
     try:
-        with opened(package, device, as_json, fault=inject) as session:
+        with opened(package, device, as_json, fault=inject, check=False) as session:
             rungs, where = session.selftest(), header(session)
             if not all(ok for _, ok, _ in rungs):
                 code = 4

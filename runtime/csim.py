@@ -87,6 +87,7 @@ class CSim:
 
     name = "csim"
     emulated = True
+    shares_memory = True
 
     def __init__(self, package: Package, sanitize: bool = False):
         self.design = package.design

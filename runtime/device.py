@@ -53,10 +53,16 @@ class Counters:
 
 
 class Device(Protocol):
-    """One engine with its memory.  Addresses are bytes; allocations are whole 4 KiB pages."""
+    """One engine with its memory.  Addresses are bytes; allocations are whole 4 KiB pages.
+
+    A run may be left by an interrupt between `start` and the end of `wait`: what comes next waits for its end first.
+
+    shares_memory  whether what the host writes is what the engine reads, with no cache or bus between
+    """
 
     name: str
     emulated: bool
+    shares_memory: bool
 
     def alloc(self, length: int) -> int:
         """Reserve `length` bytes of zeros; returns their address.  Raises DeviceError when memory is short."""

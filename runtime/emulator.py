@@ -81,6 +81,7 @@ class Emulator:
 
     name = "emulator"
     emulated = True
+    shares_memory = True
 
     def __init__(self, design: Design):
         self.design = design

@@ -39,7 +39,7 @@ class Recorder:
 
     def __init__(self, device: Device, package: Package, path: Path):
         self.device, self.path = device, path
-        self.name, self.emulated = device.name, device.emulated
+        self.name, self.emulated, self.shares_memory = device.name, device.emulated, device.shares_memory
         try:
             self.file: IO[str] = path.open("w")
         except OSError as error:
@@ -101,6 +101,7 @@ class Replay:
 
     name = "replay"
     emulated = True
+    shares_memory = True
 
     def __init__(self, package: Package, path: Path):
         try:

@@ -96,12 +96,13 @@ class Session:
     fault     injected into an emulated board, to see that it is found
     record    file that gets every transaction with the device
     replay    recording that answers in place of a device
+    check     read back what was uploaded to a device with memory of its own, and compare
     Raises UsageError, DeviceError and ToolMissing.
     """
 
     def __init__(self, package: str | Path, device: str | Device = "auto",
                  progress: Callable[[int, int], None] | None = None, fault: str = "", record: str | Path | None = None,
-                 replay: str | Path | None = None):  # fmt: skip
+                 replay: str | Path | None = None, check: bool = True):  # fmt: skip
         self.package = load(Path(package))
         damaged = self.package.verify_files()
         if damaged:
@@ -132,6 +133,8 @@ class Session:
         self._spare: int | None = None
         try:
             self._upload(progress or upload_bar())
+            if check:
+                self._check_upload()
         except BaseException:
             self.device.close()
             raise
@@ -215,6 +218,29 @@ class Session:
         table = np.array(addresses, np.uint64).view(np.uint8)
         self._bases = self.device.alloc(table.size)
         self.device.write(self._bases, table)
+
+    def _check_upload(self) -> None:
+        """Raise DeviceError unless the device's memory holds the package's weights and programs."""
+        device = self.device.device if isinstance(self.device, Recorder) else self.device
+        if device.shares_memory:
+            return
+        wanted = [
+            (address, data)
+            for address, (_, data) in zip(self.addresses, self.package.chunk_bytes(), strict=True) if data is not None
+        ]  # fmt: skip
+        wanted += [
+            (self._programs[name], np.frombuffer(self.package.program(name), np.uint8)) for name in self._programs
+        ]
+        for address, data in wanted:
+            for start in range(0, data.size, UPLOAD_BYTES):
+                piece = data[start : start + UPLOAD_BYTES]
+                different = np.flatnonzero(device.read(address + start, piece.size) != piece)
+                if different.size:
+                    raise DeviceError(
+                        f"{device.name}: memory differs from what was written there, in {different.size} of {piece.size} bytes from "
+                        f"{address + start + int(different[0]):#x} on: a cache line that was not flushed, or damaged memory. "
+                        f"For more: meadowc selftest {self.package.folder} --device {device.name}"
+                    )
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 

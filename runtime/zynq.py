@@ -62,6 +62,7 @@ class Zynq:
 
     name = "pynq"
     emulated = False
+    shares_memory = False
 
     def __init__(self, package: Package, bitstream: Path | None = None, device: Any = None, stall: float = STALL):
         self.package = package

@@ -226,3 +226,12 @@ def test_simulations_end_with_their_session(tiny_package: Path) -> None:
     assert process.poll() is None
     session.close()
     assert process.poll() is not None
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("fault", ["corrupted-weights", "stale-lines"])
+def test_memory_that_differs_from_the_package_is_found_before_the_first_token(fault: str, tiny_package: Path) -> None:
+    with pytest.raises(DeviceError, match=r"memory differs from what was written there, in \d+ of \d+ bytes"):
+        Session(tiny_package, "emulated-pynq", fault=fault)
+    with Session(tiny_package, "emulated-pynq", fault=fault, check=False) as session:  # as the self-test opens it
+        assert session.position == 0
