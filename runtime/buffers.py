@@ -28,11 +28,13 @@ PAGE = 4096
 class Buffer:
     """Contiguous memory that knows what the host wrote and the device has not seen, and whether the device wrote since.
 
+    host   the same bytes as a plain array: slices of the other have a destructor in Python, in which an interrupt would be lost
     dirty  [begin, end) of what the host wrote last; newest on the host
     stale  whether the engine ran since the host read: the device may have the newest bytes
     """
 
     memory: Any
+    host: Bytes
     dirty: list[tuple[int, int]] = field(default_factory=list)
     stale: bool = False
 
@@ -73,14 +75,14 @@ class Buffers:
                 "holds it or add cma=1024M to the kernel's boot arguments"
             ) from None
         self.operations["allocations"] += 1
-        buffer = Buffer(memory)
+        buffer = Buffer(memory, np.asarray(memory).view(np.ndarray))
         if buffer.address + buffer.length > self.limit:
             memory.freebuffer()
             raise DeviceError(
                 f"memory came from {buffer.address:#x}, but this overlay maps the DRAM below {self.limit:#x} alone: it was built "
                 "without the board's files. Install them in Vivado and build again, or keep cma below 2 GB (cma=1024M@0x40000000)"
             )
-        memory[:] = 0
+        buffer.host[:] = 0
         buffer.dirty.append((0, buffer.length))
         self._flush(buffer)
         bisect.insort(self.held, buffer, key=lambda b: b.address)
@@ -98,7 +100,7 @@ class Buffers:
         buffer, at = self._holding(address, data.nbytes)
         if buffer.stale:
             self._refresh(buffer, at, at + data.nbytes)  # lines around the write hold what the device wrote
-        buffer.memory[at : at + data.nbytes] = data.reshape(-1).view(np.uint8)
+        buffer.host[at : at + data.nbytes] = data.reshape(-1).view(np.uint8)
         buffer.dirty.append((at, at + data.nbytes))
         self.operations["buffer writes"] += 1
         if data.nbytes >= AT_ONCE:
@@ -109,7 +111,7 @@ class Buffers:
         self._flush(buffer)  # what is read is what the device has, also of what the host wrote
         self._invalidate(buffer, at, at + length)
         self.operations["buffer reads"] += 1
-        return np.array(buffer.memory[at : at + length], np.uint8)
+        return buffer.host[at : at + length].copy()
 
     def _flush(self, buffer: Buffer) -> None:
         for begin, end in buffer.dirty:

@@ -124,6 +124,8 @@ class Engine:
         under_way = bool(self.box.request != self.box.answered)
         if under_way and self._told != self.box.request:
             self._wake()
+        if under_way and self.process.poll() is not None:
+            raise self._died()
         return under_way
 
     @property
