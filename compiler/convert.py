@@ -27,7 +27,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 
     Raises UsageError for a damaged file, UnsupportedModel (with every problem) for one that cannot be served.
     """
-    refuse_target(target, "model.onnx", (source,))
+    refuse_target(target, "model", (source,))
     file = read_gguf(source)
     fields = file.fields
     made = tokenizer(fields)
@@ -47,7 +47,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
 
     metadata = {"meadow.source": source.name, "meadow.context": str(file.model.context)}
     proto = build(file.model, file.gain, linear, embed, file.head, metadata)
-    with beside(target, "model.onnx", (source,)) as folder:
+    with beside(target, "model", (source,)) as folder:
         save_model(proto, folder)
         made.save(str(folder / "tokenizer.json"), pretty=False)
         for name, content in config_files(fields, file.model, tied, tokens).items():

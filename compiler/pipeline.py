@@ -31,9 +31,10 @@ from meadow.compiler.grouped import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat,
 from meadow.compiler.lower import lower
 from meadow.compiler.onnx_file import find_model
 from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
-from meadow.compiler.package import load
+from meadow.compiler.package import load, sha256
 from meadow.compiler.parts import Part, weight_parts
 from meadow.compiler.place import place
+from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.read import read, source_digest
 from meadow.compiler.rewrite import rewrite
 from meadow.compiler.save import compiler_digest, save
@@ -66,7 +67,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     Raises UsageError, UnsupportedModel and ResourceExceeded.
     """
     file = find_model(source)
-    refuse_target(target, "manifest.json", (file,))
+    refuse_target(target, "package", (file,))
     progress("read", "")
     graph = read(file)
     digest = source_digest(file)
@@ -137,20 +138,19 @@ def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
 def inputs_digest(file: Path, source: str, board: Board, options: Options) -> str:
     """What a package is made of: the model's bytes (their digest `source`) and companions, the board, the options and this compiler."""
     digest = hashlib.sha256(source.encode())
-    companions = [f"{p.name}:{p.stat().st_size}" for p in sorted(file.parent.glob("*.json*"))]
+    companions = [f"{name}:{sha256(file.parent / name)}" for name in COMPANIONS if (file.parent / name).is_file()]
     for part in (repr(board), repr(options), compiler_digest(), *companions):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
 
 
 def is_current(target: Path, inputs: str) -> bool:
-    """Whether `target` is a whole package made of these inputs."""
+    """Whether `target` is a whole package made of these inputs, and no file of it is missing or changed."""
     try:
         package = load(target)
-        package.file("report/summary.json")
+        return bool(package.manifest["inputs"] == inputs) and not package.verify_files()
     except MeadowError:
         return False
-    return bool(package.manifest["inputs"] == inputs)
 
 
 def require_engines(graph: Graph) -> None:

@@ -216,7 +216,7 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
     if granularity not in SMOOTHING or activations not in ("int8", "float"):
         raise UsageError(f"granularity {granularity!r} and activations {activations!r} are not known")
     file = find_model(source)
-    refuse_target(target, "model.onnx", (file,))
+    refuse_target(target, "model", (file,))
     progress("reading")
     graph = read(file)
     strength = SMOOTHING[granularity] if smoothing is None else smoothing
@@ -262,7 +262,7 @@ def _quantize_groups(source: Path, target: Path, bits: int, group: int, head: st
     if head not in ("int8", "same"):
         raise UsageError(f"head {head!r} is not known; int8 and same are")
     file = find_model(source)
-    refuse_target(target, "model.onnx", (file,))
+    refuse_target(target, "model", (file,))
     progress("reading")
     graph = read(file)
     quantized, rows = {}, []
@@ -312,7 +312,7 @@ def _save(graph: Graph, quantized: dict[str, Weight], gains: dict[str, Floats], 
           what: str, scalar: bool) -> None:  # fmt: skip
     """The folder `target`, with what belongs to the tokenizer copied from beside `file`."""
     origin = origin_of(graph, file, target)
-    with beside(target, "model.onnx", (file,)) as folder:
+    with beside(target, "model", (file,)) as folder:
         save_model(_write(graph, quantized, gains, what, activations, origin, scalar), folder)
         for name in COMPANIONS:
             if (file.parent / name).exists():

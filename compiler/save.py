@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -21,34 +22,49 @@ from meadow.compiler import isa
 from meadow.compiler.arithmetic import rope_table
 from meadow.compiler.design import Design
 from meadow.compiler.emit import BuildPlan
-from meadow.compiler.errors import UsageError
+from meadow.compiler.errors import DeviceError, ResourceExceeded, UsageError
 from meadow.compiler.folder import beside
 from meadow.compiler.graph import Graph
 from meadow.compiler.layout import padded
 from meadow.compiler.lower import rope_row_bytes
 from meadow.compiler.pack import AnyPacked, PackedGroups
-from meadow.compiler.package import FORMAT_VERSION, manifest_digest, sha256
+from meadow.compiler.package import FORMAT_VERSION, load, manifest_digest, sha256
 from meadow.compiler.parts import Part
 from meadow.compiler.quantize import COMPANIONS
 from meadow.compiler.schedule import Schedule
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
 
 HOST_ALIGN = 4096
 
 
 def compiler_digest() -> str:
-    """sha256 over the sources that decide what a package holds, so that a newer meadow compiles again."""
+    """sha256 over every source that decides what a package holds, so that a newer meadow compiles again."""
     digest = hashlib.sha256()
-    for package in ("meadow.compiler", "meadow.hls", "meadow.hls.sim", "meadow.rtl", "meadow.compiler.passes"):
-        for entry in sorted(resources.files(package).iterdir(), key=lambda e: e.name):
-            if entry.is_file() and not entry.name.endswith((".pyc", ".txt")):
-                digest.update(entry.name.encode() + b"\0" + entry.read_bytes())
+    for name in ("boards", "compiler", "hls", "rtl"):
+        for path, data in _sources(resources.files(f"meadow.{name}"), name):
+            digest.update(f"{path}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()
+
+
+def _sources(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
+    """(path, contents) of every file below `folder`, in order, but for what Python makes."""
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        path = f"{name}/{entry.name}"
+        if entry.is_dir():
+            if entry.name != "__pycache__":
+                yield from _sources(entry, path)
+        elif not entry.name.endswith(".pyc"):
+            yield path, entry.read_bytes()
 
 
 def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
          parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
     """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
-    with beside(target, "manifest.json", (Path(graph.source),)) as folder:
+    with beside(target, "package", (Path(graph.source),)) as folder:
         (folder / "report").mkdir()
         for name, text in plan.files.items():
             path = folder / name
@@ -77,6 +93,13 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         }  # fmt: skip
         manifest["digest"] = manifest_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        try:
+            load(folder)
+        except DeviceError as error:
+            why = str(error).replace(str(folder), "it").removesuffix("; compile again")
+            raise ResourceExceeded(
+                f"this design cannot run this model, so nothing was saved: {why}. Drop --set, or set other numbers"
+            ) from None
         _keep_builds(target, folder, design.id)
 
 

@@ -89,7 +89,7 @@ def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:
 
 def test_the_folder_has_what_other_tools_expect(tiny: Path) -> None:
     names = {p.name for p in tiny.iterdir()}
-    assert names == {"model.onnx", "model.onnx.data", "tokenizer.json", "config.json", "generation_config.json",
+    assert names == {".meadow", "model.onnx", "model.onnx.data", "tokenizer.json", "config.json", "generation_config.json",
                      "tokenizer_config.json"}  # fmt: skip
     config = json.loads((tiny / "config.json").read_text())
     assert config["num_hidden_layers"] == 4 and config["vocab_size"] == 1024 and config["tie_word_embeddings"]
