@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from meadow.compiler import isa
 from meadow.compiler.design import LANE_COLS, LARGEST_CLOCK_MHZ, Design
 from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.extents import Extent, extents
 from meadow.compiler.grouped import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
 from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
@@ -214,6 +215,16 @@ class Package:
                 raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
         return layout.join(ported), self._take(row["scale"], data).view(np.float32)[layout.scale_places]
 
+    def packed_beats(self, fields: dict[str, Any], tiles: int) -> list[int]:
+        """Beats of each port's stream of packed weights, as the directory in weights.bin says.  Raises ValueError when it cannot."""
+        chunk, offset = isa.unpack_slot(int(fields["directory"]))
+        count = tiles * self.design.weight_ports
+        entry: dict[str, Any] = self.manifest["chunks"][chunk] if chunk < len(self.chunks) else {"file_offset": None}
+        if entry["file_offset"] is None or offset + 4 * count > entry["bytes"]:
+            raise ValueError("the directory of its weights lies outside of them")
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r", entry["file_offset"] + offset, (4 * count,))
+        return [int(n) for n in data.view(np.uint32).reshape(tiles, -1).sum(axis=0, dtype=np.int64)]
+
     def verify_files(self) -> list[str]:
         """The names of the files whose sha256 differs from the manifest's."""
         return [name for name, digest in self.manifest["files"].items() if sha256(self.file(name)) != digest]
@@ -319,6 +330,7 @@ def check_program(package: Package, name: str) -> None:
         steps = isa.decode(package.program(name))
     except ValueError as error:
         raise DeviceError(f"{package.folder}: the program {name} is damaged: {error}; compile again") from None
+    rows_of = {(row["streams"][0][0], row["streams"][0][1]): row for row in package.packing()}
     for number, (opcode, fields) in enumerate(steps):
         where = f"step {number} of {name} ({opcode.name.lower()})"
         for key, limit in limits.items():
@@ -349,10 +361,86 @@ def check_program(package: Package, name: str) -> None:
             raise DeviceError(
                 f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"
             )
-        for field in isa.INSTRUCTIONS[opcode]:
-            if field.kind == "slot":
-                chunk, offset = isa.unpack_slot(int(fields[field.name]))
-                _check_slot(package, chunk, offset, 0, f"{where}: {field.name}")
+        _check_extents(package, opcode, fields, where)
+        if "weights0" in fields:
+            _check_matrix(package, rows_of, fields, where)
+    _check_kept(package, steps, name)
+
+
+def _check_extents(package: Package, opcode: isa.Opcode, fields: dict[str, isa.Value], where: str) -> None:
+    """Every operand must lie in one chunk of its kind, and what is written apart from everything else the step touches."""
+    spans: list[tuple[int, int, int, Extent]] = []
+    try:
+        for extent in extents(opcode, fields, package.design, package.packed_beats):
+            chunk, offset = isa.unpack_slot(int(fields[extent.field]))
+            what = f"{where}: {extent.field}"
+            _check_slot(package, chunk, offset, extent.bytes, what)
+            kind = package.chunks[chunk].kind
+            if kind not in extent.kinds:
+                raise DeviceError(
+                    f"{package.folder}: {what} lies in {kind}, not in {' or '.join(extent.kinds)}; compile again"
+                )
+            spans.append((chunk, offset, offset + extent.bytes, extent))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    for chunk, begin, end, extent in spans:
+        for other_chunk, other_begin, other_end, other in spans:
+            if (
+                extent.written
+                and other is not extent
+                and chunk == other_chunk
+                and begin < other_end
+                and other_begin < end
+            ):
+                raise DeviceError(
+                    f"{package.folder}: {where}: {extent.field} is written over {other.field}; compile again"
+                )
+
+
+def _check_matrix(
+    package: Package, rows_of: dict[tuple[int, int], dict[str, Any]], f: dict[str, isa.Value], where: str
+) -> None:
+    """A step streams one whole matrix of packing.json, as it was packed."""
+    row = rows_of.get(isa.unpack_slot(int(f["weights0"])))
+    if row is None:
+        raise DeviceError(f"{package.folder}: {where}: weights0 is not where a matrix begins; compile again")
+    grouped = is_grouped(row["format"])
+    found: dict[str, Any] = {
+        "rows": f.get("rows", int(f.get("heads", 0)) * int(f.get("head_dim", 0))), "cols": f["cols"], "format": f["format"],
+        "streams": [isa.unpack_slot(int(f[f"weights{port}"])) for port in range(len(row["streams"]))],
+    }  # fmt: skip
+    wanted: dict[str, Any] = {
+        "rows": row["rows"], "cols": row["cols"] if grouped else padded(row["cols"], LANE_COLS), "format": row["format"],
+        "streams": [tuple(place[:2]) for place in row["streams"]],
+    }  # fmt: skip
+    if not grouped:
+        found |= {"tile_rows": f.get("tile_rows", f.get("head_dim")), "scale": isa.unpack_slot(int(f["weight_scale"]))}
+        wanted |= {"tile_rows": row["tile_rows"], "scale": tuple(row["scale"][:2])}
+        if row["format"]:
+            names = ("directory", "table")
+            found |= {"entries": f["entries"], **{name: isa.unpack_slot(int(f[name])) for name in names}}
+            wanted |= {"entries": row["entries"], **{name: tuple(row[name][:2]) for name in names}}
+    wrong = [f"{key} is {found[key]}, the matrix has {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+    if wrong:
+        raise DeviceError(
+            f"{package.folder}: {where}: {row['name']} is read otherwise than it was packed: {'; '.join(wrong)}; compile again"
+        )
+
+
+def _check_kept(package: Package, steps: list[tuple[isa.Opcode, dict[str, isa.Value]]], name: str) -> None:
+    """Activations that pacq_gemv takes from the linear before must be that linear's, which leaves them there."""
+    before: dict[str, isa.Value] | None = None
+    grouped = [(number, f) for number, (_, f) in enumerate(steps) if "hold" in f and is_grouped(f["format"])]
+    for number, f in grouped:
+        left = before is not None and before["hold"] == 1
+        same = before is not None and all(before[key] == f[key] for key in ("codes", "cols", "format"))
+        if f["reuse"] != int(left) or f["hold"] not in (0, 1) or (left and not same):
+            raise DeviceError(
+                f"{package.folder}: step {number} of {name}: activations kept and taken do not go together; compile again"
+            )
+        before = f
+    if before is not None and before["hold"]:
+        raise DeviceError(f"{package.folder}: {name} ends with activations kept for nobody; compile again")
 
 
 def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:

@@ -267,7 +267,9 @@ class Emulator:
         gain = self._array(f["gain"], np.float32, cols)
         y = ar.norm(x, gain, np.float32(f["eps"]))
         if f["floats"]:
-            self._array(f["codes"], np.float32, tokens, padded(cols, 4))[:, :cols] = y
+            target = self._array(f["codes"], np.float32, tokens, padded(cols, 4))
+            target[:, :cols] = y
+            target[:, cols:] = 0
         else:
             self._store_int8(f, y)
 
@@ -290,12 +292,11 @@ class Emulator:
         y = self._project(f, rows, f["tile_rows"], first)
         match f["epilogue"]:
             case Epilogue.STORE | Epilogue.LOGITS:
-                self._target(f, rows)[first:] = y
+                self._store(f, rows, first, y)
             case Epilogue.ADD:
-                target = self._target(f, rows)
-                target[:] = ar.add(target, y)
+                self._store(f, rows, 0, ar.add(self._target(f, rows), y))
             case Epilogue.GLU:
-                self._target(f, rows // 2)[:] = ar.silu_times(y[:, 0::2], y[:, 1::2])
+                self._store(f, rows // 2, 0, ar.silu_times(y[:, 0::2], y[:, 1::2]))
             case Epilogue.HEADS | Epilogue.ROPE_HEADS:
                 self._store_heads(f, y.reshape(tokens, -1, f["head_dim"]))
 
@@ -303,6 +304,12 @@ class Emulator:
         start = f["first_row"] if f["epilogue"] != Epilogue.GLU else f["first_row"] // 2
         whole: NDArray[np.float32] = self._array(f["target"], np.float32, self.run.tokens, f["stride"])
         return whole[:, start : start + cols]
+
+    def _store(self, f: Fields, cols: int, first: int, y: NDArray[np.float32]) -> None:
+        """Rows of results from token `first` on; whole beats are written, so what lies behind them in their last is 0."""
+        target = self._target(f, padded(cols, 4))[first:]
+        target[:, :cols] = y
+        target[:, cols:] = 0
 
     def _rope(self, f: Fields, y: NDArray[np.float32]) -> NDArray[np.float32]:
         half = f["head_dim"] // 2

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
 RUNTIME_MAY = {
     "errors",
+    "extents",
     "isa",
     "package",
     "layout",
