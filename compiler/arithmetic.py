@@ -6,7 +6,8 @@ Knows nothing of programs, memory or layouts.
 
 The rules: sums that hardware does in parallel are exact integers; the only floating-point operations are single
 FP32 additions, subtractions, multiplications, divisions and square roots, each rounded to nearest even (as IEEE 754
-and AMD's floating-point cores do); subnormal results are flushed where `flush` is called.
+and AMD's floating-point cores do); where `flush` is called subnormal results become 0 and overflows saturate, so that
+no infinity and no NaN is ever kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.int8]
 
 SMALLEST_NORMAL = np.float32(2.0**-126)
+LARGEST = np.finfo(np.float32).max
 QUIET = np.float32(2.0**-100)
 """A row whose largest magnitude is below this counts as zero: its scale is 0 and its codes are 0."""
 LEVELS = np.float32(127)
@@ -35,6 +37,8 @@ NORM_EXPONENTS = (-45, 60)
 """The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
 CACHED = 1 << 16
 """Elements that are taken through several passes at a time, so that they stay in the cache."""
+LARGEST_SUM = 2.0**31
+"""No sum of products of INT8 is larger: they are kept in 32 bits."""
 EXACT_FP32 = 1 << 24
 """Integers up to here, and every sum that stays below, are exact in FP32: FP32 BLAS then computes exact sums."""
 
@@ -62,9 +66,18 @@ def exp2_negative(u: NDArray[np.int32]) -> NDArray[np.uint16]:
     return _EXP2[u]
 
 
-def flush(x: Floats) -> Floats:
-    """Subnormals become zeros of the same sign.  `x` itself where it has none, which is nearly always."""
+def saturate(x: Floats) -> Floats:
+    """Infinities become the largest finite number of their sign, and a NaN the largest: what is kept is a number."""
     found = np.asarray(x, np.float32)
+    if np.isfinite(found).all():
+        return found
+    return np.where(found == -np.inf, -LARGEST, np.where(np.isfinite(found), found, LARGEST)).astype(np.float32)
+
+
+def flush(x: Floats) -> Floats:
+    """Subnormals become zeros of the same sign, and what is too large saturates.  `x` itself where it has neither, which is nearly
+    always."""
+    found = saturate(x)
     bits = found.view(np.uint32) << np.uint32(1)
     bits -= np.uint32(1)  # zeros wrap to the largest number
     subnormal = bits < np.uint32(0x00FFFFFF)
@@ -115,9 +128,9 @@ def int8_products(a: Floats, w: Floats, pieces: int) -> Floats:
 def rescale(sums: Floats, a_scale: Floats, w_scale: Floats) -> Floats:
     """FP32 results [T, N] of integer sums: sum * (a_scale[t] * w_scale[n])."""
     out = np.empty_like(sums)
-    normal = (
-        _smallest(a_scale) * _smallest(w_scale) >= SMALLEST_NORMAL
-    )  # then no product is subnormal, and no sum's either
+    # Where no product of scales is subnormal, no sum's is either; and where the largest is far from overflow, none saturates.
+    most = float(np.abs(a_scale).max(initial=0)) * float(np.abs(w_scale).max(initial=0)) * LARGEST_SUM
+    normal = _smallest(a_scale) * _smallest(w_scale) >= SMALLEST_NORMAL and most < LARGEST
     step = max(1, CACHED // max(1, sums.shape[1]))
     for start in range(0, len(sums), step):
         some = slice(start, start + step)
@@ -167,7 +180,7 @@ def score_scale(head_dim: int) -> np.float32:
 
 def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32) -> Floats:
     """y[T, J] = (q . k) * ((q_scale[t] * kappa) * k_scale[j]); products [T, J] are exact integers in FP32."""
-    return products * flush(flush(q_scale * kappa)[:, None] * k_scale[None, :])
+    return saturate(products * flush(flush(q_scale * kappa)[:, None] * k_scale[None, :]))
 
 
 def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.intc]]:

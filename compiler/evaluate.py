@@ -63,11 +63,12 @@ class Evaluator:
         """What the last of `nodes` computes, given `values` [T, width] by node name; the position of `state` stays."""
         position = np.arange(state.position, state.position + len(tokens))
         values = dict(values)
-        for node in nodes:
-            inputs = [values[name] for name in node.inputs]
-            if observe is not None and node.op in (Op.LINEAR, Op.HEAD):
-                observe(node, inputs[0])
-            values[node.name] = self._node(node, inputs, tokens, position, state)
+        with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities and NaN, as the file has them
+            for node in nodes:
+                inputs = [values[name] for name in node.inputs]
+                if observe is not None and node.op in (Op.LINEAR, Op.HEAD):
+                    observe(node, inputs[0])
+                values[node.name] = self._node(node, inputs, tokens, position, state)
         return values[nodes[-1].name]
 
     def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], position: NDArray[np.intp],

@@ -30,8 +30,11 @@ SUMS_AT_ONCE = 1 << 22
 
 
 def half(x: Floats) -> Halves:
-    """FP16, rounded to nearest even with subnormals kept, saturated at +-65504."""
-    return np.clip(x, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+    """FP16, rounded to nearest even with subnormals kept, saturated at +-65504; a NaN counts as the largest of its sign."""
+    held = np.clip(x, -LARGEST_HALF, LARGEST_HALF)
+    if np.isnan(held).any():
+        held = np.where(np.isnan(held), np.copysign(LARGEST_HALF, x), held)
+    return held.astype(np.float16)
 
 
 class GroupedMatrix(NamedTuple):

@@ -137,7 +137,7 @@ Keys:
 #pragma HLS UNROLL
                     sum += static_cast<int32_t>(q[lane][k]) * static_cast<int32_t>(key[j][k]);
                 }
-                score.value[lane] = static_cast<float>(sum) * flush(scale[lane] * key_scale[j]);
+                score.value[lane] = saturate(static_cast<float>(sum) * flush(scale[lane] * key_scale[j]));
             }
         }
         out.write(score);

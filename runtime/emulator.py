@@ -117,14 +117,18 @@ class Emulator:
             raise DeviceError(f"{run.tokens} tokens after {run.position}: the design takes {self.design.block} a run "
                               f"and a context of {self.design.context}")  # fmt: skip
         self.run = run
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows saturates (docs/arithmetic.md)
+            self._execute(run)
+        self.counters.seconds += time.perf_counter() - began
+        self.counters.runs += 1
+
+    def _execute(self, run: Run) -> None:
         self._bases = self.memory.view(run.bases, 8 * run.pages).view(np.uint64).tolist()
         for opcode, fields in self._program(run):
             try:
                 getattr(self, f"_{opcode.name.lower()}")(fields)
             except (ValueError, IndexError, TypeError, ArithmeticError) as error:
                 raise DeviceError(f"the program's {opcode.name} does not fit its operands: {error}") from None
-        self.counters.seconds += time.perf_counter() - began
-        self.counters.runs += 1
 
     def wait(self, timeout: float | None = None) -> None:
         """Nothing to wait for: start runs to the end."""
