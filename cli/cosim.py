@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.trust import require_trust, trust_option
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 
@@ -72,8 +73,9 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
 @click.command("cosim")
 @click.argument("package", type=click.Path(path_type=Path), default=Path("build/smollm2-int4"))
 @click.option("--layers", type=click.IntRange(min=1), default=1, show_default=True, help="How many layers run.")
+@trust_option
 @json_option
-def cosim_command(package: Path, layers: int, as_json: bool) -> None:
+def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> None:
     """Run the first layers of PACKAGE with pacq_gemv in Verilog: driver, registers, streams and Verilog against each other.
 
     The C simulation is the sequencer, the board's driver starts it through an emulated board and reads the Verilog's own registers.
@@ -85,6 +87,7 @@ def cosim_command(package: Path, layers: int, as_json: bool) -> None:
     made = load(package)
     if not made.design.pacq_ports:
         raise UsageError(f"{package} has no grouped weights, so no pacq_gemv to simulate")
+    require_trust(made, trust)
     with stages(("building", "loading", "running"), as_json) as show:
         result = measure(made, layers, show)
     if as_json:

@@ -13,6 +13,7 @@ from meadow.cli.output import emit_json, err, json_option, out
 from meadow.cli.reference import OnnxModel, reference_model
 from meadow.cli.rewritten import surprise
 from meadow.cli.run import device_option, opened
+from meadow.cli.trust import trust_option
 from meadow.compiler.errors import UsageError
 from meadow.runtime.session import Session
 
@@ -20,7 +21,7 @@ from meadow.runtime.session import Session
 def windows(session: Session, text: str, count: int, length: int) -> list[list[int]]:
     """The first `count` pieces of `length` tokens.  Raises UsageError when the text is too short."""
     need = count * length
-    tokens = session.tokenizer.encode(text[: need * 12])
+    tokens = session.tokenizer.encode(text[: need * 12], control=False)
     if len(tokens) < need:
         raise UsageError(f"the text has {len(tokens)} tokens and {count} windows of {length} need {need}")
     return [tokens[i * length : (i + 1) * length] for i in range(count)]
@@ -35,9 +36,10 @@ def windows(session: Session, text: str, count: int, length: int) -> list[list[i
     "--reference", type=click.Path(path_type=Path), help="ONNX to compare with [default: the one quantized from]."
 )
 @device_option
+@trust_option
 @json_option
 def eval_command(package: Path, text: str, count: int, window_tokens: int, reference: Path | None, device: str,
-                 as_json: bool) -> None:  # fmt: skip
+                 trust: bool, as_json: bool) -> None:  # fmt: skip
     """Measure the perplexity of PACKAGE on text, beside onnxruntime on the lossless ONNX.
 
     \b
@@ -45,7 +47,7 @@ def eval_command(package: Path, text: str, count: int, window_tokens: int, refer
       meadowc eval build/smollm2 --text wikipedia --windows 12 --json
     """
     words = _text(text)
-    with opened(package, device, as_json) as session:
+    with opened(package, device, as_json, trust) as session:
         length = window_tokens
         if length > session.context:
             raise UsageError(

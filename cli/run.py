@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
+from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.compiler.errors import DeviceError, MeadowError, UsageError
+from meadow.compiler.package import load
 from meadow.runtime.session import DEVICES, Session, sampler
 from meadow.runtime.tokenizer import Streamer
 
@@ -37,8 +39,13 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def opened(package: Path, device: str, quiet: bool, **how: Any) -> Iterator[Session]:
-    """A Session, with a bar while the weights are uploaded; `how` are its other arguments."""
+def opened(package: Path, device: str, quiet: bool, trust: bool, **how: Any) -> Iterator[Session]:
+    """A Session, with a bar while the weights are uploaded; `how` are its other arguments.
+
+    trust  whether C++ that this meadow did not emit may be built and run
+    """
+    if device in RUNS_CODE:
+        require_trust(load(package), trust)
     with upload_bar("uploading weights", quiet) as bar:
         session = Session(package, device, bar, **how)
     if not quiet:
@@ -85,14 +92,19 @@ def rates(session: Session) -> str:
 @click.command("run")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", required=True, help="The prompt; - reads standard input.")
-@click.option("--raw", is_flag=True, help="Plain completion: do not use the model's chat template.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Plain completion: no chat template, and special tokens written in the prompt count as such.",
+)
 @device_option
 @click.option("--record", type=click.Path(path_type=Path), help="Write every transaction with the device into a file.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Let a recording answer in place of a device.")
 @sampling_options
+@trust_option
 @json_option
 def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path | None, replay: Path | None, max_tokens: int,
-                temperature: float, top_k: int, top_p: float, seed: int, as_json: bool) -> None:  # fmt: skip
+                temperature: float, top_k: int, top_p: float, seed: int, trust: bool, as_json: bool) -> None:  # fmt: skip
     """Answer one prompt with PACKAGE.
 
     \b
@@ -109,7 +121,7 @@ def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path
         )
     text = sys.stdin.read() if prompt == "-" else prompt
     choose = sampler(temperature, top_k, top_p, seed)
-    with opened(package, device, as_json, record=record, replay=replay) as session:
+    with opened(package, device, as_json, trust, record=record, replay=replay) as session:
         if not as_json:
             err.print(header(session), style="dim")
             if not raw and session.tokenizer.template is None:
@@ -155,9 +167,10 @@ def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
 @click.argument("package", type=click.Path(path_type=Path))
 @device_option
 @sampling_options
+@trust_option
 @json_option
 def chat_command(package: Path, device: str, max_tokens: int, temperature: float, top_k: int, top_p: float, seed: int,
-                 as_json: bool) -> None:  # fmt: skip
+                 trust: bool, as_json: bool) -> None:  # fmt: skip
     """Talk with PACKAGE, line by line; an empty line or Ctrl-D ends it, Ctrl-C stops an answer.
 
     \b
@@ -165,7 +178,7 @@ def chat_command(package: Path, device: str, max_tokens: int, temperature: float
       meadowc chat build/smollm2
     """
     choose = sampler(temperature, top_k, top_p, seed)
-    with opened(package, device, as_json) as session:
+    with opened(package, device, as_json, trust) as session:
         if session.tokenizer.template is None:
             raise UsageError("this model has no chat template, so there is no chat; use meadowc run --raw")
         if not as_json:
@@ -191,7 +204,7 @@ def _answer(
     session: Session, messages: list[dict[str, str]], limit: int, choose: Callable[..., int], quiet: bool
 ) -> str:
     """One answer to the whole conversation.  Ctrl-C ends the answer, not the chat."""
-    tokens = session.tokenizer.encode(session.tokenizer.chat(messages))
+    tokens = session.tokenizer.conversation(messages)
     session.reset()
     streamer, text = Streamer(session.tokenizer), ""
     try:
@@ -212,8 +225,9 @@ def _answer(
 @click.argument("package", type=click.Path(path_type=Path))
 @device_option
 @click.option("--inject", metavar="FAULT", default="", help="A fault for the emulated board to have: see below.")
+@trust_option
 @json_option
-def selftest_command(package: Path, device: str, inject: str, as_json: bool) -> None:
+def selftest_command(package: Path, device: str, inject: str, trust: bool, as_json: bool) -> None:
     """Check a device step by step with PACKAGE: memory, weights, one layer, tokens.
 
     The first rung that fails is the last, and tells the likely cause.  Faults for --device emulated-pynq: engine-hang,
@@ -226,7 +240,7 @@ def selftest_command(package: Path, device: str, inject: str, as_json: bool) -> 
     """
     code = 0
     try:
-        with opened(package, device, as_json, fault=inject, check=False) as session:
+        with opened(package, device, as_json, trust, fault=inject, check=False) as session:
             rungs, where = session.selftest(), header(session)
             if not all(ok for _, ok, _ in rungs):
                 code = 4

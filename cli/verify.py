@@ -24,6 +24,7 @@ from meadow.cli import engine
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.reference import OnnxModel, reference_model, sources
 from meadow.cli.rewritten import compare, narrowest
+from meadow.cli.trust import require_trust, trust_option
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 from meadow.runtime.session import Session
@@ -369,9 +370,17 @@ def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: 
     type=click.Path(path_type=Path),
     help="ONNX of rung 0 [default: your own file, which the package was compiled or quantized from].",
 )
+@trust_option
 @json_option
 def verify_command(
-    package: Path, rungs: str, tokens: int, file: Path | None, limit: int | None, reference: Path | None, as_json: bool
+    package: Path,
+    rungs: str,
+    tokens: int,
+    file: Path | None,
+    limit: int | None,
+    reference: Path | None,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree; with the rung rtl also the Verilog of
     pacq_gemv, on whole matrices of the first, middle and last layer and the head.
@@ -385,8 +394,11 @@ def verify_command(
     unknown = [r for r in wanted if r not in RUNGS + MORE_RUNGS]
     if unknown or not wanted:
         raise UsageError(f"--rungs {rungs!r}: known are {', '.join(RUNGS + MORE_RUNGS)}")
+    opened = load(package)
+    if {"csim", "rtl"} & set(wanted):
+        require_trust(opened, trust)
     verdict = verify(
-        load(package),
+        opened,
         wanted,
         tokens,
         file,

@@ -112,6 +112,19 @@ class Package:
             raise DeviceError(f"{self.folder} has no {name}; compile the model again")
         return path
 
+    def sources(self, folder: str) -> dict[str, Path]:
+        """The files below hls/ or rtl/, by name.  Raises DeviceError for one that the manifest does not list, and for a link."""
+        top, listed = self.folder / folder, self.manifest["files"]
+        found: dict[str, Path] = {}
+        for path in sorted(top.rglob("*")) if top.is_dir() and not top.is_symlink() else ():
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink() or (not path.is_dir() and (not path.is_file() or name not in listed)):
+                raise DeviceError(f"{self.folder} holds {name}, which is {'a link' if path.is_symlink() else 'not in its manifest'}: "
+                                  "it would be built into the simulation. Remove it, or compile the model again")  # fmt: skip
+            if path.is_file():
+                found[name] = path
+        return found
+
     def chunk_bytes(self) -> Iterator[tuple[Chunk, NDArray[np.uint8] | None]]:
         """Each chunk with the bytes it starts with (mapped from weights.bin), or None for one that starts empty."""
         file = self.file("weights.bin")

@@ -6,8 +6,6 @@ Driver, register map, stream protocol and Verilog meet here.  Counts cycles of p
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +13,8 @@ from pathlib import Path
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
 from meadow.compiler.package import Package
-from meadow.runtime.csim import FLAGS, cache_folder, cpu
+from meadow.runtime.built import is_whole, keep, place
+from meadow.runtime.csim import FLAGS, cpu
 from meadow.runtime.csim_engine import Engine
 from meadow.runtime.emulated_board import EmulatedBoard
 from meadow.runtime.verilated import verilator
@@ -32,13 +31,13 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
     compiler = shutil.which("g++")
     if compiler is None or shutil.which("make") is None:
         raise ToolMissing("co-simulation needs g++ and make: apt-get install g++ make")
-    rtl = sorted(p for p in (package.folder / "rtl").glob("*.v") if p.name not in ("pacq_top.v", "meadow_identity.v"))
+    rtl = [
+        path for name, path in package.sources("rtl").items() if path.name not in ("pacq_top.v", "meadow_identity.v")
+    ]
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256(json.dumps([parameters, FLAGS, version, command, cpu()], sort_keys=True).encode())
-    for source in (*sorted(p for p in (package.folder / "hls").rglob("*") if p.is_file()), *rtl):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    library = cache_folder() / "cosim" / f"{digest.hexdigest()[:32]}.so"
-    if library.is_file():
+    files = {name: path.read_bytes() for folder in ("hls", "rtl") for name, path in package.sources(folder).items()}
+    library = place("cosim", [parameters, FLAGS, version, command, cpu()], files, ".so")
+    if is_whole(library):
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     hls = (package.folder / "hls").resolve()
@@ -65,8 +64,7 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
                 raise DeviceError(
                     f"{Path(step[0]).name} refused the engine: {lines[0] if lines else done.stderr[-300:]}"
                 )
-        made.replace(library)
-    return library
+        return keep(made, library)
 
 
 class VerilogBlock:

@@ -6,8 +6,6 @@ The library is built once for each design and kept in the user's cache.  The byt
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from meadow.compiler.errors import DeviceError, ToolMissing
+from meadow.compiler.errors import DeviceError, ResourceExceeded, ToolMissing
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package
+from meadow.runtime.built import is_whole, keep, place
 from meadow.runtime.csim_engine import STATUS, Engine, SharedMemory
 from meadow.runtime.device import Bytes, Counters, Run
 
@@ -33,11 +32,6 @@ SLACK = 16 << 20
 """Bytes of simulated memory beside what the package allocates: the chunk table, test patterns, other programs."""
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept: $XDG_CACHE_HOME/meadow or ~/.cache/meadow."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow"
-
-
 def build(package: Package, sanitize: bool = False) -> Path:
     """The shared library of the package's C++, built if it is not in the cache.
 
@@ -46,31 +40,28 @@ def build(package: Package, sanitize: bool = False) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         raise ToolMissing("the C simulation needs g++: apt-get install g++ (or use the emulator: --device emulator)")
-    sources = sorted(p for p in (package.folder / "hls").rglob("*") if p.is_file())
     flags = FLAGS + (SANITIZERS if sanitize else ())
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\0".join((*flags, version, cpu())).encode())
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    library = cache_folder() / "csim" / f"{digest.hexdigest()[:32]}.so"
-    if library.is_file():
+    ports = [f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}", f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}"]
+    sources = {name: path.read_bytes() for name, path in package.sources("hls").items()}
+    library = place("csim", [*flags, *ports, version, cpu()], sources, ".so")
+    if is_whole(library):
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / "engine.so"
-        command = [compiler, *flags, f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
-                   f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}",
-                   f"-I{package.folder / 'hls' / 'sim'}", f"-I{package.folder / 'hls'}",
+        command = [compiler, *flags, *ports, f"-I{package.folder / 'hls' / 'sim'}", f"-I{package.folder / 'hls'}",
                    str(package.folder / "hls" / "sim" / "csim.cpp"), "-o", str(made)]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise DeviceError(f"g++ did not end within {BUILD_TIMEOUT} s") from None
         if done.returncode != 0:
+            if "No space left on device" in done.stderr:
+                raise ResourceExceeded(f"g++ found no space left on the device for {library.parent}; nothing was kept")
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise DeviceError(f"g++ refused the engine's C++: {first}")
-        made.replace(library)
-    return library
+        return keep(made, library)
 
 
 def cpu() -> str:

@@ -409,10 +409,15 @@ class Session:
                 token = pick(self._step(token))
 
     def prompt(self, text: str, raw: bool = False) -> list[int]:
-        """Token ids of `text` as a user's message by the chat template, or as it is when raw or without a template."""
-        if raw or self.tokenizer.template is None:
+        """Token ids of `text` as a user's message by the chat template; as it is where there is none.
+
+        raw  no template: plain completion, and special tokens that are written in `text` count as such
+        """
+        if raw:
             return self.tokenizer.encode(text)
-        return self.tokenizer.encode(self.tokenizer.chat([{"role": "user", "content": text}]))
+        if self.tokenizer.template is None:
+            return self.tokenizer.message(text)
+        return self.tokenizer.conversation([{"role": "user", "content": text}])
 
     def stream(self, prompt: str, max_new_tokens: int = 64, raw: bool = False,
                choose: Callable[[Logits], int] | None = None) -> Iterator[str]:  # fmt: skip

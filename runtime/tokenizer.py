@@ -7,10 +7,14 @@ Encoding and decoding are the `tokenizers` library's work, templates Jinja's in 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
+from meadow.runtime.chat_template import render
 
 REPLACEMENT = "\ufffd"
 HOLD_TOKENS = 8
@@ -31,50 +35,111 @@ class Tokenizer:
                 f"{folder.parent} has no tokenizer, so there is no text: compile from a folder with tokenizer.json, or give token ids to "
                 "Session.generate in Python"
             )
-        try:
+        with _guarded(f"{file} is not a tokenizer"):
             self.library = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception for whatever it cannot parse
-            raise DeviceError(f"{file} is not a tokenizer: {error}; compile the model again") from None
+        self._plain: Any = None
         self.settings = _json(folder / "tokenizer_config.json")
         self.template = self._template(folder)
         self.end_tokens = self._end_tokens(folder)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids, with the beginning-of-text token if the model wants one."""
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError("the text is not valid UTF-8 (or the terminal's locale is not: LC_ALL=C.UTF-8)") from None
-        ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, control: bool = True) -> list[int]:
+        """Token ids, with the beginning-of-text token if the model wants one.
+
+        control  whether special tokens that are written in the text count as such; else they are text like any other
+        """
+        return self._begun(self._ids([(text, control)]))
+
+    def message(self, text: str) -> list[int]:
+        """Token ids of a user's message where there is no template: its special tokens are text."""
+        return self.encode(text, control=False)
+
+    def conversation(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of the prompt that the model's chat template makes of `messages`.
+
+        The template's own special tokens count; those written in a message are text: it cannot end its turn or begin another.
+        """
+        used = "".join(str(v) for message in messages for v in message.values()) + (self.template or "")
+        names = sorted(self.special, key=len, reverse=True)  # a longer token first, which a shorter one may begin
+        if self.normalizes:  # a message as a whole, since it may become a special token by being normalized
+            names = sorted({v for m in messages for k, v in m.items() if k != "role"}, key=len, reverse=True)
+        marks = {name: mark for name, mark in zip(names, _marks(used, len(names)), strict=True) if name}
+
+        def marked(text: str) -> str:
+            for name, mark in marks.items():
+                text = text.replace(name, mark)
+            return text
+
+        prompt = self.chat(
+            [{key: value if key == "role" else marked(value) for key, value in m.items()} for m in messages]
+        )
+        back = {mark: name for name, mark in marks.items()}
+        pieces: list[tuple[str, bool]] = []
+        for part in re.split("(" + "|".join(map(re.escape, back)) + ")", prompt) if back else [prompt]:
+            if part:
+                pieces.append((back[part], False) if part in back else (part, True))
+        return self._begun(self._ids(pieces))
+
+    def _ids(self, pieces: list[tuple[str, bool]]) -> list[int]:
+        """Token ids of (text, whether its special tokens count) one after the other."""
+        found: list[int] = []
+        for text, control in pieces:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    "the text is not valid UTF-8 (or the terminal's locale is not: LC_ALL=C.UTF-8)"
+                ) from None
+            with _guarded("the model's tokenizer failed"):
+                found += (self.library if control else self.plain).encode(text, add_special_tokens=False).ids
+        return found
+
+    @property
+    def plain(self) -> Any:
+        """The tokenizer to which special tokens are text."""
+        if self._plain is None:
+            self._plain = type(self.library).from_str(self.library.to_str())
+            self._plain.encode_special_tokens = True
+        return self._plain
+
+    @property
+    def special(self) -> set[str]:
+        """The texts of the special tokens."""
+        return {token.content for token in self.library.get_added_tokens_decoder().values() if token.special}
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether special tokens are looked for in normalized text, so that another spelling may become one."""
+        tokens = self.library.get_added_tokens_decoder().values()
+        return self.library.normalizer is not None and any(token.special and token.normalized for token in tokens)
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        """`ids` after the beginning-of-text token, if the model wants one and they do not begin with it."""
         if self.settings.get("add_bos_token"):
             begin = self.library.token_to_id(_token(self.settings.get("bos_token")) or "")
             if begin is not None and (not ids or ids[0] != begin):
-                ids = [begin, *ids]
+                return [begin, *ids]
         return ids
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens left out."""
-        text: str = self.library.decode(ids, skip_special_tokens=True)
+        with _guarded("the model's tokenizer failed"):
+            text: str = self.library.decode(ids, skip_special_tokens=True)
         return text
 
     def chat(self, messages: list[dict[str, str]]) -> str:
         """The prompt that the model's chat template makes of `messages`.  Raises DeviceError when the template fails."""
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         if self.template is None:
             raise DeviceError("this model has no chat template; use plain completion (--raw)")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         names = {k: _token(self.settings.get(k)) for k in ("bos_token", "eos_token", "pad_token")}
-        try:
-            return environment.from_string(self.template).render(messages=messages, add_generation_prompt=True, **names)
-        except TemplateError as error:
-            raise DeviceError(f"the model's chat template failed: {error}; use plain completion (--raw)") from None
+        return render(self.template, messages, {k: v or "" for k, v in names.items()})
 
     def _template(self, folder: Path) -> str | None:
         file = folder / "chat_template.jinja"
         if file.is_file():
-            return file.read_text()
+            try:
+                return file.read_text()
+            except (OSError, UnicodeDecodeError):
+                raise DeviceError(f"{file} is not UTF-8 text; compile the model again") from None
         found = self.settings.get("chat_template")
         return found if isinstance(found, str) else None
 
@@ -83,7 +148,12 @@ class Tokenizer:
         found: set[int] = set()
         for name in ("generation_config.json", "config.json"):
             value = _json(folder / name).get("eos_token_id")
-            found |= {value} if isinstance(value, int) else set(value or ())
+            listed = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in listed):
+                raise DeviceError(
+                    f"{folder / name}: eos_token_id is {str(value)[:60]}; a token id or a list of them is expected"
+                )
+            found |= set(listed)
         names = [_token(self.settings.get("eos_token")) or ""]
         names += [t for t in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>") if t in (self.template or "")]
         for token in names:
@@ -128,12 +198,37 @@ class Streamer:
         return text[len(before) :]
 
 
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """The tokenizers library raises plain Exception for what it cannot parse, and panics where a regular expression gives up."""
+    try:
+        yield
+    except Exception as error:
+        raise DeviceError(f"{what}: {str(error)[:200]}; compile the model again") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DeviceError(f"{what}: {str(error)[:200]}; compile the model again") from None
+
+
+def _marks(text: str, count: int) -> list[str]:
+    """`count` strings that do not occur in `text`: characters of Unicode's private use, which no template looks for."""
+    found: list[str] = []
+    number = 0
+    while len(found) < count:
+        mark = f"\ue000{number}\ue001"
+        if mark not in text:
+            found.append(mark)
+        number += 1
+    return found
+
+
 def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
         found = json.loads(file.read_text())
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         raise DeviceError(f"{file} is not whole JSON; compile the model again") from None
     return found if isinstance(found, dict) else {}
 

@@ -6,7 +6,6 @@ The program is built once for each shape and kept in the user's cache.  Which ma
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.errors import DeviceError, ToolMissing
 from meadow.compiler.grouped import COLUMNS, GroupLayout
-from meadow.runtime.csim import cache_folder
+from meadow.runtime.built import is_whole, keep, place
 
 GCC_FLAGS = " -- CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread CFG_CXXFLAGS_COROUTINES=-fcoroutines"
 """What the wheel's own make file leaves empty."""
@@ -130,9 +129,10 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
     if shutil.which("g++") is None or shutil.which("make") is None:
         raise ToolMissing("a Verilator simulation needs g++ and make: apt-get install g++ make")
     drive = (resources.files("meadow.rtl.sim") / "drive.cpp").read_text()
-    digest = hashlib.sha256(json.dumps([parameters, sources, drive], sort_keys=True).encode()).hexdigest()[:32]
-    program = cache_folder() / "verilated" / digest
-    if program.is_file():
+    program = place(
+        "verilated", parameters, {name: text.encode() for name, text in {**sources, "drive.cpp": drive}.items()}
+    )
+    if is_whole(program):
         return program
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent) as work:
@@ -148,8 +148,7 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
         if done.returncode:
             lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
             raise DeviceError(f"Verilator refused pacq_gemv: {lines[0] if lines else done.stderr[-300:]}")
-        (Path(work) / "obj_dir" / "Vpacq_gemv").replace(program)
-    return program
+        return keep(Path(work) / "obj_dir" / "Vpacq_gemv", program)
 
 
 def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) -> Outcome:

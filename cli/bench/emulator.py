@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.trust import require_trust, trust_option
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
 
@@ -32,9 +33,10 @@ DEVICES = ("emulator", "csim")
 @click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Decoded tokens.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; the median counts.")
 @click.option("--reference", type=click.Path(path_type=Path), help="ONNX to compare with [default: the one compiled].")
+@trust_option
 @json_option
 def emulator_command(
-    package: Path, prompt: int, tokens: int, repeats: int, reference: Path | None, as_json: bool
+    package: Path, prompt: int, tokens: int, repeats: int, reference: Path | None, trust: bool, as_json: bool
 ) -> None:
     """Time PACKAGE on the emulator and the C simulation, in turns with onnxruntime on the ONNX file it was compiled from.
 
@@ -43,6 +45,7 @@ def emulator_command(
       meadowc bench emulator build/smollm2 --json
     """
     opened = load(package)
+    require_trust(opened, trust)
     if prompt + tokens > opened.design.context:
         raise UsageError(f"{prompt} and {tokens} tokens pass the context of {opened.design.context}")
     with stages(("start", "time"), as_json) as show:

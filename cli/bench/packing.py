@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.trust import require_trust, trust_option
 from meadow.compiler.package import Package, load
 from meadow.compiler.packets import SCHEMES as PUBLISHED
 
@@ -18,8 +19,9 @@ DEFAULT = Path("build/smollm2-tensor")
 @click.command("packing")
 @click.argument("package", type=click.Path(path_type=Path), default=DEFAULT)
 @click.option("--simulate/--no-simulate", default=True, help="Count a token's unpacking cycles in the C simulation.")
+@trust_option
 @json_option
-def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
+def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -> None:
     """Print bits a weight of each matrix of PACKAGE beside its order-0 entropy and the published packing.
 
     \b
@@ -27,6 +29,8 @@ def packing_command(package: Path, simulate: bool, as_json: bool) -> None:
       meadowc bench packing build/smollm2-tensor --json
     """
     opened = load(package)
+    if simulate:
+        require_trust(opened, trust)
     with stages(("matrix", "simulate"), as_json) as show:
         result = measure(opened, lambda done, total: show("matrix", f"{done}/{total}"))
         if simulate and opened.design.weight_ports:  # pacq_gemv unpacks nothing

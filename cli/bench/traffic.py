@@ -15,6 +15,7 @@ import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
 from meadow.cli.reference import reference_model
+from meadow.cli.trust import require_trust, trust_option
 from meadow.cli.verify import dataflow_packages
 from meadow.compiler.errors import UsageError
 from meadow.compiler.package import Package, load
@@ -30,8 +31,9 @@ PROMPTS = (16, 32, 64, 100, 128, 256, 384, 512)
     default="",
     help=f"Prompt lengths [default: those of {','.join(map(str, PROMPTS))} that the context holds].",
 )
+@trust_option
 @json_option
-def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
+def traffic_command(package: Path, prompts: str, trust: bool, as_json: bool) -> None:
     """Count what PACKAGE moves, by GEMM and by TPHS, prefill and one decoded token, beside the prediction.
 
     Exit code 4 when a count differs.
@@ -41,6 +43,7 @@ def traffic_command(package: Path, prompts: str, as_json: bool) -> None:
       meadowc bench traffic build/smollm2 --prompts 16,512 --json
     """
     opened = load(package)
+    require_trust(opened, trust)
     limit = opened.design.context
     try:
         lengths = [int(text) for text in prompts.split(",")] if prompts else [n for n in PROMPTS if n < limit]
