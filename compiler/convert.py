@@ -17,6 +17,7 @@ from meadow.compiler.errors import UsageError
 from meadow.compiler.folder import beside, refuse_target
 from meadow.compiler.gguf_file import read_gguf
 from meadow.compiler.gguf_tokenizer import config_files, tokenizer
+from meadow.compiler.guard import guard
 from meadow.compiler.llama import Builder, build, float_zero_point, packed_codes
 from meadow.compiler.onnx_file import save_model
 from meadow.compiler.types import Weight
@@ -28,6 +29,11 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
     Raises UsageError for a damaged file, UnsupportedModel (with every problem) for one that cannot be served.
     """
     refuse_target(target, "model", (source,))
+    with guard(source, UsageError, "get the file again, or convert the model to GGUF again"):
+        return _convert(source, target)
+
+
+def _convert(source: Path, target: Path) -> dict[str, Any]:
     file = read_gguf(source)
     fields = file.fields
     made = tokenizer(fields)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
 from meadow.compiler.errors import UsageError
+from meadow.compiler.guard import guard
 
 PROTO_LIMIT = 2 << 30
 """Protobuf refuses messages of 2 GiB and more; larger weights must be external data."""
@@ -77,6 +78,11 @@ def load_model(path: Path) -> onnx.ModelProto:
 
     Raises UsageError for the wrong kind of file, a truncated one, and external data missing, too short or outside.
     """
+    with guard(path, UsageError, "export or quantize the model again"):
+        return _load_model(path)
+
+
+def _load_model(path: Path) -> onnx.ModelProto:
     refuse_wrong_kind(path)
     if path.stat().st_size >= PROTO_LIMIT:
         raise UsageError(f"{path} is over 2 GiB; ONNX allows that only with external data")

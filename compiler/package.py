@@ -22,6 +22,7 @@ from meadow.compiler.design import LANE_COLS, LARGEST_CLOCK_MHZ, Design
 from meadow.compiler.errors import DeviceError, UsageError
 from meadow.compiler.extents import Extent, extents
 from meadow.compiler.grouped import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
+from meadow.compiler.guard import guard
 from meadow.compiler.isa import Epilogue
 from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
@@ -251,10 +252,15 @@ def load(folder: Path) -> Package:
         raise UsageError(f"{folder} is not a package (no manifest.json in it){hint}")
     if path.stat().st_size > MANIFEST_LIMIT:
         raise DeviceError(f"{path} has {path.stat().st_size} bytes, which no manifest has; compile again")
+    with guard(path, DeviceError, "compile the model again"):
+        return _load(folder, path)
+
+
+def _load(folder: Path, path: Path) -> Package:
     try:
         manifest = json.loads(path.read_text())
         version = manifest.get("format_version")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise DeviceError(f"{path} is not a whole manifest; compile the model again") from None
     if version != FORMAT_VERSION or manifest.get("isa_version") != isa.VERSION:
         raise DeviceError(

@@ -17,9 +17,10 @@ import onnx
 from numpy.typing import NDArray
 
 from meadow.compiler.confirm import CONTEXT, MOST_CONTEXT, Stream, confirm
-from meadow.compiler.errors import UnsupportedModel
+from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.graph import Graph, Model, Node, Op
 from meadow.compiler.grouped import LARGEST
+from meadow.compiler.guard import guard
 from meadow.compiler.onnx_file import external_files, find_model, load_model
 from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, linear_weight
 from meadow.compiler.read_layer import LINEAR, Layer
@@ -58,8 +59,9 @@ def read(path: Path, context: int | None = None) -> Graph:
     Raises UsageError when it is not a whole ONNX file, UnsupportedModel with a table of every problem found.
     """
     file = find_model(path)
-    proto = load_model(file)
-    return Reader(OnnxGraph(proto, file.parent.resolve()), file).read(context)
+    with guard(file, UsageError, "export or quantize the model again"):
+        proto = load_model(file)
+        return Reader(OnnxGraph(proto, file.parent.resolve()), file).read(context)
 
 
 def absurd_numbers(graph: Graph) -> list[tuple[str, str, str]]:
@@ -84,10 +86,11 @@ def source_digest(path: Path) -> str:
     """sha256 of an ONNX file and of its external data, in the order of their names."""
     file = find_model(path)
     digest = hashlib.sha256()
-    for part in [file, *external_files(file)]:
-        with part.open("rb") as stream:
-            for block in iter(lambda: stream.read(1 << 22), b""):
-                digest.update(block)
+    with guard(file, UsageError, "export or quantize the model again"):
+        for part in [file, *external_files(file)]:
+            with part.open("rb") as stream:
+                for block in iter(lambda: stream.read(1 << 22), b""):
+                    digest.update(block)
     return digest.hexdigest()
 
 
@@ -228,7 +231,7 @@ class Reader:
             name=re.sub(r"[^A-Za-z0-9_.-]+", "-", self.g.graph.name or self.file.stem), layers=self.layers,
             dim=embed.cols, heads=attend.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, ffn=ffn,
             vocab=head.rows, eps=self.eps[0], inv_freq=self.inv_freqs[0],
-            context=int(context) if context.isdigit() else 0,
+            context=int(context) if re.fullmatch(r"[0-9]{1,7}", context) else 0,
             activations=metadata.get("meadow.activations", "float"),
         )  # fmt: skip
 

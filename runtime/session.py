@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.errors import DeviceError, UsageError
+from meadow.compiler.guard import guard
 from meadow.compiler.isa import INSTRUCTION_BYTES
 from meadow.compiler.layout import padded
 from meadow.compiler.package import Package, load
@@ -138,7 +139,8 @@ class Session:
         except BaseException:
             self.device.close()
             raise
-        self._embedding = self.package.embedding()
+        with guard(self.package.folder, DeviceError, "compile the model again"):
+            self._embedding = self.package.embedding()
 
     # -- life ------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
+from meadow.compiler.guard import guard
 from meadow.runtime.chat_template import render
 
 REPLACEMENT = "\ufffd"
@@ -38,9 +39,10 @@ class Tokenizer:
         with _guarded(f"{file} is not a tokenizer"):
             self.library = tokenizers.Tokenizer.from_file(str(file))
         self._plain: Any = None
-        self.settings = _json(folder / "tokenizer_config.json")
-        self.template = self._template(folder)
-        self.end_tokens = self._end_tokens(folder)
+        with guard(folder, DeviceError, "compile the model again"):
+            self.settings = _json(folder / "tokenizer_config.json")
+            self.template = self._template(folder)
+            self.end_tokens = self._end_tokens(folder)
 
     def encode(self, text: str, control: bool = True) -> list[int]:
         """Token ids, with the beginning-of-text token if the model wants one.

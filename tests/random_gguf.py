@@ -28,6 +28,11 @@ def write_gguf(path: Path, kind: str = "Q4_1", embedding: str = "Q8_0", heads: i
     writer.add_head_count_kv(kv)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
+    for key, value in (changes.get("fields") or {}).items():  # type: ignore[attr-defined]
+        if key in writer.kv_data[0]:
+            del writer.kv_data[0][key]
+        kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        kinds[type(value)](key, value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([f"t{i}" for i in range(vocab)])

@@ -21,6 +21,7 @@ PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
 RUNTIME_MAY = {
     "errors",
     "extents",
+    "guard",
     "isa",
     "package",
     "layout",

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 from random_gguf import TYPES, write_gguf
@@ -158,3 +160,51 @@ def test_a_file_that_claims_too_much_is_refused_at_once(claim: bytes, tmp_path: 
     (tmp_path / "hostile.gguf").write_bytes(b"GGUF" + claim)
     with pytest.raises(UsageError):
         convert(tmp_path / "hostile.gguf", tmp_path / "out")
+
+
+def gguf_with(path: Path, **fields: Any) -> Path:
+    """A small model with other or more keys of its architecture: `__` stands for a dot."""
+    write_gguf(path, "F16", "F16", fields={f"llama.{key.replace('__', '.')}": value for key, value in fields.items()})
+    return path
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("rope__scale_linear", 4.0, "changes what is computed"), ("attention__sliding_window", 8, "changes what is computed"),
+    ("rope__scaling__factor", 2.0, "changes what is computed"), ("logit_scale", 0.5, "changes what is computed"),
+    ("attention__causal", False, "changes what is computed"), ("attn_logit_softcapping", 50.0, "changes what is computed"),
+    ("rope__scaling__attn_factor", 1.5, "changes what is computed"), ("a_new_key", 1, "is not known here"),
+    ("block_count", 1_000_000, "a number from 0 to 1024"), ("embedding_length", 2**31 - 1, "a number from 0 to"),
+])  # fmt: skip
+def test_a_key_that_changes_what_is_computed_is_refused_by_name(
+    key: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModel, match=f"llama.{key.replace('__', '.')}: .*{said}"):
+        convert(gguf_with(tmp_path / "m.gguf", **{key: value}), tmp_path / "m")
+
+
+@pytest.mark.parametrize(("key", "value"), [("rope__scale_linear", 1.0), ("attention__sliding_window", 4096), ("rope__scaling__type", "none"),
+                                            ("expert_count", 0), ("attention__causal", True)])  # fmt: skip
+def test_a_key_that_changes_nothing_is_taken(key: str, value: Any, tmp_path: Path) -> None:
+    assert convert(gguf_with(tmp_path / "m.gguf", **{key: value}), tmp_path / "m")["types"]
+
+
+def test_scales_that_are_not_numbers_are_refused_while_converting(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", "Q8_0", "Q8_0")
+    data = bytearray((tmp_path / "m.gguf").read_bytes())
+    place = next(t for t in GGUFReader(tmp_path / "m.gguf").tensors if t.name == "blk.1.ffn_up.weight").data_offset
+    data[place : place + 2] = b"\x00\x7e"  # NaN in FP16: the scale of the first block
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(UnsupportedModel, match="scales hold NaN or infinity"):
+        convert(tmp_path / "m.gguf", tmp_path / "m")
+
+
+def test_merges_that_make_no_token_are_refused(tmp_path: Path) -> None:
+    from meadow.compiler.gguf_tokenizer import tokenizer
+
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": ["a", "b", "ab"],
+        "tokenizer.ggml.merges": ["a b", "a a", "b"],
+    }
+    with pytest.raises(UsageError, match=r"2 of the file's 3 merges do not make a token of two tokens \('a a', 'b'\)"):
+        tokenizer(fields)
