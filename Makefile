@@ -49,6 +49,7 @@ types: setup-test
 	@mkdir -p build/types/meadow
 	@for d in boards cli compiler hls rtl runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
+	MYPYPATH=build/types:tests .venv/bin/mypy --namespace-packages --explicit-package-bases $(shell git ls-files 'tests/*.py')
 
 rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
 	$(PYTEST) tests/rtl

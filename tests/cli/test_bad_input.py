@@ -243,7 +243,7 @@ def test_any_damaged_file_of_a_package_is_named(name: str, meadowc: Any, tiny_pa
     copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 4
-    write(copy / name, data)
+    write(copy / name, bytes(data))
     result = meadowc("run", copy, "-p", "x")
     assert result.code == 7 and (name in result.err or "damaged" in result.err)
 

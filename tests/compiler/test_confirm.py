@@ -144,7 +144,11 @@ def test_scores_that_are_bent_only_where_they_are_large_are_found(tmp_path: Path
     assert "layer 0: large scores are bent before the softmax" in refusal(s, tmp_path)
 
 
-SHUFFLE = (("Reshape", ["", "%first"], {}), ("Transpose", [""], {"perm": [0, 1, 3, 2]}), ("Reshape", ["", "%back"], {}))
+SHUFFLE: tuple[tuple[str, list[str], dict[str, object]], ...] = (
+    ("Reshape", ["", "%first"], {}),
+    ("Transpose", [""], {"perm": [0, 1, 3, 2]}),
+    ("Reshape", ["", "%back"], {}),
+)
 
 
 def shuffle(s: Surgery, value: str) -> None:

@@ -83,6 +83,7 @@ def test_an_operand_is_checked_to_its_end_and_for_its_kind_of_memory(name: str, 
         where, _, kind = value.rpartition(" ")
         chunk = next(c for c in load(copy).chunks if c.kind == kind)
         value = slot_near_the_end(copy, kind) if where.startswith("end") else isa.pack_slot(chunk.index, 0)
+    assert isinstance(value, int)
     change(copy, find(copy, opcode, **fields), word(opcode, field), value)
     with pytest.raises(DeviceError, match=said):
         load(copy)

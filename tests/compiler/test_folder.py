@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,9 @@ def test_killed_at_and_between_the_renames_nothing_is_lost(moment: str, with_exc
     write(target, "old")
 
     def work() -> None:
-        die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+        def die() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
         real_exchange, real_rename, seen = folder.exchange, Path.rename, []
 
         def swapped(a: Path, b: Path) -> bool:
@@ -275,7 +278,7 @@ def test_the_compilers_digest_sees_every_source(monkeypatch: pytest.MonkeyPatch)
     seen = [
         path
         for name in ("boards", "compiler", "hls", "rtl")
-        for path, _ in save._sources(save.resources.files(f"meadow.{name}"), name)
+        for path, _ in save._sources(resources.files(f"meadow.{name}"), name)
     ]
     for path in ("boards/zcu102.toml", "compiler/lower.py", "compiler/passes/fuse_glu.py", "hls/sim/csim.cpp",
                  "rtl/pacq_gemv.v", "compiler/calibration.txt"):  # fmt: skip

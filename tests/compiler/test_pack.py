@@ -43,7 +43,7 @@ matrices = st.builds(
 @given(matrices, st.sampled_from(SCHEMES))
 def test_what_is_packed_comes_back(matrix: tuple[NDArray[np.int8], int], scheme: str) -> None:
     codes, ports = matrix
-    packed = pack(codes, Layout(*codes.shape, ports, 64), scheme, lookup_entries=16384)
+    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], ports, 64), scheme, lookup_entries=16384)
     assert (unpack(packed) == codes).all()
     assert all(s.nbytes % BEAT_BYTES == 0 for s in packed.streams)
 
@@ -54,21 +54,21 @@ def test_every_format_of_packets_comes_back(form: Packets, monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "PACKETS", (form,))
     codes = np.clip(np.rint(np.random.default_rng(7).laplace(0, 9, (130, 341))), -127, 127).astype(np.int8)
-    packed = pack(codes, Layout(*codes.shape, 4, 64), "frequency", lookup_entries=65536)
+    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 4, 64), "frequency", lookup_entries=65536)
     assert packed.form == form and (unpack(packed) == codes).all()
 
 
 @pytest.mark.parametrize("scheme", ["prefix", "frequency"])
 def test_every_byte_value_comes_back(scheme: str) -> None:
     codes = np.tile(np.arange(-128, 128, dtype=np.int16).astype(np.int8), (8, 4))
-    packed = pack(codes, Layout(*codes.shape, 2, 64), scheme, lookup_entries=65536)
+    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 2, 64), scheme, lookup_entries=65536)
     assert packed.form is not None and (unpack(packed) == codes).all()
 
 
 @pytest.mark.parametrize("value", [0, -128, 127])
 def test_a_matrix_of_one_value_comes_back(value: int) -> None:
     codes = np.full((70, 64), value, np.int8)
-    packed = pack(codes, Layout(*codes.shape, 2, 64), "prefix")
+    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 2, 64), "prefix")
     assert packed.form is not None and packed.entries == 1 and (unpack(packed) == codes).all()
 
 
@@ -169,10 +169,12 @@ def test_a_flipped_bit_does_not_come_back_as_it_was(scheme: str) -> None:
 def test_a_stream_that_is_cut_short_is_refused() -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (64, 64))).astype(np.int8)
     packed = pack(codes, Layout(64, 64, 1, 64), "prefix")
-    short = packed.directory - 1
+    short = (packed.directory - 1).astype(np.uint32)
     with pytest.raises(ValueError, match="stream of port 0"):
         unpack_streams(
-            Prefix(), Stored(packed.streams, short, packed.table, packed.entries), packed.layout.tile_weights
+            Prefix(),
+            Stored(packed.streams, short, packed.table, packed.entries),
+            packed.layout.tile_weights,
         )
     cut = (packed.streams[0][:-BEAT_BYTES],)
     with pytest.raises(ValueError, match="fewer weights"):

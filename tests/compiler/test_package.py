@@ -48,6 +48,7 @@ def test_the_embedding_is_the_heads_own_rows(tiny_package: Path, tiny_int8: Path
     weight = next(iter(read(tiny_int8).weights.values()))
     table = load(tiny_package).embedding()
     assert weight.scale is not None
+    assert table.scale is not None
     assert (table.codes == weight.codes).all() and (table.scale[:, 0] == weight.scale).all()
     assert (table.rows(np.array([3, 900])) == weight.dequantize()[[3, 900]]).all()
 

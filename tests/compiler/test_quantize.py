@@ -60,7 +60,7 @@ def test_smoothing_changes_nothing_in_exact_arithmetic(tiny: Path) -> None:
     assert any((before[name] != w).any() for name, w in weights.items())
     evaluator = Evaluator(graph, quantized=False)
     reference = evaluator.run(np.array(IDS), State())
-    evaluator.weights = weights
+    evaluator.weights = weights  # type: ignore[assignment]
     evaluator.graph = graph.replace(gains=gains)
     assert np.abs(evaluator.run(np.array(IDS), State()) - reference).max() < 1e-3
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from meadow import boards
@@ -14,6 +15,7 @@ from meadow.compiler import isa
 from meadow.compiler.errors import ResourceExceeded
 from meadow.compiler.fit import fit
 from meadow.compiler.graph import Graph
+from meadow.compiler.layout import Layout
 from meadow.compiler.lower import lower
 from meadow.compiler.pack import pack
 from meadow.compiler.parts import parts, weight_parts
@@ -32,8 +34,8 @@ def lowered(graph: Graph, dataflow: str) -> Schedule:
     board = boards.load("zcu102")
     design = fit(graph, board).design
     packed = {
-        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows], p.layout, "raw")
-        for name, found in weight_parts(graph, design).items() for p in found
+        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw")
+        for name, found in weight_parts(graph, design).items() for p in found if isinstance(p.layout, Layout)
     }  # fmt: skip
     return lower(graph, design, packed, dataflow, board.bandwidth_gb_s)
 
@@ -101,6 +103,6 @@ def test_a_model_too_large_for_the_board_is_refused_with_numbers(graph: Graph) -
 def test_a_matrix_larger_than_a_chunk_is_cut_into_whole_tiles() -> None:
     found = parts("head", 300_000, 4096, 4, 64)
     assert len(found) > 1 and sum(p.layout.rows for p in found) == 300_000
-    assert all(p.layout.raw_beats * 16 <= CHUNK_LIMIT for p in found)
+    assert all(isinstance(p.layout, Layout) and p.layout.raw_beats * 16 <= CHUNK_LIMIT for p in found)
     assert all(p.first_row % 64 == 0 for p in found)
     assert [p.name for p in found] == [f"head#{i}" for i in range(len(found))]

@@ -104,7 +104,15 @@ def test_norms_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     out = np.zeros_like(x)
     eps = np.float32(1e-5)
     inverse = np.float32(1) / np.float32(cols)
-    cpp.norm(pointer(x), pointer(gain), len(x), cols, ctypes.c_float(eps), ctypes.c_float(inverse), pointer(out))
+    cpp.norm(
+        pointer(x),
+        pointer(gain),
+        len(x),
+        cols,
+        ctypes.c_float(float(eps)),
+        ctypes.c_float(float(inverse)),
+        pointer(out),
+    )
     assert same(out, ar.norm(x, gain, eps))
 
 

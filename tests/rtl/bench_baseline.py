@@ -16,7 +16,7 @@ LANES, TILES, BEATS, LATENCY = 4, 5, 16, 23
 @cocotb.test(timeout_time=40, timeout_unit="us")
 async def its_error_is_that_of_fp32_sums(dut: Any) -> None:
     """Groups of 128 columns, FP16 activations of normal distribution, uniform INT4 weights; pacq_dot's sums are exact."""
-    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
     rng = np.random.default_rng(2)
     groups = 20
     a = rng.normal(size=(groups, TILES, BEATS, 8)).astype(np.float16)

@@ -39,7 +39,7 @@ def rounded(value: Fraction) -> np.float32:
 
 
 async def compare(dut: Any, cases: list[tuple[dict[str, int], int]], output: str, latency: int) -> None:
-    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
     waiting: list[int] = []
     for inputs, wanted in [*cases, *[cases[-1]] * latency]:
         await FallingEdge(dut.clk_i)

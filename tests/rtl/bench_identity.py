@@ -23,7 +23,7 @@ from meadow.compiler.registers import IDENTITY_ID, IDENTITY_VERSION, identity_fi
 @cocotb.test()
 async def the_registers_are_the_design(dut: Any) -> None:
     design = Design(**json.loads(Path(os.environ["MEADOW_PACKAGE"], "manifest.json").read_text())["design"])
-    cocotb.start_soon(Clock(dut.clk_i, 5, unit="ns").start())
+    cocotb.start_soon(Clock(dut.clk_i, 5, unit="ns").start())  # type: ignore[arg-type]
     dut.rst_i.value = 1
     bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk_i, dut.rst_i)
     rng = random.Random(1)

@@ -32,7 +32,7 @@ def halves_of(kind: str, count: int, rng: np.random.Generator) -> np.ndarray[Any
 @cocotb.test(timeout_time=40, timeout_unit="us")
 async def sums_of_groups_are_exact_whatever_comes(dut: Any) -> None:
     """Groups of 16 to 256 columns, every kind of activation, worst codes too."""
-    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
     rng, chance = np.random.default_rng(3), random.Random(3)
     dut.rst_i.value = 1
     dut.valid_i.value = 0

@@ -59,7 +59,7 @@ class Matrix:
 class Bench:
     def __init__(self, dut: Any):
         self.dut = dut
-        cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+        cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
         self.memory = SparseMemory(1 << 40)
         self.rams = [AxiRamRead(AxiReadBus.from_prefix(dut, f"m_axi_{p}"), dut.clk_i, dut.rst_i, mem=self.memory)
                      for p in range(PORTS)]  # fmt: skip

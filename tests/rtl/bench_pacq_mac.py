@@ -27,7 +27,7 @@ def value_of(half: int) -> Fraction:
 @cocotb.test(timeout_time=300, timeout_unit="us")
 async def every_value_times_every_code_is_exact(dut: Any) -> None:
     """65,536 values, each times the 16 codes of four bits, on sums that are already there."""
-    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())
+    cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
     dut.codes_i.value = sum(code << 4 * code for code in range(LANES))
     chance = random.Random(1)
     before = [chance.randrange(-(1 << 46), 1 << 46) for _ in range(LANES)]

@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, dut: Any):
         self.dut = dut
-        cocotb.start_soon(Clock(dut.clk_i, 5, "ns").start())
+        cocotb.start_soon(Clock(dut.clk_i, 5, "ns").start())  # type: ignore[arg-type]
 
         def stream(kind: Any, prefix: str) -> Any:
             return kind(AxiStreamBus.from_prefix(dut, prefix), dut.clk_i, dut.rst_i)

@@ -76,7 +76,7 @@ LINTED = {
 def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
     command, environment = verilator()
     files, parameters = LINTED[top]
-    for some in parameters:
+    for some in parameters:  # type: ignore[attr-defined]
         values = [f"-G{name.upper()}={value}" for name, value in some.items()]
         done = subprocess.run([command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files], cwd=RTL,
                               env=environment, capture_output=True, text=True, check=False)  # fmt: skip

@@ -200,7 +200,8 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
     tiny_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Session(tiny_package, "emulated-pynq") as session:
-        real, idle, fired = time.sleep, control.Control._idle, []
+        real, idle = time.sleep, control.Control._idle
+        fired: list[str] = []
 
         def interrupted(seconds: float) -> None:
             if fired == ["looked"]:
@@ -214,7 +215,7 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
                 return False
             return idle(self)
 
-        monkeypatch.setattr(control.time, "sleep", interrupted)
+        monkeypatch.setattr(time, "sleep", interrupted)
         monkeypatch.setattr(control.Control, "_idle", busy_at_first)
         with pytest.raises(KeyboardInterrupt):
             session.prefill(PROMPT)
@@ -239,9 +240,9 @@ def test_the_fabrics_version_and_a_foreign_design_id_are_named(tiny_package: Pat
             def changed(file: Path, name: str = name, value: int = value, program: Any = program) -> None:
                 program(file)
                 block = next(b for _, _, b in device.board.blocks if type(b).__name__ == "IdentityBlock")
-                block.values[{"ID": 0, "VERSION": 4, "ISA": 8}[name]] = value
+                block.values[{"ID": 0, "VERSION": 4, "ISA": 8}[name]] = value  # type: ignore[attr-defined]
 
-            device.board.program = changed  # type: ignore[method-assign]
+            device.board.program = changed  # type: ignore[assignment, method-assign]
             with pytest.raises(DeviceError, match=said):
                 zynq.Zynq(package, bit, device)
             device.board.program = program  # type: ignore[method-assign]
@@ -258,7 +259,7 @@ def test_compare_finds_the_layer_that_differs(tiny_package: Path, board: zynq.Zy
         assert [r.layer for r in rows] == list(range(session.package.model["layers"])) and all(r.equal for r in rows)
         norm_of_second = session.package.steps("prefill")
         gain = [s for s in norm_of_second if s.opcode.name == "NORM"][3].operands["gain"]
-        session.device.write(session.addresses[gain.space] + gain.offset, np.full(8, 0.5, np.float32))  # type: ignore[union-attr]
+        session.device.write(session.addresses[gain.space] + gain.offset, np.full(8, 0.5, np.float32))  # type: ignore[index, union-attr]
         rows = session.compare()
         assert rows[0].equal and not rows[1].equal and "differs from" in str(rows[1])
 

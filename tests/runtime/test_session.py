@@ -148,7 +148,7 @@ def test_selftest_finds_wrong_arithmetic(tiny_package: Path, monkeypatch: pytest
     with Session(tiny_package) as session:
         broken = Emulator._norm
         device = session.device
-        monkeypatch.setattr(device, "_norm", lambda f: broken(device, {**f, "eps": 0.1}), raising=False)
+        monkeypatch.setattr(device, "_norm", lambda f: broken(device, {**f, "eps": 0.1}), raising=False)  # type: ignore[arg-type]
         rungs = session.selftest()
     assert rungs[-1][0] == "one step" and "arithmetic" in rungs[-1][2]
 
@@ -156,7 +156,7 @@ def test_selftest_finds_wrong_arithmetic(tiny_package: Path, monkeypatch: pytest
 def test_selftest_tells_a_wrong_layer_from_a_wrong_step(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Session(tiny_package) as session:
         device, healthy = session.device, Emulator._tphs
-        monkeypatch.setattr(device, "_tphs", lambda f: healthy(device, {**f, "kappa": 0.5}), raising=False)
+        monkeypatch.setattr(device, "_tphs", lambda f: healthy(device, {**f, "kappa": 0.5}), raising=False)  # type: ignore[arg-type]
         rungs = session.selftest()
     assert rungs[-1][0] == "one layer" and not rungs[-1][1]
 

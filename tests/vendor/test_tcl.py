@@ -55,7 +55,10 @@ def graph(
     calls: list[Call],
 ) -> tuple[dict[str, str], set[tuple[str, ...]], dict[str, dict[str, str]], list[tuple[str, str, int, int]]]:
     """Cells, connections, properties by cell, addresses, as the commands made them."""
-    cells, wires, config, segments = {}, set(), defaultdict(dict), []
+    cells: dict[str, str] = {}
+    wires: set[tuple[str, ...]] = set()
+    config: dict[str, dict[str, str]] = defaultdict(dict)
+    segments: list[tuple[str, str, int, int]] = []
     for n, call in enumerate(calls):
         if call[0] == "create_bd_cell":
             cells[call[-1]] = options(call).get("-vlnv") or options(call)["-reference"]
@@ -69,7 +72,7 @@ def graph(
             o = options(call)
             slave = next(a for a in call[1:] if "/" in a and a != o["-target_address_space"])
             at = int(o["-offset"], 16) if "-offset" in o else None
-            segments.append((o["-target_address_space"], slave, at, int(o.get("-range", "0"), 16)))
+            segments.append((o["-target_address_space"], slave, at, int(o.get("-range", "0"), 16)))  # type: ignore[arg-type]
     return cells, wires, dict(config), segments
 
 
@@ -114,7 +117,7 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
     code, said, calls = record(grouped.folder / "vivado" / "build.tcl", "vivado", tmp_path / "log")
     assert code == 0, said
     cells, wires, config, _ = graph(calls)
-    domain = {}
+    domain: dict[str, str] = {}
     for wire in wires:
         if wire[0] in ("zynq_ps/pl_clk0", "zynq_ps/pl_clk1"):
             domain |= dict.fromkeys(wire[1:], wire[0])
