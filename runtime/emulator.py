@@ -286,7 +286,9 @@ class Emulator:
         target = self._array(f["codes"], np.int8, self.run.tokens, padded(f["cols"], 32))
         target[:, : f["cols"]] = codes
         target[:, f["cols"] :] = 0
-        self._array(f["scale"], np.float32, self.run.tokens)[:] = scale
+        scales = self._array(f["scale"], np.float32, padded(self.run.tokens, 4))
+        scales[: self.run.tokens] = scale
+        scales[self.run.tokens :] = 0  # whole beats are written
 
     def _linear(self, f: Fields) -> None:
         tokens, rows = self.run.tokens, f["rows"]
@@ -335,6 +337,7 @@ class Emulator:
         target[:, start:stop, : f["head_dim"]] = codes.swapaxes(0, 1)
         target[:, start:stop, f["head_dim"] :] = 0
         scales[:, start:stop] = scale.T
+        scales[:, stop : padded(stop, 4)] = 0
 
     def _cache(self, f: Fields, kind: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """(codes [kv_heads, seen, head_dim], scales [kv_heads, seen]) of "key" or "value"."""

@@ -19,7 +19,8 @@ def write_gguf(path: Path, kind: str = "Q4_1", embedding: str = "Q8_0", heads: i
     """A random two-layer model in GGUF; returns the matrices as they dequantize, [N, K]."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), str(changes.get("architecture", "llama")))
-    ffn, vocab, kv = 96, 64, heads // 2
+    kv = int(str(changes.get("kv_heads", heads // 2)))
+    ffn, vocab = int(str(changes.get("ffn", 96))), int(str(changes.get("vocab", 64)))
     writer.add_context_length(64)
     writer.add_embedding_length(dim)
     writer.add_block_count(2)

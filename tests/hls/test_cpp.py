@@ -207,3 +207,14 @@ def test_accesses_that_wrap_around_are_refused_too(cpp: ctypes.CDLL) -> None:
     refused = [(0, 257), (4096, 1), (8, 1), (2**64 - 16, 1), (0, 2**60), (16, 2**64 - 1), (2**64 - 16, 2)]
     assert all(cpp.refuses(u64(a), u64(n)) == 0 for a, n in allowed)
     assert all(cpp.refuses(u64(a), u64(n)) == 1 for a, n in refused)
+
+
+def test_norms_are_the_same_at_every_exponent(cpp: ctypes.CDLL) -> None:
+    """Below 2^-45 and above 2^60 a row's exponent is clamped, in both."""
+    random = np.random.default_rng(12)
+    x = (random.uniform(-1, 1, (130, 33)) * np.exp2(np.arange(-66, 64))[:, None]).astype(np.float32)
+    gain = random.normal(1, 0.5, 33).astype(np.float32)
+    out = np.zeros_like(x)
+    inverse = np.float32(1) / np.float32(33)
+    cpp.norm(pointer(x), pointer(gain), len(x), 33, ctypes.c_float(1e-30), ctypes.c_float(float(inverse)), pointer(out))
+    assert same(out, ar.norm(x, gain, np.float32(1e-30)))
