@@ -54,8 +54,8 @@ types: setup-test
 rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps the waves)
 	$(PYTEST) tests/rtl
 
-mutations: setup-test  ## faults planted in the Verilog, each caught by its test (minutes)
-	$(PYTEST) tests/rtl/test_mutations.py -m mutation -n 2
+mutations: setup-test  ## faults planted in the Verilog, the Python and the C++, each caught by its test (20 minutes)
+	$(PYTEST) tests/rtl/test_mutations.py tests/test_mutations.py -m mutation -n 2
 
 formal: setup-test  ## the FIFO proved by a SAT solver: nothing lost, doubled or changed under stalls
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"

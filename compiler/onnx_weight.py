@@ -199,6 +199,8 @@ def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
     scales = np.asarray(scale, np.float32)
     if block and scales.size > 1:
         return _blocked(name, codes, scales, zero, axis, block)
+    if codes.dtype == np.uint8 and zero is not None and np.all(np.asarray(zero) == 128):  # the same numbers as int8
+        codes, zero = (codes.astype(np.int16) - 128).astype(np.int8), None
     if zero is not None and np.any(np.asarray(zero).astype(np.int16)):
         raise Reject(f"{name} has zero points; symmetric weights are supported (zero point 0)")
     if codes.dtype != np.int8:

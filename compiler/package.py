@@ -28,7 +28,7 @@ from meadow.compiler.layout import Layout, padded
 from meadow.compiler.schedule import Chunk, Slot, Step
 from meadow.compiler.unpack import PREFIX_WORD, Stored, format_of, unpack
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 FABRIC = (0xA000_0000, 0xB000_0000)
@@ -267,6 +267,8 @@ def _load(folder: Path, path: Path) -> Package:
             f"{folder} is of package version {version} and program version {manifest.get('isa_version')}, this meadow reads "
             f"{FORMAT_VERSION} and {isa.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
         )
+    if not isinstance(manifest.get("name", ""), str) or not str(manifest.get("name", "")).isprintable():
+        raise DeviceError(f"{path}: the package's name is no printable text; compile the model again")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise DeviceError(f"{path} lacks {', '.join(missing)}; compile the model again")

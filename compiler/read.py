@@ -34,6 +34,7 @@ SMALLEST_EPSILON = 1e-30
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
 TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
 """Operators that move values without changing them: structure is looked for through these."""
+FUSED = "an operator that onnxruntime fused; export without fusion (or undo the optimizer: give it the exported file)"
 FOREIGN = {
     "Conv": "a convolution: this looks like a vision or audio model",
     "ConvTranspose": "a convolution: this looks like a vision or audio model",
@@ -47,6 +48,9 @@ FOREIGN = {
     "Gelu": "a GELU; the LLaMA family has SiLU", "Erf": "a GELU; the LLaMA family has SiLU",
     "DynamicQuantizeLinear": "dynamically quantized activations; quantize the float model with meadowc quantize",
     "MatMulInteger": "dynamically quantized weights; quantize the float model with meadowc quantize",
+    "QuantizeLinear": "statically quantized activations (QDQ); quantize the float model with meadowc quantize",
+    "GroupQueryAttention": FUSED, "MultiHeadAttention": FUSED, "SkipSimplifiedLayerNormalization": FUSED,
+    "SkipLayerNormalization": FUSED, "QuickGelu": FUSED, "BiasGelu": FUSED, "FastGelu": FUSED,
     "QLinearMatMul": "QOperator quantization; write it as QDQ or use meadowc quantize",
 }  # fmt: skip
 
@@ -122,7 +126,13 @@ class Reader:
         try:
             layers = self._match_model()
         except Reject as reject:
-            self.problems.append(("structure", str(reject), "only LLaMA-family decoders are read"))
+            self.problems.append(
+                (
+                    "structure",
+                    str(reject),
+                    "the first place that is no LLaMA-family decoder; what lies before it was not read",
+                )
+            )
             self._refuse()
         model = self._model()
         positions = context or min(model.context or CONTEXT, MOST_CONTEXT)
@@ -150,7 +160,7 @@ class Reader:
             ]
 
     def _refuse(self) -> None:
-        raise UnsupportedModel(f"{self.file} cannot be compiled; every problem found:", tuple(self.problems))
+        raise UnsupportedModel(f"{self.file} cannot be compiled:", tuple(self.problems))
 
     def _check_interface(self) -> None:
         inputs, outputs = self.g.inputs, [o.name for o in self.g.graph.output]
@@ -159,12 +169,26 @@ class Reader:
         if "input_ids" not in inputs:
             guess = "an image model" if any("pixel" in i or "image" in i for i in inputs) else "not a language model"
             self.problems.append(("inputs", f"no input_ids among {', '.join(inputs[:4])}", f"this looks like {guess}"))
-        if "logits" not in outputs:
+        named = next((o for o in outputs if o.startswith("logits")), "")
+        if "logits" not in outputs and named:
+            self.problems.append(
+                ("outputs", f"the logits are called {named!r}", "call the output logits: a tool renamed it")
+            )
+        elif "logits" not in outputs:
             guess = "an encoder" if any("hidden_state" in o for o in outputs) else "not a language model"
             self.problems.append(("outputs", f"no logits among {', '.join(outputs[:4])}", f"this looks like {guess}"))
         if any("encoder" in i for i in inputs):
             self.problems.append(("inputs", "encoder states are read", "encoder-decoder models are not supported"))
-        if not pasts:
+        states = [i for i in inputs if re.search(r"ssm|conv|recurrent|state", i) and "encoder" not in i]
+        if not pasts and states:
+            self.problems.append(
+                (
+                    "inputs",
+                    f"a recurrent state ({states[0]}) and no KV cache",
+                    "recurrent models (Mamba) are not served",
+                )
+            )
+        elif not pasts:
             self.problems.append(("inputs", "no KV cache (past_key_values.N.key and .value)",
                                   "export with a cache: optimum-cli export onnx --task text-generation-with-past"))  # fmt: skip
         self.layers = len(pasts) // 2
@@ -178,8 +202,10 @@ class Reader:
             if match and len(dims) == 4:
                 self.kv_heads, self.head_dim = dims[1].dim_value, dims[3].dim_value
         if pasts and not (self.kv_heads and self.head_dim):
-            self.problems.append(("cache", "the KV cache has no fixed heads and head size",
-                                  "its shape must be [batch, kv_heads, past, head_dim]"))  # fmt: skip
+            value = next(v for v in self.g.graph.input if PAST.match(v.name))
+            dims = [str(d.dim_value or d.dim_param or "?") for d in value.type.tensor_type.shape.dim]
+            self.problems.append(("cache", f"the shape of {value.name} is [{', '.join(dims)}]",
+                                  "heads and head size must be numbers: [batch, kv_heads, past, head_dim]"))  # fmt: skip
 
     def _check_operators(self) -> None:
         counts: dict[str, list[str]] = {}
@@ -192,7 +218,7 @@ class Reader:
 
     def _match_model(self) -> list[Layer]:
         """The layers, first to last; their nodes and weights are emitted."""
-        head = self.node("logits", LINEAR, "the head")
+        head = self._head()
         self.dim = linear_weight(self.g, head).cols
         layers = []
         x = self.norm_input(self._data_input(head), "final norm")
@@ -210,6 +236,22 @@ class Reader:
         norm = self.emit_norm("norm", final, self.last())
         self.emit(Node("logits", Op.HEAD, (norm,), self.share(linear_weight(self.g, head))))
         return layers[::-1]
+
+    def _head(self) -> onnx.NodeProto:
+        """The linear layer whose result the logits are."""
+        node = self.g.producer.get(self.strip("logits"))
+        for _ in range(4):
+            if node is None or node.op_type not in ("Mul", "Div", "Tanh"):
+                break
+            if node.op_type == "Tanh":
+                raise Reject(f"the logits pass through Tanh {node.name!r} (a softcap, as in Gemma)")
+            inner, constant = self.split_constant(node)
+            if constant is None:
+                break
+            factor, node = float(constant.reshape(-1)[0]), self.g.producer.get(self.strip(inner))
+            if node is not None and node.op_type in LINEAR:
+                raise Reject(f"the logits are multiplied by a constant ({factor:g}), which the LLaMA family has not")
+        return self.node("logits", LINEAR, "the head")
 
     def _metadata(self) -> dict[str, str]:
         return {p.key: p.value for p in self.g.model.metadata_props}

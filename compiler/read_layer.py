@@ -153,6 +153,7 @@ class Layer:
             r.g.attributes(node)
             r.inv_freqs.append(self._frequencies(node.input[1], what))
             return r.node(node.input[0], LINEAR, what)
+        self._refuse_biased(node, what)
         for first, second in ((0, 1), (1, 0)):
             plain, turned = (r.g.producer.get(r.strip(node.input[i])) for i in (first, second))
             if plain is None or turned is None or plain.op_type != "Mul" or turned.op_type != "Mul":
@@ -161,6 +162,24 @@ class Layer:
             if pair is not None:
                 return pair
         raise Reject(f"{what}: not x * cos + rotate_half(x) * sin")
+
+    def _refuse_biased(self, add: onnx.NodeProto, what: str) -> None:
+        """Say what lies between a projection and its rotation: a bias (Qwen2), or a norm of its own (Qwen3)."""
+        r = self.r
+        for side in add.input:
+            product = r.g.producer.get(r.strip(side))
+            for name in product.input if product is not None and product.op_type == "Mul" else ():
+                node = r.g.producer.get(r.strip(name))
+                if node is None:
+                    continue
+                if node.op_type == "Add" and r.split_constant(node)[1] is not None:
+                    raise Reject(f"{what} adds a bias {node.name!r} (Qwen2), which is not served")
+                if node.op_type in ("Mul", "RMSNormalization", "SimplifiedLayerNormalization"):
+                    try:
+                        r.norm_input(name, what)
+                    except Reject:
+                        continue
+                    raise Reject(f"{what} has a norm of its own {node.name!r} (Qwen3, Gemma 3), which is not served")
 
     def _rope_pair(self, plain: onnx.NodeProto, turned: onnx.NodeProto, what: str) -> onnx.NodeProto | None:
         r = self.r

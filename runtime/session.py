@@ -327,6 +327,9 @@ class Session:
         vocab = int(self.package.model["vocab"])
         if not tokens:
             raise UsageError("the prompt has no tokens")
+        kinds = next((t for t in tokens if not isinstance(t, (int, np.integer)) or isinstance(t, bool)), None)
+        if kinds is not None:
+            raise UsageError(f"a token is {str(kinds)[:40]!r}; whole numbers below {vocab} are expected")
         wrong = next((t for t in tokens if not 0 <= t < vocab), None)
         if wrong is not None:
             raise UsageError(f"token {wrong} is outside of the vocabulary of {vocab}")

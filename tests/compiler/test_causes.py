@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that is not served is told the true cause, and all that is known of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from meadow.compiler.errors import UnsupportedModel
+from meadow.compiler.evaluate import evaluate
+from meadow.compiler.read import read
+
+EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
+IDS = [1, 50, 93, 7, 7, 20, 3]
+
+
+def export(name: str = "dynamo-eager-20") -> onnx.ModelProto:
+    return onnx.load(EXPORTS / f"{name}.onnx")
+
+
+def constant(model: onnx.ModelProto, name: str, value: object) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def behind(model: onnx.ModelProto, value: str, *nodes: onnx.NodeProto) -> None:
+    """Everything that reads `value` reads the last of `nodes`, which come after the node that makes it."""
+    graph = model.graph
+    place = next(i for i, n in enumerate(graph.node) if value in n.output) + 1
+    for node in graph.node:
+        node.input[:] = [nodes[-1].output[0] if i == value else i for i in node.input]
+    for offset, node in enumerate(nodes):
+        graph.node.insert(place + offset, node)
+
+
+def linears(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The products with constant matrices, in order: q, k, v, o, gate, up, down of each layer, and the head."""
+    constants = {t.name for t in model.graph.initializer}
+    turned = {n.output[0] for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in constants}
+    return [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants | turned]
+
+
+def refusal(model: onnx.ModelProto, folder: Path) -> str:
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(UnsupportedModel) as caught:
+        read(folder / "model.onnx")
+    return str(caught.value)
+
+
+def test_a_bias_of_qwen2_is_called_one(tmp_path: Path) -> None:
+    model = export()
+    for node in linears(model)[:3]:
+        width = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1])).shape[-1]
+        name = constant(model, f"{node.output[0]}.bias", np.ones(width, np.float32))
+        behind(model, node.output[0], helper.make_node("Add", [node.output[0], name], [f"{node.output[0]}.biased"]))
+    assert "adds a bias" in (text := refusal(model, tmp_path)) and "Qwen2" in text and "rotate_half" not in text
+
+
+def test_logits_that_are_capped_or_multiplied_are_called_so(tmp_path: Path) -> None:
+    for kind, said in (
+        ("Tanh", "the logits pass through Tanh"),
+        ("Mul", "the logits are multiplied by a constant (0.125)"),
+    ):
+        model = export()
+        head = next(n for n in model.graph.node if n.output[0] == "logits")
+        head.output[0] = "logits.before"
+        factor = constant(model, "factor", np.float32(0.125))
+        nodes = [helper.make_node("Mul", ["logits.before", factor], ["logits" if kind == "Mul" else "scaled"])]
+        if kind == "Tanh":
+            nodes.append(helper.make_node("Tanh", ["scaled"], ["logits"]))
+        model.graph.node.extend(nodes)
+        assert said in refusal(model, tmp_path)
+
+
+def test_quantized_activations_are_called_so(tmp_path: Path) -> None:
+    model = export()
+    source = linears(model)[0].input[0]
+    scale, zero = constant(model, "s", np.float32(0.1)), constant(model, "z", np.int8(0))
+    behind(model, source, helper.make_node("QuantizeLinear", [source, scale, zero], ["q8"]),
+           helper.make_node("DequantizeLinear", ["q8", scale, zero], ["dq8"]))  # fmt: skip
+    text = refusal(model, tmp_path)
+    assert "statically quantized activations (QDQ); quantize the float model with meadowc quantize" in text
+
+
+def test_logits_of_another_name_are_not_called_another_kind_of_model(tmp_path: Path) -> None:
+    model = export()
+    for node in model.graph.node:
+        node.output[:] = ["logits_Q4" if o == "logits" else o for o in node.output]
+    next(o for o in model.graph.output if o.name == "logits").name = "logits_Q4"
+    text = refusal(model, tmp_path)
+    assert "the logits are called 'logits_Q4'" in text and "not a language model" not in text
+
+
+def test_a_recurrent_model_is_not_told_to_export_a_cache(tmp_path: Path) -> None:
+    model = export()
+    for kept in (model.graph.input, model.graph.output):
+        for value in [v for v in kept if "key" in v.name or "value" in v.name]:
+            kept.remove(value)
+    model.graph.input.append(helper.make_tensor_value_info("past_ssm_states.0", 1, [1, 8, 16]))
+    model.graph.node.insert(0, helper.make_node("Identity", ["past_ssm_states.0"], ["used"]))
+    del model.graph.node[1:]
+    model.graph.node.append(helper.make_node("Identity", ["used"], ["logits"]))
+    text = refusal(model, tmp_path)
+    assert "recurrent models (Mamba) are not served" in text and "optimum-cli" not in text
+
+
+def test_everything_that_is_known_of_a_fused_model_is_said_at_once(tmp_path: Path) -> None:
+    model = export()
+    for value in (*model.graph.input, *model.graph.output):
+        if "key" in value.name or "value" in value.name:
+            value.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for kind in ("GroupQueryAttention", "SkipSimplifiedLayerNormalization"):
+        model.graph.node.append(helper.make_node(kind, ["logits"], [kind], domain="com.microsoft"))
+    text = refusal(model, tmp_path)
+    assert "the shape of past_key_values.0.key is [" in text and "kv_cache_dim]" in text
+    assert "GroupQueryAttention (1, first GroupQueryAttention): an operator that onnxruntime fused" in text
+    assert "SkipSimplifiedLayerNormalization (1" in text and "every problem found" not in text
+
+
+def test_codes_with_a_zero_point_of_128_are_int8(tmp_path: Path) -> None:
+    model = export()
+    node = linears(model)[0]
+    w = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1]))
+    scale = np.float32(np.abs(w).max() / 127)
+    codes = (np.rint(w / scale) + 128).astype(np.uint8)
+    inputs = [constant(model, "codes", codes), constant(model, "scale", scale), constant(model, "zero", np.uint8(128))]
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, ["dequantized"]))
+    node.input[1] = "dequantized"
+    onnx.save(model, tmp_path / "model.onnx")
+    graph = read(tmp_path / "model.onnx")
+    found = next(weight for weight in graph.weights.values() if weight.elem.name == "i8")
+    assert found.codes.dtype == np.int8 and (codes.astype(np.int16) - 128 == found.codes.T).all()
+    full = evaluate(read(EXPORTS / "dynamo-eager-20.onnx"), np.array(IDS), quantized=False)
+    assert np.std(evaluate(graph, np.array(IDS), quantized=False) - full) < 0.05 * np.std(full)

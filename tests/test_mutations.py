@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults planted in the Python and the C++, one at a time: the test named for each must notice.  `make mutations` runs these.
+
+A fault that none notices and that is none (it changes nothing that is promised) is listed in SURVIVORS with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.mutation, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` becomes `new` in `file`; `caught_by` is a test file below tests/, and an expression for pytest -k."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+LIMITS, CPP, EXTREMES = "test_limits.py", "hls/test_cpp.py", "hls/test_extremes.py"
+CONFIRM, FOLDER, EXTENTS, VERIFY = (
+    "compiler/test_confirm.py",
+    "compiler/test_folder.py",
+    "compiler/test_extents.py",
+    "cli/test_verify.py",
+)
+INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
+FAULTS = (
+    # What earlier tests did not notice.
+    Fault("auto packs by the slowest scheme", "compiler/pack.py", "best = min(candidates", "best = max(candidates", f"{LIMITS} -k least_time"),
+    Fault("fetching takes the fastest port's time", "compiler/pack.py", "return int(self.directory.max(axis=1).sum()) + -(-self", "return int(self.directory.min(axis=1).sum()) + -(-self", f"{LIMITS} -k slowest_port"),
+    Fault("a pair of packages is left out", "compiler/prefix.py", "even = len(merged) // 2 * 2", "even = (len(merged) - 1) // 2 * 2", f"{LIMITS} -k best_that"),
+    Fault("the dataflow is chosen for an empty cache", "compiler/lower.py", "position = max(0, min(self.design.context, 512) - tokens)", "position = 0", f"{LIMITS} -k reason_names"),
+    Fault("rows of logits are not padded", "compiler/lower.py", "stride = padded(self.graph.model.vocab, 4)", "stride = self.graph.model.vocab", f"{LIMITS} -k group_of_three"),
+    Fault("large rows are clamped early", "compiler/arithmetic.py", "NORM_EXPONENTS = (-45, 60)", "NORM_EXPONENTS = (-45, 40)", f"{LIMITS} -k exponents"),
+    Fault("the smallest normal number is flushed", "compiler/arithmetic.py", "subnormal = bits < np.uint32(0x00FFFFFF)", "subnormal = bits <= np.uint32(0x00FFFFFF)", f"{LIMITS} -k smallest_normal"),
+    Fault("the largest scale decides about flushing", "compiler/arithmetic.py", "return np.min(magnitude, where=magnitude > 0, initial=np.float32(1))", "return np.max(magnitude, initial=np.float32(0))", f"{LIMITS} -k rescaling"),
+    Fault("nobody looks whose conversation it is", "runtime/session.py", "if conversation != self._conversation:", "if False:", f"{INTERRUPTS} -k streams_of_several"),
+    Fault("broken characters are held for long", "runtime/tokenizer.py", "held < HOLD_TOKENS", "held < 2 * HOLD_TOKENS", f"{LIMITS} -k eight_tokens"),
+    Fault("text begins with two tokens of beginning", "runtime/tokenizer.py", "if begin is not None and (not ids or ids[0] != begin):", "if begin is not None:", f"{LIMITS} -k beginning"),
+    Fault("an answer is decoded with one token of context", "runtime/tokenizer.py", "self.ids = self.ids[-2 * HOLD_TOKENS :]", "self.ids = self.ids[-1:]", f"{LIMITS} -k tokens_of_context"),
+    Fault("small rows are clamped early in C++", "hls/arithmetic.hpp", "kNormLowest = -45", "kNormLowest = -40", f"{CPP} -k every_exponent"),
+    Fault("large rows are clamped early in C++", "hls/arithmetic.hpp", "kNormHighest = 60", "kNormHighest = 50", f"{CPP} -k every_exponent"),
+    Fault("a damaged directory is believed", "hls/linear.hpp", "found < static_cast<uint32_t>(most) ? static_cast<int>(found) : most", "static_cast<int>(found)", f"{LIMITS} -k damaged_directory"),
+    Fault("a run may pass the end of the context", "hls/sequencer.hpp", "position > kContext - tokens", "position > kContext", f"{LIMITS} -k end_of_the_context"),
+    Fault("the end of a row of floats is not zero", "hls/memory.hpp", "index < count ? as_bits(in[index]) : 0", "as_bits(in[index < count ? index : 0])", f"{LIMITS} -k same_memory"),
+    Fault("the end of a row of a norm is not zero", "hls/norm.hpp", "// peak, squares, scaled, peak, codes\n        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;", "\n        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 1;", f"{LIMITS} -k same_memory"),
+    Fault("the end of a quantized row is not zero", "hls/norm.hpp", "// peak, codes\n        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;", "\n        for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 1;", f"{LIMITS} -k same_memory"),
+    Fault("heads of the next group attend too", "hls/tphs.hpp", "const int some = group - head < together ? group - head : together;", "const int some = together;", f"{LIMITS} -k group_of_three"),
+    # Reading and confirming.
+    Fault("the last position is not tried", "compiler/confirm.py", "Trial(context - 1, 1, 1.0,", "Trial(min(context - 1, 3), 1, 1.0,", f"{CONFIRM} -k sliding_window"),
+    Fault("scores are small in every trial", "compiler/confirm.py", "TRAINED_SCORE = 12.0", "TRAINED_SCORE = 0.1", f"{CONFIRM} -k bent"),
+    Fault("any difference is tolerated", "compiler/confirm.py", "TOLERANCE = 1e-4", "TOLERANCE = 10.0", f"{CONFIRM} -k shuffled"),
+    Fault("packed codes are read from the other end", "compiler/onnx_piece.py", 'bitorder="little"', 'bitorder="big"', f"{VERIFY} -k onnxruntimes_quantizer"),
+    Fault("gains that are alike are one", "compiler/read.py", "while source in self.gains:", "while False:", f"{CONFIRM} -k share_an_initializer"),
+    Fault("a softcap is not looked at", "compiler/onnx_weight.py", '"softcap": (0.0,)', '"softcap": ()', f"{CONFIRM} -k softcap_of_the_attention"),
+    Fault("a norm may read any value", "compiler/lower.py", "elif node.op is Op.NORM and node.inputs[0] != running:", "elif False:", f"{CONFIRM} -k parallel_block"),
+    Fault("a window of GGUF is let through", "compiler/gguf_file.py", "lambda v: not v or v >= context > 0", "lambda v: True", "compiler/test_convert.py -k changes_what"),
+    Fault("the first of a chain is forgotten", "compiler/quantize.py", "first = (file.parent / path).resolve() if path and digest else file.resolve()", "first = file.resolve()", f"{VERIFY} -k chain"),
+    Fault("codes are rounded again", "compiler/quantize.py", "kept = weight.elem.group and weight.elem.bits <= width and written", "kept = False", f"{VERIFY} -k keep_their_codes"),
+    Fault("rung 0 rounds activations", "compiler/onnx_file.py", "and a.i > FP32_ACCURACY]", "and a.i > 9]", f"{VERIFY} -k computes_in_full"),
+    Fault("rung 0 is the rewritten file", "cli/reference.py", "reference_model(package, None, prefer_origin=True), source)", "source, source)", f"{VERIFY} -k another_function"),
+    Fault("foreign errors pass the guard", "compiler/guard.py", "except BaseException as found:", "except ValueError as found:", "compiler/test_hostile.py -k guard_names"),
+    # Folders and packages.
+    Fault("unknown files are replaced", "compiler/folder.py", "if name not in files or path.is_symlink():", "if path.is_symlink():", f"{FOLDER} -k does_not_know"),
+    Fault("what was moved away is not put back", "compiler/folder.py", 'if (left / "old").is_dir() and not real.exists():', "if False:", f"{FOLDER} -k between"),
+    Fault("a failed rename loses the folder", "compiler/folder.py", '            (away / "old").rename(real)\n            raise', "            raise", f"{FOLDER} -k failure_at"),
+    Fault("companions count by their name", "compiler/pipeline.py", 'f"{name}:{sha256(file.parent / name)}"', "name", f"{FOLDER} -k companion"),
+    Fault("a damaged package is current", "compiler/pipeline.py", 'package.manifest["inputs"] == inputs) and not package.verify_files()', 'package.manifest["inputs"] == inputs)', f"{FOLDER} -k damaged_package"),
+    Fault("boards are no sources", "compiler/save.py", 'for name in ("boards", "compiler", "hls", "rtl"):', 'for name in ("compiler", "hls", "rtl"):', f"{FOLDER} -k sees_every_source"),
+    Fault("gains may lie anywhere", "compiler/extents.py", 'Extent("gain", _floats(1, cols), CONSTANTS)', 'Extent("gain", _floats(1, cols), CONSTANTS + WEIGHTS)', f"{EXTENTS} -k gain"),
+    Fault("a step may write over what it reads", "compiler/package.py", "extent.written\n                and other is not extent", "False\n                and other is not extent", f"{EXTENTS} -k write_over"),
+    Fault("weights may be read otherwise than packed", "compiler/package.py", "if found[key] != wanted[key]]", "if False]", f"{EXTENTS} -k fewer_entries or beat_later"),
+    Fault("a stream's damage is not noticed", "compiler/package.py", 'if zlib.crc32(sums) != row["crc32"]:', "if False:", "compiler/test_package.py runtime/test_session.py runtime/test_board.py -k weights"),
+    # The runtime.
+    Fault("any thread may go on", "runtime/session.py", "elif self._owner != threading.get_ident():", "elif False:", f"{INTERRUPTS} -k second_thread"),
+    Fault("the simulation's memory is written while it runs", "runtime/csim.py", "until then it is the engine's.\"\"\"\n        self.engine.settle()", "until then it is the engine's.\"\"\"", f"{INTERRUPTS} -k nothing_is_written"),
+    Fault("the board's memory is written while it runs", "runtime/control.py", "        if self.running:\n            if not self.settled():", "        if False:\n            if not self.settled():", f"{INTERRUPTS} -k nothing_is_written"),
+    Fault("uploaded memory is not compared", "runtime/session.py", "if different.size:", "if False:", f"{INTERRUPTS} -k differs_from_the_package"),
+    Fault("a message's special tokens count", "runtime/tokenizer.py", "pieces.append((back[part], False)", "pieces.append((back[part], True)", f"{CONTROL} -k end_its_turn"),
+    Fault("special tokens are never text", "runtime/tokenizer.py", "encode_special_tokens = True", "encode_special_tokens = False", f"{CONTROL} -k end_its_turn"),
+    Fault("templates may say anything long", "runtime/chat_template.py", "if length > LONGEST:", "if False:", f"{CONTROL} -k without_bound"),
+    Fault("links among sources are followed", "compiler/package.py", "if path.is_symlink() or (not", "if (not", f"{BUILT} -k link"),
+    Fault("damaged libraries are loaded", "runtime/built.py", "_note(path).read_text() == sha256(path)", "_note(path).is_file()", f"{BUILT} -k damaged_library"),
+    Fault("libraries are found by base names", "runtime/built.py", 'digest.update(f"\\0{name}\\0', 'digest.update(f"\\0{name.rpartition(chr(47))[2]}\\0', f"{BUILT} -k depends_on_paths"),
+    Fault("foreign code needs no word", "cli/trust.py", "    if different:", "    if False:", f"{BUILT} -k did_not_emit"),
+    Fault("a token does not see itself", "runtime/emulator.py", "mask = np.arange(seen)[None, :] <= ", "mask = np.arange(seen)[None, :] < ", f"{LIMITS} -k onnxruntime_computes"),
+    Fault("minus infinity is the largest number", "compiler/arithmetic.py", "np.where(found == -np.inf, -LARGEST,", "np.where(found == -np.inf, LARGEST,", f"{EXTREMES} -k numbers_only"),
+    Fault("scores overflow in numpy", "compiler/arithmetic.py", "return saturate(products * flush(", "return (products * flush(", f"{EXTREMES} -k same_bits"),
+    # The C++.
+    Fault("overflow in C++ is always positive", "hls/arithmetic.hpp", "x < 0.0f ? -kLargest : kLargest", "kLargest", f"{EXTREMES} -k same_bits"),
+    Fault("ties round up in C++", "hls/arithmetic.hpp", "return static_cast<int>(hls::rint(x));", "return static_cast<int>(hls::floor(x + 0.5f));", f"{CPP} -k quantized_rows"),
+    Fault("quiet rows begin higher in C++", "hls/arithmetic.hpp", "kQuiet = 0x1p-100f", "kQuiet = 0x1p-98f", f"{CPP} -k quantized_rows"),
+    Fault("exponents are one off in C++", "hls/arithmetic.hpp", "return field == 0 ? 0 : field - 126;", "return field == 0 ? 0 : field - 127;", f"{CPP} -k norms"),
+    Fault("the rotation goes the other way in C++", "hls/arithmetic.hpp", "flush(high * cosine + low * sine)", "flush(high * cosine - low * sine)", f"{CPP} -k rotation"),
+    Fault("gated rows lie at twice their place in C++", "hls/linear.hpp", "const int column = glu ? row / 2 : row;", "const int column = row;", f"{LIMITS} -k group_of_three"),
+    Fault("heads of a group share a place in C++", "hls/tphs.hpp", "(kv * group + head) * dim, memory)", "kv * group * dim, memory)", f"{LIMITS} -k group_of_three"),
+    Fault("the peak begins with the last group's in C++", "hls/attention.hpp", "peak[lane] = j == 0 || score", "peak[lane] = score", f"{LIMITS} -k group_of_three"),
+)  # fmt: skip
+SURVIVORS: dict[str, str] = {}
+"""Faults of FAULTS that nothing notices, with the reason why they are none.  At most a tenth."""
+
+
+def test_there_are_enough_faults_in_both_languages() -> None:
+    cpp = [f for f in FAULTS if f.file.endswith((".hpp", ".cpp"))]
+    assert len(FAULTS) >= 60 and len(cpp) >= 15 and len({f.what for f in FAULTS}) == len(FAULTS)
+    assert len(SURVIVORS) <= len(FAULTS) / 10 and set(SURVIVORS) <= {f.what for f in FAULTS}
+    for fault in FAULTS:
+        text = (ROOT / fault.file).read_text()
+        assert text.count(fault.old) == 1, f"{fault.old!r} stands {text.count(fault.old)} times in {fault.file}"
+
+
+def noticed(fault: Fault | None, caught_by: str, work: Path) -> bool:
+    """Whether the tests fail on a copy of the product with the fault in it."""
+    site = work / "site" / "meadow"
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if fault is not None:
+        path = site / fault.file
+        path.write_text(path.read_text().replace(fault.old, fault.new))
+    files, _, chosen = caught_by.partition(" -k ")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=240", "-o", "addopts=--import-mode=importlib",
+               f"--basetemp={work / 'base'}", *(f"tests/{f}" for f in files.split()), "-k", chosen]  # fmt: skip
+    paths = os.pathsep.join((str(work / "site"), str(ROOT / "tests")))
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, "XDG_CACHE_HOME": str(work / "cache")},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode in (0, 1), f"pytest ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}"
+    return done.returncode == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
+def test_a_planted_fault_is_noticed(fault: Fault, tmp_path: Path) -> None:
+    found = noticed(fault, fault.caught_by, tmp_path)
+    assert found != (fault.what in SURVIVORS), (
+        f"{fault.what}: {fault.caught_by} {'noticed' if found else 'did not notice'}"
+    )
+
+
+def test_the_named_tests_pass_without_a_fault(tmp_path: Path) -> None:
+    assert not noticed(None, f"{LIMITS} {CONFIRM} {BUILT} -k limits or shuffled or link or eight", tmp_path)
