@@ -42,7 +42,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     convert(folder / "m.gguf", folder / "m")
     quantize(folder / "m", folder / "q", "channel", smoothing=0.0)
     for dataflow in ("tphs", "gemm"):
-        options = Options(dataflow=dataflow, settings=(("block", 16), ("token_lanes", 4), ("context", 64)))
+        options = Options(
+            dataflow=dataflow, settings=(("block", 16), ("token_lanes", 4), ("context", 64), ("tile_rows", 32))
+        )
         compile_model(folder / "q", boards.load("kv260"), folder / dataflow, options)
     return folder
 
@@ -171,17 +173,28 @@ def test_fetching_takes_as_long_as_the_slowest_port() -> None:
 # -- the engine's own guards ----------------------------------------------------------------------------------------
 
 
+def _weight_bytes(session: Session) -> int:
+    return sum(n for name, n in session.device.counters.bytes.items() if name.startswith("weights"))
+
+
 @pytest.mark.csim
 def test_a_damaged_directory_ends_the_run_and_kills_nothing(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session:
         assert isinstance(session.device, CSim)
-        for row in session.package.packing():
-            chunk, offset, length = row["directory"]
-            session.device.write(session.addresses[chunk] + offset, np.full(length, 0x7F, np.uint8))
-        try:
-            session.prefill(PROMPT)
-        except DeviceError as error:
-            assert "died" not in str(error) and "the engine stopped" in str(error)
+        session.prefill(PROMPT)
+        healthy = _weight_bytes(session)
+        for beats in (20_000, 0x7F7F7F7F):  # within the memory, and far beyond it
+            for row in session.package.packing():
+                chunk, offset, length = row["directory"]
+                session.device.write(session.addresses[chunk] + offset, np.full(length // 4, beats, np.uint32))
+            session.reset()
+            before = _weight_bytes(session)
+            try:
+                session.prefill(PROMPT)
+            except DeviceError as error:
+                assert "died" not in str(error) and "the engine stopped" in str(error)
+            # No code is twice as long as a weight (hls/linear.hpp), so no more is fetched whatever the directory says.
+            assert _weight_bytes(session) - before < 4 * healthy
         assert session.device.engine.process.poll() is None
 
 

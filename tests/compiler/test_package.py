@@ -63,7 +63,7 @@ def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 4"):
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 5"):
         load(copy)
 
 
@@ -170,3 +170,15 @@ def test_a_program_that_would_stop_or_misuse_the_engine_is_refused(
     with_field(copy, opcode, field, value)
     with pytest.raises(DeviceError, match=r"step \d+ of \w+ \(\w+\): "):
         load(copy)
+
+
+def test_a_matrix_whose_bytes_changed_is_told_by_its_checksum(copy: Path) -> None:
+    package = load(copy)
+    row = package.packing()[3]
+    chunk, offset, length = row["streams"][0]
+    at = package.manifest["chunks"][chunk]["file_offset"] + offset + length // 2
+    data = bytearray((copy / "weights.bin").read_bytes())
+    data[at] ^= 4
+    (copy / "weights.bin").write_bytes(data)
+    with pytest.raises(DeviceError, match=f"the weights of {row['name']} are damaged \\(their checksum differs\\)"):
+        load(copy).matrix(row)

@@ -62,10 +62,11 @@ def test_the_place_of_a_library_depends_on_paths_lengths_and_contents() -> None:
         for how, sources in (
             (["a"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}), (["a"], {"hls/sim/a.h": b"x", "hls/b.h": b"y"}),
             (["a"], {"hls/a.h": b"y", "hls/sim/b.h": b"x"}), (["b"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}),
+            (["a"], {"hls/a.h": b"x"}), (["a"], {"hls/sim/a.h": b"x"}),
             (["a"], {"hls/a.h": b"x\0hls/sim/b.h\0" + b"1\0y"}),
         )
     }  # fmt: skip
-    assert len(places) == 5
+    assert len(places) == 7
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no note"])

@@ -105,7 +105,7 @@ BOMBS = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
     "a long text": "{{ 'x' * 999999999 }}", "a longer text": "{% set x = 'xxxxxxxx' * 99999 %}{% for a in range(99) %}{% set x = x + x %}{% endfor %}{{ x * 99 }}",
     "a power": "{{ 9 ** 9 ** 9 }}", "a padding": "{{ 'x' | center(999999999) }}", "a format": "{{ '%999999999d' % 1 }}",
-    "a recursion": "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "much output": "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}",
+    "a recursion": "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "much output": "{% for a in range(999) %}{{ 'x' * 99999 }}{% endfor %}",
 }  # fmt: skip
 
 

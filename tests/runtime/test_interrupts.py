@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +117,6 @@ def test_nothing_is_written_while_a_run_is_under_way(device: str, tiny_package: 
     """An interrupt between start and wait leaves a run behind; the next write waits for it."""
     with Session(tiny_package, device) as session:
         wanted = answer(session)
-        busy: list[bool] = []
         engine = session.device.engine if isinstance(session.device, CSim) else session.device.device.board.engine  # type: ignore[attr-defined]
         real = session.device.wait
 
@@ -123,13 +124,16 @@ def test_nothing_is_written_while_a_run_is_under_way(device: str, tiny_package: 
             raise KeyboardInterrupt
 
         session.reset()
+        os.kill(engine.process.pid, signal.SIGSTOP)  # a run that takes its time
         session.device.wait = interrupted  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             session.prefill(PROMPT)
         session.device.wait = real  # type: ignore[method-assign]
+        threading.Timer(0.3, os.kill, (engine.process.pid, signal.SIGCONT)).start()
+        began = time.monotonic()
         session.device.write(session._at("x"), np.zeros(16, np.uint8))
-        busy.append(engine.busy)
-        assert busy == [False] and answer(session) == wanted
+        assert time.monotonic() - began > 0.25, "the write waited for the end of the run"
+        assert not engine.busy and answer(session) == wanted
 
 
 def test_a_second_thread_is_told_and_never_mixed_in(tiny_package: Path) -> None:
@@ -192,8 +196,6 @@ def test_a_generator_may_be_asked_from_another_thread(tiny_package: Path) -> Non
 
 @pytest.mark.csim
 def test_a_simulation_that_dies_is_a_sentence(tiny_package: Path) -> None:
-    import os
-
     session = Session(tiny_package, "csim")
     assert isinstance(session.device, CSim)
     answer(session)
@@ -206,8 +208,6 @@ def test_a_simulation_that_dies_is_a_sentence(tiny_package: Path) -> None:
 
 @pytest.mark.csim
 def test_a_simulation_that_does_not_end_is_given_up_after_the_timeout(tiny_package: Path) -> None:
-    import os
-
     with Session(tiny_package, "csim") as session:
         assert isinstance(session.device, CSim)
         os.kill(session.device.engine.process.pid, signal.SIGSTOP)
