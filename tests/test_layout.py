@@ -22,6 +22,7 @@ RUNTIME_MAY = {
     "errors",
     "extents",
     "guard",
+    "program_check",
     "isa",
     "package",
     "layout",

@@ -17,10 +17,10 @@ from meadow.compiler.confirm import trials
 from meadow.compiler.errors import UnsupportedModel, UsageError
 from meadow.compiler.evaluate import evaluate
 from meadow.compiler.graph import Op
-from meadow.compiler.lower import check_residual
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.quantize import quantize
 from meadow.compiler.read import read
+from meadow.compiler.residual import check_residual
 from meadow.compiler.rewrite import rewrite
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
