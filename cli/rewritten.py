@@ -18,6 +18,8 @@ from meadow.cli.reference import OnnxModel
 from meadow.compiler.package import Package
 
 Logits = NDArray[np.floating[Any]]
+ROWS = 64
+"""Rows of logits that are held in FP64 at a time."""
 CLEAR_GAP = 1.0
 """Rung 0 is sure of a token whose lead over the next is this many standard deviations of its logits.  Rounding flipped none
 above 0.8 on SmolLM2 (INT8 per tensor 0.55, INT4 in groups of 128 0.80: docs/decisions/0019-rung-0-is-the-users-file.md)."""
@@ -79,7 +81,7 @@ def narrowest(package: Package) -> int:
 
 
 def surprise(logits: Logits, tokens: list[int]) -> float:
-    """Sum of -ln p(next token) over a window: logits [T, vocab] predict tokens 1 .. T-1."""
+    """Sum of -ln p(next token): logits [T, vocab] at the first T of `tokens`, of which all but the first are predicted."""
     rows = logits[: len(tokens) - 1].astype(np.float64)
     peak = rows.max(axis=1)
     total = np.log(np.exp(rows - peak[:, None]).sum(axis=1)) + peak
@@ -91,15 +93,18 @@ def compare(user: OnnxModel, rewritten: OnnxModel, sequences: list[list[int]], b
     squares = variance = before = after = 0.0
     tokens = sure = flipped = scored = 0
     for sequence in sequences:
-        a, b = user.prefill(sequence).astype(np.float64), rewritten.prefill(sequence).astype(np.float64)
-        difference = (b - a) - (b - a).mean(axis=1, keepdims=True)
-        spread = a.std(axis=1)
-        squares, variance = squares + float((difference**2).mean(axis=1).sum()), variance + float((spread**2).sum())
-        top = np.partition(a, -2, axis=1)[:, -2:]
-        clear = top[:, 1] - top[:, 0] > CLEAR_GAP * spread
-        sure += int(clear.sum())
-        flipped += int((clear & (a.argmax(axis=1) != b.argmax(axis=1))).sum())
-        before, after = before + surprise(a, sequence), after + surprise(b, sequence)
+        ours, theirs = user.prefill(sequence), rewritten.prefill(sequence)
+        for start in range(0, len(sequence), ROWS):
+            a, b = (rows[start : start + ROWS].astype(np.float64) for rows in (ours, theirs))
+            difference = (b - a) - (b - a).mean(axis=1, keepdims=True)
+            spread = a.std(axis=1)
+            squares, variance = squares + float((difference**2).mean(axis=1).sum()), variance + float((spread**2).sum())
+            top = np.partition(a, -2, axis=1)[:, -2:]
+            clear = top[:, 1] - top[:, 0] > CLEAR_GAP * spread
+            sure += int(clear.sum())
+            flipped += int((clear & (a.argmax(axis=1) != b.argmax(axis=1))).sum())
+            following = sequence[start : start + ROWS + 1]
+            before, after = before + surprise(a, following), after + surprise(b, following)
         tokens, scored = tokens + len(sequence), scored + len(sequence) - 1
     perplexity = float(np.exp(before / max(scored, 1))), float(np.exp(after / max(scored, 1)))
     return Rewriting(bits, (squares / max(variance, 1e-30)) ** 0.5, perplexity, tokens, sure, flipped)

@@ -170,3 +170,16 @@ def test_two_bits_are_shown_and_not_judged(tiny: Path, tmp_path: Path) -> None:
     found = compare(user, rewritten, [[1, 5, 9, 20, 44]], 2)
     assert found.noise > 0.1 and not found.problems() and "not judged" in str(found)
     assert json.dumps(vars(found))
+
+
+def test_a_design_that_cannot_run_the_model_saves_nothing(meadowc: Any, tmp_path: Path) -> None:
+    """Heads of 8 rows, and an engine that takes 16 at a time: what is saved must be what can be opened."""
+    from random_gguf import write_gguf
+
+    write_gguf(tmp_path / "m.gguf", "F16", "F16", heads=8, dim=64)
+    assert meadowc("convert", tmp_path / "m.gguf", "-o", tmp_path / "m").code == 0
+    assert meadowc("quantize", tmp_path / "m", "-o", tmp_path / "q", "--weights", "int4").code == 0
+    result = meadowc("compile", tmp_path / "q", "--board", "zcu102", "-o", tmp_path / "p", "--set", "pacq_ports=4")
+    assert result.code == 5 and "this design cannot run this model, so nothing was saved" in result.err, result.err
+    assert "tiles of 8 rows" in result.err and not (tmp_path / "p").exists()
+    assert meadowc("compile", tmp_path / "q", "--board", "zcu102", "-o", tmp_path / "p").code == 0
