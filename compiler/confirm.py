@@ -8,16 +8,17 @@ operators.  So the graph is cut at the residual stream, each piece is run on ran
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.confirm_cause import cause_of
+from meadow.compiler.confirm_cause import LONG, MORE, Attention, cause_of
 from meadow.compiler.evaluate import Evaluator, State
 from meadow.compiler.graph import Graph, Node
-from meadow.compiler.onnx_piece import Core, NotEvaluated, Piece, Values, feeds
+from meadow.compiler.onnx_piece import Core, NotEvaluated, Piece, Values, feeds, read_values
 from meadow.compiler.onnx_weight import OnnxGraph
 
 EMPTY = 8
@@ -92,10 +93,16 @@ def confirm(g: OnnxGraph, graph: Graph, stream: Stream, cores: list[Core], conte
     for core in cores:
         try:
             trial.layer(core.layer, caches, context)
+            trial.attention(core, context)
         except NotEvaluated as problem:
             found.append((f"layer {core.layer} could not be checked: {problem}", "unchecked"))
         except Difference as difference:
-            found.append((f"layer {core.layer}: {cause_of(g, graph, core, context) or str(difference)}", "meaning"))
+            cause = (
+                str(difference)
+                if "depends on" in str(difference)
+                else cause_of(g, graph, core, context) or str(difference)
+            )
+            found.append((f"layer {core.layer}: {cause.removeprefix(f'layer {core.layer} ')}", "meaning"))
         evaluator.weights.clear()
     attempt("the head", trial.head)
     return found
@@ -158,7 +165,7 @@ class _Trial:
         vocab = self.graph.model.vocab
         ids = np.unique(np.concatenate([[0, vocab - 1], self.random.integers(0, vocab, EMPTY)]))
         given = feeds(self.g, self.graph, ids, 0)
-        found = Piece(self.g, self.stream.values[0], set(given)).run(given)
+        (found,) = Piece(self.g, [self.stream.values[0]], set(given)).run(given)
         self.embedded = found.shape[2:]
         _compare(found, self.graph.weight_of(self.graph.nodes[0]).take(ids), TOLERANCE, "its row")
 
@@ -170,13 +177,24 @@ class _Trial:
         expected = self.evaluator.follow(nodes, {last: x}, ids, State())
         self.evaluator.weights.clear()  # the largest matrix of all is about to be there once more
         given = feeds(self.g, self.graph, ids, 0) | self.streams(x)
-        _compare(Piece(self.g, self.stream.logits, set(given)).run(given), expected, TOLERANCE, "its logits")
+        self._only("the head", [self.stream.logits], set(given), {self.stream.values[-1]})
+        _compare(Piece(self.g, [self.stream.logits], set(given)).run(given)[0], expected, TOLERANCE, "its logits")
+
+    def _only(self, what: str, outputs: list[str], given: set[str], may: set[str]) -> None:
+        """Raise Difference when a piece is computed from values that are not its own: they are alike in the trials."""
+        foreign = sorted(read_values(self.g, outputs, given) - may - {"attention_mask", "position_ids"})
+        if foreign:
+            raise Difference(
+                f"{what} depends on the values of {', '.join(repr(n) for n in foreign[:3])}, which are not its own"
+            )
 
     def layer(self, layer: int, caches: list[tuple[Floats, Floats]], context: int) -> None:
         """One layer, residual in to residual out, in each of `trials`."""
         first = self.graph.nodes[0].name if layer == 0 else f"l{layer - 1}.add"
         nodes = _between(self.graph, first, f"l{layer}.add")
-        written = self.stream.values[layer + 1]
+        kept = {kind: next(o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name))
+                for kind in ("key", "value")}  # fmt: skip
+        outputs = [self.stream.values[layer + 1], kept["key"], kept["value"]]
         piece = None
         for trial, (keys, values) in zip(trials(context), caches, strict=True):
             x, ids = self.normal(trial.tokens), np.zeros(trial.tokens, np.int64)
@@ -184,10 +202,26 @@ class _Trial:
             state = State({layer: keys}, {layer: values}, trial.past) if trial.past else State()
             expected = self.evaluator.follow(nodes, {first: x}, ids, state)
             given = feeds(self.g, self.graph, ids, trial.past, keys, values) | self.streams(x)
-            piece = piece or Piece(self.g, written, set(given) - {written})
+            if piece is None:
+                cut = set(given) - {outputs[0]}
+                mine = {self.stream.values[layer], *(f"past_key_values.{layer}.{kind}" for kind in kept)}
+                self._only(f"layer {layer}", outputs, cut, mine)
+                piece = Piece(self.g, outputs, cut)
             where = f"{trial.tokens} tokens after {trial.past}"
+            found, *cache = piece.run(given)
             # What the layer adds is compared, which the residual itself would hide.
-            _compare(piece.run(given).reshape(-1) - x.reshape(-1), expected - x, trial.tolerance, where)
+            _compare(found.reshape(-1) - x.reshape(-1), expected - x, trial.tolerance, where)
+            for name, left, wanted in zip(kept.values(), cache, (state.keys[layer], state.values[layer]), strict=True):
+                _compare(left, np.ascontiguousarray(wanted.swapaxes(0, 1)), trial.tolerance, f"{where}, {name!r}")
+
+    def attention(self, core: Core, context: int) -> None:
+        """The layer's attention without weights: a long prompt as one, and some positions in between."""
+        attention = Attention(self.g, self.graph, core, self.random)
+        if attention.differs(0, min(LONG, context)):
+            raise Difference(f"a prompt of {min(LONG, context)} tokens")
+        for past in self.random.integers(1, max(context - 1, 2), MORE):
+            if attention.differs(int(past), 1):
+                raise Difference(f"attention at position {past}")
 
     def _unit_score(self, nodes: list[Node], first: str, x: Floats) -> np.float32:
         """By what keys of standard deviation 1 are multiplied so that the layer's scores have standard deviation 1."""

@@ -20,6 +20,10 @@ from meadow.compiler.onnx_weight import OnnxGraph
 TOKENS, PAST = 3, 5
 TOLERANCE = 1e-3
 LARGE = 12.0
+LONG = 512
+"""Tokens of a prompt that is tried as one."""
+MORE = 3
+"""Further positions that are tried in each layer, at random."""
 Floats = NDArray[np.float32]
 
 
@@ -49,7 +53,7 @@ def _norms(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.rand
     for source, output, gain, eps in core.norms:
         x = random.normal(0, 1, (1, TOKENS, gain.size)).astype(np.float32)
         expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + eps) * gain
-        if _differs(Piece(g, output, {source}).run({source: x}), expected):
+        if _differs(Piece(g, [output], {source}).run({source: x})[0], expected):
             return f"the norm {output!r} is no RMS norm with this gain"
     return ""
 
@@ -57,26 +61,31 @@ def _norms(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.rand
 def _activation(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.random.Generator) -> str:
     gate, up = (random.normal(0, 2, (1, TOKENS, graph.model.ffn)).astype(np.float32) for _ in range(2))
     expected = gate / (1 + np.exp(-gate.astype(np.float64))) * up
-    if _differs(Piece(g, core.gated, {core.gate, core.up}).run({core.gate: gate, core.up: up}), expected):
+    if _differs(Piece(g, [core.gated], {core.gate, core.up}).run({core.gate: gate, core.up: up})[0], expected):
         return f"{core.gated!r} is not silu(gate) * up"
     return ""
 
 
 def _attention(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.random.Generator) -> str:
-    attention = _Attention(g, graph, core, random)
+    attention = Attention(g, graph, core, random)
     last = max(context - 1, 0)
     if attention.differs(0, min(TOKENS, context)):
         return "attention is not the causal softmax(q k.T / sqrt(head_dim)) v with rotary positions"
     if last and attention.differs(last, 1, q=0.0):
-        seen = _last_where(lambda past: not attention.differs(past, 1, q=0.0), last)
+        first = _last_where(lambda past: not attention.differs(past, 1, q=0.0), last) + 1
         width = attention.seen(last)
-        return (f"a token sees the last {width} tokens only, not all before it (a sliding window, or attention in chunks), "
-                f"from position {seen + 1} on")  # fmt: skip
+        if width:
+            return (f"a token sees the last {width} tokens only, not all before it (a sliding window, or attention in chunks), "
+                    f"from position {first} on")  # fmt: skip
+        return f"not all earlier tokens weigh alike before their scores, from position {first} on (a mask or a bias by distance, sinks, heads apart)"
     if last and attention.differs(last, 1):
-        seen = _last_where(lambda past: not attention.differs(past, 1), last)
-        return (
-            f"the rotary positions are others from position {seen + 1} on (rotary factors that change with the length)"
-        )
+        first = _last_where(lambda past: not attention.differs(past, 1), last) + 1
+        return f"the rotary positions or the scale of the scores are others from position {first} on (factors that change with the length)"
+    if attention.differs(0, min(LONG, context)):
+        return f"attention over a prompt of {min(LONG, context)} tokens is another than token by token (a mask by the length of the prompt)"
+    for past in attention.random.integers(1, max(last, 2), MORE):
+        if attention.differs(int(past), 1):
+            return f"attention is another at position {past} (a mask, a scale or rotary factors for some positions)"
     if attention.differs(min(PAST, last), min(TOKENS, context), score=LARGE):
         return "large scores are bent before the softmax (a softcap)"
     return ""
@@ -91,7 +100,7 @@ def _last_where(holds: Callable[[int], bool], last: int) -> int:
     return low
 
 
-class _Attention:
+class Attention:
     """What lies between the projections of one layer and its output projection."""
 
     def __init__(self, g: OnnxGraph, graph: Graph, core: Core, random: np.random.Generator):
@@ -110,8 +119,8 @@ class _Attention:
         ids = np.zeros(tokens, np.int64)
         given = feeds(self.g, self.graph, ids, past, keys, values)
         given |= {self.core.q: q[None], self.core.k: k[None], self.core.v: v[None]}
-        self.piece = self.piece or Piece(self.g, self.core.attended, set(given))
-        return self.piece.run(given)
+        self.piece = self.piece or Piece(self.g, [self.core.attended], set(given))
+        return self.piece.run(given)[0]
 
     def differs(self, past: int, tokens: int, q: float = 1.0, score: float = 1.0) -> bool:
         """Whether the graph's attention of `tokens` after `past` is another.
@@ -131,12 +140,20 @@ class _Attention:
         return _differs(self._run(past, tokens, queries, k, v, keys, values), expected)
 
     def seen(self, past: int) -> int:
-        """How many tokens the one at position `past` sees: values are 1, and 0 beyond a distance, which is searched."""
+        """How many tokens the one at position `past` sees, where these are the last ones for every head; else 0.
+
+        With equal weights the mean of the positions of what is seen is past - (seen - 1) / 2; other values confirm it.
+        """
         model = self.graph.model
         none, kv = np.zeros((1, model.heads * model.head_dim), np.float32), (past, model.kv_heads, model.head_dim)
-        k = np.zeros((1, model.kv_heads * model.head_dim), np.float32)
-        # With equal weights the mean of the positions of what is seen is past - (seen - 1) / 2.
-        places = np.broadcast_to(np.arange(past, dtype=np.float32)[:, None, None], kv)
-        own = np.full_like(k, past)
-        found = self._run(past, 1, none, k, own, np.zeros(kv, np.float32), np.ascontiguousarray(places))
-        return round(2 * (past - float(found.mean())) + 1)
+        k, zeros = np.zeros((1, model.kv_heads * model.head_dim), np.float32), np.zeros(kv, np.float32)
+        places = np.ascontiguousarray(np.broadcast_to(np.arange(past, dtype=np.float32)[:, None, None], kv))
+        found = self._run(past, 1, none, k, np.full_like(k, past), zeros, places)
+        width = round(2 * (past - float(found.mean())) + 1)
+        if not 0 < width <= past:
+            return 0
+        values = self.random.standard_normal(kv, np.float32)
+        own = self.random.standard_normal(k.shape, np.float32)
+        mean = np.concatenate([values, own.reshape(1, *kv[1:])])[-width:].mean(axis=0, dtype=np.float64)
+        wanted = np.repeat(mean, model.heads // model.kv_heads, axis=0)
+        return width if not _differs(self._run(past, 1, none, k, own, zeros, values), wanted) else 0

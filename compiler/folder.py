@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders written beside and swapped in one step, so that nobody ever sees half of one, and nothing is replaced that meadow did not make.
 
-Each folder that meadow writes holds MARKER: its kind, its files, and the sha256 of those that people edit.  Knows nothing else of what is written.
+Each folder that meadow writes holds MARKER: its kind, its files, and the sha256 of a model's.  Knows nothing else of what is written.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from meadow.compiler.package import sha256
 
 MARKER = ".meadow"
 MARKER_LIMIT = 4 << 20
+WORK = ".meadow-work"
+"""In a folder that is being written: it may be swept when its process is gone."""
 KINDS = {
     "model": (),
-    "package": ("overlay", "overlay-*", "work", "work-*", "report/index.html", "report/trace.json", "report/.*.new"),
+    "package": ("overlay", "overlay-*", "work", "work-*", "report/index.html", "report/trace.json", "report/.*.new"),  # save.py keeps them
 }  # fmt: skip
 """Of folders, with what other commands of meadow write into them: patterns of paths, or of their first part."""
-TEXTS = (".json", ".jinja", ".txt")
-"""Endings of files of a model that people edit: one that changed is not replaced."""
 SHOWN = 5
 EXCHANGE = 2
 """RENAME_EXCHANGE of renameat2(2)."""
@@ -91,7 +91,7 @@ def _refuse_others(target: Path, folder: Path, kind: str) -> None:
             continue
         if name not in files or path.is_symlink():
             unknown.append(name)
-        elif kind == "model" and path.suffix in TEXTS and sha256(path) != files[name]:
+        elif kind == "model" and sha256(path) != files[name]:
             edited.append(name)
     for names, what in ((unknown, "which meadow did not make"), (edited, "which changed since meadow made it")):
         if names:
@@ -110,16 +110,16 @@ def read_marker(folder: Path) -> tuple[str, dict[str, str]] | None:
         kind, files = found["kind"], found["files"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    if kind not in KINDS or not isinstance(files, dict):
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(files, dict):
         return None
     return kind, files
 
 
 def write_marker(folder: Path, kind: str) -> None:
-    """Note every file of a folder that is whole, and the sha256 of what people may edit."""
+    """Note every file of a folder that is whole, and the sha256 of a model's: people edit them.  A package has digests of its own."""
     files = {
-        p.relative_to(folder).as_posix(): sha256(p) if kind == "model" and p.suffix in TEXTS else ""
-        for p in sorted(folder.rglob("*")) if p.is_file()
+        p.relative_to(folder).as_posix(): sha256(p) if kind == "model" else ""
+        for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
     }  # fmt: skip
     (folder / MARKER).write_text(json.dumps({"kind": kind, "files": files}, indent=1) + "\n")
 
@@ -141,6 +141,9 @@ def beside(target: Path, kind: str, sources: tuple[Path, ...] = ()) -> Iterator[
         yield work
         write_marker(work, kind)
         work.chmod(0o755)
+        if real.is_dir() and any(real.iterdir()):
+            _refuse_others(target, real, kind)  # once more: somebody may have worked there meanwhile
+        (work / WORK).unlink()
         _swap(work, real)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -148,8 +151,23 @@ def beside(target: Path, kind: str, sources: tuple[Path, ...] = ()) -> Iterator[
         kept = "what was there before is untouched" if real.exists() else "nothing was kept"
         raise kind_of_error(f"writing {target} failed and {kept}: {reason}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder so that one who is killed on the way leaves what is known as a left-over."""
+    with contextlib.suppress(OSError):
+        (folder / WORK).touch()
+        for path in folder.iterdir():
+            if path.name == WORK:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        (folder / WORK).unlink()
+        folder.rmdir()
 
 
 def _prefix(real: Path) -> str:
@@ -163,6 +181,7 @@ def _locked(real: Path) -> tuple[Path, int]:
         lock = os.open(work, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
+            (work / WORK).touch()
             if work.stat().st_ino == os.fstat(lock).st_ino:  # nobody swept it before it was locked
                 return work, lock
         os.close(lock)
@@ -170,14 +189,17 @@ def _locked(real: Path) -> tuple[Path, int]:
 
 def _sweep(real: Path) -> None:
     """Remove what killed processes left beside `real`, and put back what one of them had moved away."""
-    for left in sorted(real.parent.glob(f"{_prefix(real)}*")):
+    for left in sorted(p for p in real.parent.iterdir() if p.name.startswith(_prefix(real))):
         with contextlib.suppress(OSError):
+            ours = (left / WORK).is_file() or read_marker(left) is not None or not any(left.iterdir())
+            if left.is_symlink() or not ours:
+                continue  # a user's own, whatever it is called
             lock = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by whoever still writes there
                 if (left / "old").is_dir() and not real.exists():
                     (left / "old").rename(real)
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
             finally:
                 os.close(lock)
 
@@ -198,10 +220,8 @@ def _swap(work: Path, real: Path) -> None:
         except BaseException:
             (away / "old").rename(real)
             raise
-        shutil.rmtree(away, ignore_errors=True)
     finally:
-        with contextlib.suppress(OSError):
-            away.rmdir()
+        _remove(away)
         os.close(lock)
 
 

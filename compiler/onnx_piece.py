@@ -105,17 +105,36 @@ def feeds(g: OnnxGraph, graph: Graph, ids: NDArray[np.int64], past: int, keys: N
     return found
 
 
+SHAPES = {"Shape", "Size"}
+"""Operators that read a value's shape and not the value."""
+
+
+def read_values(g: OnnxGraph, outputs: list[str], given: set[str]) -> set[str]:
+    """Those of `given` whose values, and not their shapes alone, `outputs` are computed from."""
+    seen: set[str] = set()
+    stack = list(outputs)
+    while stack:
+        name = stack.pop()
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        if name in g.index and name not in given:
+            node = g.graph.node[g.index[name]]
+            stack += [] if node.op_type in SHAPES else list(node.input)
+    return seen & given
+
+
 class Piece:
-    """What computes `output` when the graph is cut at `given`.  Constant parts are computed once.
+    """What computes `outputs` when the graph is cut at `given`.  Constant parts are computed once.
 
     Raises NotEvaluated when it needs anything else.
     """
 
-    def __init__(self, g: OnnxGraph, output: str, given: set[str]):
-        self.g, self.output = g, output
+    def __init__(self, g: OnnxGraph, outputs: list[str], given: set[str]):
+        self.g, self.outputs = g, outputs
         needed: set[str] = set()
         indices: set[int] = set()
-        stack = [output]
+        stack = list(outputs)
         while stack:
             name = stack.pop()
             if not name or name in needed or name in given:
@@ -136,17 +155,17 @@ class Piece:
                 self.nodes.append(_in_full(node))
             else:
                 constant.append(_in_full(node))
-        wanted = {i for n in self.nodes for i in n.input if i} | {output}
+        wanted = {i for n in self.nodes for i in n.input if i} | set(outputs)
         made = [o for n in constant for o in n.output if o in wanted]
         if made:
             self.fixed |= dict(zip(made, self._evaluate(constant, self.fixed, made), strict=True))
         self.fixed = {name: value for name, value in self.fixed.items() if name in wanted}
 
-    def run(self, values: Values) -> NDArray[np.float64]:
-        """The output, of `values` by the names at which the graph is cut."""
-        if self.output in self.fixed:
-            return np.asarray(self.fixed[self.output], np.float64)
-        return np.asarray(self._evaluate(self.nodes, self.fixed | values, [self.output])[0], np.float64)
+    def run(self, values: Values) -> list[NDArray[np.float64]]:
+        """The outputs, of `values` by the names at which the graph is cut."""
+        moving = [name for name in self.outputs if name not in self.fixed]
+        made = dict(zip(moving, self._evaluate(self.nodes, self.fixed | values, moving), strict=True)) if moving else {}
+        return [np.asarray(made[name] if name in made else self.fixed[name], np.float64) for name in self.outputs]
 
     def _evaluate(self, nodes: list[onnx.NodeProto], values: Values, outputs: list[str]) -> list[Any]:
         used = {i for n in nodes for i in n.input}

@@ -26,6 +26,7 @@ from meadow.compiler.onnx_weight import OnnxGraph, Reject, embedding_weight, lin
 from meadow.compiler.read_layer import LINEAR, Layer
 from meadow.compiler.types import I8, Weight, grouped
 
+HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 ABSURD_SCALE = 1e4
 """No INT8 weight has such a scale."""
@@ -211,6 +212,16 @@ class Reader:
         counts: dict[str, list[str]] = {}
         for node in self.g.graph.node:
             counts.setdefault(node.op_type, []).append(node.name or node.output[0])
+        for node in self.g.graph.node:
+            halves = any(a.name == "to" and a.i in HALF_TYPES for a in node.attribute)
+            if node.op_type == "Cast" and halves and self.strip(node.input[0]) in ("position_ids", "input_ids"):
+                self.problems.append(
+                    (
+                        f"Cast {node.name!r}",
+                        f"rounds {self.strip(node.input[0])} to 16 bits",
+                        "positions and tokens must stay whole",
+                    )
+                )
         for kind, why in FOREIGN.items():
             if kind in counts:
                 names = counts[kind]
@@ -343,8 +354,8 @@ class Reader:
             root = str(reciprocal.input[-1])
         sqrt = self.node(root, {"Sqrt"}, f"{what}, the root")
         added, eps_value = self.split_constant(self.node(sqrt.input[0], {"Add"}, f"{what}, mean square plus eps"))
-        if eps_value is None:
-            raise Reject(f"{what}: epsilon is not constant")
+        if eps_value is None or (eps_value != eps_value.reshape(-1)[0]).any():
+            raise Reject(f"{what}: epsilon is not one constant")
         mean = self.node(added, {"ReduceMean"}, f"{what}, the mean")
         square = self.node(mean.input[0], {"Pow", "Mul"}, f"{what}, the square")
         if self.strip(square.input[0]) != self.strip(x):

@@ -23,7 +23,7 @@ from meadow.compiler.arithmetic import rope_table
 from meadow.compiler.design import Design
 from meadow.compiler.emit import BuildPlan
 from meadow.compiler.errors import DeviceError, ResourceExceeded, UsageError
-from meadow.compiler.folder import beside
+from meadow.compiler.folder import WORK, beside
 from meadow.compiler.graph import Graph
 from meadow.compiler.layout import padded
 from meadow.compiler.lower import rope_row_bytes
@@ -81,7 +81,7 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         model.pop("inv_freq")
         files = {
             p.relative_to(folder).as_posix(): sha256(p)
-            for p in sorted(folder.rglob("*")) if p.is_file()
+            for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
         }  # fmt: skip
         manifest = {
             "format_version": FORMAT_VERSION, "isa_version": isa.VERSION, "model": model,
@@ -114,7 +114,7 @@ def _keep_builds(target: Path, folder: Path, design_id: str) -> None:
         if (target / name).is_dir():
             kept = name if before == design_id else f"{name}-{before}"
             shutil.copytree(target / name, folder / kept, copy_function=os.link, symlinks=True)
-    for path in target.glob("overlay-*"):
+    for path in [p for p in target.iterdir() if p.name.startswith(("overlay-", "work-"))]:
         if path.is_dir() and not (folder / path.name).exists():
             shutil.copytree(path, folder / path.name, copy_function=os.link, symlinks=True)
 

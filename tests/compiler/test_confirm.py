@@ -202,7 +202,8 @@ def test_rotary_factors_that_change_with_the_position_are_named(switch: int, tmp
         if node.op_type in ("Unsqueeze", "Cast") and node.input[0] == "position_ids":
             node.input[0] = "switched"
     s.model.graph.node.insert(2, made)
-    assert f"the rotary positions are others from position {switch}" in refusal(s, tmp_path)
+    said = f"the rotary positions or the scale of the scores are others from position {switch}"
+    assert said in refusal(s, tmp_path)
 
 
 def share_gains(model: onnx.ModelProto) -> int:
@@ -272,6 +273,19 @@ def test_what_cannot_be_evaluated_is_said_to_be_unchecked(tmp_path: Path) -> Non
     assert "something else" not in str(caught.value)
 
 
+def angles(s: Surgery) -> set[str]:
+    """The values behind Cos and Sin."""
+    producer = {o: n for n in s.model.graph.node for o in n.output}
+    seen: set[str] = set()
+    stack = [i for n in s.model.graph.node if n.op_type in ("Cos", "Sin") for i in n.input]
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += list(producer[name].input) if name in producer else []
+    return seen
+
+
 @pytest.mark.parametrize("kind", [np.float16, "bfloat16"])
 def test_a_graph_in_halves_means_what_it_means_in_full(kind: object, tmp_path: Path) -> None:
     from onnx import TensorProto
@@ -279,11 +293,14 @@ def test_a_graph_in_halves_means_what_it_means_in_full(kind: object, tmp_path: P
     s = Surgery()
     wanted = TensorProto.FLOAT16 if kind is np.float16 else TensorProto.BFLOAT16
     dtype = helper.tensor_dtype_to_np_dtype(wanted)
+    full = angles(s)  # positions times frequencies stay in FP32, as exporters have it
+    for kind_ in ("Cos", "Sin"):
+        s.behind(s.first(kind_).output[0], ("Cast", [""], {"to": wanted}))
     for tensor in s.model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in full:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
     for node in s.model.graph.node:
-        for attribute in node.attribute:
+        for attribute in node.attribute if not full & set(node.output) else ():
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = wanted
             if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
@@ -294,8 +311,8 @@ def test_a_graph_in_halves_means_what_it_means_in_full(kind: object, tmp_path: P
     del s.model.graph.value_info[:]
     onnx.save(s.model, tmp_path / "model.onnx")
     logits = evaluate(read(tmp_path / "model.onnx"), np.array(IDS), quantized=False)
-    full = evaluate(read(EXPORTS / "dynamo-eager-20.onnx"), np.array(IDS), quantized=False)
-    assert np.std(logits - full) / np.std(full) < 0.02
+    plain = evaluate(read(EXPORTS / "dynamo-eager-20.onnx"), np.array(IDS), quantized=False)
+    assert np.std(logits - plain) / np.std(plain) < 0.02
 
 
 def test_the_trials_reach_the_last_position_and_scores_of_trained_size() -> None:
@@ -316,3 +333,99 @@ def test_compile_tries_as_many_positions_as_its_design_has(tmp_path: Path) -> No
     path.unlink()
     with pytest.raises(UsageError, match="was tried up to position 2048 .* compile with --set context=2048"):
         compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", longer)
+
+
+def outputs(s: Surgery, kind: str, layer: int) -> onnx.NodeProto:
+    """The node that makes present.N.kind."""
+    name = next(o.name for o in s.model.graph.output if o.name.endswith(f".{layer}.{kind}") and "present" in o.name)
+    return next(n for n in s.model.graph.node if name in n.output)
+
+
+def renamed(s: Surgery, node: onnx.NodeProto) -> tuple[str, str]:
+    """(the name that an output had, the one that its node has now); the name is free for another node."""
+    before = node.output[0]
+    node.output[0] = f"{before}.inner"
+    for other in s.model.graph.node:
+        other.input[:] = [f"{before}.inner" if i == before else i for i in other.input]
+    return before, f"{before}.inner"
+
+
+def test_a_cache_that_is_given_out_otherwise_is_found(tmp_path: Path) -> None:
+    """Prefill is right and decode is wrong: a cache halved, cut to its last tokens, or another layer's."""
+    s = Surgery()
+    name, inner = renamed(s, outputs(s, "key", 0))
+    s.model.graph.node.append(helper.make_node("Mul", [inner, s.const(0.5)], [name]))
+    assert "layer 0" in refusal(s, tmp_path)
+    s = Surgery()
+    name, inner = renamed(s, outputs(s, "value", 1))
+    start, end, axis = (s.const([v], np.int64) for v in (-6, 1 << 40, 2))
+    s.model.graph.node.append(helper.make_node("Slice", [inner, start, end, axis], [name]))
+    assert "layer 1" in refusal(s, tmp_path)
+    s = Surgery()
+    (first, a), (second, b) = renamed(s, outputs(s, "key", 0)), renamed(s, outputs(s, "key", 1))
+    s.model.graph.node.extend([helper.make_node("Identity", [b], [first]), helper.make_node("Identity", [a], [second])])
+    assert "layer 0" in refusal(s, tmp_path)
+
+
+def test_a_mask_by_the_length_of_the_prompt_is_found(tmp_path: Path) -> None:
+    """A window that begins where a prompt has more than 30 tokens."""
+    s = Surgery()
+    window(s, 16)
+    graph = s.model.graph
+    graph.node.insert(0, helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2))
+    graph.node.insert(1, helper.make_node("Greater", ["length", s.const([30], np.int64)], ["long"]))
+    for node in graph.node:
+        if node.op_type == "Where" and node.output[0].endswith(".window.mask"):
+            node.input[0] = node.input[0] + ".and"
+    for place in [
+        i for i, n in enumerate(graph.node) if n.op_type == "GreaterOrEqual" and n.output[0].endswith(".far")
+    ][::-1]:
+        far = graph.node[place].output[0]
+        graph.node.insert(place + 1, helper.make_node("And", [far, "long"], [far + ".and"]))
+    assert "a prompt of 512 tokens is another" in refusal(s, tmp_path)
+
+
+def test_values_that_are_not_a_layers_own_are_refused(tmp_path: Path) -> None:
+    """A mask by a token's number; a bias from another layer's cache: both are nothing in a trial of zeros or of one cache."""
+    s = Surgery()
+    graph = s.model.graph
+    graph.node.insert(0, helper.make_node("Equal", ["input_ids", s.const([5], np.int64)], ["pad"]))
+    graph.node.insert(1, helper.make_node("Cast", ["pad"], ["pad.float"], to=1))
+    graph.node.insert(2, helper.make_node("Unsqueeze", ["pad.float", s.const([1, 3], np.int64)], ["pad.column"]))
+    s.behind(s.first("Softmax").input[0], ("Add", ["", "pad.column"], {}))
+    assert "depends on the values of 'input_ids'" in refusal(s, tmp_path)
+    s = Surgery()
+    graph = s.model.graph
+    pasts = [i.name for i in graph.input if i.name.endswith(".key")]
+    graph.node.insert(0, helper.make_node("Sub", pasts, ["difference"]))
+    graph.node.insert(1, helper.make_node("ReduceSum", ["difference"], ["foreign"], keepdims=0))
+    s.behind(s.first("Softmax", 1).input[0], ("Add", ["", "foreign"], {}))
+    assert "depends on the values of 'past_key_values.0.key'" in refusal(s, tmp_path)
+
+
+def test_positions_rounded_to_16_bits_are_refused(tmp_path: Path) -> None:
+    s = Surgery()
+    s.behind(
+        "position_ids",
+        ("Cast", [""], {"to": onnx.TensorProto.BFLOAT16}),
+        ("Cast", [""], {"to": onnx.TensorProto.INT64}),
+    )
+    assert "rounds position_ids to 16 bits" in refusal(s, tmp_path)
+
+
+def test_what_is_no_window_is_not_called_one(tmp_path: Path) -> None:
+    """Sinks beside a window: the first four tokens are seen too."""
+    s = Surgery()
+    window(s, 100)
+    graph = s.model.graph
+    for place in [
+        i for i, n in enumerate(graph.node) if n.op_type == "GreaterOrEqual" and n.output[0].endswith(".far")
+    ][::-1]:
+        far, at = graph.node[place].output[0], graph.node[place].output[0].replace(".far", ".at")
+        graph.node.insert(place + 1, helper.make_node("GreaterOrEqual", [at, s.const(4, np.int64)], [far + ".late"]))
+        graph.node.insert(place + 2, helper.make_node("And", [far, far + ".late"], [far + ".both"]))
+        for node in graph.node:
+            if node.op_type == "Where" and node.input[0] == far:
+                node.input[0] = far + ".both"
+    text = refusal(s, tmp_path)
+    assert "not all earlier tokens weigh alike" in text and "from position 104 on" in text and "the last" not in text

@@ -85,7 +85,17 @@ def test_a_model_is_not_replaced_by_a_package_and_a_link_in_it_is_unknown(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"kind": "model"}', '{"kind": "x", "files": {}}', "[" * 100_000, "\0"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": ["model"], "files": {}}',
+        '{"kind": "model"}',
+        '{"kind": "x", "files": {}}',
+        "[" * 100_000,
+        "\0",
+    ],
 )
 def test_a_marker_of_nonsense_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
@@ -102,6 +112,34 @@ def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UsageError, match="is a link that leads to itself"):
         write(tmp_path / "loop", "3")
+
+
+def test_folders_of_the_users_that_look_like_left_overs_are_not_swept(tmp_path: Path) -> None:
+    for name in (".m.meadow-backup", ".u.meadow-zz", ".m.meadow-abcdefgh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text("mine")
+    write(tmp_path / "m", "1")
+    write(tmp_path / "?", "1")
+    assert len(list(tmp_path.glob(".*/notes"))) == 3 and whole(tmp_path / "?") == "1"
+
+
+def test_what_is_put_in_while_a_command_runs_is_kept(tmp_path: Path) -> None:
+    write(tmp_path / "m", "1")
+    with (
+        pytest.raises(UsageError, match="holds notes.md, which meadow did not make"),
+        beside(tmp_path / "m", "model") as work,
+    ):
+        (work / "a.json").write_text("2")
+        (tmp_path / "m" / "notes.md").write_text("written meanwhile")
+    assert (tmp_path / "m" / "notes.md").read_text() == "written meanwhile" and whole(tmp_path / "m") == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_weights_that_were_edited_are_kept(tmp_path: Path) -> None:
+    write(tmp_path / "m", "1")
+    (tmp_path / "m" / "model.onnx").write_text("my own training")
+    with pytest.raises(UsageError, match="holds model.onnx, which changed since meadow made it"):
+        write(tmp_path / "m", "2")
 
 
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,6 +346,11 @@ def test_a_bitstream_survives_whatever_happens_to_a_compile(meadowc: Any, tiny_i
     assert [p.read_text() for p in package.rglob("meadow.bit")] == ["hours"]
     assert meadowc(*command, "--set", "context=64").code == 0
     assert [p.read_text() for p in package.rglob("meadow.bit")] == ["hours"]
+    (package / "work-notes").mkdir()
+    (package / "work-notes" / "n.md").write_text("mine")
+    assert (
+        meadowc(*command, "--set", "context=128").code == 0 and (package / "work-notes" / "n.md").read_text() == "mine"
+    )
     (package / "report" / "index.html").write_text("<!doctype html>")
     (package / "mine.txt").write_text("x")
     result = meadowc(*command, "--set", "context=128")
