@@ -1,122 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: Jinja in its sandbox, as transformers renders them, with bounds on time and memory.
+"""Chat templates: Jinja in its sandbox, as transformers renders them, in a process of their own with bounds on time and memory.
 
 A template comes with the model, so from anywhere: it may loop for ever, allocate without bound, or fail in any way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
+import time
+import weakref
 
-from meadow.compiler.errors import DeviceError
+from meadow.compiler.errors import DeviceError, ToolMissing
+from meadow.runtime import template_worker
 
-STEPS = 2_000_000
-"""Lines of Python that a template may run: real ones take some thousand."""
-LONGEST = 8 << 20
-"""Characters of text that a template may make, in all or in one value."""
-LARGEST_NUMBER = 1 << 64
+SECONDS = 10.0
+"""Time that a template may take: real ones take some milliseconds."""
+TODO = "use plain completion (--raw)"
 
 
-class TooMuch(Exception):
-    """A template passed a bound."""
+class Template:
+    """One template, and the process that renders it once it is asked."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def render(self, messages: list[dict[str, str]], names: dict[str, str]) -> str:
+        """The prompt of `messages`.  Raises DeviceError when the template fails, or does not end.
+
+        names  bos_token, eos_token and such
+        """
+        request = json.dumps({"template": self.text, "messages": messages, "names": names}).encode() + b"\n"
+        found = json.loads(self._ask(request))
+        if "error" in found:
+            raise DeviceError(f"the model's chat template {found['error']}; {TODO}")
+        return str(found["text"])
+
+    def _ask(self, request: bytes) -> bytes:
+        """The worker's line.  A worker that was interrupted or does not answer is ended, and the next question gets another."""
+        process = self.process or self._start()
+        self.process = None  # until it has answered
+        assert process.stdin is not None and process.stdout is not None
+        ends, line = time.monotonic() + SECONDS, b""
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            while not line.endswith(b"\n"):
+                left = ends - time.monotonic()
+                if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                    raise DeviceError(f"the model's chat template did not end within {SECONDS:g} s; {TODO}")
+                piece = process.stdout.read(1 << 20)
+                if not piece:
+                    raise DeviceError(f"the model's chat template ended its process; {TODO}")
+                line += piece
+        except BrokenPipeError:
+            raise DeviceError(f"the model's chat template ended its process; {TODO}") from None
+        finally:
+            if not line.endswith(b"\n"):
+                _end(process)
+        self.process = process
+        return line
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            import jinja2  # noqa: F401
+        except ImportError:
+            raise ToolMissing("chat templates need jinja2: pip install 'meadow[cli]'") from None
+        process = subprocess.Popen(
+            [sys.executable, "-I", template_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True,
+        )  # fmt: skip
+        weakref.finalize(self, _end, process)
+        return process
 
 
-def render(template: str, messages: list[dict[str, str]], names: dict[str, str | None]) -> str:
-    """The prompt that `template` makes.  Raises DeviceError when it cannot be compiled, fails, or does not end.
-
-    names  bos_token, eos_token and such
-    """
-    try:
-        compiled = _environment().from_string(template)
-        return _bounded(
-            lambda: _joined(
-                compiled.generate(messages=messages, add_generation_prompt=True, tools=None, documents=None, **names)
-            )
-        )
-    except TooMuch as error:
-        raise DeviceError(f"the model's chat template {error}; use plain completion (--raw)") from None
-    except Exception as error:  # whatever a template does: divide by zero, ask for an attribute of None, recurse
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DeviceError(f"the model's chat template failed: {text}; use plain completion (--raw)") from None
-
-
-def _environment() -> Any:
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Bounded(ImmutableSandboxedEnvironment):
-        """Operators that make long texts or large numbers are looked at first, and not computed while compiling."""
-
-        intercepted_binops = frozenset(("*", "**", "%", "+"))
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            sizes = [
-                len(v) if isinstance(v, (str, list, tuple)) else abs(v) if isinstance(v, int) else 1
-                for v in (left, right)
-            ]
-            if (operator == "*" and sizes[0] * sizes[1] > LARGEST_NUMBER) or (
-                operator == "**" and sizes[1] * sizes[0].bit_length() > 64
-            ):
-                raise TooMuch("makes a number without bound")
-            texts = any(isinstance(v, (str, list, tuple)) for v in (left, right))
-            if texts and (
-                (operator == "*" and sizes[0] * sizes[1] > LONGEST) or (operator == "+" and sum(sizes) > LONGEST)
-            ):
-                raise TooMuch("makes a text without bound")
-            if operator == "%" and isinstance(left, str):
-                raise TooMuch("formats by %, which is not served; use ~")
-            return super().call_binop(context, operator, left, right)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def small(filter_: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*values: Any, **more: Any) -> Any:
-            if any(isinstance(v, int) and abs(v) > LONGEST for v in (*values, *more.values())):
-                raise TooMuch("makes a text without bound")
-            return filter_(*values, **more)
-
-        return checked
-
-    made = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    made.globals["raise_exception"] = raise_exception
-    made.filters["tojson"] = lambda value, indent=None, **_: json.dumps(value, ensure_ascii=False, indent=indent)
-    for name in ("center", "indent", "wordwrap", "truncate", "batch", "slice"):
-        plain = made.filters[name]
-        if not any(hasattr(plain, mark) for mark in ("jinja_pass_arg",)):
-            made.filters[name] = small(plain)
-    made.filters.pop("format", None)
-    return made
-
-
-def _joined(pieces: Any) -> str:
-    found, length = [], 0
-    for piece in pieces:
-        found.append(piece)
-        length += len(piece)
-        if length > LONGEST:
-            raise TooMuch("makes a text without bound")
-    return "".join(found)
-
-
-def _bounded(work: Callable[[], str]) -> str:
-    """Run `work`, at most STEPS lines of it.  Raises TooMuch."""
-    steps = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps > STEPS:
-            raise TooMuch("does not end")
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return work()
-    finally:
-        sys.settrace(before)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

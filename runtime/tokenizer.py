@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from meadow.compiler.errors import DeviceError, ToolMissing, UsageError
 from meadow.compiler.guard import guard
-from meadow.runtime.chat_template import render
+from meadow.runtime.chat_template import Template
 
 REPLACEMENT = "\ufffd"
+MARK = "\ue000\ue001"
+"""The signs around a mark."""
 HOLD_TOKENS = 8
 """A character of UTF-8 spans at most this many tokens; what is still broken after that is really broken."""
 
@@ -39,6 +41,7 @@ class Tokenizer:
         with _guarded(f"{file} is not a tokenizer"):
             self.library = tokenizers.Tokenizer.from_file(str(file))
         self._plain: Any = None
+        self._renderer: Template | None = None
         with guard(folder, DeviceError, "compile the model again"):
             self.settings = _json(folder / "tokenizer_config.json")
             self.template = self._template(folder)
@@ -58,31 +61,46 @@ class Tokenizer:
     def conversation(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of the prompt that the model's chat template makes of `messages`.
 
-        The template's own special tokens count; those written in a message are text: it cannot end its turn or begin another.
+        The template's own control tokens count; those written in a message are text: it cannot end its turn or begin another.
+        Raises DeviceError where the template edits a message into control tokens.
         """
+        names = sorted(self.control, key=len, reverse=True)  # a longer token first, which a shorter one may begin
+        if (
+            self.normalizes
+        ):  # a message as a whole, since another spelling may become a control token by being normalized
+            names = sorted({v for m in messages for k, v in m.items() if k != "role" and v}, key=len, reverse=True)
         used = "".join(str(v) for message in messages for v in message.values()) + (self.template or "")
-        names = sorted(self.special, key=len, reverse=True)  # a longer token first, which a shorter one may begin
-        if self.normalizes:  # a message as a whole, since it may become a special token by being normalized
-            names = sorted({v for m in messages for k, v in m.items() if k != "role"}, key=len, reverse=True)
-        marks = {name: mark for name, mark in zip(names, _marks(used, len(names)), strict=True) if name}
-
-        def marked(text: str) -> str:
-            for name, mark in marks.items():
-                text = text.replace(name, mark)
-            return text
-
-        prompt = self.chat(
-            [{key: value if key == "role" else marked(value) for key, value in m.items()} for m in messages]
-        )
+        marks = dict(zip(names, _marks(used, len(names)), strict=True))
         back = {mark: name for name, mark in marks.items()}
+
+        def marked(text: str) -> str:  # in one pass: a mark is nobody's text
+            return re.sub("|".join(map(re.escape, names)), lambda m: marks[m[0]], text) if names else text
+
+        prompt = self.chat(_each_content(messages, marked))
         pieces: list[tuple[str, bool]] = []
         for part in re.split("(" + "|".join(map(re.escape, back)) + ")", prompt) if back else [prompt]:
             if part:
                 pieces.append((back[part], False) if part in back else (part, True))
-        return self._begun(self._ids(pieces))
+        ids = self._begun(self._ids(pieces))
+        whole = "".join(text for text, control in pieces if control)
+        if any(c in whole and c not in used for c in MARK) or not self._harmless(messages, ids):
+            raise DeviceError(
+                "the model's chat template makes control tokens of what a message says; use plain completion (--raw)"
+            )
+        return ids
+
+    def _harmless(self, messages: list[dict[str, str]], ids: list[int]) -> bool:
+        """Whether the control tokens are those of messages that could not spell any: templates that cut or replace text may make one."""
+        signs = {c for name in self.control for c in name if not c.isalnum() and not c.isspace()}
+        if not any(c in signs for m in messages for k, v in m.items() if k != "role" for c in v):
+            return True
+        plain = self.chat(_each_content(messages, lambda text: "".join("x" if c in signs else c for c in text)))
+        control = {self.library.token_to_id(name) for name in self.control}
+        wanted = [i for i in self._begun(self._ids([(plain, True)])) if i in control]
+        return [i for i in ids if i in control] == wanted
 
     def _ids(self, pieces: list[tuple[str, bool]]) -> list[int]:
-        """Token ids of (text, whether its special tokens count) one after the other."""
+        """Token ids of (text, whether its control tokens count) one after the other."""
         found: list[int] = []
         for text, control in pieces:
             try:
@@ -92,27 +110,38 @@ class Tokenizer:
                     "the text is not valid UTF-8 (or the terminal's locale is not: LC_ALL=C.UTF-8)"
                 ) from None
             with _guarded("the model's tokenizer failed"):
-                found += (self.library if control else self.plain).encode(text, add_special_tokens=False).ids
+                found += self.library.encode(text, add_special_tokens=False).ids if control else self._text(text)
         return found
+
+    def _text(self, text: str) -> list[int]:
+        """Ids of text in which no control token counts."""
+        control = {self.library.token_to_id(name) for name in self.control}
+        ids: list[int] = self.plain.encode(text, add_special_tokens=False).ids
+        if control & set(ids):  # a vocabulary that holds them as ordinary pieces: sign by sign
+            ids = [i for sign in text for i in self.plain.encode(sign, add_special_tokens=False).ids]
+        return ids
 
     @property
     def plain(self) -> Any:
-        """The tokenizer to which special tokens are text."""
+        """The tokenizer to which control tokens are text."""
         if self._plain is None:
-            self._plain = type(self.library).from_str(self.library.to_str())
+            whole = json.loads(self.library.to_str())
+            whole["added_tokens"] = [t for t in whole["added_tokens"] if t["content"] not in self.control]
+            self._plain = type(self.library).from_str(json.dumps(whole))
             self._plain.encode_special_tokens = True
         return self._plain
 
     @property
-    def special(self) -> set[str]:
-        """The texts of the special tokens."""
-        return {token.content for token in self.library.get_added_tokens_decoder().values() if token.special}
+    def control(self) -> set[str]:
+        """The texts of special tokens, and of other added tokens that are written like one (<think>, [INST])."""
+        tokens = self.library.get_added_tokens_decoder().values()
+        return {t.content for t in tokens if t.content and (t.special or re.fullmatch(r"[<\[{|].*[>\]}|]", t.content))}
 
     @property
     def normalizes(self) -> bool:
-        """Whether special tokens are looked for in normalized text, so that another spelling may become one."""
+        """Whether control tokens are looked for in normalized text, so that another spelling may become one."""
         tokens = self.library.get_added_tokens_decoder().values()
-        return self.library.normalizer is not None and any(token.special and token.normalized for token in tokens)
+        return self.library.normalizer is not None and any(t.content in self.control and t.normalized for t in tokens)
 
     def _begun(self, ids: list[int]) -> list[int]:
         """`ids` after the beginning-of-text token, if the model wants one and they do not begin with it."""
@@ -133,7 +162,9 @@ class Tokenizer:
         if self.template is None:
             raise DeviceError("this model has no chat template; use plain completion (--raw)")
         names = {k: _token(self.settings.get(k)) for k in ("bos_token", "eos_token", "pad_token")}
-        return render(self.template, messages, {k: v or "" for k, v in names.items()})
+        if self._renderer is None:
+            self._renderer = Template(self.template)
+        return self._renderer.render(messages, {k: v or "" for k, v in names.items()})
 
     def _template(self, folder: Path) -> str | None:
         file = folder / "chat_template.jinja"
@@ -213,12 +244,17 @@ def _guarded(what: str) -> Iterator[None]:
         raise DeviceError(f"{what}: {str(error)[:200]}; compile the model again") from None
 
 
+def _each_content(messages: list[dict[str, str]], change: Callable[[str], str]) -> list[dict[str, str]]:
+    """The messages with what they say changed, and not who says it."""
+    return [{key: value if key == "role" else change(value) for key, value in m.items()} for m in messages]
+
+
 def _marks(text: str, count: int) -> list[str]:
     """`count` strings that do not occur in `text`: characters of Unicode's private use, which no template looks for."""
     found: list[str] = []
     number = 0
     while len(found) < count:
-        mark = f"\ue000{number}\ue001"
+        mark = f"{MARK[0]}{number}{MARK[1]}"
         if mark not in text:
             found.append(mark)
         number += 1
