@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.confirm_cause import LONG, MORE, Attention, cause_of
+from meadow.compiler.confirm_cause import LONG, MORE, OFFSET, Attention, cause_of
 from meadow.compiler.evaluate import Evaluator, State
 from meadow.compiler.graph import Graph, Node
 from meadow.compiler.onnx_piece import Core, NotEvaluated, Piece, Values, feeds, read_values
@@ -219,6 +219,8 @@ class _Trial:
         attention = Attention(self.g, self.graph, core, self.random)
         if attention.differs(0, min(LONG, context)):
             raise Difference(f"a prompt of {min(LONG, context)} tokens")
+        if context > 1 and attention.differs(min(SHORT_PAST, context - 1), 1, offset=OFFSET):
+            raise Difference(f"scores near {OFFSET:g}")
         for past in self.random.integers(1, max(context - 1, 2), MORE):
             if attention.differs(int(past), 1):
                 raise Difference(f"attention at position {past}")

@@ -20,6 +20,8 @@ from meadow.compiler.onnx_weight import OnnxGraph
 TOKENS, PAST = 3, 5
 TOLERANCE = 1e-3
 LARGE = 12.0
+OFFSET = 40.0
+"""Of scores that are all as large as the largest of trained models."""
 LONG = 512
 """Tokens of a prompt that is tried as one."""
 MORE = 3
@@ -86,7 +88,8 @@ def _attention(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.
     for past in attention.random.integers(1, max(last, 2), MORE):
         if attention.differs(int(past), 1):
             return f"attention is another at position {past} (a mask, a scale or rotary factors for some positions)"
-    if attention.differs(min(PAST, last), min(TOKENS, context), score=LARGE):
+    large = attention.differs(min(PAST, last), min(TOKENS, context), score=LARGE)
+    if large or (last and attention.differs(min(PAST, last), 1, offset=OFFSET)):
         return "large scores are bent before the softmax (a softcap)"
     return ""
 
@@ -122,11 +125,12 @@ class Attention:
         self.piece = self.piece or Piece(self.g, [self.core.attended], set(given))
         return self.piece.run(given)[0]
 
-    def differs(self, past: int, tokens: int, q: float = 1.0, score: float = 1.0) -> bool:
+    def differs(self, past: int, tokens: int, q: float = 1.0, score: float = 1.0, offset: float = 0.0) -> bool:
         """Whether the graph's attention of `tokens` after `past` is another.
 
         q      standard deviation of the queries: with 0 every visible key weighs the same
         score  by what keys are larger than those whose scores have standard deviation 1
+        offset  of all scores against the cache, for one token: what the softmax alone does not see
         """
         model, normal = self.graph.model, self.random.standard_normal
         width, kv_width = model.heads * model.head_dim, model.kv_heads * model.head_dim
@@ -134,6 +138,13 @@ class Attention:
         k, v = normal((tokens, kv_width), np.float32) * np.float32(score), normal((tokens, kv_width), np.float32)
         keys = normal((past, model.kv_heads, model.head_dim), np.float32) * np.float32(score)
         values = normal((past, model.kv_heads, model.head_dim), np.float32) * np.float32(max(past, 1) ** 0.5)
+        if offset:
+            queries = np.tile(normal((1, model.head_dim), np.float32), (1, model.heads))
+            turned = Evaluator(self.graph, quantized=False).follow(
+                self.nodes[:1], {"q": queries}, np.zeros(1, np.int64), State(position=past)
+            )
+            way = turned[0, : model.head_dim]
+            keys += way * np.float32(offset * model.head_dim**0.5 / max(float(way @ way), 1e-6))
         state = State({self.core.layer: keys}, {self.core.layer: values}, past) if past else State()
         ids = np.zeros(tokens, np.int64)
         expected = Evaluator(self.graph, quantized=False).follow(self.nodes, {"q": queries, "k": k, "v": v}, ids, state)

@@ -130,13 +130,14 @@ def test_a_softcap_written_out_is_named(tmp_path: Path) -> None:
     assert "scores pass through Tanh" in refusal(s, tmp_path)
 
 
-def test_scores_that_are_bent_only_where_they_are_large_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [6.0, 30.0])
+def test_scores_that_are_bent_only_where_they_are_large_are_found(most: float, tmp_path: Path) -> None:
     s = Surgery()
     softmax = s.first("Softmax")
     scores = softmax.input[0]
-    # A clamp is no operator of the pattern; one hidden in the mask's sum is: max(scores, -30) by two sums.
+    # A clamp is no operator of the pattern; one hidden in the mask's sum is: min(scores, most) by two sums.
     place = next(i for i, n in enumerate(s.model.graph.node) if n is softmax or n.output[0] == softmax.output[0])
-    made = [helper.make_node("Min", [scores, s.const(6.0)], ["bent.low"]), helper.make_node("Sub", ["bent.low", scores], ["bent.off"]),
+    made = [helper.make_node("Min", [scores, s.const(most)], ["bent.low"]), helper.make_node("Sub", ["bent.low", scores], ["bent.off"]),
             helper.make_node("Add", [scores, "bent.off"], ["bent"])]  # fmt: skip
     softmax.input[0] = "bent"
     for offset, node in enumerate(made):
