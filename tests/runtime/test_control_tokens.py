@@ -103,7 +103,7 @@ def test_raw_text_may_hold_special_tokens_and_a_message_without_a_template_may_n
 
 BOMBS = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-    "a long text": "{{ 'x' * 9999999999 }}", "a doubled text": "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a prompt too long": "{{ 'x' * 20000000 }}", "a long text": "{{ 'x' * 9999999999 }}", "a doubled text": "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "a power": "{{ 9 ** (9 ** 9) }}", "a padding": "{{ 'x' | center(9999999999) }}", "a format": "{{ '%9999999999d' % 1 }}",
     "a fill": "{{ 'a'.zfill(3000000000) }}", "one slow line": "{% set l = [0] * 8000000 %}{% for i in range(1000) %}{{ l.count(1) }}{% endfor %}",
     "a recursion": "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "much output": "{% for a in range(999) %}{{ 'x' * 99999 }}{% endfor %}",
