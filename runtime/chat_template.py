@@ -20,7 +20,7 @@ from meadow.runtime import template_worker
 
 SECONDS = 10.0
 """Time that a template may take: real ones take some milliseconds."""
-TODO = "use plain completion (--raw)"
+INSTEAD = "use plain completion (--raw)"
 
 
 class Template:
@@ -38,7 +38,7 @@ class Template:
         request = json.dumps({"template": self.text, "messages": messages, "names": names}).encode() + b"\n"
         found = json.loads(self._ask(request))
         if "error" in found:
-            raise DeviceError(f"the model's chat template {found['error']}; {TODO}")
+            raise DeviceError(f"the model's chat template {found['error']}; {INSTEAD}")
         return str(found["text"])
 
     def _ask(self, request: bytes) -> bytes:
@@ -53,13 +53,13 @@ class Template:
             while not line.endswith(b"\n"):
                 left = ends - time.monotonic()
                 if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                    raise DeviceError(f"the model's chat template did not end within {SECONDS:g} s; {TODO}")
+                    raise DeviceError(f"the model's chat template did not end within {SECONDS:g} s; {INSTEAD}")
                 piece = process.stdout.read(1 << 20)
                 if not piece:
-                    raise DeviceError(f"the model's chat template ended its process; {TODO}")
+                    raise DeviceError(f"the model's chat template ended its process; {INSTEAD}")
                 line += piece
         except BrokenPipeError:
-            raise DeviceError(f"the model's chat template ended its process; {TODO}") from None
+            raise DeviceError(f"the model's chat template ended its process; {INSTEAD}") from None
         finally:
             if not line.endswith(b"\n"):
                 _end(process)

@@ -81,7 +81,7 @@ class SharedMemory:
 class Engine:
     """The emitted engine of `library` on `memory`, whose addresses are offsets into it.
 
-    Raises DeviceError for C++ of another design or meadow.
+    Raises DeviceError for C++ of another design, or of another version of meadow.
     """
 
     def __init__(self, package: Package, library: Path, memory: SharedMemory):

@@ -72,7 +72,7 @@ def main() -> None:
     try:
         library.meadow_design_id.restype = ctypes.c_char_p
     except AttributeError:
-        sys.exit(3)  # C++ of another meadow
+        sys.exit(3)  # the C++ is of another version of meadow
     if hasattr(library, "meadow_cosim_read"):
         library.meadow_cosim_read.restype = ctypes.c_uint32
         library.meadow_cosim_cycles.restype = ctypes.c_uint64
