@@ -4,6 +4,7 @@
 
 MEADOWC := .venv/bin/meadowc
 PYTEST := .venv/bin/pytest
+PACKAGES := boards cli compiler evidence hls machine rtl runtime toolchain
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -47,7 +48,7 @@ lint: setup-test
 
 types: setup-test
 	@mkdir -p build/types/meadow
-	@for d in boards cli compiler hls rtl runtime; do ln -sfn ../../../$$d build/types/meadow/$$d; done
+	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
 	MYPYPATH=build/types:tests .venv/bin/mypy --namespace-packages --explicit-package-bases $(shell git ls-files 'tests/*.py')
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from meadow.compiler.errors import UsageError
+from meadow.machine.errors import UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -82,12 +82,12 @@ def _fits(board: Board) -> str:
 
 def _serves(model: Path, board: Board) -> dict[str, Any]:
     """The design that compile would choose for a model, with its modelled rates, or why there is none."""
-    from meadow.compiler.errors import ResourceExceeded, UnsupportedModel
-    from meadow.compiler.fit import fit, kv_bytes
-    from meadow.compiler.onnx_file import find_model
+    from meadow.compiler.graph.rewrite import rewrite
     from meadow.compiler.pipeline import require_engines
-    from meadow.compiler.read import read
-    from meadow.compiler.rewrite import rewrite
+    from meadow.compiler.size.fit import fit, kv_bytes
+    from meadow.compiler.sources.onnx.file import find_model
+    from meadow.compiler.sources.onnx.read import read
+    from meadow.machine.errors import ResourceExceeded, UnsupportedModel
 
     graph = read(find_model(model))
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
-from meadow.compiler.errors import UsageError
+from meadow.machine.errors import UsageError
 
 FRONT_SHOWN = 8
 """Designs of the front that are printed, around the one chosen; --json has all."""
@@ -57,8 +57,8 @@ def compile_command(source: Path, board: str, target: Path | None, dataflow: str
       meadowc compile model.onnx --board kv260 --dataflow gemm --set context=1024
     """
     from meadow import boards
-    from meadow.compiler.onnx_file import find_model
     from meadow.compiler.pipeline import STAGES, Options, compile_model
+    from meadow.compiler.sources.onnx.file import find_model
 
     began = time.perf_counter()
     file = find_model(source)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, table
-from meadow.compiler.errors import UnsupportedModel
+from meadow.machine.errors import UnsupportedModel
 
 
 @click.command("inspect")
@@ -33,10 +33,10 @@ def inspect_command(source: Path, as_json: bool) -> None:
 
 def inspect(source: Path) -> dict[str, Any]:
     """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no ONNX file."""
-    from meadow.compiler.graph import Op
-    from meadow.compiler.onnx_file import find_model, load_model
+    from meadow.compiler.graph.graph import Op
     from meadow.compiler.pipeline import require_engines
-    from meadow.compiler.read import read
+    from meadow.compiler.sources.onnx.file import find_model, load_model
+    from meadow.compiler.sources.onnx.read import read
 
     file = find_model(source)
     proto = load_model(file)

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from meadow.compiler.errors import MeadowError
+from meadow.machine.errors import MeadowError
 
 try:
     import click
@@ -40,7 +40,7 @@ COMMANDS = {
     "verify": ("meadow.cli.verify", "Check that every rung of the ladder agrees."),
     "selftest": ("meadow.cli.run", "Check a device step by step."),
     "eval": ("meadow.cli.eval", "Measure perplexity beside onnxruntime."),
-    "build": ("meadow.cli.vendor", "Make a bitstream with Vitis and Vivado."),
+    "build": ("meadow.cli.build", "Make a bitstream with Vitis and Vivado."),
     "cosim": ("meadow.cli.cosim", "Run driver, C simulation and Verilog against each other."),
     "report": ("meadow.cli.report", "Write a page about a package."),
     "bench": ("meadow.cli.bench", "Measure, count and model; print each number with its bound."),

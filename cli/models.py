@@ -20,7 +20,7 @@ def fetch_command(name: str, as_json: bool) -> None:
     Example:
       meadowc fetch smollm2
     """
-    from meadow.compiler.fetch import SOURCES, fetch
+    from meadow.compiler.sources.fetch import SOURCES, fetch
 
     path = fetch(name, (lambda text: None) if as_json else (lambda text: err.print(text)))
     source = SOURCES[name]
@@ -45,7 +45,7 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     Example:
       meadowc convert SmolLM2-135M-Instruct.Q4_1.gguf -o models/smollm2
     """
-    from meadow.compiler.convert import convert
+    from meadow.compiler.sources.convert import convert
 
     with stages(("convert",), as_json) as show:
         show("convert", str(source))
@@ -94,7 +94,7 @@ def quantize_command(source: Path, target: Path, weights: str, group: int, head:
       meadowc quantize models/smollm2 -o models/smollm2-int8 --weights int8 --granularity channel --activations int8
       meadowc quantize models/smollm2 -o models/smollm2-int2 --weights int2 --group 32
     """
-    from meadow.compiler.quantize import quantize
+    from meadow.compiler.quantize.recipe import quantize
 
     by_group = weights != "int8" or granularity == "group"
     kind = f"--weights {weights}" if weights != "int8" else "--granularity group"

@@ -14,10 +14,10 @@ import click
 
 from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
-from meadow.compiler.errors import DeviceError, MeadowError, UsageError
-from meadow.compiler.package import load
+from meadow.machine.errors import DeviceError, MeadowError, UsageError
+from meadow.machine.package.read import load
 from meadow.runtime.session import DEVICES, Session, sampler
-from meadow.runtime.tokenizer import Streamer
+from meadow.runtime.text.tokenizer import Streamer
 
 device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
                              help="Where to run; auto is the board where there is one with its bitstream, else the emulator in numpy.")  # fmt: skip

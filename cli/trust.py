@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from meadow.compiler.errors import UsageError
-from meadow.compiler.package import Package
+from meadow.machine.errors import UsageError
+from meadow.machine.package.read import Package
 
 IDENTITY = "rtl/meadow_identity.v"
 """Of the bitstream alone, and of a board: no simulation builds it."""
@@ -35,7 +35,7 @@ def require_trust(package: Package, trust: bool) -> None:
         return
     todo = "if you trust whoever made it, add --trust; else compile the model again (seconds)"
     try:
-        from meadow.compiler.emit import sources
+        from meadow.compiler.emit.emit import sources
     except ImportError:  # a board, or a CI job, with the runtime alone
         raise UsageError(f"{package.folder}: this installation has no compiler, so it cannot tell whether the package's C++ is meadow's "
                          f"own, which would be built and run here; {todo}") from None  # fmt: skip

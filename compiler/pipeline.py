@@ -19,30 +19,29 @@ from typing import Any
 import numpy as np
 
 from meadow.boards import Board
-from meadow.compiler import cost
-from meadow.compiler.block_design import block_design, hardware_facts
-from meadow.compiler.design import Design
-from meadow.compiler.emit import emit
-from meadow.compiler.errors import MeadowError, UnsupportedModel, UsageError
-from meadow.compiler.fit import BUDGET, Fit, fit
-from meadow.compiler.folder import refuse_target
-from meadow.compiler.graph import Graph, Op
-from meadow.compiler.grouped import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
-from meadow.compiler.lower import lower
-from meadow.compiler.onnx_file import find_model
-from meadow.compiler.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
-from meadow.compiler.package import load, sha256
-from meadow.compiler.parts import Part, weight_parts
-from meadow.compiler.place import place
-from meadow.compiler.quantize import COMPANIONS
-from meadow.compiler.read import read, source_digest
-from meadow.compiler.rewrite import rewrite
-from meadow.compiler.save import compiler_digest, save
-from meadow.compiler.schedule import Schedule
-from meadow.compiler.search import DECODE_AT, PROMPT
-from meadow.compiler.timeline import timeline
-from meadow.compiler.traffic import by_role, prompt_beats
-from meadow.compiler.types import I8, Weight
+from meadow.compiler.emit.block_design import block_design, hardware_facts
+from meadow.compiler.emit.emit import emit
+from meadow.compiler.emit.save import compiler_digest, save
+from meadow.compiler.graph.graph import Graph, Op
+from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.price import cost
+from meadow.compiler.price.timeline import timeline
+from meadow.compiler.price.traffic import by_role, prompt_beats
+from meadow.compiler.program.lower import lower
+from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
+from meadow.compiler.program.parts import Part, weight_parts
+from meadow.compiler.program.place import place
+from meadow.compiler.size.fit import BUDGET, Fit, fit
+from meadow.compiler.size.search import DECODE_AT, PROMPT
+from meadow.compiler.sources.onnx.file import find_model
+from meadow.compiler.sources.onnx.read import read, source_digest
+from meadow.machine.design import Design
+from meadow.machine.errors import MeadowError, UnsupportedModel, UsageError
+from meadow.machine.folder import refuse_target
+from meadow.machine.package.read import COMPANIONS, load, sha256
+from meadow.machine.program import Schedule
+from meadow.machine.storage.groups import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
+from meadow.machine.types import I8, Weight
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The written arithmetic in C++: the twin of compiler/arithmetic.py, function by function.  docs/arithmetic.md has the
+// The written arithmetic in C++: the twin of machine/arithmetic/int8.py, function by function.  docs/arithmetic.md has the
 // words.  Compiled with -ffp-contract=off: no fused multiply-add anywhere.
 #pragma once
 

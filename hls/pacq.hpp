@@ -7,7 +7,7 @@
 #include "memory.hpp"
 
 constexpr uint32_t kGroupedFlag = 1u << 24;
-constexpr int kBlockRows = 16;  // of a port (compiler/grouped.py)
+constexpr int kBlockRows = 16;  // of a port (machine/storage/groups.py)
 constexpr int kHalvesInBeat = kBeatBytes / 2;
 constexpr int kAhead = kPacq ? 16 : 1;  // instructions fetched before the one that runs; pacq_gemv queues as many commands
 

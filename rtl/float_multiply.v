@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FP32 product, rounded to nearest even; one a cycle, four cycles later.  For normal numbers and zeros whose product is
-// one too: compiler/grouped.py keeps scales where nothing can overflow or become subnormal.
+// one too: machine/storage/groups.py keeps scales where nothing can overflow or become subnormal.
 `default_nettype none
 
 module float_multiply (

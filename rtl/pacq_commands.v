@@ -2,7 +2,7 @@
 // Commands: a matrix each, checked, sent to the fetch units as regions and to everybody else as a geometry.
 //
 // A command is 1 + ceil(PORTS / 2) words of 128 bits:
-//     word 0   [31:0] format (compiler/grouped.py: GroupFormat.word), [47:32] blocks of rows, [63:48] groups of columns,
+//     word 0   [31:0] format (machine/storage/groups.py: GroupFormat.word), [47:32] blocks of rows, [63:48] groups of columns,
 //              [79:64] tokens, [80] reuse: no activations come, those of the command before serve, [81] hold: the next reuses
 //     word 1   [63:0] address of port 0's stream, [127:64] of port 1's; word 2: ports 2 and 3
 `default_nettype none

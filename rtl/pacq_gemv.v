@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pacq_gemv: FP16 activations times INT4, INT2 or INT8 weights in groups, read over AXI4 ports of its own, one reading for all
 // tokens.  A command names a matrix, activations follow as a stream, FP32 results leave as a stream; weights of the next
-// commands are read ahead as far as the FIFOs reach.  compiler/pacq.py is its arithmetic, compiler/grouped.py its memory.
+// commands are read ahead as far as the FIFOs reach.  machine/arithmetic/fp16.py is its arithmetic, machine/storage/groups.py its memory.
 //
 // An error stops it until CONTROL is written: until then it takes every command and activation and answers with zeros, so that
 // whoever waits for results goes on, and finds the error in the registers.

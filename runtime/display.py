@@ -12,7 +12,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from meadow.compiler.errors import UsageError
+from meadow.machine.errors import UsageError
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -79,7 +79,7 @@ def html(session: Session) -> str:
 
 
 def kind_of(step: str) -> str:
-    """A step's name without its layer: what all layers have alike (compiler/timeline.py: Event.kind)."""
+    """A step's name without its layer: what all layers have alike (compiler/price/timeline.py: Event.kind)."""
     return step.split(".", 1)[1] if step.startswith("l") and "." in step else step
 
 

@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.guard import guard
-from meadow.compiler.isa import INSTRUCTION_BYTES
-from meadow.compiler.layout import padded
-from meadow.compiler.package import Package, load
-from meadow.runtime.device import Device, Run
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.guard import guard
+from meadow.machine.isa import INSTRUCTION_BYTES
+from meadow.machine.package.read import Package, load
+from meadow.machine.storage.rows import padded
+from meadow.runtime.devices.device import Device, Run
+from meadow.runtime.devices.replay import Recorder, Replay
 from meadow.runtime.display import html, timeline, upload_bar
-from meadow.runtime.replay import Recorder, Replay
-from meadow.runtime.tokenizer import Streamer, Tokenizer
+from meadow.runtime.text.tokenizer import Streamer, Tokenizer
 
 DEVICES = ("auto", "emulator", "csim", "emulated-pynq", "pynq")
 FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")
 if TYPE_CHECKING:
-    from meadow.runtime.compare import Difference
+    from meadow.runtime.check.compare import Difference
 
 UPLOAD_BYTES = 8 << 20
 Logits = NDArray[np.float32]
@@ -72,18 +72,18 @@ def open_device(name: str, package: Package, fault: str = "") -> Device:
     if name == "auto" and FPGA_MANAGER.exists() and (package.folder / "overlay" / "meadow.bit").is_file():
         name = "pynq"
     if name == "pynq":
-        from meadow.runtime.zynq import Zynq
+        from meadow.runtime.devices.zynq import Zynq
 
         return Zynq(package)
     if name == "emulated-pynq":
-        from meadow.runtime.zynq import emulated
+        from meadow.runtime.devices.zynq import emulated
 
         return emulated(package, fault)
     if name == "csim":
-        from meadow.runtime.csim import CSim
+        from meadow.runtime.devices.csim import CSim
 
         return CSim(package)
-    from meadow.runtime.emulator import Emulator
+    from meadow.runtime.devices.emulator import Emulator
 
     return Emulator(package.design)
 
@@ -171,7 +171,7 @@ class Session:
 
     def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
         """The residual stream after each layer, on this device and on the emulator: where do they part?"""
-        from meadow.runtime.compare import compare
+        from meadow.runtime.check.compare import compare
 
         return compare(self, tokens, layers)
 
@@ -443,7 +443,7 @@ class Session:
 
     def selftest(self) -> list[tuple[str, bool, str]]:
         """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
-        from meadow.runtime.selftest import selftest
+        from meadow.runtime.check.selftest import selftest
 
         return selftest(self)
 

@@ -11,21 +11,21 @@ import pytest
 from random_gguf import write_gguf
 
 from meadow import boards
-from meadow.cli.verify import flip_changes_digest
-from meadow.compiler.block_design import block_design, hardware_facts
-from meadow.compiler.design import Design
-from meadow.compiler.emit import emit
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.fit import fit
-from meadow.compiler.lower import lower
-from meadow.compiler.parts import weight_parts
+from meadow.compiler.emit.block_design import block_design, hardware_facts
+from meadow.compiler.emit.emit import emit
+from meadow.compiler.emit.save import save
+from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.pipeline import Options, compile_model, pack_all
-from meadow.compiler.place import place
-from meadow.compiler.quantize import quantize
-from meadow.compiler.read import read
-from meadow.compiler.rewrite import rewrite
-from meadow.compiler.save import save
-from meadow.runtime.csim import CSim
+from meadow.compiler.program.lower import lower
+from meadow.compiler.program.parts import weight_parts
+from meadow.compiler.program.place import place
+from meadow.compiler.quantize.recipe import quantize
+from meadow.compiler.size.fit import fit
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.verify import flip_changes_digest
+from meadow.machine.design import Design
+from meadow.runtime.devices.csim import CSim
 from meadow.runtime.session import Session
 
 TOKENS = [(37 * i * i + 11) % 1024 for i in range(70)]
@@ -217,7 +217,7 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
     import sys
 
     code = (
-        "import sys\nfrom pathlib import Path\nfrom meadow.compiler.package import load\nfrom meadow.runtime.csim import CSim\n"
+        "import sys\nfrom pathlib import Path\nfrom meadow.machine.package.read import load\nfrom meadow.runtime.devices.csim import CSim\n"
         "from meadow.runtime import Session\n"
         "with Session(sys.argv[1], CSim(load(Path(sys.argv[1])), sanitize=True)) as session:\n"
         f"    session.prefill({TOKENS[:20]}, logits='all'); session.step(5); print(session.digest)\n"
@@ -241,8 +241,8 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
 @pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
 def test_heads_that_do_not_fill_a_beat_are_padded(dataflow: str, tmp_path: Path) -> None:
     """4 heads of 18 over 2, in 2 ports: neither a row of scales nor a head ends at a beat."""
-    from meadow.compiler.convert import convert
-    from meadow.compiler.quantize import quantize
+    from meadow.compiler.quantize.recipe import quantize
+    from meadow.compiler.sources.convert import convert
 
     write_gguf(tmp_path / "m.gguf", "F16", "F16", heads=4, dim=72)
     convert(tmp_path / "m.gguf", tmp_path / "m")

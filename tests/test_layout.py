@@ -6,7 +6,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,26 +19,36 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("boards", "cli", "compiler", "hls", "rtl", "runtime")
-RUNTIME_MAY = {
-    "errors",
-    "extents",
-    "guard",
-    "program_check",
-    "isa",
-    "package",
-    "layout",
-    "types",
-    "arithmetic",
-    "unpack",
-    "design",
-    "schedule",
-    "grouped",
-    "pacq",
-    "registers",
+PACKAGES = ("boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain")
+ARROWS = {
+    "machine": (),
+    "boards": ("machine",),
+    "hls": (),
+    "rtl": (),
+    "compiler/graph": ("machine",),
+    "compiler/price": ("machine",),
+    "compiler/sources": ("machine", "compiler/graph"),
+    "compiler/quantize": ("machine", "compiler/graph", "compiler/sources"),
+    "compiler/program": ("machine", "boards", "compiler/graph", "compiler/price"),
+    "compiler/size": ("machine", "boards", "compiler/graph", "compiler/price", "compiler/program"),
+    "compiler/emit": ("machine", "boards", "compiler/graph", "compiler/program"),
+    "compiler": ("machine", "boards", "compiler/graph", "compiler/sources", "compiler/price", "compiler/program",
+                 "compiler/size", "compiler/emit"),
+    "runtime": ("machine",),
+    "evidence": ("machine", "boards", "compiler", "runtime"),
+    "toolchain": ("machine", "boards"),
+    "cli": ("machine", "boards", "compiler", "runtime", "evidence", "toolchain"),
+}  # fmt: skip
+"""What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""
+THIRD_PARTY = {
+    "machine": {"numpy", "tomli"},
+    "runtime": {"numpy", "pynq", "pynqmetadata", "tokenizers", "jinja2", "IPython", "rich", "matplotlib", "pyxrt"},
+    "compiler/graph": {"numpy"},
+    "compiler/price": {"numpy"},
+    "compiler/program": {"numpy"},
+    "compiler/size": {"numpy"},
 }
-"""What a board has of the compiler: numpy and the standard library only."""
-ONNX_MAY = {"onnx_file", "onnx_weight", "read", "read_layer", "onnx_piece", "llama", "quantize", "convert"}
+"""Libraries of folders that a board, or a small installation, must be able to load."""
 SOURCES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
 
 
@@ -57,37 +69,58 @@ def test_every_package_on_disk_is_in_the_distribution() -> None:
     assert set(listed) == found
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "runtime")], ids=lambda p: p.name)
-def test_the_runtime_imports_no_more_of_the_compiler_than_a_board_has(path: Path) -> None:
-    for name in imports(path):
-        if name.startswith("meadow.compiler."):
-            assert name.split(".")[2] in RUNTIME_MAY, name
-        assert not name.startswith(("meadow.cli", "onnx", "gguf")), name
+def room(path: str, table: Collection[str]) -> str:
+    """The longest folder of `table` that holds `path`; "" for none."""
+    held = [name for name in table if path == name or path.startswith(name + "/")]
+    return max(held, key=len, default="")
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIME_MAY))
-def test_what_a_board_has_needs_numpy_alone(name: str) -> None:
-    allowed = set(sys.stdlib_module_names) | {"numpy", "meadow"}
-    for found in imports(ROOT / "compiler" / f"{name}.py"):
-        assert found.split(".")[0] in allowed, found
-        if found.startswith("meadow.compiler."):
-            assert found.split(".")[2] in RUNTIME_MAY, found
+def targets(path: Path) -> set[str]:
+    """Paths of the modules of meadow that a file imports, without .py."""
+    return {name.removeprefix("meadow.").replace(".", "/") for name in imports(path) if name.startswith("meadow.")}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_imports_runtime_or_tests_but_the_command_line(path: Path) -> None:
-    for name in imports(path):
-        if not path.is_relative_to(ROOT / "runtime") and not path.is_relative_to(ROOT / "cli"):
-            assert not name.startswith("meadow.runtime"), name
-        assert not name.startswith("tests"), name
-        if name.split(".")[0] == "onnx":
-            assert path.stem in ONNX_MAY, f"{path.name} imports onnx"
+def test_a_file_imports_only_what_its_folder_may(path: Path) -> None:
+    own = room(path.relative_to(ROOT).as_posix(), ARROWS)
+    for target in targets(path):
+        found = room(target, ARROWS)
+        allowed = found == own or found in ARROWS[own] or found.split("/")[0] in ARROWS[own]
+        assert allowed, f"{path.relative_to(ROOT)} imports {target}: files in {own} may import {', '.join(ARROWS[own])}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_needs_only_the_libraries_of_its_folder(path: Path) -> None:
+    own = room(path.relative_to(ROOT).as_posix(), THIRD_PARTY)
+    names = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"meadow"}
+    assert "tests" not in names
+    assert not own or names <= THIRD_PARTY[own], f"{path.relative_to(ROOT)} imports {names - THIRD_PARTY[own]}"
+    if "onnx" in names:
+        assert path.is_relative_to(ROOT / "compiler" / "sources") or path.is_relative_to(ROOT / "compiler" / "quantize")
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    """Rooms are the rows of ARROWS; the order of the rows is an order of the floors."""
+    order = list(ARROWS)
+    for name, allowed in ARROWS.items():
+        assert all(order.index(other) < order.index(name) for other in allowed), name
+
+
+def test_importing_the_compiler_loads_no_quantizer_and_no_tokenizer() -> None:
+    code = "import sys, meadow.compiler.pipeline; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    loaded = set(done.stdout.split())
+    assert not {"tokenizers", "gguf", "jinja2.sandbox", "onnxruntime"} & loaded
+    assert not any(
+        name.startswith(("meadow.compiler.quantize", "meadow.compiler.sources.gguf", "meadow.runtime"))
+        for name in loaded
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_one_file_imports_pynq(path: Path) -> None:
     wants = any(name.split(".")[0] in ("pynq", "pynqmetadata") for name in imports(path))
-    assert wants == (path == ROOT / "runtime" / "zynq.py")
+    assert wants == (path == ROOT / "runtime" / "devices" / "zynq.py")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -110,8 +143,8 @@ def test_every_function_that_the_path_names_exists() -> None:
 
 
 def test_no_two_modules_of_numpy_exact_code_disagree_with_the_cpp_constants(tiny_package: Path) -> None:
-    from meadow.compiler import arithmetic as ar
-    from meadow.compiler import unpack
+    from meadow.machine.arithmetic import int8 as ar
+    from meadow.machine.storage import unpack
 
     text = "".join((ROOT / "hls" / f).read_text() for f in ("arithmetic.hpp", "weights.hpp"))
     assert f"kNormBits = {ar.NORM_BITS};" in text and f"kModeBits = {unpack.MODE_BITS};" in text

@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 from random_gguf import write_gguf
 
 from meadow import boards
-from meadow.cli.reference import OnnxModel
-from meadow.compiler import arithmetic as ar
-from meadow.compiler import isa, prefix
-from meadow.compiler.convert import convert
-from meadow.compiler.errors import DeviceError
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.layout import Layout
-from meadow.compiler.pack import SCHEMES, pack
-from meadow.compiler.package import load
+from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.quantize import quantize
-from meadow.compiler.read import read
-from meadow.runtime.csim import CSim
-from meadow.runtime.device import Run
+from meadow.compiler.program.pack import SCHEMES, pack
+from meadow.compiler.quantize.recipe import quantize
+from meadow.compiler.sources.convert import convert
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine import isa
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.errors import DeviceError
+from meadow.machine.package.read import load
+from meadow.machine.storage import prefix
+from meadow.machine.storage.rows import Layout
+from meadow.runtime.devices.csim import CSim
+from meadow.runtime.devices.device import Run
 from meadow.runtime.session import Session
-from meadow.runtime.tokenizer import HOLD_TOKENS, Streamer, Tokenizer
+from meadow.runtime.text.tokenizer import HOLD_TOKENS, Streamer, Tokenizer
 
 PROMPT = [(7 * i + 3) % 65 for i in range(13)]
 

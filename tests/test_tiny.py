@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meadow.cli.reference import OnnxModel
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.read import read
+from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
 from meadow.runtime import Session
 
 STORY = (

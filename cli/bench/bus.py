@@ -1,36 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench bus: beats that carry weights, scales or minima, counted in the Verilog over whole layers of a model."""
+"""bench bus: Prints the beats of pacq_gemv that carry weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from meadow.cli.engine import IDEAL, Job, bandwidth, ddr4, jobs, program, queue
 from meadow.cli.output import emit_json, json_option, out, stages, table
-from meadow.compiler.package import Package, load
-from meadow.runtime.verilated import Memory, Script, ordered, run
-
-
-def measure(package: Package, work: list[Job], memory: Memory) -> dict[str, Any]:
-    """The matrices one after another: cycles from the first request to the last result, and beats of each port."""
-    script = Script()
-    for job in work:
-        queue(script, job)
-    found = run(program(package), package.file("weights.bin"), script, memory, package.design.pacq_ports)
-    wanted = sum(job.layout.port_beats for job in work)
-    at, exact = 0, found.status == 0 and found.beats == (wanted,) * package.design.pacq_ports
-    for job in work:
-        count = len(job.a) * job.layout.results
-        exact &= bool((ordered(found.results[at : at + count], job.layout, len(job.a)) == job.y).all())
-        at += count
-    return {
-        "cycles": found.cycles, "beats": list(found.beats), "share_by_port": [n / found.cycles for n in found.beats],
-        "share_while_streaming": [n / (found.last_beat - found.first_beat + 1) for n in found.beats],
-        "share_of_offered": sum(found.beats) / found.offered, "bits_as_the_emulator": exact,
-    }  # fmt: skip
+from meadow.evidence.bench.bus import measure
+from meadow.evidence.ladder.verilog import IDEAL, bandwidth, ddr4, jobs, program
+from meadow.machine.package.read import load
 
 
 @click.command("bus")

@@ -1,168 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench decode: tokens a second of a model with grouped weights.  pacq_gemv is simulated in its Verilog over a whole token, every
-other step is modelled and stands on the critical path, but for what the Verilog itself reads ahead meanwhile."""
+"""bench decode: Prints tokens per second of a model with grouped weights."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
 from meadow import boards
-from meadow.boards import Board
-from meadow.cli.engine import ddr4, program, require_grouped
 from meadow.cli.output import emit_json, json_option, out, stages, table
-from meadow.cli.reference import reference_model
-from meadow.compiler import cost
-from meadow.compiler.design import BEAT_BYTES, Design
-from meadow.compiler.errors import DeviceError
-from meadow.compiler.grouped import GroupLayout, is_grouped
-from meadow.compiler.isa import Opcode
-from meadow.compiler.layout import padded
-from meadow.compiler.package import Package, load
-from meadow.compiler.schedule import Slot, Step
-from meadow.compiler.traffic import by_role, group_layout, numbers, on_port, run_beats, step_beats, streamed_rows
-from meadow.runtime.verilated import Outcome, Script, run
-
-PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
-FEED_CYCLES = 2
-"""Engine cycles a word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: feed_activations, II = 2)."""
-
-
-@dataclass
-class Engine:
-    """The script of one decoded token, and what of it is modelled: engine cycles by part."""
-
-    design: Design
-    position: int
-    script: Script = field(default_factory=Script)
-    parts: dict[str, float] = field(default_factory=dict)
-    beats: int = 0  # that each port must bring
-
-    @property
-    def ratio(self) -> float:
-        """Cycles of pacq_gemv in one of the engine's."""
-        return self.design.pacq_clock_mhz / self.design.clock_mhz
-
-    def work(self, part: str, cycles: float, beats: int = 0) -> None:
-        self.parts[part] = self.parts.get(part, 0.0) + cycles
-        self.script.work(cycles * self.ratio, beats)
-
-    def step(self, step: Step, addresses: list[int] | None) -> None:
-        o = numbers(step)
-        if addresses is None:
-            # The memory is simulated, so the model's own must never be what a step waits for.
-            made = cost.step_cost(step, self.design, 1, self.position, bandwidth_gb_s=float("inf"))
-            self.work(step.opcode.name.lower(), made.cycles, made.total_bytes // BEAT_BYTES)
-            return
-        design, moved = self.design, step_beats(step, self.design, 1, self.position)
-        rows = streamed_rows(step)
-        layout = group_layout(o, design, rows)
-        loops = cost.step_loops(step, design, 1, self.position)
-        self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
-        self.work("latency", cost.OVERHEAD, loops["feed"])
-        self.script.serve()
-        if not o["reuse"]:
-            self.script.feed(np.zeros((1, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
-        self.beats += layout.port_beats
-        memory = on_port(moved, "memory") - loops["feed"] + on_port(moved, "constants")
-        if step.opcode is Opcode.TPHS:
-            kv = moved["memory", "read", "kv"] + moved["constants", "read", "kv"]
-            self._attend(step, layout, loops, kv, memory - kv)
-            return
-        tile_rows = int(o["tile_rows"])
-        tiles = -(-rows // tile_rows)
-        for tile in range(tiles):
-            some = min(tile_rows, rows - tile * tile_rows)
-            self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
-            each = loops["epilogue"] / tiles + memory / tiles + cost.TILE_OVERHEAD
-            self.work("epilogues", each, memory // tiles)
-        self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
-
-    def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int, others: int) -> None:
-        """Attention of a layer: the first KV head is read, then each attends while the next is read."""
-        o, design = numbers(step), self.design
-        heads, kv_heads, head_dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
-        load = kv_beats / kv_heads / 2  # over two ports
-        groups = sum(
-            times * -(-some // design.token_lanes) for times, some in cost.heads_together(heads, kv_heads, design, 1)
-        )
-        whole = loops["softmax"] + 2 * head_dim * groups + groups * cost.TILE_OVERHEAD + loops["epilogue"] + others
-        attend = whole / kv_heads  # with rotary rows and contexts, which go one after another
-        self.work("attention", load, round(kv_beats / kv_heads))
-        self.work("attention", 0, others)
-        for kv in range(kv_heads):
-            last = kv == kv_heads - 1
-            self.script.take(heads // kv_heads * head_dim // layout.ports, self.ratio)
-            self.work("attention", attend if last else max(attend, load), 0 if last else round(kv_beats / kv_heads))
-        self.script.take(layout.results - heads * head_dim // layout.ports)
-
-
-def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
-    """One decoded token after `position` others."""
-    design = package.design
-    engine = Engine(design, position)
-    steps = package.steps("decode")
-    engine.work("latency", cost.OVERHEAD)  # registers and the table of chunks
-    for step in steps:
-        engine.step(step, _addresses(package, step))
-    memory = ddr4(design.pacq_clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
-    found = run(program(package), package.file("weights.bin"), engine.script, memory, design.pacq_ports)
-    if found.status or set(found.beats) != {engine.beats}:
-        raise DeviceError(
-            f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
-        )
-    bytes_by_role = by_role(run_beats(steps, design, 1, position, len(package.chunks)))
-    return summary(found, engine, bytes_by_role, board)
-
-
-def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board: Board) -> dict[str, Any]:
-    design = engine.design
-    seconds = found.cycles / (design.pacq_clock_mhz * 1e6)
-    total = sum(bytes_by_role.values())
-    roofline = board.bandwidth_gb_s * 1e9 / total
-    modelled = {name: cycles / (design.clock_mhz * 1e6) for name, cycles in engine.parts.items()}
-    parts = [
-        {
-            "part": "linears, what the rest does not hide",
-            "seconds": seconds - sum(modelled.values()),
-            "kind": "simulated",
-        }
-    ]
-    parts += [
-        {"part": name, "seconds": n, "kind": "modelled"} for name, n in sorted(modelled.items(), key=lambda r: -r[1])
-    ]
-    return {
-        "board": board.name, "context": engine.position, "tokens_per_s": 1 / seconds, "seconds": seconds,
-        "roofline_tokens_per_s": roofline, "share_of_roofline": 1 / seconds / roofline, "bandwidth_gb_s": board.bandwidth_gb_s,
-        "bytes_per_token": bytes_by_role, "parts": parts, "clock_mhz": design.clock_mhz, "pacq_clock_mhz": design.pacq_clock_mhz,
-        "share_of_offered": (sum(found.beats) + found.others) / found.offered, "cycles": found.cycles, "published": PUBLISHED,
-        "kind": "linears simulated (Verilog, DDR4-like memory), the rest modelled; clocks assumed, the host not counted",
-    }  # fmt: skip
-
-
-def _addresses(package: Package, step: Step) -> list[int] | None:
-    """Where the streams of a grouped matrix lie in weights.bin; None for other steps."""
-    word = step.operands.get("format")
-    if not is_grouped(word):
-        return None
-    slots = [step.operands[f"weights{p}"] for p in range(package.design.pacq_ports)]
-    chunks = package.manifest["chunks"]
-    return [chunks[s.space]["file_offset"] + s.offset for s in slots if isinstance(s, Slot)]
-
-
-def on_board(package: Package, board: Board, folder: Path, reference: Path | None = None) -> Package:
-    """The package, or its model compiled for another board into `folder`."""
-    if package.manifest["board"] == board.name:
-        return package
-    from meadow.compiler.pipeline import Options, compile_model
-
-    compile_model(reference_model(package, reference), board, folder, Options(name=package.folder.name))
-    return load(folder)
+from meadow.evidence.bench.decode import PUBLISHED, measure, on_board
+from meadow.evidence.ladder.verilog import program, require_grouped
+from meadow.machine.package.read import load
 
 
 @click.command("decode")

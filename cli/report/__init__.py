@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, out
-from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.package import Package, load
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.package.read import Package, load
 
 CONTEXTS = (16, 64, 128, 512, 1024, 2048, 4096)
 TIMELINE_AT = 512
@@ -58,10 +58,10 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     from jinja2 import Environment, StrictUndefined
 
     from meadow.cli.report import charts
-    from meadow.cli.vendor.reports import beside
-    from meadow.compiler import cost
-    from meadow.compiler.timeline import Event, chrome_trace, timeline
-    from meadow.compiler.traffic import ROLES
+    from meadow.compiler.price import cost
+    from meadow.compiler.price.timeline import Event, chrome_trace, timeline
+    from meadow.compiler.price.traffic import ROLES
+    from meadow.toolchain.reports import beside
 
     summary, built = _summary(package), _built(package)
     design, bandwidth = package.design, float(summary["bandwidth_gb_s"])

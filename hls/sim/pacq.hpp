@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // pacq_gemv in C++: what rtl/pacq_gemv.v computes, command by command, for the C simulation.  Not synthesized.
-// compiler/pacq.py is the same in numpy, compiler/grouped.py says where everything lies.
+// machine/arithmetic/fp16.py is the same in numpy, machine/storage/groups.py says where everything lies.
 #pragma once
 
 #include <cstring>

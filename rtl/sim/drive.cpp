@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Drives pacq_gemv under Verilator: a memory behind its AXI ports, an engine that sends commands and activations and takes
-// results, as a script says.  runtime/verilated.py writes the script and reads what comes out.  Knows no model.
+// results, as a script says.  evidence/ladder/verilated.py writes the script and reads what comes out.  Knows no model.
 //
 //     drive MEMORY SCRIPT RESULTS
 //

@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("meadow.compiler.save._write_weights", full)
+    monkeypatch.setattr("meadow.compiler.emit.save._write_weights", full)
     result = meadowc("compile", tiny_int8, "--board", "zcu102", "-o", tmp_path / "out" / "p")
     assert result.code == 5 and "No space left on device" in result.err
     assert list((tmp_path / "out").iterdir()) == []
@@ -167,14 +167,14 @@ def test_a_full_disk_keeps_the_package_that_was_there(meadowc: Any, tiny_package
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("meadow.compiler.save._write_weights", full)
+    monkeypatch.setattr("meadow.compiler.emit.save._write_weights", full)
     assert meadowc("compile", tiny_int8, "--board", "kv260", "-o", copy).code == 5
     assert (copy / "manifest.json").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["copy"]
 
 
 def test_ctrl_c_in_the_middle_of_compiling_leaves_nothing(tiny_int8: Path, tmp_path: Path) -> None:
     code = (
-        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nimport meadow.compiler.save as save\nreal = save._write_weights\n"
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nimport meadow.compiler.emit.save as save\nreal = save._write_weights\n"
         "def slow(*a):\n    print('writing', flush=True); time.sleep(30); return real(*a)\n"
         "save._write_weights = slow\nfrom meadow.cli.main import main\nmain(sys.argv[1:])\n"
     )
@@ -190,13 +190,13 @@ def test_ctrl_c_in_the_middle_of_compiling_leaves_nothing(tiny_int8: Path, tmp_p
 
 
 def test_a_failed_verification_ends_with_4(meadowc: Any, tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meadow.runtime.emulator import Emulator
+    from meadow.runtime.devices.emulator import Emulator
 
     healthy = Emulator._quantize
     monkeypatch.setattr(Emulator, "_quantize", lambda self, f: healthy(self, f) if self.run.tokens > 1 else None)
     result = meadowc("verify", tiny_package, "--rungs", "emulator", "--limit", 1, "--tokens", 2)
     assert result.code == 4, result.err
-    monkeypatch.setattr("meadow.runtime.selftest._weights", lambda session, healthy: (False, "broken"))
+    monkeypatch.setattr("meadow.runtime.check.selftest._weights", lambda session, healthy: (False, "broken"))
     assert meadowc("selftest", tiny_package).code == 4
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from meadow.cli.report import build
-from meadow.compiler.package import load
+from meadow.machine.package.read import load
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from meadow.compiler.errors import UnsupportedModel
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.read import read
+from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.sources.onnx.read import read
+from meadow.machine.errors import UnsupportedModel
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 IDS = [1, 50, 93, 7, 7, 20, 3]

@@ -12,16 +12,16 @@ import pytest
 from onnx import helper, numpy_helper
 
 from meadow import boards
-from meadow.cli.reference import OnnxModel
-from meadow.compiler.confirm import trials
-from meadow.compiler.errors import UnsupportedModel, UsageError
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.graph import Op
+from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.graph.graph import Op
+from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.quantize import quantize
-from meadow.compiler.read import read
-from meadow.compiler.residual import check_residual
-from meadow.compiler.rewrite import rewrite
+from meadow.compiler.program.residual import check_residual
+from meadow.compiler.quantize.recipe import quantize
+from meadow.compiler.sources.onnx.confirm import trials
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine.errors import UnsupportedModel, UsageError
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 IDS = [1, 50, 93, 7, 7, 20, 3, 44, 90, 12, 13, 14]

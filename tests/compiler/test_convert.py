@@ -15,13 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_gguf import TYPES, write_gguf
 
-from meadow.cli.reference import OnnxModel
-from meadow.compiler.convert import convert
-from meadow.compiler.errors import UnsupportedModel, UsageError
-from meadow.compiler.evaluate import evaluate
-from meadow.compiler.gguf_file import read_gguf, unpermute
-from meadow.compiler.llama import CONSTANT_GROUP_ZERO, float_zero_point, packed_codes, scale_and_minimum, unpacked_codes
-from meadow.compiler.read import read
+from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.sources.convert import convert
+from meadow.compiler.sources.gguf.file import read_gguf, unpermute
+from meadow.compiler.sources.onnx.read import read
+from meadow.compiler.sources.onnx.write import (
+    CONSTANT_GROUP_ZERO,
+    float_zero_point,
+    packed_codes,
+    scale_and_minimum,
+    unpacked_codes,
+)
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine.errors import UnsupportedModel, UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -105,7 +111,7 @@ def test_converting_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> No
 
 
 def test_a_type_that_is_not_served_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meadow.compiler.gguf_file.SUPPORTED_TYPES", ("F32", "F16"))
+    monkeypatch.setattr("meadow.compiler.sources.gguf.file.SUPPORTED_TYPES", ("F32", "F16"))
     write_gguf(tmp_path / "m.gguf", "Q4_0")
     with pytest.raises(UnsupportedModel, match=r"type Q4_0: of 14 tensors") as caught:
         convert(tmp_path / "m.gguf", tmp_path / "m")
@@ -132,7 +138,7 @@ def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) ->
 
 @pytest.mark.real
 def test_all_groups_of_the_real_file_come_back_bit_for_bit() -> None:
-    from meadow.compiler.fetch import fetch
+    from meadow.compiler.sources.fetch import fetch
 
     file = read_gguf(fetch("smollm2"))
     graph = read(Path("models/smollm2"))
@@ -199,7 +205,7 @@ def test_scales_that_are_not_numbers_are_refused_while_converting(tmp_path: Path
 
 
 def test_merges_that_make_no_token_are_refused(tmp_path: Path) -> None:
-    from meadow.compiler.gguf_tokenizer import tokenizer
+    from meadow.compiler.sources.gguf.tokenizer import tokenizer
 
     fields = {
         "tokenizer.ggml.model": "gpt2",

@@ -15,11 +15,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from meadow.compiler.convert import convert
-from meadow.compiler.errors import DeviceError, MeadowError, UsageError
-from meadow.compiler.guard import guard
-from meadow.compiler.package import load, manifest_digest
-from meadow.compiler.read import read
+from meadow.compiler.sources.convert import convert
+from meadow.compiler.sources.onnx.read import read
+from meadow.machine.errors import DeviceError, MeadowError, UsageError
+from meadow.machine.guard import guard
+from meadow.machine.package.read import load, manifest_digest
 from meadow.runtime.session import Session
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from meadow.compiler.design import BEAT_BYTES, CODE_BITS, LANE_COLS
-from meadow.compiler.layout import Layout
-from meadow.compiler.pack import SCHEMES, Packed, entropy_bits, pack, published_bytes
-from meadow.compiler.prefix import canonical_codes, code_lengths
-from meadow.compiler.unpack import PACKETS, Packets, Prefix, Stored, unpack_alike
-from meadow.compiler.unpack import unpack as unpack_streams
+from meadow.compiler.program.pack import SCHEMES, Packed, entropy_bits, pack, published_bytes
+from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS
+from meadow.machine.storage.prefix import canonical_codes, code_lengths
+from meadow.machine.storage.rows import Layout
+from meadow.machine.storage.unpack import PACKETS, Packets, Prefix, Stored, unpack_alike
+from meadow.machine.storage.unpack import unpack as unpack_streams
 
 
 def unpack(packed: Packed) -> NDArray[np.int8]:
@@ -50,7 +50,7 @@ def test_what_is_packed_comes_back(matrix: tuple[NDArray[np.int8], int], scheme:
 
 @pytest.mark.parametrize("form", PACKETS, ids=str)
 def test_every_format_of_packets_comes_back(form: Packets, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meadow.compiler import packets as module
+    from meadow.machine.storage import packets as module
 
     monkeypatch.setattr(module, "PACKETS", (form,))
     codes = np.clip(np.rint(np.random.default_rng(7).laplace(0, 9, (130, 341))), -127, 127).astype(np.int8)

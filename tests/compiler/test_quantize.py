@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meadow.cli.reference import OnnxModel
-from meadow.compiler.errors import UnsupportedModel, UsageError
-from meadow.compiler.evaluate import Evaluator, State, evaluate
-from meadow.compiler.quantize import calibrate, quantize, round_to_nearest, smooth
-from meadow.compiler.read import read
-from meadow.compiler.types import I8
+from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
+from meadow.compiler.quantize.recipe import calibrate, quantize, round_to_nearest, smooth
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine.errors import UnsupportedModel, UsageError
+from meadow.machine.types import I8
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 IDS = [5, 300, 17, 801, 64, 3, 999, 120, 44]

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from meadow.cli.reference import OnnxModel
-from meadow.compiler.errors import UnsupportedModel, UsageError
-from meadow.compiler.evaluate import Evaluator, State, evaluate
-from meadow.compiler.graph import Graph, Op
-from meadow.compiler.read import read
-from meadow.compiler.rewrite import rewrite
-from meadow.compiler.types import Weight
+from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
+from meadow.compiler.graph.graph import Graph, Op
+from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine.errors import UnsupportedModel, UsageError
+from meadow.machine.types import Weight
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 NAMES = sorted(p.stem for p in EXPORTS.glob("*.onnx"))

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from meadow import boards
-from meadow.compiler import isa
-from meadow.compiler.errors import ResourceExceeded
-from meadow.compiler.fit import fit
-from meadow.compiler.graph import Graph
-from meadow.compiler.layout import Layout
-from meadow.compiler.lower import lower
-from meadow.compiler.pack import pack
-from meadow.compiler.parts import parts, weight_parts
-from meadow.compiler.place import place
-from meadow.compiler.read import read
-from meadow.compiler.rewrite import rewrite
-from meadow.compiler.schedule import ALIGN, CHUNK_LIMIT, Schedule, Slot
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.program.lower import lower
+from meadow.compiler.program.pack import pack
+from meadow.compiler.program.parts import parts, weight_parts
+from meadow.compiler.program.place import place
+from meadow.compiler.size.fit import fit
+from meadow.compiler.sources.onnx.read import read
+from meadow.machine import isa
+from meadow.machine.errors import ResourceExceeded
+from meadow.machine.program import ALIGN, CHUNK_LIMIT, Schedule, Slot
+from meadow.machine.storage.rows import Layout
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from meadow.compiler import arithmetic as ar
-from meadow.compiler.layout import Layout
-from meadow.compiler.pack import pack
+from meadow.compiler.program.pack import pack
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.storage.rows import Layout
 
 pytestmark = pytest.mark.csim
 CORNERS = [

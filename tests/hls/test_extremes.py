@@ -14,13 +14,13 @@ import pytest
 from onnx import numpy_helper
 
 from meadow import boards
-from meadow.compiler import arithmetic as ar
-from meadow.compiler import pacq
-from meadow.compiler.errors import UnsupportedModel
-from meadow.compiler.isa import Opcode, decode, unpack_slot
-from meadow.compiler.package import load, manifest_digest
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.read import read
+from meadow.compiler.sources.onnx.read import read
+from meadow.machine.arithmetic import fp16 as pacq
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.errors import UnsupportedModel
+from meadow.machine.isa import Opcode, decode, unpack_slot
+from meadow.machine.package.read import load, manifest_digest
 from meadow.runtime.session import Session
 
 PROMPT = [5, 9, 200, 31, 7, 44, 18]

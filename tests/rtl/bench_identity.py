@@ -15,9 +15,9 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
-from meadow.compiler import isa
-from meadow.compiler.design import Design
-from meadow.compiler.registers import IDENTITY_ID, IDENTITY_VERSION, identity_fields, identity_registers, offsets
+from meadow.machine import isa
+from meadow.machine.design import Design
+from meadow.machine.registers import IDENTITY_ID, IDENTITY_VERSION, identity_fields, identity_registers, offsets
 
 
 @cocotb.test()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cocotb: pacq_gemv against compiler/pacq.py, through its AXI ports, with stalls on every stream."""
+"""cocotb: pacq_gemv against machine/arithmetic/fp16.py, through its AXI ports, with stalls on every stream."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from cocotbext.axi import (
 from cocotbext.axi.sparse_memory import SparseMemory
 from numpy.typing import NDArray
 
-from meadow.compiler import pacq
-from meadow.compiler.grouped import GroupFormat, GroupLayout
+from meadow.machine.arithmetic import fp16 as pacq
+from meadow.machine.storage.groups import GroupFormat, GroupLayout
 
 PORTS = int(os.environ.get("MEADOW_PORTS", "4"))
 LANES = int(os.environ.get("MEADOW_LANES", "4"))

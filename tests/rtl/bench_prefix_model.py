@@ -11,10 +11,10 @@ import cocotb
 import numpy as np
 from rtl.bench_prefix_unpack import Bench
 
-from meadow.compiler.layout import Layout
-from meadow.compiler.pack import Packed
-from meadow.compiler.package import load
-from meadow.compiler.unpack import PREFIX_WORD, Prefix
+from meadow.compiler.program.pack import Packed
+from meadow.machine.package.read import load
+from meadow.machine.storage.rows import Layout
+from meadow.machine.storage.unpack import PREFIX_WORD, Prefix
 
 MATRICES = 4
 

@@ -15,10 +15,10 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiStreamBus, AxiStreamSink, AxiStreamSource
 from numpy.typing import NDArray
 
-from meadow.compiler.layout import Layout
-from meadow.compiler.pack import Packed, pack
-from meadow.compiler.prefix import canonical_codes, code_lengths, pack_prefix
-from meadow.compiler.unpack import Prefix
+from meadow.compiler.program.pack import Packed, pack
+from meadow.machine.storage.prefix import canonical_codes, code_lengths, pack_prefix
+from meadow.machine.storage.rows import Layout
+from meadow.machine.storage.unpack import Prefix
 
 
 class Bench:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meadow.compiler.verilog import SOURCES, TOP, Shape, top
+from meadow.compiler.emit.verilog import SOURCES, TOP, Shape, top
 
 RTL = Path(__file__).parents[2] / "rtl"
 

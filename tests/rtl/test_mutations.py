@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test
 
-from meadow.compiler.verilog import SOURCES, Shape
+from meadow.compiler.emit.verilog import SOURCES, Shape
 
 pytestmark = pytest.mark.mutation
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test, simulate
 
-from meadow.compiler.verilog import SOURCES, Shape
-from meadow.runtime.verilated import verilator
+from meadow.compiler.emit.verilog import SOURCES, Shape
+from meadow.evidence.ladder.verilated import verilator
 
 pytestmark = pytest.mark.rtl
 

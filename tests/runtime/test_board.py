@@ -18,17 +18,18 @@ import numpy as np
 import pytest
 
 from meadow import boards
-from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.package import load, manifest_digest
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
-from meadow.runtime import Session, control
-from meadow.runtime.device import Run
-from meadow.runtime.emulated_board import FAULTS, EmulatedBoard
-from meadow.runtime.fabric import claim
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.package.read import load, manifest_digest
+from meadow.machine.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
+from meadow.runtime import Session
+from meadow.runtime.devices import control
+from meadow.runtime.devices.device import Run
+from meadow.runtime.devices.emulated_board import FAULTS, EmulatedBoard
+from meadow.runtime.devices.fabric import claim
 
 pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
-from meadow.runtime import zynq  # noqa: E402
+from meadow.runtime.devices import zynq  # noqa: E402
 
 pytestmark = pytest.mark.csim
 PROMPT = [1, 8, 15, 22, 29, 36, 43]
@@ -148,7 +149,7 @@ def test_a_second_session_on_the_fabric_is_told_who_holds_it(board: zynq.Zynq, t
 
 
 def test_a_process_that_dies_gives_the_fabric_back(tmp_path: Path) -> None:
-    script = "import os, sys; from meadow.runtime.fabric import claim; f = claim('dies', 'x'); os._exit(0)"
+    script = "import os, sys; from meadow.runtime.devices.fabric import claim; f = claim('dies', 'x'); os._exit(0)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     claim("dies", "y").close()
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from meadow.compiler.errors import DeviceError
-from meadow.compiler.package import load, manifest_digest
-from meadow.runtime import built
-from meadow.runtime.csim import build
+from meadow.machine.errors import DeviceError
+from meadow.machine.package.read import load, manifest_digest
+from meadow.runtime.devices import built
+from meadow.runtime.devices.csim import build
 from meadow.runtime.session import Session
 
 pytestmark = pytest.mark.csim
@@ -109,8 +109,8 @@ def test_a_listed_file_more_needs_a_word_too(copy: Path, meadowc: Any) -> None:
 def test_an_installation_without_the_compiler_asks_always(tiny_package: Path) -> None:
     code = (
         "import sys; sys.modules['jinja2'] = None\n"
-        "from pathlib import Path\nfrom meadow.cli.trust import require_trust\nfrom meadow.compiler.errors import UsageError\n"
-        "from meadow.compiler.package import load\npackage = load(Path(sys.argv[1]))\nrequire_trust(package, True)\n"
+        "from pathlib import Path\nfrom meadow.cli.trust import require_trust\nfrom meadow.machine.errors import UsageError\n"
+        "from meadow.machine.package.read import load\npackage = load(Path(sys.argv[1]))\nrequire_trust(package, True)\n"
         "try:\n    require_trust(package, False)\nexcept UsageError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny_package)], capture_output=True, text=True, check=True)

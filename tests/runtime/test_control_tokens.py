@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from meadow.compiler.errors import DeviceError
-from meadow.runtime import chat_template
-from meadow.runtime.tokenizer import Tokenizer
+from meadow.machine.errors import DeviceError
+from meadow.runtime.text import chat_template
+from meadow.runtime.text.tokenizer import Tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"

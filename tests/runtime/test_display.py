@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meadow.compiler.errors import UsageError
+from meadow.machine.errors import UsageError
 from meadow.runtime import Session
 
 PROMPT = [1, 8, 15, 22, 29, 36, 43]

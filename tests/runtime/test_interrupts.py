@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meadow.compiler.errors import DeviceError, UsageError
-from meadow.runtime import csim_engine
-from meadow.runtime.csim import CSim
-from meadow.runtime.device import Run
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.runtime.devices import csim_engine
+from meadow.runtime.devices.csim import CSim
+from meadow.runtime.devices.device import Run
 from meadow.runtime.session import Session
 
 PROMPT = [5, 9, 200, 31, 7, 44, 18]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meadow.compiler.package import load
+from meadow.machine.package.read import load
 
 pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
 pytestmark = pytest.mark.csim

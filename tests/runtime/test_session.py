@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meadow.compiler.errors import DeviceError, UsageError
-from meadow.compiler.package import load
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.package.read import load
 from meadow.runtime import Session
-from meadow.runtime.device import Run
-from meadow.runtime.emulator import Emulator, Memory
+from meadow.runtime.devices.device import Run
+from meadow.runtime.devices.emulator import Emulator, Memory
 from meadow.runtime.session import open_device, sampler
-from meadow.runtime.tokenizer import Streamer, Tokenizer
+from meadow.runtime.text.tokenizer import Streamer, Tokenizer
 
 
 def test_a_context_beyond_what_was_compiled_is_refused_before_anything_runs(tiny_package: Path) -> None:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""save: the package folder, deterministic to the byte, written beside and renamed.  Decides nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.compiler.emit.emit import BuildPlan
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.program.lower import rope_row_bytes
+from meadow.compiler.program.pack import AnyPacked, PackedGroups
+from meadow.compiler.program.parts import Part
+from meadow.machine import isa
+from meadow.machine.arithmetic.int8 import rope_table
+from meadow.machine.design import Design
+from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
+from meadow.machine.folder import WORK, beside
+from meadow.machine.package.read import COMPANIONS, FORMAT_VERSION, load, manifest_digest, sha256
+from meadow.machine.program import Schedule
+from meadow.machine.storage.rows import padded
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
+
+HOST_ALIGN = 4096
+
+
+def compiler_digest() -> str:
+    """sha256 over every source that decides what a package holds, so that a newer meadow compiles again."""
+    digest = hashlib.sha256()
+    for name in ("boards", "compiler", "hls", "machine", "rtl"):
+        for path, data in _sources(resources.files(f"meadow.{name}"), name):
+            digest.update(f"{path}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _sources(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
+    """(path, contents) of every file below `folder`, in order, but for what Python makes."""
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        path = f"{name}/{entry.name}"
+        if entry.is_dir():
+            if entry.name != "__pycache__":
+                yield from _sources(entry, path)
+        elif not entry.name.endswith(".pyc"):
+            yield path, entry.read_bytes()
+
+
+def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
+         parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
+    """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
+    with beside(target, "package", (Path(graph.source),)) as folder:
+        (folder / "report").mkdir()
+        for name, text in plan.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        programs = _write_programs(folder, schedule)
+        chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
+        rows = _packing_rows(graph, schedule, packed, parts_of)
+        (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
+        (folder / "report" / "schedule.txt").write_text(str(schedule))
+        (folder / "report" / "graph.txt").write_text(str(graph))
+        names = _copy_companions(Path(graph.source).parent, folder / "tokenizer")
+        model = asdict(graph.model)
+        model.pop("inv_freq")
+        files = {
+            p.relative_to(folder).as_posix(): sha256(p)
+            for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
+        }  # fmt: skip
+        manifest = {
+            "format_version": FORMAT_VERSION, "isa_version": isa.VERSION, "model": model,
+            "design": asdict(design), "design_id": design.id, "programs": programs, "chunks": chunks,
+            "slots": {n: [schedule.placed[n].space, schedule.placed[n].offset, schedule.placed[n].length]
+                      for n in ("x", "logits")},
+            "embedding": embedding, "tokenizer": names, "files": files,
+            "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()}, **facts,
+        }  # fmt: skip
+        manifest["digest"] = manifest_digest(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        try:
+            load(folder)
+        except DeviceError as error:
+            why = str(error).replace(str(folder), "it").removesuffix("; compile again")
+            raise ResourceExceeded(
+                f"this design cannot run this model, so nothing was saved: {why}. Drop --set, or set other numbers"
+            ) from None
+        _keep_builds(target, folder, design.id)
+
+
+def _keep_builds(target: Path, folder: Path, design_id: str) -> None:
+    """What `meadowc build` made in hours stays when a model is compiled again: at its place if the design is the same, else under
+    the name of its own."""
+    try:
+        before = json.loads((target / "manifest.json").read_text())["design_id"]
+    except (OSError, ValueError, KeyError):
+        return
+    for name in ("overlay", "work"):
+        if (target / name).is_dir():
+            kept = name if before == design_id else f"{name}-{before}"
+            shutil.copytree(target / name, folder / kept, copy_function=os.link, symlinks=True)
+    for path in [p for p in target.iterdir() if p.name.startswith(("overlay-", "work-"))]:
+        if path.is_dir() and not (folder / path.name).exists():
+            shutil.copytree(path, folder / path.name, copy_function=os.link, symlinks=True)
+
+
+def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int]]:
+    entries, data = {}, b""
+    for name in schedule.programs:
+        code = schedule.encode(name)
+        entries[name] = {"offset": len(data), "bytes": len(code), "steps": len(schedule.programs[name])}
+        data += code
+    (folder / "program.bin").write_bytes(data)
+    return entries
+
+
+def _contents(
+    graph: Graph, design: Design, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
+) -> dict[str, NDArray[Any]]:
+    """What each weights or constants buffer holds."""
+    model = graph.model
+    table = rope_table(np.array(model.inv_freq), design.context).reshape(design.context, -1)
+    rope = np.zeros((design.context, rope_row_bytes(model.head_dim) // 2), np.int16)
+    rope[:, : table.shape[1]] = table
+    found: dict[str, NDArray[Any]] = {"rope": rope, **graph.gains}
+    for weight, parts in parts_of.items():
+        scale = graph.weights[weight].scale
+        assert scale is not None
+        for part in parts:
+            p = packed[part.name]
+            found |= {f"{part.name}.{port}": stream for port, stream in enumerate(p.streams)}
+            if isinstance(p, PackedGroups):
+                continue
+            if p.form is not None:
+                found[f"{part.name}.directory"], found[f"{part.name}.table"] = p.directory, p.table
+            placed = np.zeros(p.layout.scale_bytes // 4, np.float32)
+            placed[p.layout.scale_places] = scale[part.first_row : part.first_row + p.layout.rows]
+            found[f"{part.name}.scale"] = placed
+    return found
+
+
+def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
+                   parts_of: dict[str, list[Part]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+    contents = _contents(graph, design, packed, parts_of)
+    entries: list[dict[str, Any]] = []
+    offset = 0
+    with (folder / "weights.bin").open("wb") as file:
+        for chunk in schedule.chunks:
+            entry: dict[str, Any] = {
+                "index": chunk.index,
+                "kind": chunk.kind,
+                "bytes": chunk.length,
+                "file_offset": None,
+            }
+            if chunk.kind in ("weights", "constants"):
+                entry["file_offset"] = offset
+                for name, slot in schedule.placed.items():
+                    if slot.space == chunk.index:
+                        file.seek(offset + slot.offset)  # what is skipped reads as zeros
+                        file.write(np.ascontiguousarray(contents[name]).view(np.uint8).data)
+                offset += chunk.length
+                file.truncate(offset)
+                file.seek(offset)
+            entries.append(entry)
+        embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
+        if embed == head and all(
+            isinstance(p, PackedGroups) or p.form is None for p in (packed[q.name] for q in parts_of[head])
+        ):
+            return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
+        weight = graph.weights[embed]
+        file.write(np.ascontiguousarray(weight.codes).data)
+        if weight.scale is None:  # the host's alone: gathered as it is
+            return entries, {"tied": False, "file_offset": offset, "scale_offset": 0, "group": 0, "signed": False,
+                             "minimum": False, "float": weight.elem.bits}  # fmt: skip
+        at = padded(offset + weight.codes.size, HOST_ALIGN)
+        file.write(b"\0" * (at - offset - weight.codes.size))
+        file.write(np.ascontiguousarray(weight.scale).data)
+        if weight.minimum is not None:
+            file.write(np.ascontiguousarray(weight.minimum).data)
+    return entries, {"tied": False, "file_offset": offset, "scale_offset": at, "group": weight.elem.group,
+                     "signed": weight.codes.dtype == np.int8, "minimum": weight.minimum is not None}  # fmt: skip
+
+
+def _packing_rows(
+    graph: Graph, schedule: Schedule, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
+) -> list[dict[str, Any]]:
+    def where(name: str) -> list[int] | None:
+        slot = schedule.placed.get(name)
+        return [int(slot.space), slot.offset, slot.length] if slot is not None else None
+
+    rows = []
+    for weight, parts in parts_of.items():
+        for part in parts:
+            p = packed[part.name]
+            checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
+            common = {
+                "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
+                "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports, "first_row": part.first_row,
+                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)], "bytes": p.nbytes,
+                "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
+                "bus_cycles": p.bus_cycles, "crc32": zlib.crc32(checksums),
+            }  # fmt: skip
+            if isinstance(p, PackedGroups):
+                rows.append({**common, "format": p.form.word})
+                continue
+            rows.append({
+                **common, "tile_rows": p.layout.tile_rows,
+                "format": p.form.word if p.form is not None else 0, "entries": p.entries,
+                "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
+                "scale": where(f"{part.name}.scale"),
+            })  # fmt: skip
+    return rows
+
+
+def _copy_companions(source: Path, target: Path) -> list[str]:
+    names = [name for name in COMPANIONS if (source / name).is_file()]
+    if names:
+        target.mkdir()
+    for name in names:
+        if name.endswith(".json"):
+            try:
+                json.loads((source / name).read_text())
+            except ValueError:
+                raise UsageError(f"{source / name} is not whole JSON; export or convert the model again") from None
+        shutil.copyfile(source / name, target / name)
+    return names

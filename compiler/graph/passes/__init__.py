@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Passes: one file each, one function Graph -> Graph.
+
+The contract: a pass may assume that the graph checks, and must return one that checks and evaluates to the same
+logits.  PASSES is the order in which rewrite.py runs them, with the reason beside each line.
+"""
+
+from meadow.compiler.graph.passes.fuse_glu import fuse_glu
+
+PASSES = (
+    fuse_glu,  # the engine multiplies silu(gate) with up as they leave the array, so their rows must alternate
+)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph becomes a graph with fewer bits."""

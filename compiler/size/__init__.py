@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large the hardware is: what fits a board, and the search for the best that fits."""

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a LLaMA-family GGUF file: its numbers, its tensors as they are stored, its tokenizer and chat template.
+
+Only reads.  The container is parsed by the `gguf` package; what is checked here is that the file is one we can serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.compiler.graph.graph import Model
+from meadow.compiler.sources.gguf.scan import scan
+from meadow.machine.errors import UnsupportedModel, UsageError
+from meadow.machine.types import F16, F32, Weight, grouped
+
+SUPPORTED_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
+BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
+"""Of GROUP weights: FP16 scale, Q4_1's FP16 minimum, codes."""
+GROUP = 32
+"""Weights a group of Q8_0, Q4_0 and Q4_1 (ggml-common.h, QK8_0 and its sisters)."""
+MAX_LAYERS = 1024
+LARGEST_SIZE = 1 << 20
+"""Of any dimension and of the context: a larger one is damage."""
+READ = {
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count",
+}  # fmt: skip
+"""Keys that are read, without the architecture."""
+
+
+@dataclass(frozen=True, eq=False)
+class GgufFile:
+    """A parsed file.  `fields` are the metadata as Python values, `tensors` by GGUF name, still packed."""
+
+    path: Path
+    fields: dict[str, Any]
+    tensors: dict[str, Any]
+    model: Model
+
+    def weight(self, name: str) -> Weight:
+        """The matrix [N, K] as codes with scale and minimum, exactly as stored; q and k rows un-permuted.
+
+        Q4_1: uint8 codes 0..15 with a scale and a minimum; Q4_0: codes 0..15 with minimum = -8 scale; Q8_0: int8.
+        """
+        tensor = self.tensors[name]
+        kind = tensor.tensor_type.name
+        rows, cols = (int(d) for d in reversed(tensor.shape))
+        weight = _unpack(name, kind, np.asarray(tensor.data), rows, cols)
+        if name.endswith(("attn_q.weight", "attn_k.weight")):
+            heads = self.model.heads if name.endswith("attn_q.weight") else self.model.kv_heads
+            order = unpermute(rows, heads)
+            weight = Weight(
+                name, weight.elem, weight.codes[order],
+                None if weight.scale is None else weight.scale[order],
+                None if weight.minimum is None else weight.minimum[order],
+            )  # fmt: skip
+        return weight
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        """A norm's gain, float32 [dim]."""
+        return np.asarray(self.tensors[name].data, np.float32).reshape(-1)
+
+    @property
+    def head(self) -> str:
+        """The name of the head's weight: the embedding's when the two are tied."""
+        return "output.weight" if "output.weight" in self.tensors else "token_embd.weight"
+
+
+def unpermute(rows: int, heads: int) -> NDArray[np.intp]:
+    """Row order that undoes GGUF's rotary permutation.
+
+    GGUF stores the rows of q and k so that rotary pairs are neighbours (2i, 2i+1); ONNX exports rotate halves
+    (i, i + head_dim/2).  Row j of the result is row unpermute[j] of the stored matrix.
+    """
+    half = rows // heads // 2
+    return np.arange(rows).reshape(heads, half, 2).swapaxes(1, 2).reshape(rows)
+
+
+def _unpack(name: str, kind: str, data: NDArray[np.generic], rows: int, cols: int) -> Weight:
+    if kind == "F32":
+        return Weight(name, F32, data.reshape(rows, cols).astype(np.float32))
+    if kind == "F16":
+        return Weight(name, F16, data.reshape(rows, cols).astype(np.float16))
+    blocks = data.view(np.uint8).reshape(rows, cols // GROUP, -1)
+
+    def half(start: int) -> NDArray[np.float32]:
+        raw = np.ascontiguousarray(blocks[..., start : start + 2])
+        return raw.view(np.float16)[..., 0].astype(np.float32)
+
+    if kind == "Q8_0":
+        codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(rows, cols)
+        return Weight(name, grouped(8, GROUP), codes, half(0))
+    start = 4 if kind == "Q4_1" else 2
+    low, high = blocks[..., start:] & 15, blocks[..., start:] >> 4
+    codes = np.concatenate([low, high], axis=-1).reshape(rows, cols)
+    scale = half(0)
+    minimum = half(2) if kind == "Q4_1" else (scale * np.float32(-8)).astype(np.float32)
+    return Weight(name, grouped(4, GROUP), codes, scale, minimum)
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Parse `path`.  Raises UsageError for a file that is not whole, UnsupportedModel with every problem at once."""
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise UsageError(f"{path} is a folder, a GGUF file is expected" if path.is_dir() else f"{path} does not exist")
+    with path.open("rb") as file:
+        magic = file.read(64)
+    if magic.startswith(b"version https://git-lfs"):
+        raise UsageError(f"{path} is a Git LFS pointer, not the model itself; fetch the real file: git lfs pull")
+    if magic[:4] != b"GGUF":
+        raise UsageError(f"{path} is not a GGUF file (it starts with {magic[:4]!r}); convert reads GGUF only")
+    scan(path)
+    try:
+        reader = GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+    except Exception as error:  # the parser raises whatever it trips over: IndexError, ValueError, struct.error
+        raise UsageError(f"{path} is not a whole GGUF file (truncated or damaged): {error}") from None
+    return GgufFile(path, fields, tensors, _model(path, fields, tensors))
+
+
+def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Model:
+    architecture = fields.get("general.architecture")
+    if architecture != "llama":
+        raise UnsupportedModel(f"{path} is of architecture {architecture!r}; convert serves 'llama' files")
+    problems: list[tuple[str, str, str]] = []
+
+    def number(key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
+        value = fields.get(f"llama.{key}", default)
+        if isinstance(value, list):
+            problems.append((f"llama.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
+            return 1
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
+            problems.append((f"llama.{key}", f"is {value!r}", f"a number from 0 to {most:g} is expected"))
+            return 1
+        return value
+
+    layers, dim = int(number("block_count", most=MAX_LAYERS)), int(number("embedding_length"))
+    heads = int(number("attention.head_count"))
+    kv_heads = int(number("attention.head_count_kv", heads))
+    if not (layers > 0 and 0 < kv_heads <= heads and heads % kv_heads == 0 and dim > 0):
+        problems.append(("shape", f"{layers} layers, dim {dim}, {heads} heads over {kv_heads} KV heads", "not a model"))
+    head_dim = int(number("attention.key_length", dim // max(heads, 1)))
+    base, context = number("rope.freq_base", 10000.0, 1e12), int(number("context_length", 0))
+    if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2 or not head_dim:
+        problems.append(("llama.rope.dimension_count", "rotates a part of the head only", "not supported"))
+    ffn, eps = int(number("feed_forward_length")), float(np.float32(number("attention.layer_norm_rms_epsilon", 1e-5)))
+    problems += _check_keys(fields, context, head_dim)
+    embedding = tensors.get("token_embd.weight")
+    vocab = int(embedding.shape[1]) if embedding is not None and len(embedding.shape) == 2 else 0
+    if not base:
+        problems.append(("llama.rope.freq_base", "is 0", "no rotary frequencies come of it"))
+    if problems:  # the sizes are used from here on
+        raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
+    model = Model(
+        name=str(fields.get("general.name", path.stem)), layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
+        head_dim=head_dim, ffn=ffn, vocab=vocab, eps=eps,
+        inv_freq=tuple(float(v) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2))), context=context,
+    )  # fmt: skip
+    problems = _check_tensors(model, tensors) or _check_values(tensors)
+    if problems:
+        raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
+    return model
+
+
+def _check_keys(fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
+    """Every key of the architecture is read, says nothing new, or is refused: most change what is computed."""
+    nothing: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("expert_count", "expert_used_count", "attn_logit_softcapping", "final_logit_softcapping",
+                         "use_parallel_residual", "attention.clamp_kqv", "attention.max_alibi_bias"), lambda v: not v),
+        **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor", "logit_scale", "embedding_scale",
+                         "residual_scale"), lambda v: v in (0, 1)),
+        "rope.scaling.type": lambda v: v in ("none", "linear"),  # its factor is a key of its own
+        "rope.scaling.original_context_length": lambda v: True, "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
+        "attention.sliding_window": lambda v: not v or v >= context > 0,
+        "attention.causal": lambda v: v is True,
+        "attention.scale": lambda v: not v or bool(np.isclose(v, head_dim**-0.5, rtol=1e-6)),
+        "attention.value_length": lambda v: v == head_dim,
+        "tensor_data_layout": lambda v: v == "Meta AI original pth",
+    }  # fmt: skip
+    problems = []
+    for key, value in fields.items():
+        name = key.removeprefix("llama.")
+        if name == key or name in READ:
+            continue
+        what = nothing.get(name)
+        if what is None:
+            problems.append(
+                (key, f"is {str(value)[:60]}", "this key is not known here, and may change what is computed")
+            )
+        elif isinstance(value, list) or not what(value):
+            problems.append((key, f"is {str(value)[:60]}", "it changes what is computed, which is not supported"))
+    return problems
+
+
+def expected_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a LLaMA-family file and its shape, [N, K] as numpy has it."""
+    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (model.vocab, model.dim), "output_norm.weight": (model.dim,),
+    }  # fmt: skip
+    for layer in range(model.layers):
+        p = f"blk.{layer}."
+        shapes |= {
+            p + "attn_norm.weight": (model.dim,), p + "ffn_norm.weight": (model.dim,),
+            p + "attn_q.weight": (q, model.dim), p + "attn_k.weight": (kv, model.dim),
+            p + "attn_v.weight": (kv, model.dim), p + "attn_output.weight": (model.dim, q),
+            p + "ffn_gate.weight": (model.ffn, model.dim), p + "ffn_up.weight": (model.ffn, model.dim),
+            p + "ffn_down.weight": (model.dim, model.ffn),
+        }  # fmt: skip
+    return shapes
+
+
+def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Scales, minima, gains and floats must be finite."""
+    problems = []
+    for name, tensor in tensors.items():
+        kind, data = tensor.tensor_type.name, np.asarray(tensor.data)
+        if kind not in ("F32", "F16"):
+            halves = 2 if kind == "Q4_1" else 1
+            blocks = data.view(np.uint8).reshape(-1, BLOCK_BYTES[kind])[:, : 2 * halves]
+            data = np.ascontiguousarray(blocks).view(np.float16)
+        if not np.isfinite(data).all():
+            problems.append((name, f"its {'values' if kind in ('F32', 'F16') else 'scales'} hold NaN or infinity",
+                             "the file is damaged; get or export it again"))  # fmt: skip
+    return problems
+
+
+def _check_tensors(model: Model, tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
+    problems = []
+    shapes = expected_shapes(model)
+    if "output.weight" in tensors:
+        shapes["output.weight"] = (model.vocab, model.dim)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            problems.append((name, "is missing", "the file is not a whole LLaMA-family model"))
+        elif tuple(int(d) for d in reversed(tensors[name].shape)) != shape:
+            problems.append((name, f"has shape {list(reversed(tensors[name].shape))}, not {list(shape)}", ""))
+    for name in sorted(set(tensors) - set(shapes) - {"rope_freqs.weight"}):
+        problems.append((name, "is not a tensor of a plain LLaMA decoder", "biases and adapters are not supported"))
+    if "rope_freqs.weight" in tensors:
+        problems.append(("rope_freqs.weight", "scales the rotary frequencies", "not supported"))
+    wrong: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.tensor_type.name not in SUPPORTED_TYPES:
+            wrong.setdefault(tensor.tensor_type.name, []).append(name)
+    for kind, names in sorted(wrong.items()):
+        problems.append((f"type {kind}", f"of {len(names)} tensors ({names[0]}, ...)",
+                         f"supported are {', '.join(SUPPORTED_TYPES)}"))  # fmt: skip
+    return problems

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What proves and what measures: the ladder and the benchmarks, as functions."""

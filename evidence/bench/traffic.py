@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench traffic: the DRAM bytes that the schedule predicts beside those that the C simulation counts at its ports.
+
+The prediction (compiler/price/traffic.py) reads the program's steps; the count (hls/sim/traffic.hpp) is made at each access.
+They share no code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meadow.machine.package.read import Package
+
+
+def measure(
+    package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
+) -> list[dict[str, Any]]:
+    """A row for the prefill of each prompt, and one for the token after it."""
+    from meadow.runtime.devices.csim_engine import ROLES
+    from meadow.runtime.session import Session
+
+    rows = []
+    with Session(package.folder, "csim") as session:
+        vocabulary = int(package.model["vocab"])
+        for length in prompts:
+            progress(f"{dataflow}, {length} tokens")
+            session.reset()
+            for phase, tokens in (("prefill", length), ("decode", 1)):
+                position = session.position
+                before = session.device.counters
+                if phase == "prefill":
+                    session.prefill([(7 * i + 11) % vocabulary for i in range(length)])
+                else:
+                    session.step(7 % vocabulary)
+                after = session.device.counters
+                counted = {name: n - before.bytes[name] for name, n in after.bytes.items() if n != before.bytes[name]}
+                predicted = predict(package, phase, position, tokens)
+                rows.append({
+                    "dataflow": dataflow, "prompt": length, "phase": phase, "predicted_bytes": sum(predicted.values()),
+                    "counted_bytes": sum(counted.values()), "equal": predicted == counted,
+                    "intermediate_bytes": _role(counted, "intermediates"),
+                    "by_role": {role: _role(counted, role) for role in ROLES},
+                    "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
+                    **_loops(package, phase, position, tokens, {k: n - before.cycles[k] for k, n in after.cycles.items()}),
+                })  # fmt: skip
+    return rows
+
+
+def _loops(package: Package, program: str, position: int, tokens: int, counted: dict[str, int]) -> dict[str, Any]:
+    """Iterations of the pipelined loops, predicted and counted; unpacking prefix codes depends on the codes and is only counted."""
+    predicted = predict_loops(package, program, position, tokens)
+    same = all(counted[loop] == n for loop, n in predicted.items())
+    return {"predicted_cycles": predicted, "counted_cycles": counted, "cycles_equal": same}
+
+
+def predict_loops(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
+    """The sum over the steps of all blocks.  A loop that some step cannot predict is left out."""
+    from meadow.compiler.price.cost import step_loops
+    from meadow.compiler.price.traffic import blocks
+
+    steps = package.steps(program)
+    total: dict[str, int] = {}
+    unknown: set[str] = set()
+    for start, some, logits in blocks(tokens, package.design.block if program == "prefill" else 1):
+        for step in steps:
+            found = step_loops(step, package.design, some, position + start, logits)
+            for loop, n in found.items():
+                total[loop] = total.get(loop, 0) + n
+            if "fetch" in found and "unpack" not in found:
+                unknown.add("unpack")
+    return {loop: n for loop, n in total.items() if loop not in unknown}
+
+
+def predict(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
+    """Bytes by "PORT.ROLE.read" or ".written": a prompt from the start, or tokens of one run after `position`."""
+    from meadow.compiler.price.traffic import prompt_beats, run_beats
+    from meadow.machine.design import BEAT_BYTES
+
+    steps, chunks = package.steps(program), len(package.chunks)
+    if program == "prefill":
+        beats = prompt_beats(steps, package.design, tokens, chunks)
+    else:
+        beats = run_beats(steps, package.design, tokens, position, chunks)
+    return {f"{port}.{role}.{way}": n * BEAT_BYTES for (port, way, role), n in beats.items() if n}
+
+
+def _role(counted: dict[str, int], role: str) -> int:
+    return sum(n for name, n in counted.items() if name.split(".")[1] == role)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cosim: the C simulation as the sequencer with pacq_gemv in Verilog behind its streams, and its registers behind the board's.
+
+Driver, register map, stream protocol and Verilog meet here.  Counts cycles of pacq_gemv's clock; the sequencer takes none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from meadow.evidence.ladder.verilated import verilator
+from meadow.machine.errors import DeviceError, ToolMissing, UsageError
+from meadow.machine.package.read import Package
+from meadow.runtime.devices.built import is_whole, keep, place
+from meadow.runtime.devices.csim import FLAGS, cpu
+from meadow.runtime.devices.csim_engine import Engine
+from meadow.runtime.devices.emulated_board import EmulatedBoard
+
+TIMEOUT = 900
+
+
+def build(package: Package, parameters: dict[str, int]) -> Path:
+    """The library of the package's C++ and Verilog; `parameters` are pacq_gemv's by their Verilog names.
+
+    Raises ToolMissing without Verilator, g++ or make, DeviceError when one of them refuses.
+    """
+    command, environment = verilator()
+    compiler = shutil.which("g++")
+    if compiler is None or shutil.which("make") is None:
+        raise ToolMissing("co-simulation needs g++ and make: apt-get install g++ make")
+    rtl = [
+        path for name, path in package.sources("rtl").items() if path.name not in ("pacq_top.v", "meadow_identity.v")
+    ]
+    version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
+    files = {name: path.read_bytes() for folder in ("hls", "rtl") for name, path in package.sources(folder).items()}
+    library = place("cosim", [parameters, FLAGS, version, command, cpu()], files, ".so")
+    if is_whole(library):
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    hls = (package.folder / "hls").resolve()
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        values = [f"-G{name}={value}" for name, value in parameters.items()]
+        made = Path(work) / "cosim.so"
+        steps = (
+            [command, "--cc", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "-Wno-fatal", "-Wno-lint",
+             "-CFLAGS", "-O2 -march=native -std=c++17 -fPIC", "--top-module", "pacq_gemv", *values, *(str(p.resolve()) for p in rtl)],
+            [compiler, *FLAGS, "-DMEADOW_COSIM", f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
+             f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}", "-Wno-unused-parameter", "-isystem",
+             f"{environment['VERILATOR_ROOT']}/include", "-Iobj_dir", f"-I{hls / 'sim'}", f"-I{hls}", str(hls / "sim" / "csim.cpp"),
+             "obj_dir/libVpacq_gemv.a", "obj_dir/libverilated.a", "-pthread", "-o", str(made)],
+        )  # fmt: skip
+        for step in steps:
+            try:
+                done = subprocess.run(
+                    step, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
+                )
+            except subprocess.TimeoutExpired:
+                raise DeviceError(f"{Path(step[0]).name} did not end within {TIMEOUT} s") from None
+            if done.returncode:
+                lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
+                raise DeviceError(
+                    f"{Path(step[0]).name} refused the engine: {lines[0] if lines else done.stderr[-300:]}"
+                )
+        return keep(made, library)
+
+
+class VerilogBlock:
+    """The registers of pacq_gemv, over its AXI4-Lite port."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    def read(self, offset: int) -> int:
+        return self.engine.read_register(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        self.engine.write_register(offset, value)
+
+
+class CosimBoard(EmulatedBoard):
+    """An emulated board whose pacq_gemv is Verilog."""
+
+    def __init__(self, package: Package, parameters: dict[str, int]):
+        if not package.design.pacq_ports:
+            raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
+        self.parameters = parameters
+        super().__init__(package)
+
+    def _open_engine(self) -> Engine:
+        return Engine(self.package, build(self.package, self.parameters), self.memory)
+
+    @property
+    def verilog_cycles(self) -> int:
+        """Of pacq_gemv's clock, since the board was made."""
+        return self.engine.clock_cycles()
+
+    def program(self, bitstream: Path) -> None:
+        super().program(bitstream)
+        address = int(self.package.manifest["hardware"]["blocks"]["pacq_gemv"])
+        block = VerilogBlock(self.engine)
+        self.blocks = [(at, length, block if at == address else other) for at, length, other in self.blocks]

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rung 0: onnxruntime on the ONNX files behind a package.  Runs what it is given; compares nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.machine.errors import ToolMissing, UsageError
+from meadow.machine.package.read import Package
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The ONNX files behind a package.
+
+    user    the user's own file, rung 0
+    source  the file that was compiled: another one where `quantize` wrote it of the user's
+    """
+
+    user: Path
+    source: Path
+
+    @property
+    def rewritten(self) -> bool:
+        return self.user != self.source
+
+
+def reference_model(package: Package, override: Path | None, prefer_origin: bool = False) -> Path:
+    """The ONNX file behind a package: `override`, or the one its manifest names, its digest checked.
+
+    prefer_origin  the user's own model that the source was quantized from, when the manifest names one
+    Raises UsageError when the file is gone or has changed.
+    """
+    from meadow.compiler.sources.onnx.file import find_model, load_model
+    from meadow.compiler.sources.onnx.read import source_digest
+
+    if override is not None:
+        file = find_model(override)
+        load_model(file)
+        return file
+    entry, what = package.manifest["source"], "source"
+    if prefer_origin and package.manifest.get("origin"):
+        entry, what = package.manifest["origin"], "source was quantized from"
+    path = (package.folder.resolve() / entry["path"]).resolve()
+    named = (
+        f"{path}, which the package's source was quantized from,"
+        if what != "source"
+        else f"the package's source {path}"
+    )
+    if not path.is_file():
+        raise UsageError(f"{named} is gone; name it with --reference")
+    if source_digest(path) != entry["sha256"]:
+        raise UsageError(
+            f"{named} has changed since the package was compiled; compile again, or name the file with --reference"
+        )
+    return path
+
+
+def sources(package: Package, override: Path | None) -> Sources:
+    """Both files; `override` is the user's own where it is not the file that was compiled, moved to another place.
+
+    Raises UsageError when a file is gone or has changed.
+    """
+    if override is None:
+        source = reference_model(package, None)
+        return Sources(reference_model(package, None, prefer_origin=True), source)
+    from meadow.compiler.sources.onnx.read import source_digest
+
+    user = reference_model(package, override)
+    if source_digest(user) == package.manifest["source"]["sha256"]:
+        return Sources(user, user)
+    return Sources(user, reference_model(package, None))
+
+
+class OnnxModel:
+    """An onnxruntime session over a decoder with past_key_values.  Raises ToolMissing without onnxruntime.
+
+    exact  the file's own meaning; else what onnxruntime does by default, which may round activations to 8 bits
+    """
+
+    def __init__(self, path: Path, exact: bool = True):
+        from meadow.compiler.sources.onnx.file import FP32_ACCURACY, in_full
+
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
+        self.path = path
+        options = onnxruntime.SessionOptions()
+        file: str | bytes = str(path)
+        if exact:
+            # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
+            # file's own meaning, with float activations.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(FP32_ACCURACY))
+            full = in_full(path)
+            if full is not None:
+                file = full
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+                )
+        try:
+            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has exception classes of its own for every stage
+            raise UsageError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0][:200]}") from None
+        self.inputs = {i.name: i for i in self.session.get_inputs()}
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        self.reset()
+
+    def _type(self, name: str) -> Any:
+        """The numpy type of an input."""
+        kind = str(self.inputs[name].type).removeprefix("tensor(").removesuffix(")")
+        known = {"float": np.float32, "double": np.float64}
+        return known.get(kind) or np.dtype(kind)
+
+    def reset(self) -> None:
+        """An empty cache."""
+        self.position = 0
+        self.past: dict[str, NDArray[Any]] = {}
+        for name, value in self.inputs.items():
+            if name.startswith("past_key_values"):
+                _, heads, _, dim = value.shape
+                self.past[name] = np.zeros((1, heads, 0, dim), self._type(name))
+
+    def prefill(self, tokens: list[int]) -> Logits:
+        """Logits [T, vocab] of a prompt from an empty cache."""
+        self.reset()
+        return self.step(tokens)
+
+    def step(self, tokens: list[int]) -> Logits:
+        """Logits [T, vocab] of the next tokens."""
+        count = len(tokens)
+        given: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([tokens]),
+            "attention_mask": np.ones((1, self.position + count)),
+            "position_ids": np.arange(self.position, self.position + count)[None],
+        }
+        feeds = {
+            name: value.astype(self._type(name)) for name, value in given.items() if name in self.inputs
+        } | self.past
+        try:
+            found = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
+        except Exception as error:  # as above
+            raise UsageError(f"onnxruntime stopped in {self.path}: {str(error).splitlines()[0][:200]}") from None
+        presents = {m[1]: name for name in self.outputs if (m := re.match(r"present(?:_key_values)?(\..+)$", name))}
+        for name in self.past:
+            self.past[name] = found[presents[name.removeprefix("past_key_values")]]
+        self.position += count
+        logits: Logits = found["logits"][0].astype(np.float32)
+        return logits

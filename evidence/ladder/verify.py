@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verify: the ladder.  The same tokens on every rung, and the same bits from the emulator down.
+
+Compiles the package's own source for both dataflows, so that GEMM and TPHS are checked whichever it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.evidence.ladder import verilog as engine
+from meadow.evidence.ladder.reference import OnnxModel, reference_model, sources
+from meadow.evidence.ladder.rewritten import compare, narrowest
+from meadow.machine.errors import UsageError
+from meadow.machine.package.read import Package
+from meadow.runtime.session import Session
+
+BLOCKS = (64, 7, 1)
+"""Prefill lengths whose digests must agree; the first is also the one that decodes."""
+CLOSE_GAP = 0.1
+"""Rungs 0 and 1 may part where rung 0's two best tokens are closer than this and both rungs take one of them."""
+LOGITS_TOLERANCE = 0.5
+"""Largest difference of rung 2's logits from rung 1's: root mean square after removing the mean (which no softmax sees),
+in standard deviations of rung 1's.  A rounding that falls the other way in layer 0 moves INT8 codes in every layer
+after it, so whole logits cannot be compared more closely; single layers are, in tests/runtime/test_emulator.py."""
+RANDOM_PROMPTS = (16, 1, 40, 7, 64, 3, 100, 25)
+"""Lengths of the prompts of a model without a tokenizer."""
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class Trace:
+    """What one rung did with one prompt: its tokens, the logits that chose them, and a digest of all logits."""
+
+    tokens: list[int] = field(default_factory=list)
+    rows: list[Logits] = field(default_factory=list)
+    digest: str = ""
+    prefill_digest: str = ""
+
+
+@dataclass
+class Verdict:
+    """Everything verify found; `problems` empty means that all agree."""
+
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    bit_exact: bool = True
+    same_tokens: bool = True
+    flipped_bit_detected: bool | None = None
+    digests: int = 0
+    rtl: list[dict[str, Any]] = field(default_factory=list)
+    rewritten: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, text: str, bits: bool) -> None:
+        self.problems.append(text)
+        if bits:
+            self.bit_exact = False
+        else:
+            self.same_tokens = False
+
+
+def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, list[int]]]:
+    """(title, token ids) of each prompt of a JSON list of {text, raw, before} or {ids}.
+
+    Without a list, a model without a tokenizer gets random ids of the lengths of RANDOM_PROMPTS.
+    """
+    room, vocab = max(1, session.context - 32), int(session.package.model["vocab"])
+    if file is None and not session.has_tokenizer:
+        random = np.random.default_rng(0)
+        lengths = [min(n, room) for n in RANDOM_PROMPTS[: limit or None]]
+        return [(f"{n} random tokens", random.integers(0, vocab, n).tolist()) for n in lengths]
+    found = []
+    for entry in json.loads(_prompt_file(file))[: limit or None]:
+        if "ids" in entry:
+            found.append((f"{len(entry['ids'])} tokens", entry["ids"][-room:]))
+            continue
+        whole = entry["text"]
+        if "before" in entry:
+            whole = resources.files("meadow.compiler.quantize").joinpath("calibration.txt").read_text() + "\n" + whole
+        found.append((entry["text"], session.prompt(whole, raw=bool(entry.get("raw")))[-room:]))
+    return found
+
+
+def _prompt_file(file: Path | None) -> str:
+    """The text of a prompt list.  Raises UsageError unless it is a JSON list of objects with a text, or token ids, each."""
+    if file is None:
+        return resources.files("meadow.evidence.ladder").joinpath("prompts.json").read_text()
+    try:
+        text = file.read_text()
+        entries = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--prompts {file}: {error}") from None
+
+    def good(entry: Any) -> bool:
+        if not isinstance(entry, dict) or not {"text", "ids"} & entry.keys():
+            return False
+        ids = entry.get("ids", [0])
+        whole = (
+            isinstance(ids, list)
+            and ids
+            and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
+        )
+        return bool(whole) and isinstance(entry.get("text", ""), str)
+
+    if not isinstance(entries, list) or not entries or not all(good(e) for e in entries):
+        raise UsageError(
+            f'--prompts {file}: a JSON list such as [{{"text": "Hello", "raw": true}}, {{"ids": [1, 50, 7]}}] is expected'
+        )
+    return text
+
+
+def decode(trace: Trace, row: Logits, step: Callable[[int], Logits], count: int, ends: frozenset[int]) -> Trace:
+    """Greedy decoding from the logits `row`, up to `count` tokens or an end token (which is kept)."""
+    while len(trace.tokens) < count:
+        token = int(np.argmax(row))
+        trace.tokens.append(token)
+        trace.rows.append(row)
+        if token in ends or len(trace.tokens) == count:
+            break
+        row = step(token)
+    return trace
+
+
+def follow(step: Callable[[list[int]], Logits], tokens: list[int], count: int, ends: frozenset[int]) -> Trace:
+    """What `step`, which takes new tokens and returns their logits [T, vocab], makes of a prompt."""
+    return decode(Trace(), step(tokens)[-1], lambda token: step([token])[-1], count, ends)
+
+
+def follow_session(session: Session, tokens: list[int], count: int, block: int, ends: frozenset[int]) -> Trace:
+    """Like `follow`, on a device, with the logits of every token in the digest."""
+    session.reset()
+    row = session.prefill(tokens, logits="all", block=min(block, session.package.design.block))[-1]
+    trace = decode(Trace(prefill_digest=session.digest), row, session.step, count, ends)
+    trace.digest = session.digest
+    return trace
+
+
+def parting(reference: Trace, other: Trace) -> tuple[int, float, bool] | None:
+    """(step, top-2 gap of the reference, both tokens among its top 2) where two traces part, or None."""
+    for index, (a, b) in enumerate(zip(reference.tokens, other.tokens, strict=False)):
+        if a != b:
+            best = np.argsort(-reference.rows[index])[:2]
+            gap = float(reference.rows[index][best[0]] - reference.rows[index][best[1]])
+            return index, gap, {a, b} <= {int(t) for t in best}
+    return None
+
+
+def dataflow_packages(package: Package, source: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The package itself when all its attention runs by one dataflow, and the same source compiled for the other."""
+    from meadow import boards
+    from meadow.compiler.pipeline import Options, compile_model
+
+    used = {mode for rows in package.manifest["dataflow"].values() for mode, _ in rows}
+    options = package.manifest["options"]
+    for mode in ("tphs", "gemm"):
+        if used == {mode}:
+            yield mode, package.folder
+            continue
+        target = folder / mode
+        settings = tuple((str(k), int(v)) for k, v in options["settings"])
+        compile_model(source, boards.load(package.manifest["board"]), target,
+                      Options(mode, options["packing"], options["design"], settings, mode))  # fmt: skip
+        yield mode, target
+
+
+def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, other: Trace) -> dict[str, Any] | None:
+    """Apply the rule of CLOSE_GAP; notes a parting in the prompt's row."""
+    found = parting(reference, other)
+    if found is None:
+        return None
+    step, gap, both = found
+    allowed = gap < CLOSE_GAP and both
+    if not allowed:
+        verdict.fail(
+            f"{title!r}: onnx and {name} part at token {step} where rung 0's top-2 gap is {gap:.3f}", bits=False
+        )
+    return {"rung": name, "step": step, "gap": gap, "allowed": allowed}
+
+
+def flip_changes_digest(session: Session, tokens: list[int], before: str) -> bool:
+    """Flip one bit of a weight that every token meets, and see whether the digest changes; the bit is put back."""
+    row = session.package.packing()[-1]  # the head: a query or a key is not seen in the logits of a single token
+    chunk, offset, _ = row["streams"][0]
+    address = session.addresses[chunk] + offset  # a stream begins with weights, or a group's scale: never with padding
+    original = session.device.read(address, 16)
+    changed = original.copy()
+    changed[1] ^= 0x40
+    session.device.write(address, changed)
+    session.reset()
+    session.prefill(tokens, logits="all")
+    after = session.digest
+    session.device.write(address, original)
+    return after != before
+
+
+def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | None, limit: int, reference: Path | None,
+           tell: Callable[[str], None]) -> Verdict:  # fmt: skip
+    """Run every prompt on every rung."""
+    from meadow.compiler.graph.evaluate import Evaluator, State
+    from meadow.compiler.sources.onnx.read import read
+
+    verdict = Verdict()
+    if "rtl" in rungs:
+        engine.require_grouped(package)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
+        files = sources(package, reference) if "onnx" in rungs else None
+        source = files.source if files else reference_model(package, reference)
+        user = OnnxModel(files.user) if files and "onnx" in rungs else None
+        onnx = OnnxModel(files.source) if user and files and files.rewritten else user
+        evaluator = Evaluator(read(source), quantized=True) if "graph" in rungs else None
+        sessions: dict[tuple[str, str], Session] = {}
+        devices = [r for r in rungs if r in ("emulator", "csim")]
+        for mode, folder in dataflow_packages(package, source, work):
+            for device in devices:
+                sessions[mode, device] = stack.enter_context(Session(folder, device))
+        if not sessions:
+            raise UsageError("--rungs needs emulator or csim to verify")
+        first = next(iter(sessions.values()))
+        ends = first.tokenizer.end_tokens if first.has_tokenizer else frozenset[int]()
+        asked = prompts(first, file, limit)
+        if file is None and not first.has_tokenizer:
+            verdict.notes.append("no tokenizer in the package: the prompts are random token ids")
+        sequences: list[list[int]] = []
+        for title, tokens in asked:
+            tell(f"{title!r} ({len(tokens)} tokens)")
+            traces = _traces(sessions, devices, tokens, count, ends)
+            mine = traces[next(iter(sessions)), BLOCKS[0]]
+            _check_bits(verdict, title, traces, mine)
+            row: dict[str, Any] = {"prompt": title, "prompt_tokens": len(tokens), "digest": mine.digest, "partings": []}
+            rung0 = rung1 = None
+            if onnx is not None:
+                onnx.reset()
+                rung0 = follow(onnx.step, tokens, count, ends)
+                row["onnx"] = row["rewritten"] = rung0.tokens
+                if user is not None and user is not onnx:
+                    user.reset()
+                    row["onnx"] = follow(user.step, tokens, count, ends).tokens
+                sequences.append([*tokens, *rung0.tokens])
+            if evaluator is not None:
+                state = State()
+                rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count, ends)  # type: ignore[misc]
+                row["graph"] = rung1.tokens
+                _check_logits(verdict, title, rung1, mine, row)
+            row["emulator"] = mine.tokens
+            for name, other in (("graph", rung1), ("emulator", mine)):
+                if rung0 is not None and other is not None:
+                    part = compare_tokens(verdict, title, name, rung0, other)
+                    if part is not None:
+                        row["partings"].append(part)
+            row["text"] = (
+                first.tokenizer.decode(mine.tokens) if first.has_tokenizer else " ".join(map(str, mine.tokens))
+            )
+            verdict.prompts.append(row)
+        if user is not None and onnx is not None and onnx is not user:
+            tell("comparing with the user's own file")
+            _check_rewriting(verdict, package, user, onnx, sequences)
+        _, shortest = min(asked, key=lambda p: len(p[1]))
+        tell("flipping a bit")
+        verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
+        if not verdict.flipped_bit_detected:
+            verdict.fail("a flipped weight bit did not change the digest", bits=True)
+        if "rtl" in rungs:
+            verdict.rtl = engine.check(package, tell)
+            for row in verdict.rtl:
+                if not row["same"]:
+                    verdict.fail(f"{row['phase']}: {row['matrix']} differs in the Verilog from the emulator", bits=True)
+    return verdict
+
+
+def _check_rewriting(
+    verdict: Verdict, package: Package, user: OnnxModel, rewritten: OnnxModel, sequences: list[list[int]]
+) -> None:
+    """What quantize wrote must be what the user's own file means, up to what rounding costs."""
+    found = compare(user, rewritten, sequences, narrowest(package))
+    verdict.rewritten = {
+        **vars(found),
+        "user": str(user.path),
+        "rewritten": str(rewritten.path),
+        "kind": "measured",
+        "text": str(found),
+    }
+    for problem in found.problems():
+        verdict.fail(problem, bits=False)
+
+
+def _flip(session: Session, tokens: list[int]) -> bool:
+    session.reset()
+    session.prefill(tokens, logits="all")
+    return flip_changes_digest(session, tokens, session.digest)
+
+
+def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int, ends: frozenset[int]
+            ) -> dict[tuple[tuple[str, str], int], Trace]:  # fmt: skip
+    """Every session at every block size; each kind of device in a thread of its own (a C simulation is not reentrant)."""
+
+    def run(device: str) -> dict[tuple[tuple[str, str], int], Trace]:
+        return {
+            (key, block): follow_session(session, tokens, count if block == BLOCKS[0] else 0, block, ends)
+            for key, session in sessions.items() if key[1] == device
+            for block in BLOCKS
+        }  # fmt: skip
+
+    found: dict[tuple[tuple[str, str], int], Trace] = {}
+    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+        for part in pool.map(run, devices):
+            found |= part
+    return found
+
+
+def _check_bits(verdict: Verdict, title: str, traces: dict[tuple[tuple[str, str], int], Trace], mine: Trace) -> None:
+    for ((mode, device), block), trace in traces.items():
+        verdict.digests += 1
+        wanted, found = (
+            (mine.digest, trace.digest) if block == BLOCKS[0] else (mine.prefill_digest, trace.prefill_digest)
+        )
+        if wanted != found:
+            verdict.fail(
+                f"{title!r}: {device} by {mode} in blocks of {block} gives {found[:16]}, not {wanted[:16]}", bits=True
+            )
+
+
+def _check_logits(verdict: Verdict, title: str, rung1: Trace, mine: Trace, row: dict[str, Any]) -> None:
+    """Rung 2's logits against rung 1's, as long as both have seen the same tokens."""
+    worst = 0.0
+    for a, b, x, y in zip(rung1.rows, mine.rows, rung1.tokens, mine.tokens, strict=False):
+        worst = max(worst, float(np.std(a - b) / np.std(a)))
+        if x != y:
+            break
+    row["logits_difference"] = worst
+    if worst > LOGITS_TOLERANCE:
+        verdict.fail(
+            f"{title!r}: the emulator's logits differ from the graph's by {worst:.3f} standard deviations", bits=False
+        )

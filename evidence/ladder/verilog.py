@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pacq_gemv is given by a program that runs: matrices with their real activations, and what must come out.
+
+Used by the `rtl` rung of verify and by the benchmarks that count its cycles.  Simulates nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.evidence.ladder.verilated import Memory, Script, build, ordered, run
+from meadow.machine.errors import UsageError
+from meadow.machine.isa import unpack_slot
+from meadow.machine.package.read import Package
+from meadow.machine.storage.groups import GroupFormat, GroupLayout
+from meadow.runtime.devices.emulator import Emulator, Fields
+from meadow.runtime.session import Session
+
+PROMPT = "What is the capital of France?"
+PREFILL = 5
+"""Tokens of the prefill that the rung rtl runs: no multiple of any token lanes."""
+REFRESH_NS, REFRESH_EVERY_NS = 350, 7800
+"""tRFC of an 8 Gb DDR4 chip and tREFI below 85 degrees (JESD79-4)."""
+LATENCY = (60, 60)
+"""Cycles from a read to its first beat: 60 to 120."""
+IDEAL = Memory(beats_per_cycle=4.0, latency=60)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One linear as the engine meets it.
+
+    name       of its first weight
+    step       number of its instruction in the program
+    addresses  of its streams in weights.bin
+    a          FP16 [tokens, columns padded to whole groups]
+    y          FP32 [tokens, rows], what must come out
+    """
+
+    name: str
+    step: int
+    layout: GroupLayout
+    addresses: list[int]
+    a: NDArray[np.float16]
+    y: NDArray[np.float32]
+    reuse: bool
+    hold: bool
+
+
+def require_grouped(package: Package) -> None:
+    """Raise UsageError for a package whose design has no pacq_gemv."""
+    if not package.design.pacq_ports:
+        raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
+
+
+def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
+    """The linears of a prefill of `prefill` tokens (none for 0), and those of the decoded token after the prompt."""
+    require_grouped(package)
+    names = {tuple(row["streams"][0][:2]): row["name"] for row in package.packing()}
+    seen: list[Job] = []
+
+    def witness(f: Fields, a: NDArray[np.float16], y: NDArray[np.float32]) -> None:
+        places = [unpack_slot(f[f"weights{p}"]) for p in range(package.design.pacq_ports)]
+        where = [package.manifest["chunks"][chunk]["file_offset"] + offset for chunk, offset in places]
+        layout = GroupLayout(y.shape[1], f["cols"], package.design.pacq_ports, GroupFormat.of_word(f["format"]))
+        seen.append(
+            Job(names[places[0]], len(seen), layout, where, a.copy(), y.copy(), bool(f["reuse"]), bool(f["hold"]))
+        )
+
+    with Session(package.folder, "emulator") as session:
+        assert isinstance(session.device, Emulator)
+        tokens = session.prompt(PROMPT)
+        if prefill:
+            session.device.witness = witness
+            session.prefill(tokens[:prefill], logits="last")
+        first = list(seen)
+        session.device.witness = None
+        session.reset()
+        row = session.prefill(tokens, logits="last")[-1]
+        seen.clear()
+        session.device.witness = witness
+        session.step(int(np.argmax(row)))
+    return first, seen
+
+
+def program(package: Package) -> Path:
+    """pacq_gemv of the package's own Verilog, ready to run."""
+    from meadow.compiler.emit.verilog import SOURCES, shape_of
+
+    texts = {name: package.file(f"rtl/{name}").read_text() for name in SOURCES}
+    parameters = {**shape_of(package.design).parameters, "DESIGN_ID": int(package.design.id, 16)}
+    return build(parameters, texts)
+
+
+def bandwidth(package: Package) -> float:
+    """Peak of the package's board in 10^9 bytes a second, as it was compiled for."""
+    return float(json.loads(package.file("report/summary.json").read_text())["bandwidth_gb_s"])
+
+
+def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0) -> Memory:
+    """DRAM behind all ports together: its peak bandwidth, latency that varies, and refresh, in which nothing comes.
+
+    foreign_mhz  clock of the engine, which reads over two ports of its own
+    """
+    cycle_ns = 1e3 / design_clock_mhz
+    return Memory(bandwidth_gb_s * 1e9 / 16 / (design_clock_mhz * 1e6), *LATENCY, round(REFRESH_EVERY_NS / cycle_ns),
+                  round(REFRESH_NS / cycle_ns), 2 * foreign_mhz / design_clock_mhz)  # fmt: skip
+
+
+def queue(script: Script, job: Job) -> None:
+    """The job's command and activations, sent as soon as they are taken, and all its results."""
+    tokens = len(job.a)
+    script.command(job.layout, job.addresses, tokens, job.reuse, job.hold)
+    script.serve()
+    if not job.reuse:
+        script.feed(job.a)
+    script.take(tokens * job.layout.results)
+
+
+def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rung `rtl`: linears of the first, middle and last layer and the head, of a prefill and of a decoded token, at full
+    size and with their real activations, through the Verilog behind a DDR4-like memory.  Bits against the emulator's."""
+    layers = int(package.model["layers"])
+    chosen = {f"blk.{n}." for n in (0, layers // 2, layers - 1)}
+    tell("pacq_gemv: building its Verilog with Verilator")
+    made = program(package)
+    prompt, token = jobs(package, PREFILL)
+    head = token[-1].name.partition("#")[0]
+    memory = ddr4(package.design.pacq_clock_mhz, bandwidth(package))
+    rows = []
+    for phase, work in (("prefill", prompt), ("decode", token)):
+        for number, job in enumerate(work):
+            if not any(job.name.startswith(name) for name in chosen) and not job.name.startswith(head):
+                continue
+            tell(f"pacq_gemv: {phase}, {job.name}, {len(job.a)} tokens")
+            script = Script()
+            queue(script, replace(job, reuse=False, hold=False))
+            found = run(made, package.file("weights.bin"), script, memory, package.design.pacq_ports)
+            y = ordered(found.results, job.layout, len(job.a))
+            same = found.status == 0 and bool((y.view(np.uint32) == job.y.view(np.uint32)).all())
+            rows.append({"phase": phase, "number": number, "matrix": job.name, "rows": job.layout.rows, "cols": job.layout.cols,
+                         "tokens": len(job.a), "format": str(job.layout.form), "cycles": found.cycles, "same": same})  # fmt: skip
+    return rows

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a program one that the engine may run?  Each step's limits, how far its operands reach, which matrix it streams.
+
+Part of read.py, and asked whenever a package is opened: on a board a wrong program writes over somebody else's memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meadow.machine import isa
+from meadow.machine.design import LANE_COLS
+from meadow.machine.errors import DeviceError
+from meadow.machine.isa import Epilogue
+from meadow.machine.package.extents import Extent, extents
+from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, is_grouped
+from meadow.machine.storage.rows import padded
+from meadow.machine.storage.unpack import PREFIX_WORD, format_of
+
+if TYPE_CHECKING:
+    from meadow.machine.package.read import Package
+
+
+def check_slot(package: Package, chunk: int, offset: int, length: int, what: str) -> None:
+    if not 0 <= chunk < len(package.chunks) or not 0 <= offset <= offset + length <= package.chunks[chunk].length:
+        raise DeviceError(f"{package.folder}: {what} lies outside of its memory; the package is damaged, compile again")
+
+
+def check_program(package: Package, name: str) -> None:
+    """Raise DeviceError unless a program's fields keep the design's limits and its slots their chunks.
+
+    The engine trusts its program: a wrong one would write over other memory of the board.
+    """
+    design = package.design
+    limits = {"cols": max(design.max_cols, padded(package.manifest["model"]["dim"], 32)), "head_dim": design.max_head_dim,
+              "tile_rows": design.max_tile_rows, "capacity": padded(design.context, 8),
+              "block": padded(design.block, 4), "row": padded(design.context, 8)}  # fmt: skip
+    try:
+        steps = isa.decode(package.program(name))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: the program {name} is damaged: {error}; compile again") from None
+    rows_of = {(row["streams"][0][0], row["streams"][0][1]): row for row in package.packing()}
+    for number, (opcode, fields) in enumerate(steps):
+        where = f"step {number} of {name} ({opcode.name.lower()})"
+        for key, limit in limits.items():
+            if key in fields and not 0 <= fields[key] <= limit:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {key} is {fields[key]}, at most {limit} is allowed; compile again"
+                )
+        _check_format(package, fields, where)
+        for key in ("rows", "cols", "tile_rows", "heads", "kv_heads", "head_dim"):
+            needed = key != "head_dim" or fields.get("epilogue", Epilogue.HEADS) in (
+                Epilogue.HEADS,
+                Epilogue.ROPE_HEADS,
+            )
+            if key in fields and needed and fields[key] < 1:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {key} is {fields[key]}; it must be positive; compile again"
+                )
+        if "weights0" in fields and opcode in (isa.Opcode.LINEAR, isa.Opcode.TPHS):
+            rows = int(fields.get("tile_rows", fields["head_dim"]))
+            if is_grouped(fields["format"]):
+                _check_grouped(package, fields, rows, where)
+            elif not design.weight_ports or fields["cols"] % LANE_COLS or rows % design.weight_ports:
+                raise DeviceError(
+                    f"{package.folder}: {where}: {fields['cols']} columns and tiles of {rows} rows are not whole words over "
+                    f"{design.weight_ports} ports; compile again"
+                )
+        if "kv_heads" in fields and (not fields["kv_heads"] or fields["heads"] % fields["kv_heads"]):
+            raise DeviceError(
+                f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"
+            )
+        _check_extents(package, opcode, fields, where)
+        if "weights0" in fields:
+            _check_matrix(package, rows_of, fields, where)
+    _check_kept(package, steps, name)
+
+
+def _check_extents(package: Package, opcode: isa.Opcode, fields: dict[str, isa.Value], where: str) -> None:
+    """Every operand must lie in one chunk of its kind, and what is written apart from everything else the step touches."""
+    spans: list[tuple[int, int, int, Extent]] = []
+    try:
+        for extent in extents(opcode, fields, package.design, package.packed_beats):
+            chunk, offset = isa.unpack_slot(int(fields[extent.field]))
+            what = f"{where}: {extent.field}"
+            check_slot(package, chunk, offset, extent.bytes, what)
+            kind = package.chunks[chunk].kind
+            if kind not in extent.kinds:
+                raise DeviceError(
+                    f"{package.folder}: {what} lies in {kind}, not in {' or '.join(extent.kinds)}; compile again"
+                )
+            spans.append((chunk, offset, offset + extent.bytes, extent))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    for chunk, begin, end, extent in spans:
+        for other_chunk, other_begin, other_end, other in spans:
+            if (
+                extent.written
+                and other is not extent
+                and chunk == other_chunk
+                and begin < other_end
+                and other_begin < end
+            ):
+                raise DeviceError(
+                    f"{package.folder}: {where}: {extent.field} is written over {other.field}; compile again"
+                )
+
+
+def _check_matrix(
+    package: Package, rows_of: dict[tuple[int, int], dict[str, Any]], f: dict[str, isa.Value], where: str
+) -> None:
+    """A step streams one whole matrix of packing.json, as it was packed."""
+    row = rows_of.get(isa.unpack_slot(int(f["weights0"])))
+    if row is None:
+        raise DeviceError(f"{package.folder}: {where}: weights0 is not where a matrix begins; compile again")
+    grouped = is_grouped(row["format"])
+    found: dict[str, Any] = {
+        "rows": f.get("rows", int(f.get("heads", 0)) * int(f.get("head_dim", 0))), "cols": f["cols"], "format": f["format"],
+        "streams": [isa.unpack_slot(int(f[f"weights{port}"])) for port in range(len(row["streams"]))],
+    }  # fmt: skip
+    wanted: dict[str, Any] = {
+        "rows": row["rows"], "cols": row["cols"] if grouped else padded(row["cols"], LANE_COLS), "format": row["format"],
+        "streams": [tuple(place[:2]) for place in row["streams"]],
+    }  # fmt: skip
+    if not grouped:
+        found |= {"tile_rows": f.get("tile_rows", f.get("head_dim")), "scale": isa.unpack_slot(int(f["weight_scale"]))}
+        wanted |= {"tile_rows": row["tile_rows"], "scale": tuple(row["scale"][:2])}
+        if row["format"]:
+            names = ("directory", "table")
+            found |= {"entries": f["entries"], **{name: isa.unpack_slot(int(f[name])) for name in names}}
+            wanted |= {"entries": row["entries"], **{name: tuple(row[name][:2]) for name in names}}
+    wrong = [f"{key} is {found[key]}, the matrix has {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+    if wrong:
+        raise DeviceError(
+            f"{package.folder}: {where}: {row['name']} is read otherwise than it was packed: {'; '.join(wrong)}; compile again"
+        )
+
+
+def _check_kept(package: Package, steps: list[tuple[isa.Opcode, dict[str, isa.Value]]], name: str) -> None:
+    """Activations that pacq_gemv takes from the linear before must be that linear's, which leaves them there."""
+    before: dict[str, isa.Value] | None = None
+    grouped = [(number, f) for number, (_, f) in enumerate(steps) if "hold" in f and is_grouped(f["format"])]
+    for number, f in grouped:
+        left = before is not None and before["hold"] == 1
+        same = before is not None and all(before[key] == f[key] for key in ("codes", "cols", "format"))
+        if f["reuse"] != int(left) or f["hold"] not in (0, 1) or (left and not same):
+            raise DeviceError(
+                f"{package.folder}: step {number} of {name}: activations kept and taken do not go together; compile again"
+            )
+        before = f
+    if before is not None and before["hold"]:
+        raise DeviceError(f"{package.folder}: {name} ends with activations kept for nobody; compile again")
+
+
+def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:
+    """The engine must have the unit that unpacks the weights, with room for their table."""
+    word, entries = int(fields.get("format", 0)), int(fields.get("entries", 0))
+    if not word or is_grouped(word):
+        return
+    try:
+        format_of(word)
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    room = 256 * package.design.prefix_codes if word == PREFIX_WORD else package.design.lookup_entries
+    if not 0 < entries <= room:
+        raise DeviceError(f"{package.folder}: {where}: entries is {entries}, at most {room} is allowed; compile again")
+
+
+def _check_grouped(package: Package, fields: dict[str, isa.Value], rows: int, where: str) -> None:
+    """pacq_gemv must be there, take the format, and give whole tiles of rows."""
+    design = package.design
+    try:
+        form = GroupFormat.of_word(int(fields["format"]))
+    except ValueError as error:
+        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
+    if not design.pacq_ports or (form.bits == 2 and design.pacq_lanes < 8):
+        raise DeviceError(f"{package.folder}: {where}: the design has no engine for {form}; compile again")
+    if -(-int(fields["cols"]) // form.group) > MOST_GROUPS:
+        raise DeviceError(f"{package.folder}: {where}: more than {MOST_GROUPS} groups a row; compile again")
+    if rows % (design.pacq_ports * form.lanes):
+        raise DeviceError(
+            f"{package.folder}: {where}: tiles of {rows} rows, {form} come {design.pacq_ports * form.lanes} at a time; compile again"
+        )

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Level 3, the artefact: a folder with manifest.json, program.bin, weights.bin, packing.json, hls/, tokenizer/, report/.
+
+Reads and checks what is on disk; standard library and numpy only, so that a board can.  Writing is save.py's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.machine import isa
+from meadow.machine.design import LARGEST_CLOCK_MHZ, Design
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.guard import guard
+from meadow.machine.package.check import check_program, check_slot
+from meadow.machine.program import Chunk, Slot, Step
+from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
+from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.storage.unpack import Stored, format_of, unpack
+
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
+"""Files beside a model that go with it into the package."""
+FORMAT_VERSION = 5
+"""Of the folder.  Another version is refused with what to do."""
+MANIFEST_LIMIT = 16 << 20
+FABRIC = (0xA000_0000, 0xB000_0000)
+"""What M_AXI_HPM0_FPD reaches (UG1085)."""
+PORT_REGISTERS = (0xFD36_0000, 0xFD3C_0000)
+"""AFIFM of the memory ports (UG1087)."""
+REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
+            "embedding", "files", "source", "inputs", "hardware", "hardware_digest", "digest")  # fmt: skip
+
+
+class Embedding(NamedTuple):
+    """The table of embeddings: row n is (codes[n] - zero) * scale, or codes[n] * scale + minimum, by groups of columns; codes[n] as
+    it is where there is no scale."""
+
+    codes: NDArray[Any]
+    zero: int
+    scale: NDArray[np.float32] | None
+    minimum: NDArray[np.float32] | None
+    group: int
+
+    def rows(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """FP32 [len(index), dim]; each operation is rounded once."""
+        x: NDArray[np.float32] = self.codes[index].astype(np.float32)
+        if self.scale is None:
+            return x
+        if self.zero:
+            x -= np.float32(self.zero)
+        x *= np.repeat(self.scale[index], self.group, axis=1)[:, : x.shape[1]]
+        if self.minimum is not None:
+            x += np.repeat(self.minimum[index], self.group, axis=1)[:, : x.shape[1]]
+        return x
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled model on disk, its manifest parsed and checked."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    design: Design
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """layers, dim, heads, kv_heads, head_dim, ffn, vocab and so on."""
+        made: dict[str, Any] = self.manifest["model"]
+        return made
+
+    def program(self, name: str) -> bytes:
+        """The bytes of `prefill` or `decode`, END included."""
+        entry = self.manifest["programs"][name]
+        return self.file("program.bin").read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
+
+    def steps(self, name: str) -> tuple[Step, ...]:
+        """The steps of `prefill` or `decode` as the engine finds them.  Only the weights' slots know their length."""
+        lengths = {(c, offset): length for row in self.packing() for c, offset, length in row["streams"]}
+        made = []
+        for number, (opcode, fields) in enumerate(isa.decode(self.program(name))):
+            operands: dict[str, Slot | isa.Value] = dict(fields)
+            for field in isa.INSTRUCTIONS[opcode]:
+                if field.kind == "slot":
+                    place = isa.unpack_slot(int(fields[field.name]))
+                    operands[field.name] = Slot(*place, lengths.get(place, 0))
+            made.append(Step(f"{name}.{number}", opcode, operands))
+        return tuple(made)
+
+    def slot(self, name: str) -> Slot:
+        """A slot that the host reads or writes: `x`, `logits`."""
+        chunk, offset, length = self.manifest["slots"][name]
+        return Slot(chunk, offset, length)
+
+    def file(self, name: str) -> Path:
+        """A file of the package.  Raises DeviceError when the name leads outside it or the file is missing."""
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise DeviceError(f"{name!r} leads outside the package {self.folder}")
+        if not path.is_file():
+            raise DeviceError(f"{self.folder} has no {name}; compile the model again")
+        return path
+
+    def sources(self, folder: str) -> dict[str, Path]:
+        """The files below hls/ or rtl/, by name.  Raises DeviceError for one that the manifest does not list, and for a link."""
+        top, listed = self.folder / folder, self.manifest["files"]
+        found: dict[str, Path] = {}
+        for path in sorted(top.rglob("*")) if top.is_dir() and not top.is_symlink() else ():
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink() or (not path.is_dir() and (not path.is_file() or name not in listed)):
+                raise DeviceError(f"{self.folder} holds {name}, which is {'a link' if path.is_symlink() else 'not in its manifest'}: "
+                                  "it would be built into the simulation. Remove it, or compile the model again")  # fmt: skip
+            if path.is_file():
+                found[name] = path
+        return found
+
+    def chunk_bytes(self) -> Iterator[tuple[Chunk, NDArray[np.uint8] | None]]:
+        """Each chunk with the bytes it starts with (mapped from weights.bin), or None for one that starts empty."""
+        file = self.file("weights.bin")
+        for chunk, entry in zip(self.chunks, self.manifest["chunks"], strict=True):
+            if entry["file_offset"] is None:
+                yield chunk, None
+            else:
+                yield chunk, np.memmap(file, np.uint8, "r", entry["file_offset"], (chunk.length,))
+
+    def summary(self) -> dict[str, Any]:
+        """What compile found, with its modelled rates; empty when the file is not there or not whole."""
+        try:
+            found: dict[str, Any] = json.loads(self.file("report/summary.json").read_text())
+        except (DeviceError, ValueError):
+            return {}
+        return found
+
+    def packing(self) -> list[dict[str, Any]]:
+        """The rows of packing.json: one for each streamed matrix part."""
+        rows: list[dict[str, Any]] = json.loads(self.file("packing.json").read_text())["matrices"]
+        return rows
+
+    def embedding(self) -> Embedding:
+        """The table whose rows the host gathers.
+
+        A tied head's is taken from the weights the engine streams; an untied one lies behind them in weights.bin.
+        """
+        entry = self.manifest["embedding"]
+        whole = np.memmap(self.file("weights.bin"), np.uint8, "r")
+        vocab, dim = int(self.model["vocab"]), int(self.model["dim"])
+        if not entry["tied"]:
+            group, groups = int(entry["group"]), -(-dim // int(entry["group"])) if entry["group"] else 1
+            start, scale_at = int(entry["file_offset"]), int(entry["scale_offset"])
+            if entry.get("float"):
+                kind = np.dtype(np.float16 if entry["float"] == 16 else np.float32)
+                table = whole[start : start + vocab * dim * kind.itemsize].view(kind).reshape(vocab, dim)
+                return Embedding(table, 0, None, None, dim)
+            codes = (
+                whole[start : start + vocab * dim].view(np.int8 if entry["signed"] else np.uint8).reshape(vocab, dim)
+            )
+            count = vocab * groups * 4
+            scale = whole[scale_at : scale_at + count].view(np.float32).reshape(vocab, groups)
+            least = None
+            if entry["minimum"]:
+                least = whole[scale_at + count : scale_at + 2 * count].view(np.float32).reshape(vocab, groups)
+            return Embedding(codes, 0, scale, least, group or dim)
+        rows = {row["name"]: row for row in self.packing()}
+        first = rows[entry["parts"][0]]
+        if is_grouped(first["format"]):
+            made = [self.grouped(rows[name], whole) for name in entry["parts"]]
+            form = GroupFormat.of_word(first["format"])
+            minimum = np.concatenate([m for _, _, m in made if m is not None]) if form.minimum else None
+            return Embedding(np.concatenate([c for c, _, _ in made])[:, :dim], form.zero,
+                             np.concatenate([s for _, s, _ in made]), minimum, form.group)  # fmt: skip
+        parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
+        scale = np.concatenate([s for _, s in parts])[:, None]
+        return Embedding(np.concatenate([c for c, _ in parts])[:, :dim], 0, scale, None, dim)
+
+    def _streams(self, row: dict[str, Any], data: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """The bytes of each port of one row of packing.json.  Raises DeviceError when they are damaged."""
+        streams = [self._take(place, data) for place in row["streams"]]
+        sums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in streams)
+        if zlib.crc32(sums) != row["crc32"]:
+            raise DeviceError(f"the weights of {row['name']} are damaged (their checksum differs); compile again")
+        return streams
+
+    def _take(self, place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        chunk, offset, length = place
+        start = self.manifest["chunks"][chunk]["file_offset"] + offset
+        return data[start : start + length]
+
+    def grouped(
+        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Codes [N, padded K], scales [N, groups] and minima of one row of packing.json of grouped weights."""
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
+        layout = GroupLayout(row["rows"], row["cols"], row["ports"], GroupFormat.of_word(row["format"]))
+        return layout.unpack(self._streams(row, data))
+
+    def matrix(
+        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """INT8 codes [N, padded K] and scales [N] of one row of packing.json.  Raises DeviceError when damaged."""
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
+        layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
+        streams = self._streams(row, data)
+
+        if row["format"] == 0:
+            ported = np.stack([s.view(np.int8) for s in streams])
+        else:
+            form = format_of(row["format"])
+            directory = (
+                self._take(row["directory"], data)
+                .view(np.uint32)[: layout.tiles * layout.ports]
+                .reshape(-1, layout.ports)
+            )
+            table = self._take(row["table"], data)[: form.table_bytes(row["entries"])]
+            try:
+                ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
+            except ValueError as error:
+                raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
+        return layout.join(ported), self._take(row["scale"], data).view(np.float32)[layout.scale_places]
+
+    def packed_beats(self, fields: dict[str, Any], tiles: int) -> list[int]:
+        """Beats of each port's stream of packed weights, as the directory in weights.bin says.  Raises ValueError when it cannot."""
+        chunk, offset = isa.unpack_slot(int(fields["directory"]))
+        count = tiles * self.design.weight_ports
+        entry: dict[str, Any] = self.manifest["chunks"][chunk] if chunk < len(self.chunks) else {"file_offset": None}
+        if entry["file_offset"] is None or offset + 4 * count > entry["bytes"]:
+            raise ValueError("the directory of its weights lies outside of them")
+        data = np.memmap(self.file("weights.bin"), np.uint8, "r", entry["file_offset"] + offset, (4 * count,))
+        return [int(n) for n in data.view(np.uint32).reshape(tiles, -1).sum(axis=0, dtype=np.int64)]
+
+    def verify_files(self) -> list[str]:
+        """The names of the files whose sha256 differs from the manifest's."""
+        return [name for name, digest in self.manifest["files"].items() if sha256(self.file(name)) != digest]
+
+
+def load(folder: Path) -> Package:
+    """Open a package.  Raises UsageError when `folder` is none, DeviceError when it is damaged or of another version."""
+    path = folder / "manifest.json"
+    if not folder.is_dir() or not path.is_file():
+        hint = "; to compile a model: meadowc compile MODEL.onnx --board zcu102" if not path.is_file() else ""
+        raise UsageError(f"{folder} is not a package (no manifest.json in it){hint}")
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise DeviceError(f"{path} has {path.stat().st_size} bytes, which no manifest has; compile again")
+    with guard(path, DeviceError, "compile the model again"):
+        return _load(folder, path)
+
+
+def _load(folder: Path, path: Path) -> Package:
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest.get("format_version")
+    except (ValueError, AttributeError, RecursionError):
+        raise DeviceError(f"{path} is not a whole manifest; compile the model again") from None
+    if version != FORMAT_VERSION or manifest.get("isa_version") != isa.VERSION:
+        raise DeviceError(
+            f"{folder} is of package version {version} and program version {manifest.get('isa_version')}, this meadow reads "
+            f"{FORMAT_VERSION} and {isa.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
+        )
+    if not isinstance(manifest.get("name", ""), str) or not str(manifest.get("name", "")).isprintable():
+        raise DeviceError(f"{path}: the package's name is no printable text; compile the model again")
+    missing = [key for key in REQUIRED if key not in manifest]
+    if missing:
+        raise DeviceError(f"{path} lacks {', '.join(missing)}; compile the model again")
+    if manifest_digest(manifest) != manifest["digest"]:
+        raise DeviceError(f"{path} was changed or damaged (its digest differs); compile the model again")
+    try:
+        design = Design(**manifest["design"])
+        design.check()
+        chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
+        package = Package(folder, manifest, design, chunks)
+        _check_hardware(manifest["hardware"])
+        _check_sizes(package)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DeviceError(f"{path} is damaged ({error}); compile the model again") from None
+    if design.id != manifest["design_id"]:
+        raise DeviceError(
+            f"{path}: the design's numbers give id {design.id}, the manifest says {manifest['design_id']}"
+        )
+    return package
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 over a manifest's fields but for the digest itself: finds damage, not malice."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_sizes(package: Package) -> None:
+    size = package.file("weights.bin").stat().st_size
+    for entry in package.manifest["chunks"]:
+        offset = entry["file_offset"]
+        if offset is not None and not 0 <= offset <= offset + entry["bytes"] <= size:
+            raise DeviceError(
+                f"{package.folder}/weights.bin has {size} bytes and chunk {entry['index']} ends beyond: it is truncated; compile the model again"
+            )
+    program = package.file("program.bin").stat().st_size
+    for name, entry in package.manifest["programs"].items():
+        if not 0 <= entry["offset"] <= entry["offset"] + entry["bytes"] <= program:
+            raise DeviceError(
+                f"{package.folder}/program.bin has {program} bytes and {name} ends beyond: it is truncated; compile the model again"
+            )
+        check_program(package, name)
+    block, model = package.design.block, package.manifest["model"]
+    for name, width in (("x", model["dim"]), ("logits", model["vocab"])):
+        chunk, offset, _ = package.manifest["slots"][name]
+        check_slot(package, chunk, offset, block * padded(width, 4) * 4, name)
+
+
+def _check_hardware(hardware: dict[str, Any]) -> None:
+    """Raise ValueError unless the addresses by which a board is driven are addresses of what they say."""
+    blocks, widths = hardware["blocks"], hardware["widths"]
+    if not {"meadow_engine", "meadow_identity"} <= set(blocks) <= {"meadow_engine", "meadow_identity", "pacq_gemv"}:
+        raise ValueError(f"hardware has the blocks {', '.join(blocks)}")
+    first, last = FABRIC
+    if any(not first <= at < last or at % 0x10000 for at in blocks.values()):
+        raise ValueError("a block of registers lies outside of the fabric")
+    if any(not PORT_REGISTERS[0] <= at < PORT_REGISTERS[1] for at in widths.values()):
+        raise ValueError("the width of a port lies outside of the ports' registers")
+    if not hardware["clocks_mhz"] or any(not 0 < mhz <= LARGEST_CLOCK_MHZ for mhz in hardware["clocks_mhz"]):
+        raise ValueError(f"clocks of {hardware['clocks_mhz']} MHz")
+    if not hardware["ddr"] or any(at < 0 or length <= 0 or at + length > 1 << 40 for at, length in hardware["ddr"]):
+        raise ValueError("the DRAM lies outside of the address map")
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            digest.update(block)
+    return digest.hexdigest()

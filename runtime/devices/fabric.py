@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fabric: the blocks of registers of a loaded overlay, and whether they are those of the package's design.
+
+Knows nothing of pynq: it is given something that reads and writes 32 bits for each block.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import IO, Protocol
+
+from meadow.machine import isa
+from meadow.machine.design import SETTABLE
+from meadow.machine.errors import DeviceError
+from meadow.machine.package.read import Package
+from meadow.machine.registers import (
+    IDENTITY_ID,
+    IDENTITY_VERSION,
+    PACQ_ID,
+    PACQ_REGISTERS,
+    PACQ_VERSION,
+    identity_fields,
+    identity_registers,
+    offsets,
+    pacq_shape,
+)
+
+
+class Window(Protocol):
+    """The registers of a block, such as a pynq MMIO."""
+
+    def read(self, offset: int) -> int: ...
+
+    def write(self, offset: int, value: int) -> None: ...
+
+
+class Fabric:
+    """blocks: the registers of each block by its cell's name.  operations: where reads and writes are counted."""
+
+    def __init__(self, package: Package, blocks: dict[str, Window], operations: Counter[str]):
+        self.package, self.blocks, self.operations = package, blocks, operations
+
+    def read(self, block: str, offset: int) -> int:
+        self.operations["register reads"] += 1
+        return int(self.blocks[block].read(offset))
+
+    def read_wide(self, block: str, offset: int) -> int:
+        return self.read(block, offset) | self.read(block, offset + 4) << 32
+
+    def write(self, block: str, offset: int, value: int) -> None:
+        self.operations["register writes"] += 1
+        self.blocks[block].write(offset, int(value))
+
+    def check_identity(self) -> None:
+        """The fabric must hold the package's design: every number of it, not its digest alone."""
+        design = self.package.design
+        where = offsets(identity_registers(design))
+        found = self.read("meadow_identity", where["ID"])
+        if found != IDENTITY_ID:
+            raise DeviceError(
+                f"the fabric answers {found:#x} where meadow's identity is: no overlay of meadow is loaded"
+            )
+        version = self.read("meadow_identity", where["VERSION"])
+        if version != IDENTITY_VERSION:
+            raise DeviceError(f"the fabric's registers are of version {version}, this meadow reads {IDENTITY_VERSION}; "
+                              "synthesize again (hours): meadowc build")  # fmt: skip
+        instructions = self.read("meadow_identity", where["ISA"])
+        if instructions != isa.VERSION:
+            raise DeviceError(f"the fabric runs programs of version {instructions}, the package has version {isa.VERSION}; "
+                              "synthesize again (hours): meadowc build")  # fmt: skip
+        wrong = []
+        for name, wanted in identity_fields(design).items():
+            found = self.read("meadow_identity", where[name])
+            if found != wanted:
+                wrong.append((name, found, wanted))
+        if wrong:
+            raise DeviceError(self._other_design(wrong))
+        number = self.read_wide("meadow_identity", where["DESIGN_ID"])
+        if number != int(design.id, 16):
+            raise DeviceError(f"the fabric's design is {number:016x}, the package's {design.id}: it was made for another board or part; "
+                              "compile for that board (seconds) or build (hours)")  # fmt: skip
+        if "pacq_gemv" in self.blocks:
+            self._check_pacq()
+
+    def _other_design(self, wrong: list[tuple[str, int, int]]) -> str:
+        """What differs, and the whole command that compiles for the fabric as it is; or why none can."""
+        listed = ", ".join(
+            f"{name} is {found} in the fabric and {wanted} in the package" for name, found, wanted in wrong
+        )
+        text = f"the bitstream is of another design: {listed}. "
+        for name, found, wanted in wrong:
+            if name in ("weight_ports", "pacq_ports") and not (found and wanted):
+                engine = "INT8 weights" if name == "weight_ports" else "grouped weights"
+                has, lacks = ("bitstream", "package") if found else ("package", "bitstream")
+                text += f"The {has} has the engine for {engine}, the {lacks} has not: quantize the model otherwise (seconds), or build "
+                return text + f"this design's bitstream (hours): meadowc build {self.package.folder}"
+        where = offsets(identity_registers(self.package.design))
+        design = self.package.design
+        absent = ("pacq_",) * (not design.pacq_ports) + ("weight_ports", "prefix_codes", "lookup_entries") * (
+            not design.weight_ports
+        )
+        settings = " ".join(
+            f"--set {name}={self.read('meadow_identity', where[name])}"
+            for name in SETTABLE
+            if not name.startswith(absent)
+        )
+        source = (self.package.folder / str(self.package.manifest["source"].get("path", "MODEL"))).resolve()
+        return text + (
+            f"Compile the model for it (seconds): meadowc compile {source} --board {self.package.manifest['board']} {settings}; or build this "
+            f"design's bitstream (hours): meadowc build {self.package.folder}"
+        )
+
+    def _check_pacq(self) -> None:
+        where = offsets(PACQ_REGISTERS)
+        shape, size = pacq_shape(self.package.design)
+        for name, wanted in (("ID", PACQ_ID), ("VERSION", PACQ_VERSION), ("SHAPE", shape), ("SIZE", size)):
+            found = self.read("pacq_gemv", where[name])
+            if found != wanted:
+                raise DeviceError(
+                    f"pacq_gemv: {name} is {found:#x} in the fabric and {wanted:#x} in the package; build again (hours)"
+                )
+
+    def state(self, registers: dict[str, int]) -> str:
+        """Where the engine is, in words: for errors and people."""
+        progress = self.read("meadow_engine", registers["progress"])
+        parts = [f"instruction {progress}", f"CTRL {self.read('meadow_engine', registers['CTRL']):#x}"]
+        if "pacq_gemv" in self.blocks:
+            counters = self.pacq_counters()
+            parts.append(
+                "pacq_gemv " + ", ".join(f"{k} {v:#x}" if k == "ERROR" else f"{k} {v}" for k, v in counters.items())
+            )
+        return "; ".join(parts)
+
+    def pacq_counters(self) -> dict[str, int]:
+        """Registers of pacq_gemv that tell how it is and what it counted."""
+        named = [r for r in PACQ_REGISTERS if r.access == "read" and r.offset >= 0x1C]
+        wide = {r.name: self.read_wide if r.bits == 64 else self.read for r in named}
+        return {r.name: wide[r.name]("pacq_gemv", r.offset) for r in named}
+
+    def cycles(self) -> int:
+        """The engine's clock since the bitstream was loaded."""
+        at = offsets(identity_registers(self.package.design))["CYCLES"]
+        return self.read_wide("meadow_identity", at)
+
+
+def _opened(path: str, flags: int) -> int:
+    """For everybody: a lock that root made must not stop others from reading who holds it."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def claim(tag: str, what: str) -> IO[str]:
+    """A lock that ends with its process: a kernel that restarts gives the fabric back.  Raises DeviceError with the holder."""
+    folder = Path("/run/lock") if os.access("/run/lock", os.W_OK) else Path(tempfile.gettempdir())
+    name = "".join(c if c.isalnum() else "-" for c in tag)
+    path = folder / f"meadow-{name}.lock"
+    try:
+        file = open(path, "r+", opener=_opened)  # noqa: SIM115
+    except OSError as error:
+        raise DeviceError(
+            f"the lock of the fabric, {path}, cannot be opened ({error.strerror}); run as the user that made it, or as root"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = file.read().strip() or "somebody"
+        file.close()
+        mine = holder.startswith(f"process {os.getpid()} ")
+        todo = (
+            "it is this very process: close() that Session, or drop it"
+            if mine
+            else "close that Session (or restart its kernel) first"
+        )
+        raise DeviceError(f"the fabric is in use by {holder}; {todo}") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} with {what}")
+    file.flush()
+    return file

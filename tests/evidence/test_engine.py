@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pacq_gemv in Verilator, as verify and the benchmarks run it, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meadow import boards
+from meadow.compiler.pipeline import Options, compile_model
+from meadow.evidence.bench import decode
+from meadow.evidence.ladder.verilog import check
+from meadow.machine.package.read import load, manifest_digest, sha256
+
+SMALL = Options(settings=(("pacq_ports", 1), ("pacq_tokens", 1), ("pacq_fifo", 128), ("block", 16)))
+
+
+@pytest.fixture(scope="module")
+def package(tiny_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine") / "tiny-int4"
+    compile_model(tiny_int4, boards.load("zcu102"), folder, SMALL)
+    return folder
+
+
+@pytest.mark.csim
+def test_the_verilog_gives_the_emulators_bits_and_its_cycles_are_counted(package: Path, meadowc: Any) -> None:
+    told: list[str] = []
+    made = load(package)
+    rows = check(made, told.append)
+    assert len(rows) == 2 * (3 * 6 + 1) and all(row["same"] for row in rows)
+    assert {row["tokens"] for row in rows} == {1, 5}
+    bus = meadowc("bench", "bus", package, "--json").json
+    assert all(row["bits_as_the_emulator"] for row in bus["rows"]) and 0 < bus["ddr4"] <= 1 and bus["ideal"] <= 1
+    found = decode.measure(made, boards.load("zcu102"), 64)
+    assert 0 < found["share_of_roofline"] < 1
+    assert abs(sum(part["seconds"] for part in found["parts"]) - found["seconds"]) < 1e-9
+    assert {part["kind"] for part in found["parts"]} == {"simulated", "modelled"}
+
+
+def test_a_model_without_grouped_weights_has_no_such_engine(tiny_package: Path, meadowc: Any) -> None:
+    for command in (
+        ("bench", "bus"),
+        ("bench", "decode"),
+        ("verify", "--rungs", "emulator,rtl", "--limit", "1", "--tokens", "1"),
+        ("cosim",),
+    ):
+        result = meadowc(*command, tiny_package)
+        assert result.code == 2 and "no grouped weights" in result.err
+
+
+@pytest.mark.csim
+def test_driver_registers_streams_and_verilog_agree_and_a_fault_in_the_verilog_shows(
+    package: Path, meadowc: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("pynq")
+    result = meadowc("cosim", package, "--json")
+    assert result.code == 0 and result.json["agree"] and result.json["cycles"] >= result.json["counters"]["CYCLES"] > 0
+    assert result.json["counters"]["COMMANDS"] == result.json["commands"] == 6
+    assert result.json["predicted_beats"][0] == result.json["counters"]["BEATS0"] > 0
+    broken = tmp_path / "broken"
+    shutil.copytree(package, broken)
+    name = "rtl/pacq_scale.v"
+    text = (broken / name).read_text()
+    (broken / name).write_text(
+        text.replace("first_q <= {first_q[LATENCY-2:0], first_i};", "first_q <= {first_q[LATENCY-2:0], 1'b1};")
+    )
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["files"][name] = sha256(broken / name)
+    manifest["digest"] = manifest_digest(manifest)
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    result = meadowc("cosim", "--trust", broken)
+    assert result.code == 4 and "DIFFER: bits after each layer" in result.out and "layer 0: differs from" in result.out
