@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toolchain.fake_tool import LOGS
+from fake_tool import LOGS
 
 from meadow import boards
 from meadow.compiler.pipeline import Options, compile_model
@@ -41,7 +41,7 @@ class Machine:
         names = ["vivado", "v++", "vitis-run"] + ["vitis_hls"] * (release < "2025")
         for name in names:
             path = place / name
-            path.write_text(f"#!{sys.executable}\n" + (Path(__file__).parent / "fake_tool.py").read_text())
+            path.write_text(f"#!{sys.executable}\n" + (Path(__file__).parents[1] / "fake_tool.py").read_text())
             path.chmod(path.stat().st_mode | stat.S_IEXEC)
         self.monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
         self.monkeypatch.setenv("FAKE_RELEASE", release)
