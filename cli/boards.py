@@ -82,14 +82,13 @@ def _fits(board: Board) -> str:
 
 def _serves(model: Path, board: Board) -> dict[str, Any]:
     """The design that compile would choose for a model, with its modelled rates, or why there is none."""
+    from meadow.compiler.engines import require_engines
     from meadow.compiler.graph.rewrite import rewrite
-    from meadow.compiler.pipeline import require_engines
     from meadow.compiler.size.fit import fit, kv_bytes
-    from meadow.compiler.sources.onnx.file import find_model
-    from meadow.compiler.sources.onnx.read import read
+    from meadow.compiler.sources.source import read_source
     from meadow.machine.errors import ResourceExceeded, UnsupportedModel
 
-    graph = read(find_model(model))
+    graph = read_source(model)
     try:
         require_engines(graph)
         graph = rewrite(graph)

@@ -49,19 +49,20 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 @json_option
 def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, optimize: str, design: str,
                     sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
-    """Compile the ONNX file or folder SOURCE for a board.
+    """Compile SOURCE, an ONNX or GGUF file or a folder with one, for a board.
 
     \b
     Examples:
       meadowc compile models/smollm2-int8/model.onnx --board zcu102 -o build/smollm2
       meadowc compile model.onnx --board kv260 --dataflow gemm --set context=1024
+      meadowc compile SmolLM2-135M-Instruct.Q4_1.gguf --board kv260
     """
     from meadow import boards
     from meadow.compiler.pipeline import STAGES, Options, compile_model
-    from meadow.compiler.sources.onnx.file import find_model
+    from meadow.compiler.sources.source import find_source
 
     began = time.perf_counter()
-    file = find_model(source)
+    file = find_source(source)
     name = file.parent.resolve().name if file.stem == "model" else file.stem
     folder = target or Path("build") / name
     options = Options(dataflow, packing, design, settings(sets), folder.name, optimize)

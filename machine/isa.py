@@ -18,6 +18,8 @@ VERSION = 2
 WORDS = 32
 INSTRUCTION_BYTES = WORDS * 4
 CHUNK_SHIFT = 24
+SMALLEST_EPSILON = 1e-30
+"""Of a norm: below it a norm of zeros would divide by a flushed zero."""
 
 
 class Opcode(IntEnum):

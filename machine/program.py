@@ -7,6 +7,7 @@ position, the number of tokens and the first token whose logits are wanted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -60,11 +61,24 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction.  Operands are slots, integers or floats, by the field names of isa.INSTRUCTIONS."""
+    """One instruction.  Operands are slots, integers or floats, by the field names of isa.INSTRUCTIONS.
 
-    name: str
+    role   what the step does, the same words in every layer: q, attend, attend.scores, glu.quantize
+    layer  of the decoder; None before the first and after the last
+    part   number among the steps that stream one matrix, where it is cut
+    """
+
+    role: str
     opcode: Opcode
-    operands: dict[str, Slot | Value]
+    operands: Mapping[str, Slot | Value]
+    layer: int | None = None
+    part: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: l3.q, l3.attend.scores, logits#1."""
+        name = self.role if self.layer is None else f"l{self.layer}.{self.role}"
+        return name if self.part is None else f"{name}#{self.part}"
 
     def slots(self) -> list[tuple[str, Slot]]:
         return [(k, v) for k, v in self.operands.items() if isinstance(v, Slot) and v is not NOWHERE]

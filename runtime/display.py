@@ -78,19 +78,13 @@ def html(session: Session) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def kind_of(step: str) -> str:
-    """A step's name without its layer: what all layers have alike (compiler/price/timeline.py: Event.kind)."""
-    return step.split(".", 1)[1] if step.startswith("l") and "." in step else step
-
-
 def timeline(session: Session, program: str) -> Any:
     """Modelled microseconds of each kind of step of a program: a matplotlib figure, or lines of text."""
     steps = session.package.summary().get("timeline", {}).get(program)
     if not steps:
         raise UsageError(f"{session.package.folder} has no timeline of {program!r}; decode and prefill are possible")
     spent: dict[str, float] = {}
-    for name, microseconds, _ in steps:
-        kind = kind_of(name)
+    for kind, microseconds, _ in steps:
         spent[kind] = spent.get(kind, 0.0) + microseconds
     ordered = sorted(spent.items(), key=lambda item: -item[1])
     total = sum(spent.values())
@@ -111,8 +105,7 @@ def timeline(session: Session, program: str) -> Any:
     bars.set_title(title)
     colours = {kind: f"C{n % 10}" for n, (kind, _) in enumerate(ordered)}
     at = 0.0
-    for name, microseconds, _ in steps:
-        kind = kind_of(name)
+    for kind, microseconds, _ in steps:
         line.barh(0, microseconds / 1e3, left=at / 1e3, color=colours[kind], linewidth=0)
         at += microseconds
     line.set_yticks([])

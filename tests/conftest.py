@@ -13,9 +13,8 @@ import pytest
 
 from meadow import boards
 from meadow.cli.main import main
+from meadow.compiler.models import convert, quantize
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.quantize.recipe import quantize
-from meadow.compiler.sources.convert import convert
 
 TINY = Options(packing="prefix", settings=(("block", 64), ("token_lanes", 8), ("tile_rows", 128)), name="tiny")
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -16,11 +16,11 @@ from meadow.compiler.emit.emit import emit
 from meadow.compiler.emit.save import save
 from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model, pack_all
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
-from meadow.compiler.quantize.recipe import quantize
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.verify import flip_changes_digest
@@ -161,7 +161,7 @@ def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: P
     schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
     assert not any(step.operands.get("reuse") for step in schedule.programs["decode"] if step.name.endswith(".v"))
     save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
-         facts(fitted.design, board))  # fmt: skip
+         facts(fitted.design, board), {})  # fmt: skip
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -181,7 +181,7 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
     save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
-         facts(fitted.design, board))  # fmt: skip
+         facts(fitted.design, board), {})  # fmt: skip
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -241,8 +241,7 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
 @pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
 def test_heads_that_do_not_fill_a_beat_are_padded(dataflow: str, tmp_path: Path) -> None:
     """4 heads of 18 over 2, in 2 ports: neither a row of scales nor a head ends at a beat."""
-    from meadow.compiler.quantize.recipe import quantize
-    from meadow.compiler.sources.convert import convert
+    from meadow.compiler.models import convert, quantize
 
     write_gguf(tmp_path / "m.gguf", "F16", "F16", heads=4, dim=72)
     convert(tmp_path / "m.gguf", tmp_path / "m")

@@ -15,10 +15,9 @@ from random_gguf import write_gguf
 
 from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.models import convert, quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.program.pack import SCHEMES, pack
-from meadow.compiler.quantize.recipe import quantize
-from meadow.compiler.sources.convert import convert
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine import isa

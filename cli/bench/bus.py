@@ -31,7 +31,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
     with stages(("activations", "building", "ideal", "ddr4"), as_json) as show:
         show("activations", "from the emulator")
         _, work = jobs(made)
-        one = [j for j in work if j.name.startswith(f"blk.{layer}.")]
+        one = [j for j in work if j.layer == layer]
         if not one:
             raise click.UsageError(f"--layer {layer}: the model has none of that number")
         show("building", "Verilator")

@@ -69,8 +69,8 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     position = min(TIMELINE_AT, design.context - 1)
     block = min(design.block, design.context)
     runs = {
-        f"one token after {position}": timeline(steps["decode"], summary["step_names"]["decode"], design, 1, position, bandwidth),
-        f"a block of {block} tokens": timeline(steps["prefill"], summary["step_names"]["prefill"], design, block, 0, bandwidth),
+        f"one token after {position}": timeline(steps["decode"], design, 1, position, bandwidth),
+        f"a block of {block} tokens": timeline(steps["prefill"], design, block, 0, bandwidth),
     }  # fmt: skip
     decode, prefill = runs.values()
     packing = package.packing()
@@ -92,7 +92,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
 
     peak = design.products_per_second / 1e9
     ports = design.weight_bytes_per_second / 1e9
-    layer = [e for e in decode if e.name.startswith("l0.")]
+    layer = [e for e in decode if e.layer == 0]
     roles = [r for r in ROLES if any(b[r] > sum(b.values()) / 200 for b in by_context)]
     drawn = {
         "roofline": charts.roofline(points(decode, "decode") + points(prefill, f"prefill of {block}"), peak,
@@ -158,7 +158,7 @@ def _recipe(package: Package) -> str:
 def _summary(package: Package) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(package.file("report/summary.json").read_text())
-        missing = [k for k in ("traffic", "front", "step_names", "budget") if k not in found]
+        missing = [k for k in ("traffic", "front", "budget") if k not in found]
     except ValueError:
         missing = ["readable text"]
     if missing:

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from meadow.compiler.emit.emit import BuildPlan
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.program.lower import rope_row_bytes
+from meadow.compiler.graph.ops import Linear
+from meadow.compiler.program.constants import gains, rotary_names, rotary_table
 from meadow.compiler.program.pack import AnyPacked, PackedGroups
 from meadow.compiler.program.parts import Part
 from meadow.machine import isa
-from meadow.machine.arithmetic.int8 import rope_table
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
 from meadow.machine.folder import WORK, beside
-from meadow.machine.package.read import COMPANIONS, FORMAT_VERSION, load, manifest_digest, sha256
+from meadow.machine.package.read import FORMAT_VERSION, load, manifest_digest, sha256
 from meadow.machine.program import Schedule
 from meadow.machine.storage.rows import padded
 
@@ -61,8 +61,12 @@ def _sources(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
-         parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any]) -> None:  # fmt: skip
-    """Write the package `target`.  `facts` are the manifest's fields that only the pipeline knows."""
+         parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any], texts: Mapping[str, bytes]) -> None:  # fmt: skip
+    """Write the package `target`.
+
+    facts  the manifest's fields that only the pipeline knows
+    texts  the tokenizer and what else goes with the model, by file name
+    """
     with beside(target, "package", (Path(graph.source),)) as folder:
         (folder / "report").mkdir()
         for name, text in plan.files.items():
@@ -73,11 +77,12 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
         rows = _packing_rows(graph, schedule, packed, parts_of)
         (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
+        places = {name: [[s.layer, s.role, s.part] for s in steps] for name, steps in schedule.programs.items()}
+        (folder / "steps.json").write_text(json.dumps(places) + "\n")
         (folder / "report" / "schedule.txt").write_text(str(schedule))
         (folder / "report" / "graph.txt").write_text(str(graph))
-        names = _copy_companions(Path(graph.source).parent, folder / "tokenizer")
+        names = _write_companions(texts, folder / "tokenizer")
         model = asdict(graph.model)
-        model.pop("inv_freq")
         files = {
             p.relative_to(folder).as_posix(): sha256(p)
             for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
@@ -132,11 +137,8 @@ def _contents(
     graph: Graph, design: Design, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
 ) -> dict[str, NDArray[Any]]:
     """What each weights or constants buffer holds."""
-    model = graph.model
-    table = rope_table(np.array(model.inv_freq), design.context).reshape(design.context, -1)
-    rope = np.zeros((design.context, rope_row_bytes(model.head_dim) // 2), np.int16)
-    rope[:, : table.shape[1]] = table
-    found: dict[str, NDArray[Any]] = {"rope": rope, **graph.gains}
+    found: dict[str, NDArray[Any]] = {n: rotary_table(f, design.context) for f, n in rotary_names(graph).items()}
+    found |= gains(graph)
     for weight, parts in parts_of.items():
         scale = graph.weights[weight].scale
         assert scale is not None
@@ -203,12 +205,14 @@ def _packing_rows(
         return [int(slot.space), slot.offset, slot.length] if slot is not None else None
 
     rows = []
+    streams = {n.weight: n for n in graph.nodes if isinstance(n.op, Linear)}
     for weight, parts in parts_of.items():
+        node = streams[weight]
         for part in parts:
             p = packed[part.name]
             checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
-            common = {
-                "name": part.name, "matrix": weight, "type": str(graph.weights[weight].elem),
+            common: dict[str, Any] = {
+                "name": part.name, "matrix": weight, "layer": node.layer, "role": node.role, "type": str(graph.weights[weight].elem),
                 "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports, "first_row": part.first_row,
                 "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)], "bytes": p.nbytes,
                 "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
@@ -226,15 +230,17 @@ def _packing_rows(
     return rows
 
 
-def _copy_companions(source: Path, target: Path) -> list[str]:
-    names = [name for name in COMPANIONS if (source / name).is_file()]
-    if names:
+def _write_companions(texts: Mapping[str, bytes], target: Path) -> list[str]:
+    """Raises UsageError for a text that is not whole JSON and should be."""
+    if texts:
         target.mkdir()
-    for name in names:
+    for name, text in texts.items():
         if name.endswith(".json"):
             try:
-                json.loads((source / name).read_text())
+                json.loads(text)
             except ValueError:
-                raise UsageError(f"{source / name} is not whole JSON; export or convert the model again") from None
-        shutil.copyfile(source / name, target / name)
-    return names
+                raise UsageError(
+                    f"{name} beside the model is not whole JSON; export or convert the model again"
+                ) from None
+        (target / name).write_bytes(text)
+    return list(texts)

@@ -8,6 +8,7 @@ hardware applies them (docs/arithmetic.md), so that rung 2 must agree to a small
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.graph.graph import Graph, Node, Op
+from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
 from meadow.machine.arithmetic.fp16 import half
 
 Floats = NDArray[np.float32]
@@ -66,34 +68,51 @@ class Evaluator:
         with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities and NaN, as the file has them
             for node in nodes:
                 inputs = [values[name] for name in node.inputs]
-                if observe is not None and node.op in (Op.LINEAR, Op.HEAD):
+                if observe is not None and isinstance(node.op, Linear):
                     observe(node, inputs[0])
                 values[node.name] = self._node(node, inputs, tokens, position, state)
         return values[nodes[-1].name]
 
     def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], position: NDArray[np.intp],
               state: State) -> Floats:  # fmt: skip
-        model = self.graph.model
         match node.op:
-            case Op.EMBED:
-                return self.weights[node.weight or ""][tokens]
-            case Op.NORM:
-                x = inputs[0]
-                root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(model.eps))
-                return x / root * self.graph.gains[node.weight or ""]
-            case Op.LINEAR | Op.HEAD:
-                grouped = self.graph.weight_of(node).elem.group
-                x = self._half(inputs[0]) if grouped else self._int8(inputs[0])
-                return x @ self.weights[node.weight or ""].T
-            case Op.ROPE:
-                return self._rope(inputs[0], node.heads, position)
-            case Op.ATTEND:
-                return self._attend(node, inputs, state)
-            case Op.GLU:
-                gate, up = inputs if len(inputs) == 2 else (inputs[0][:, 0::2], inputs[0][:, 1::2])
-                return gate / (1 + np.exp(-gate)) * up
-            case Op.ADD:
+            case Embedding() as op:
+                x = self.weights[op.weight][tokens]
+                x = x if op.factor == 1 else x * np.float32(op.factor)
+                return x if op.positions is None else x + self.weights[op.positions][position + op.shift]
+            case Norm() as op:
+                return self._norm(op, inputs[0])
+            case Head() as op:
+                return self._head(op, inputs[0])
+            case Linear() as op:
+                return self._linear(op, inputs[0])
+            case Rotary() as op:
+                return self._rope(op, inputs[0], position)
+            case Attention() as op:
+                return self._attend(op, node.layer or 0, inputs, state)
+            case Activation() as op:
+                return _activate(op, inputs)
+            case Add():
                 return inputs[0] + inputs[1]
+        raise ValueError(f"%{node.name}: {node.op.title} has no meaning here")
+
+    def _norm(self, op: Norm, x: Floats) -> Floats:
+        x = x - np.mean(x, axis=-1, keepdims=True) if op.kind == "layer" else x
+        x = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(op.eps))
+        if op.gain is not None:
+            gain = self.graph.vectors[op.gain]
+            x = x * (gain + np.float32(op.offset) if op.offset else gain)
+        return x if op.bias is None else x + self.graph.vectors[op.bias]
+
+    def _linear(self, op: Linear, x: Floats) -> Floats:
+        grouped = self.graph.weights[op.weight].elem.group
+        y = (self._half(x) if grouped else self._int8(x)) @ self.weights[op.weight].T
+        return y if op.bias is None else y + self.graph.vectors[op.bias]
+
+    def _head(self, op: Head, x: Floats) -> Floats:
+        y = self._linear(op, x)
+        y = y if op.factor == 1 else y * np.float32(op.factor)
+        return _capped(y, op.softcap)
 
     def _int8(self, x: Floats) -> Floats:
         """x rounded to 255 levels of its last axis' largest magnitude, if activations are INT8."""
@@ -106,31 +125,74 @@ class Evaluator:
         """x rounded to FP16, as pacq_gemv takes it."""
         return half(x).astype(np.float32) if self.quantized else x
 
-    def _rope(self, x: Floats, heads: int, position: NDArray[np.intp]) -> Floats:
-        angle = position[:, None, None] * np.array(self.graph.model.inv_freq)
+    def _rope(self, op: Rotary, x: Floats, position: NDArray[np.intp]) -> Floats:
+        angle = position[:, None, None] * np.array(op.frequencies)
         cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-        low, high = np.split(x.reshape(len(x), heads, -1), 2, axis=-1)
-        return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).reshape(len(x), -1)
+        if op.factor != 1:
+            cos, sin = cos * np.float32(op.factor), sin * np.float32(op.factor)
+        heads = x.reshape(len(x), op.heads, op.head_dim)
+        turned, rest = heads[..., : 2 * len(op.frequencies)], heads[..., 2 * len(op.frequencies) :]
+        if op.interleaved:
+            low, high = turned[..., 0::2], turned[..., 1::2]
+            turned = np.stack([low * cos - high * sin, high * cos + low * sin], axis=-1).reshape(turned.shape)
+        else:
+            low, high = np.split(turned, 2, axis=-1)
+            turned = np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+        return np.concatenate([turned, rest], axis=-1).reshape(len(x), -1) if rest.size else turned.reshape(len(x), -1)
 
-    def _attend(self, node: Node, inputs: list[Floats], state: State) -> Floats:
-        model, layer = self.graph.model, node.layer or 0
+    def _attend(self, op: Attention, layer: int, inputs: list[Floats], state: State) -> Floats:
         tokens = len(inputs[0])
-        q, k, v = (self._int8(x.reshape(tokens, -1, model.head_dim)) for x in inputs)
-        if layer in state.keys:
-            k = np.concatenate([state.keys[layer], k])
-            v = np.concatenate([state.values[layer], v])
-        state.keys[layer], state.values[layer] = k, v
-        future = np.arange(len(k)) > np.arange(state.position, state.position + tokens)[:, None]
+        q, *new = (self._int8(x.reshape(tokens, -1, op.head_dim)) for x in inputs)
+        if op.keys_from is None:
+            if layer in state.keys:
+                new = [np.concatenate([state.keys[layer], new[0]]), np.concatenate([state.values[layer], new[1]])]
+            state.keys[layer], state.values[layer] = new
+        source = layer if op.keys_from is None else op.keys_from
+        k, v = state.keys[source], state.values[source]
+        distance = np.arange(state.position, state.position + tokens)[:, None] - np.arange(len(k))
+        hidden = distance < 0 if op.causal else np.zeros_like(distance, dtype=bool)
+        if op.window:
+            hidden = hidden | (distance >= op.window)
         out = np.empty_like(q)
-        for head in range(model.heads):
-            kv = head // (model.heads // model.kv_heads)
-            score = q[:, head] @ k[:, kv].T * np.float32(model.head_dim**-0.5)
-            score[future] = -np.inf
-            weight = np.exp(score - score.max(axis=-1, keepdims=True))
+        for head in range(op.heads):
+            kv = head // (op.heads // op.kv_heads)
+            score = _capped(q[:, head] @ k[:, kv].T * np.float32(op.scale), op.softcap)
+            score[hidden] = -np.inf
+            top = score.max(axis=-1, keepdims=True)
+            sink = None if op.sinks is None else self.graph.vectors[op.sinks][head]
+            top = top if sink is None else np.maximum(top, sink)
+            weight = np.exp(score - top)
             if self.quantized:
                 weight = np.rint(weight * np.float32(65535))
-            out[:, head] = weight @ v[:, kv] / weight.sum(axis=-1, keepdims=True)
+            total = weight.sum(axis=-1, keepdims=True)
+            total = total if sink is None else total + np.exp(sink - top) * np.float32(65535 if self.quantized else 1)
+            out[:, head] = weight @ v[:, kv] / total
         return out.reshape(tokens, -1)
+
+
+def _capped(x: Floats, cap: float) -> Floats:
+    """cap * tanh(x / cap); x where cap is 0."""
+    return x if not cap else np.tanh(x / np.float32(cap)) * np.float32(cap)
+
+
+def _activate(op: Activation, inputs: list[Floats]) -> Floats:
+    x = inputs[0]
+    gate, up = (x[:, 0::2], x[:, 1::2]) if op.alternating else (x, inputs[1] if op.gated else None)
+    found = _ACTIVATIONS[op.kind](gate)
+    return found if up is None else found * up
+
+
+def _erf(x: Floats) -> Floats:
+    return np.vectorize(math.erf, otypes=[np.float32])(x) if x.size else x
+
+
+_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + _erf(x * np.float32(0.5**0.5))) * np.float32(0.5),
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x))) * np.float32(0.5),
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+    "relu2": lambda x: np.square(np.maximum(x, np.float32(0))),
+}  # fmt: skip
 
 
 def evaluate(graph: Graph, tokens: NDArray[np.integer[Any]], quantized: bool | None = None) -> Floats:

@@ -1,57 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Level 1, what is computed: a language model as a short list of nodes in topological order.
 
-Knows nothing of ONNX (read.py made it), of hardware or of addresses.
+Knows nothing of files (sources/ made it), of hardware or of addresses.
 
-    graph  = model, node*, weights, gains
-    node   = name, op, inputs*, attributes
-    op     = EMBED | NORM | LINEAR | ROPE | ATTEND | GLU | ADD | HEAD
+    graph  = model, node*, weights, vectors
+    node   = name, op, inputs*, layer, role
+    op     = Embedding | Norm | Linear | Rotary | Attention | Activation | Add | Head     (ops.py has their attributes)
 
-    embed(ids; W)            the rows of W that the tokens name                         [T, dim]
-    norm(x; gain)            x / sqrt(mean(x^2) + eps) * gain                           [T, dim]
-    linear(x; W)             x @ W.T                                                    [T, N]
-    rope(x; heads)           rotary position of each head, halves rotated               [T, heads * head_dim]
-    attend(q, k, v; layer)   causal softmax(q k.T / sqrt(head_dim)) v with the KV cache [T, heads * head_dim]
-    glu(g, u) or glu(gu)     silu(g) * u; with one input its columns are g0 u0 g1 u1 ... [T, ffn]
-    add(a, b)                a + b                                                      [T, dim]
-    head(x; W)               logits                                                     [T, vocab]
+A node's name is its layer and its role ("l3.q"), for people; whoever needs the layer or the role asks the node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.graph.ops import Head, Op, Tensors
 from meadow.machine.types import Weight
-
-
-class Op(Enum):
-    EMBED = "embed"
-    NORM = "norm"
-    LINEAR = "linear"
-    ROPE = "rope"
-    ATTEND = "attend"
-    GLU = "glu"
-    ADD = "add"
-    HEAD = "head"
-
-
-OPERANDS = {
-    Op.EMBED: (0, 0), Op.NORM: (1, 1), Op.LINEAR: (1, 1), Op.ROPE: (1, 1),
-    Op.ATTEND: (3, 3), Op.GLU: (1, 2), Op.ADD: (2, 2), Op.HEAD: (1, 1),
-}  # fmt: skip
-WEIGHTED = {Op.EMBED, Op.NORM, Op.LINEAR, Op.HEAD}
 
 
 @dataclass(frozen=True)
 class Model:
-    """The numbers of a model, each read from the graph itself.
+    """The numbers of a model for people and for the host; what is computed stands in the nodes.
 
-    inv_freq  float64 [head_dim / 2], the rotary frequency of each pair
-    context   the longest context the model was made for, in tokens; 0 when the file does not say
+    context      the longest context the model was made for, in tokens; 0 when the file does not say
     activations  "int8" when the file asks for INT8 activations, else "float"
     """
 
@@ -63,8 +38,6 @@ class Model:
     head_dim: int
     ffn: int
     vocab: int
-    eps: float
-    inv_freq: tuple[float, ...]
     context: int = 0
     activations: str = "float"
 
@@ -77,41 +50,46 @@ class Model:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation.  `weight` names an entry of Graph.weights (or of Graph.gains for a norm)."""
+    """One operation.
+
+    layer  number of the decoder layer it belongs to; None before the first and after the last
+    role   what it is in its layer, the same word in every layer: attn_norm, q, k, v, attend, o, ...
+    """
 
     name: str
     op: Op
     inputs: tuple[str, ...] = ()
-    weight: str | None = None
     layer: int | None = None
-    heads: int = 0
+    role: str = ""
+
+    @property
+    def weight(self) -> str | None:
+        """The matrix that the node multiplies with or gathers from."""
+        return getattr(self.op, "weight", None)
 
     def __str__(self) -> str:
-        args = [f"%{i}" for i in self.inputs]
-        if self.op is Op.EMBED:
-            args = ["ids"]
-        if self.weight is not None:
-            args.append(f"@{self.weight}")
-        if self.heads:
-            args.append(f"heads={self.heads}")
-        if self.op is Op.ATTEND:
-            args.append(f"layer={self.layer}")
-        return f"%{self.name} = {self.op.value}({', '.join(args)})"
+        args = [f"%{i}" for i in self.inputs] if self.op.operands[1] else ["ids"]
+        return f"%{self.name} = {self.op.title}({', '.join([*args, *self.op.arguments()])})"
+
+
+def name_of(layer: int | None, role: str) -> str:
+    """The name of the node that is `role` in `layer`."""
+    return role if layer is None else f"l{layer}.{role}"
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A whole model.  Weights are shared by name: a tied head and embedding are one entry.
 
-    source    the file it was read from
-    metadata  that file's own key-value pairs
-    positions  up to which the file was tried against this graph (confirm.py); 0 where it was not
+    source     the file it was read from
+    metadata   that file's own key-value pairs
+    positions  up to which the file was tried against this graph (sources/onnx/confirm.py); 0 where it was not
     """
 
     model: Model
     nodes: tuple[Node, ...]
-    weights: dict[str, Weight] = field(repr=False)
-    gains: dict[str, NDArray[np.float32]] = field(repr=False)
+    weights: Mapping[str, Weight] = field(repr=False)
+    vectors: Mapping[str, NDArray[np.float32]] = field(repr=False)
     source: str = ""
     metadata: dict[str, str] = field(default_factory=dict, repr=False)
     positions: int = 0
@@ -121,65 +99,70 @@ class Graph:
 
     def check(self) -> None:
         """Raise ValueError unless every node reads what an earlier one computed and every weight exists and fits."""
+        widths = self.widths()
+        if not self.nodes or not isinstance(self.nodes[-1].op, Head):
+            raise ValueError("the last node must be the head")
+        if widths[self.nodes[-1].name] != self.model.vocab:
+            raise ValueError(f"the head has {widths[self.nodes[-1].name]} rows, the vocabulary {self.model.vocab}")
+
+    def widths(self) -> dict[str, int]:
+        """Columns of every node's value, by name.  Raises ValueError for a node that does not fit what it reads."""
         widths: dict[str, int] = {}
-        model = self.model
+        tensors = Tensors(self.weights, self.vectors)
         for node in self.nodes:
-            low, high = OPERANDS[node.op]
+            low, high = node.op.operands
             if not low <= len(node.inputs) <= high:
-                raise ValueError(f"%{node.name}: {node.op.value} takes {low} to {high} inputs, not {len(node.inputs)}")
+                raise ValueError(f"%{node.name}: {node.op.title} takes {low} to {high} inputs, not {len(node.inputs)}")
             for name in node.inputs:
                 if name not in widths:
                     raise ValueError(f"%{node.name} reads %{name} before it is computed")
             if node.name in widths:
                 raise ValueError(f"%{node.name} is computed twice")
-            if (node.weight is not None) != (node.op in WEIGHTED):
-                raise ValueError(f"%{node.name}: {node.op.value} and its weight {node.weight!r} do not go together")
-            widths[node.name] = self._width(node, [widths[i] for i in node.inputs])
-        if not self.nodes or self.nodes[-1].op is not Op.HEAD:
-            raise ValueError("the last node must be the head")
-        if widths[self.nodes[-1].name] != model.vocab:
-            raise ValueError(f"the head has {widths[self.nodes[-1].name]} rows, the vocabulary {model.vocab}")
-
-    def _width(self, node: Node, inputs: list[int]) -> int:
-        model = self.model
-        if node.op is Op.NORM:
-            assert node.weight is not None
-            gain = self.gains[node.weight]
-            if gain.shape != (inputs[0],):
-                raise ValueError(f"%{node.name}: gain {gain.shape} for an input of {inputs[0]}")
-            return inputs[0]
-        if node.op in (Op.LINEAR, Op.HEAD):
-            assert node.weight is not None
-            weight = self.weights[node.weight]
-            if weight.cols != inputs[0]:
-                raise ValueError(f"%{node.name}: {weight} for an input of {inputs[0]}")
-            return weight.rows
-        if node.op is Op.EMBED:
-            assert node.weight is not None
-            return self.weights[node.weight].cols
-        if node.op is Op.ATTEND:
-            wanted = [model.heads * model.head_dim] + [model.kv_heads * model.head_dim] * 2
-            if inputs != wanted:
-                raise ValueError(f"%{node.name}: q, k, v are {inputs} wide, not {wanted}")
-            return wanted[0]
-        if node.op is Op.ROPE and inputs[0] != node.heads * model.head_dim:
-            raise ValueError(f"%{node.name}: {inputs[0]} is not {node.heads} heads of {model.head_dim}")
-        if node.op is Op.GLU:
-            return inputs[0] if len(inputs) == 2 else inputs[0] // 2
-        if node.op is Op.ADD and inputs[0] != inputs[1]:
-            raise ValueError(f"%{node.name}: adds {inputs[0]} to {inputs[1]}")
-        return inputs[0]
+            try:
+                widths[node.name] = node.op.width([widths[i] for i in node.inputs], tensors)
+            except ValueError as error:
+                raise ValueError(f"%{node.name}: {error}") from None
+            except KeyError as missing:
+                raise ValueError(f"%{node.name}: there is no tensor {missing}") from None
+        return widths
 
     def weight_of(self, node: Node) -> Weight:
-        """The matrix of a linear, head or embed node."""
-        assert node.weight is not None
-        return self.weights[node.weight]
+        """The matrix of a linear, head or embedding."""
+        return self.weights[node.weight or ""]
+
+    def readers(self) -> dict[str, list[Node]]:
+        """The nodes that read each node's value, by its name."""
+        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                found[name].append(node)
+        return found
+
+    def layer(self, number: int) -> tuple[Node, ...]:
+        """The nodes of one layer; the last of them is what the next layer reads."""
+        return tuple(node for node in self.nodes if node.layer == number)
+
+    def entry(self, number: int) -> Node:
+        """The node whose value layer `number` reads: the last before it."""
+        first = next(n for n, node in enumerate(self.nodes) if node.layer == number)
+        return self.nodes[first - 1]
+
+    def node(self, role: str, layer: int | None = None) -> Node:
+        """The node that is `role` in `layer`.  Raises KeyError when there is none."""
+        found = next((n for n in self.nodes if n.role == role and n.layer == layer), None)
+        if found is None:
+            raise KeyError(f"{role} in layer {layer}")
+        return found
+
+    def used(self) -> Graph:
+        """The graph without the tensors that no node names."""
+        names = {getattr(n.op, f) for n in self.nodes for f in (*n.op.names, *n.op.vectors)}
+        return self.replace(weights={k: w for k, w in self.weights.items() if k in names},
+                            vectors={k: v for k, v in self.vectors.items() if k in names})  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"graph {self.model.name}: {self.model}"]
         for node in self.nodes:
-            kind = ""
-            if node.weight is not None and node.op is not Op.NORM:
-                kind = f"  : {self.weights[node.weight]}"
+            kind = f"  : {self.weights[node.weight]}" if node.weight is not None else ""
             lines.append(f"  {node}{kind}")
         return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ Steps follow one another, as the engine runs them; all modelled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,14 @@ from meadow.machine.program import Step
 
 @dataclass(frozen=True)
 class Event:
-    """One step of a run: microseconds, bytes by role, and the cycles of its phases."""
+    """One step of a run: microseconds, bytes by role, and the cycles of its phases.
+
+    kind  what the step does, the same in every layer (Step.role)
+    """
 
     name: str
+    kind: str
+    layer: int | None
     opcode: str
     start: float
     duration: float
@@ -28,21 +33,28 @@ class Event:
     limit: str
     macs: int
 
-    @property
-    def kind(self) -> str:
-        """The step's name without its layer: what all layers have alike."""
-        return self.name.split(".", 1)[1] if self.name.startswith("l") and "." in self.name else self.name
 
-
-def timeline(steps: Iterable[Step], names: Sequence[str], design: Design, tokens: int, position: int,
-             bandwidth_gb_s: float) -> list[Event]:  # fmt: skip
+def timeline(steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float) -> list[Event]:
     """The events of one run, in order."""
     found, now = [], 0.0
-    for step, name in zip(steps, names, strict=True):
+    for step in steps:
         made = cost.step_cost(step, design, tokens, position, bandwidth_gb_s)
         duration = made.cycles / design.clock_mhz
         macs = cost.step_macs(step, tokens, position)
-        found.append(Event(name, step.opcode.name, now, duration, made.bytes, made.phases, made.limit, macs))
+        found.append(
+            Event(
+                step.name,
+                step.role,
+                step.layer,
+                step.opcode.name,
+                now,
+                duration,
+                made.bytes,
+                made.phases,
+                made.limit,
+                macs,
+            )
+        )
         now += duration
     return found
 

@@ -6,9 +6,11 @@ Decides nothing else about a matrix; which order its bytes have is decided in ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from meadow.compiler.graph.graph import Graph, Node, Op
+from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Attention, Linear, Rotary
 from meadow.compiler.program.pack import group_format
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.machine.program import CHUNK_LIMIT
@@ -19,11 +21,19 @@ from meadow.machine.types import Weight
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of one weight matrix: what one LINEAR step streams.  Split so that no port's stream passes a chunk."""
+    """Some rows of one weight matrix: what one LINEAR step streams.  Split so that no port's stream passes a chunk.
 
-    name: str
+    number  among the parts of its matrix; None when it is the whole
+    """
+
+    matrix: str
     first_row: int
     layout: Layout | GroupLayout
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.matrix if self.number is None else f"{self.matrix}#{self.number}"
 
 
 def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[Part]:
@@ -32,8 +42,8 @@ def parts(name: str, rows: int, cols: int, ports: int, tile_rows: int) -> list[P
     most = max(tile_rows, CHUNK_LIMIT // row_bytes * ports // tile_rows * tile_rows)
     found = []
     for first in range(0, rows, most):
-        suffix = f"#{first // most}" if rows > most else ""
-        found.append(Part(name + suffix, first, Layout(min(most, rows - first), cols, ports, tile_rows)))
+        number = first // most if rows > most else None
+        found.append(Part(name, first, Layout(min(most, rows - first), cols, ports, tile_rows), number))
     return found
 
 
@@ -44,26 +54,28 @@ def group_parts(weight: Weight, ports: int) -> list[Part]:
     most = max(1, CHUNK_LIMIT // (whole.groups * whole.group_beats * BEAT_BYTES)) * unit
     found = []
     for first in range(0, weight.rows, most):
-        suffix = f"#{first // most}" if weight.rows > most else ""
-        found.append(Part(weight.name + suffix, first, replace(whole, rows=min(most, weight.rows - first))))
+        number = first // most if weight.rows > most else None
+        found.append(Part(weight.name, first, replace(whole, rows=min(most, weight.rows - first)), number))
     return found
 
 
-def tile_rows(graph: Graph, node: Node, design: Design) -> int:
-    """Output features a tile: whole heads for Q, K and V, else the design's."""
-    heads = any(n.op in (Op.ROPE, Op.ATTEND) and node.name in n.inputs for n in graph.nodes)
-    return graph.model.head_dim if heads else design.tile_rows
+def tile_rows(node: Node, readers: Mapping[str, list[Node]], design: Design) -> int:
+    """Output features per tile: whole heads for Q, K and V, else the design's."""
+    for reader in readers[node.name]:
+        if isinstance(reader.op, (Rotary, Attention)):
+            return reader.op.head_dim
+    return design.tile_rows
 
 
 def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:
     """The parts of every matrix that the engine streams, by weight name."""
-    found = {}
+    found, readers = {}, graph.readers()
     for node in graph.nodes:
-        if node.op in (Op.LINEAR, Op.HEAD):
+        if isinstance(node.op, Linear):
             weight = graph.weight_of(node)
             if weight.elem.group:
                 found[weight.name] = group_parts(weight, design.pacq_ports)
             else:
                 found[weight.name] = parts(weight.name, weight.rows, weight.cols, design.weight_ports,
-                                           tile_rows(graph, node, design))  # fmt: skip
+                                           tile_rows(node, readers, design))  # fmt: skip
     return found

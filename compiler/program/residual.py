@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from meadow.compiler.graph.graph import Graph, Node, Op
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Add, Embedding, Linear, Norm
 from meadow.machine.errors import UnsupportedModel
 
 
@@ -13,21 +14,18 @@ def check_residual(graph: Graph) -> None:
     A sum is written over the running value as soon as its linear runs; a later reader of the value before would get the sum.
     """
     by_name = {n.name: n for n in graph.nodes}
-    users: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            users.setdefault(name, []).append(node)
+    users = graph.readers()
     running, problems = "", []
     for node in graph.nodes:
-        if node.op is Op.EMBED:
+        if isinstance(node.op, Embedding):
             running = node.name
-        elif node.op is Op.NORM and node.inputs[0] != running:
+        elif isinstance(node.op, Norm) and node.inputs[0] != running:
             problems.append(
                 (node.name, f"the norm reads %{node.inputs[0]}, and the running residual there is %{running}")
             )
-        elif node.op is Op.LINEAR and any(u.op is Op.ADD for u in users.get(node.name, [])):
+        elif isinstance(node.op, Linear) and any(isinstance(u.op, Add) for u in users[node.name]):
             (add, *more) = users[node.name]
-            if more or add.op is not Op.ADD or set(add.inputs) != {running, node.name}:
+            if more or not isinstance(add.op, Add) or set(add.inputs) != {running, node.name}:
                 problems.append(
                     (
                         node.name,
@@ -35,7 +33,7 @@ def check_residual(graph: Graph) -> None:
                     )
                 )
             running = add.name
-        elif node.op is Op.ADD and not any(by_name[i].op is Op.LINEAR for i in node.inputs):
+        elif isinstance(node.op, Add) and not any(isinstance(by_name[i].op, Linear) for i in node.inputs):
             problems.append((node.name, "the sum adds no linear layer"))
     if problems:
         raise UnsupportedModel("the engine keeps one residual, and this model needs more (a parallel block?):",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board
-from meadow.compiler.graph.graph import Graph, Op
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Linear
 from meadow.compiler.program.pack import group_format
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search
 from meadow.machine.design import BEAT_BYTES, DEFAULT_TILE_ROWS, LANE_COLS, SETTABLE, Design, bram36
@@ -95,7 +96,7 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     _check_ports(board, fixed)
     _check_packing(packing, fixed)
     model = graph.model
-    matrices = [graph.weight_of(n) for n in graph.nodes if n.op in (Op.LINEAR, Op.HEAD)]
+    matrices = [graph.weight_of(n) for n in graph.nodes if isinstance(n.op, Linear)]
     cols = max(w.cols for w in matrices)
     grouped = [w for w in matrices if w.elem.group]
     array = len(grouped) < len(matrices)

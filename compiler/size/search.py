@@ -8,7 +8,6 @@ Decides nothing that the user has fixed.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -219,16 +218,11 @@ def sampled_bits(graph: Graph, scheme: str, lookup_entries: int = 0) -> dict[str
 
 def _first_layer(graph: Graph) -> Graph:
     """What lies outside of layers, and layer 0, whose sum the final norm reads then."""
-    last = f"l{graph.model.layers - 1}.add"
+    last, first = graph.layer(graph.model.layers - 1)[-1].name, graph.layer(0)[-1].name
     nodes = tuple(
-        replace(n, inputs=tuple("l0.add" if i == last else i for i in n.inputs))
-        for n in graph.nodes if not (m := re.match(r"l(\d+)\.", n.name)) or m.group(1) == "0"
-    )  # fmt: skip
-    used = {n.weight for n in nodes}
-    return graph.replace(
-        nodes=nodes, model=replace(graph.model, layers=1), weights={k: w for k, w in graph.weights.items() if k in used},
-        gains={k: g for k, g in graph.gains.items() if k in used},
-    )  # fmt: skip
+        replace(n, inputs=tuple(first if i == last else i for i in n.inputs)) for n in graph.nodes if not n.layer
+    )
+    return graph.replace(nodes=nodes, model=replace(graph.model, layers=1)).used()
 
 
 def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str
@@ -275,7 +269,7 @@ def _rates(graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: 
     def seconds(program: tuple[Step, ...], tokens: int, position: int, logits: int) -> float:
         cycles = 0.0
         for step in program:
-            times = layers if step.name.startswith("l0.") else 1
+            times = 1 if step.layer is None else layers
             key = (id(step), tokens, position if step.opcode in ATTENTION else 0, logits)
             if key not in priced:  # other steps take the same wherever a block begins
                 priced[key] = times * cost.step_cost(step, design, tokens, key[2], bandwidth_gb_s, logits).cycles

@@ -28,8 +28,8 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
     with emulated_overlay(package) as bit:
         driver = Zynq(package, bit, EmulatedDevice(board), stall=120.0)
     steps = package.steps("prefill")
-    norms = [n for n, step in enumerate(steps) if step.opcode is Opcode.NORM]
-    some = steps[: norms[2 * min(layers, len(norms) // 2)]]
+    ends = package.layer_ends("prefill")
+    some = steps[: ends[min(layers, len(ends)) - 1]]
     streamed = [step for step in some if step.opcode in (Opcode.LINEAR, Opcode.TPHS)]
     beats = [
         sum(on_port(step_beats(step, design, len(TOKENS), 0), f"pacq{p}") for step in streamed)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
     prefer_origin  the user's own model that the source was quantized from, when the manifest names one
     Raises UsageError when the file is gone or has changed.
     """
-    from meadow.compiler.sources.onnx.file import find_model, load_model
-    from meadow.compiler.sources.onnx.read import source_digest
+    from meadow.compiler.sources.onnx.file import load_model
+    from meadow.compiler.sources.source import digest_of, find_source, is_gguf
 
     if override is not None:
-        file = find_model(override)
-        load_model(file)
+        file = find_source(override)
+        if not is_gguf(file):
+            load_model(file)
         return file
     entry, what = package.manifest["source"], "source"
     if prefer_origin and package.manifest.get("origin"):
@@ -57,7 +59,7 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
     )
     if not path.is_file():
         raise UsageError(f"{named} is gone; name it with --reference")
-    if source_digest(path) != entry["sha256"]:
+    if digest_of(path) != entry["sha256"]:
         raise UsageError(
             f"{named} has changed since the package was compiled; compile again, or name the file with --reference"
         )
@@ -72,12 +74,22 @@ def sources(package: Package, override: Path | None) -> Sources:
     if override is None:
         source = reference_model(package, None)
         return Sources(reference_model(package, None, prefer_origin=True), source)
-    from meadow.compiler.sources.onnx.read import source_digest
+    from meadow.compiler.sources.source import digest_of
 
     user = reference_model(package, override)
-    if source_digest(user) == package.manifest["source"]["sha256"]:
+    if digest_of(user) == package.manifest["source"]["sha256"]:
         return Sources(user, user)
     return Sources(user, reference_model(package, None))
+
+
+def written(path: Path, folder: Path) -> Path:
+    """The ONNX file that the graph of the model file `path` is written as, in `folder`."""
+    from meadow.compiler.sources.onnx.file import save_model
+    from meadow.compiler.sources.onnx.write import write
+    from meadow.compiler.sources.source import read_source
+
+    graph = read_source(path)
+    return save_model(write(graph, graph.metadata), folder)
 
 
 class OnnxModel:
@@ -88,12 +100,16 @@ class OnnxModel:
 
     def __init__(self, path: Path, exact: bool = True):
         from meadow.compiler.sources.onnx.file import FP32_ACCURACY, in_full
+        from meadow.compiler.sources.source import is_gguf
 
         try:
             import onnxruntime
         except ImportError:
             raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
         self.path = path
+        if is_gguf(path):  # onnxruntime runs what convert writes of it
+            self._folder = tempfile.TemporaryDirectory(prefix="meadow-reference-")
+            path = written(path, Path(self._folder.name))
         options = onnxruntime.SessionOptions()
         file: str | bytes = str(path)
         if exact:

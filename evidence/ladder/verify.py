@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.quantize.calibrate import calibration_text
 from meadow.evidence.ladder import verilog as engine
 from meadow.evidence.ladder.reference import OnnxModel, reference_model, sources
 from meadow.evidence.ladder.rewritten import compare, narrowest
@@ -88,7 +89,7 @@ def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, 
             continue
         whole = entry["text"]
         if "before" in entry:
-            whole = resources.files("meadow.compiler.quantize").joinpath("calibration.txt").read_text() + "\n" + whole
+            whole = calibration_text() + "\n" + whole
         found.append((entry["text"], session.prompt(whole, raw=bool(entry.get("raw")))[-room:]))
     return found
 
@@ -209,7 +210,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
            tell: Callable[[str], None]) -> Verdict:  # fmt: skip
     """Run every prompt on every rung."""
     from meadow.compiler.graph.evaluate import Evaluator, State
-    from meadow.compiler.sources.onnx.read import read
+    from meadow.compiler.sources.source import read_source
 
     verdict = Verdict()
     if "rtl" in rungs:
@@ -220,7 +221,7 @@ def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | No
         source = files.source if files else reference_model(package, reference)
         user = OnnxModel(files.user) if files and "onnx" in rungs else None
         onnx = OnnxModel(files.source) if user and files and files.rewritten else user
-        evaluator = Evaluator(read(source), quantized=True) if "graph" in rungs else None
+        evaluator = Evaluator(read_source(source), quantized=True) if "graph" in rungs else None
         sessions: dict[tuple[str, str], Session] = {}
         devices = [r for r in rungs if r in ("emulator", "csim")]
         for mode, folder in dataflow_packages(package, source, work):

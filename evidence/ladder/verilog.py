@@ -37,7 +37,8 @@ IDEAL = Memory(beats_per_cycle=4.0, latency=60)
 class Job:
     """One linear as the engine meets it.
 
-    name       of its first weight
+    name       of its matrix, or of the part of it
+    layer      of the decoder; None for the head
     step       number of its instruction in the program
     addresses  of its streams in weights.bin
     a          FP16 [tokens, columns padded to whole groups]
@@ -45,6 +46,7 @@ class Job:
     """
 
     name: str
+    layer: int | None
     step: int
     layout: GroupLayout
     addresses: list[int]
@@ -63,15 +65,26 @@ def require_grouped(package: Package) -> None:
 def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
     """The linears of a prefill of `prefill` tokens (none for 0), and those of the decoded token after the prompt."""
     require_grouped(package)
-    names = {tuple(row["streams"][0][:2]): row["name"] for row in package.packing()}
+    rows = {tuple(row["streams"][0][:2]): row for row in package.packing()}
     seen: list[Job] = []
 
     def witness(f: Fields, a: NDArray[np.float16], y: NDArray[np.float32]) -> None:
         places = [unpack_slot(f[f"weights{p}"]) for p in range(package.design.pacq_ports)]
+        row = rows[places[0]]
         where = [package.manifest["chunks"][chunk]["file_offset"] + offset for chunk, offset in places]
         layout = GroupLayout(y.shape[1], f["cols"], package.design.pacq_ports, GroupFormat.of_word(f["format"]))
         seen.append(
-            Job(names[places[0]], len(seen), layout, where, a.copy(), y.copy(), bool(f["reuse"]), bool(f["hold"]))
+            Job(
+                row["name"],
+                row["layer"],
+                len(seen),
+                layout,
+                where,
+                a.copy(),
+                y.copy(),
+                bool(f["reuse"]),
+                bool(f["hold"]),
+            )
         )
 
     with Session(package.folder, "emulator") as session:
@@ -128,16 +141,15 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
     """The rung `rtl`: linears of the first, middle and last layer and the head, of a prefill and of a decoded token, at full
     size and with their real activations, through the Verilog behind a DDR4-like memory.  Bits against the emulator's."""
     layers = int(package.model["layers"])
-    chosen = {f"blk.{n}." for n in (0, layers // 2, layers - 1)}
+    chosen = {0, layers // 2, layers - 1, None}
     tell("pacq_gemv: building its Verilog with Verilator")
     made = program(package)
     prompt, token = jobs(package, PREFILL)
-    head = token[-1].name.partition("#")[0]
     memory = ddr4(package.design.pacq_clock_mhz, bandwidth(package))
     rows = []
     for phase, work in (("prefill", prompt), ("decode", token)):
         for number, job in enumerate(work):
-            if not any(job.name.startswith(name) for name in chosen) and not job.name.startswith(head):
+            if job.layer not in chosen:
                 continue
             tell(f"pacq_gemv: {phase}, {job.name}, {len(job.a)} tokens")
             script = Script()

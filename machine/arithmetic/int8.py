@@ -173,9 +173,9 @@ def rope(x: Floats, table: NDArray[np.int16]) -> Floats:
     return flush(np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1))
 
 
-def score_scale(head_dim: int) -> np.float32:
-    """log2(e) / sqrt(head_dim): scores are exponents of two from here on."""
-    return np.float32(np.float64(1.4426950408889634) / np.sqrt(np.float64(head_dim)))
+def score_scale(scale: float) -> np.float32:
+    """log2(e) * scale, as 1 / sqrt(head_dim) is: scores are exponents of two from here on."""
+    return np.float32(np.float64(1.4426950408889634) * np.float64(scale))
 
 
 def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32) -> Floats:

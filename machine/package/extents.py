@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
-from meadow.machine.isa import Epilogue, Opcode
+from meadow.machine.isa import SMALLEST_EPSILON, Epilogue, Opcode
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
 from meadow.machine.storage.unpack import format_of
@@ -23,7 +23,6 @@ Fields = dict[str, Any]
 WEIGHTS, CONSTANTS, CACHE = ("weights",), ("constants",), ("kv",)
 SCRATCH = ("activations", "pinned")
 """Kinds of chunks, as place.py makes them."""
-SMALLEST_EPSILON = 1e-30
 
 
 @dataclass(frozen=True)

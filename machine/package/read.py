@@ -29,7 +29,7 @@ from meadow.machine.storage.unpack import Stored, format_of, unpack
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 FABRIC = (0xA000_0000, 0xB000_0000)
@@ -63,6 +63,14 @@ class Embedding(NamedTuple):
         return x
 
 
+class Place(NamedTuple):
+    """Where a step stands: its layer, its role there, and its number among the parts of one matrix (Step has the same)."""
+
+    layer: int | None
+    role: str
+    part: int | None
+
+
 @dataclass(frozen=True)
 class Package:
     """A compiled model on disk, its manifest parsed and checked."""
@@ -91,14 +99,24 @@ class Package:
         """The steps of `prefill` or `decode` as the engine finds them.  Only the weights' slots know their length."""
         lengths = {(c, offset): length for row in self.packing() for c, offset, length in row["streams"]}
         made = []
-        for number, (opcode, fields) in enumerate(isa.decode(self.program(name))):
+        for (opcode, fields), place in zip(isa.decode(self.program(name)), self.places(name), strict=True):
             operands: dict[str, Slot | isa.Value] = dict(fields)
             for field in isa.INSTRUCTIONS[opcode]:
                 if field.kind == "slot":
-                    place = isa.unpack_slot(int(fields[field.name]))
-                    operands[field.name] = Slot(*place, lengths.get(place, 0))
-            made.append(Step(f"{name}.{number}", opcode, operands))
+                    at = isa.unpack_slot(int(fields[field.name]))
+                    operands[field.name] = Slot(*at, lengths.get(at, 0))
+            made.append(Step(place.role, opcode, operands, place.layer, place.part))
         return tuple(made)
+
+    def places(self, name: str) -> list[Place]:
+        """Layer and role of each step of `prefill` or `decode`."""
+        rows = json.loads(self.file("steps.json").read_text())[name]
+        return [Place(*row) for row in rows]
+
+    def layer_ends(self, name: str) -> list[int]:
+        """For each layer of a program, the number of the step after its last."""
+        layers = [place.layer for place in self.places(name)]
+        return [len(layers) - layers[::-1].index(n) for n in range(int(self.model["layers"]))]
 
     def slot(self, name: str) -> Slot:
         """A slot that the host reads or writes: `x`, `logits`."""
@@ -312,10 +330,29 @@ def _check_sizes(package: Package) -> None:
                 f"{package.folder}/program.bin has {program} bytes and {name} ends beyond: it is truncated; compile the model again"
             )
         check_program(package, name)
+        _check_places(package, name)
     block, model = package.design.block, package.manifest["model"]
     for name, width in (("x", model["dim"]), ("logits", model["vocab"])):
         chunk, offset, _ = package.manifest["slots"][name]
         check_slot(package, chunk, offset, block * padded(width, 4) * 4, name)
+
+
+def _check_places(package: Package, name: str) -> None:
+    """Raise ValueError unless steps.json has one whole row for each step, and every layer has steps in order."""
+    try:
+        rows = json.loads(package.file("steps.json").read_text())[name]
+    except (ValueError, KeyError, RecursionError):
+        raise ValueError("steps.json is not whole") from None
+    count, layers = int(package.manifest["programs"][name]["steps"]), int(package.model["layers"])
+    whole = isinstance(rows, list) and len(rows) == count and all(isinstance(r, list) and len(r) == 3 for r in rows)
+    if not whole or not all(
+        isinstance(role, str) and all(n is None or (type(n) is int and n >= 0) for n in (layer, part))
+        for layer, role, part in rows
+    ):
+        raise ValueError(f"steps.json does not name the {count} steps of {name}")
+    seen = [layer for layer, _, _ in rows if layer is not None]
+    if sorted(seen) != seen or set(seen) != set(range(layers)):
+        raise ValueError(f"the steps of {name} are not those of {layers} layers")
 
 
 def _check_hardware(hardware: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.errors import UsageError
-from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, decode, unpack_slot
+from meadow.machine.isa import INSTRUCTION_BYTES
 from meadow.machine.storage.rows import padded
 
 if TYPE_CHECKING:
@@ -60,34 +60,26 @@ def compare(session: Session, tokens: list[int] | None = None, layers: int | Non
         raise UsageError(f"layers is {layers}; 1 or more, or None for all")
     if not 1 <= len(prompt) <= session.package.design.block:
         raise UsageError(f"{len(prompt)} tokens; 1 to {session.package.design.block} are one block")
-    steps = decode(session.package.program("prefill"))
-    norms = [n for n, (opcode, _) in enumerate(steps) if opcode is Opcode.NORM]
-    borders = [0, *norms[2::2]][: None if layers is None else layers + 1]
+    borders = [0, *session.package.layer_ends("prefill")][: None if layers is None else layers + 1]
     found = []
     session.reset()
     with Fresh(session.package.folder, "emulator", quiet) as healthy:
         for layer, (begin, end) in enumerate(pairwise(borders)):
-            _, fields = steps[end]
-            rows = [
-                _piece(each, begin, end, prompt, first=layer == 0, slot=int(fields["source"]), cols=int(fields["cols"]))
-                for each in (session, healthy)
-            ]
+            rows = [_piece(each, begin, end, prompt, first=layer == 0) for each in (session, healthy)]
             found.append(_difference(layer, *rows))
     session.reset()
     return found
 
 
-def _piece(
-    session: Session, begin: int, end: int, tokens: list[int], first: bool, slot: int, cols: int
-) -> NDArray[np.float32]:
-    code = np.frombuffer(session.package.program("prefill"), np.uint8)[
-        begin * INSTRUCTION_BYTES : end * INSTRUCTION_BYTES
-    ]
+def _piece(session: Session, begin: int, end: int, tokens: list[int], first: bool) -> NDArray[np.float32]:
+    """The residual stream [tokens, dim] after the steps from `begin` up to `end`."""
+    package = session.package
+    code = np.frombuffer(package.program("prefill"), np.uint8)[begin * INSTRUCTION_BYTES : end * INSTRUCTION_BYTES]
     session.run_code(code, tokens, embed=first)
-    chunk, offset = unpack_slot(slot)
-    width = padded(cols, 4)
-    data = session.device.read(session.addresses[chunk] + offset, len(tokens) * width * 4)
-    return data.view(np.float32).reshape(len(tokens), width)[:, :cols]
+    stream, dim = package.slot("x"), int(package.model["dim"])
+    width = padded(dim, 4)
+    data = session.device.read(session.addresses[int(stream.space)] + stream.offset, len(tokens) * width * 4)
+    return data.view(np.float32).reshape(len(tokens), width)[:, :dim]
 
 
 def _difference(layer: int, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> Difference:

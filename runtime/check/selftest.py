@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from meadow.machine.design import LANE_COLS
 from meadow.machine.errors import DeviceError
-from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, decode, unpack_slot
+from meadow.machine.isa import INSTRUCTION_BYTES, decode, pack_slot, unpack_slot
 from meadow.machine.storage.rows import padded
 
 if TYPE_CHECKING:
@@ -127,14 +127,13 @@ def _one_step(session: Session, healthy: Session) -> tuple[bool, str]:
 
 
 def _one_layer(session: Session, healthy: Session) -> tuple[bool, str]:
-    """Everything up to the third norm, which begins the second layer (or ends a model of one): the residual stream."""
-    steps = decode(session.package.program("prefill"))
-    norms = [i for i, (op, _) in enumerate(steps) if op is Opcode.NORM]
+    """Every step of the first layer: the residual stream after it."""
+    package = session.package
     for each in (session, healthy):
-        _prefix(each, norms[2])
-    fields = steps[norms[2]][1]
-    length = PROMPT * padded(int(fields["cols"]), 4) * 4
-    return _same_bytes(session, healthy, int(fields["source"]), length, "the residual stream")
+        _prefix(each, package.layer_ends("prefill")[0])
+    length = PROMPT * padded(int(package.model["dim"]), 4) * 4
+    stream = package.slot("x")
+    return _same_bytes(session, healthy, pack_slot(int(stream.space), stream.offset), length, "the residual stream")
 
 
 def _generate(session: Session, count: int) -> list[int]:

@@ -27,7 +27,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 WRONG_KINDS = {
-    "gguf": (b"GGUF\x03\0\0\0", "is a GGUF file; convert it first: meadowc convert"),
+    "gguf": (b"GGUF\x03\0\0\0", "is not a whole GGUF file"),
     "lfs": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "is a Git LFS pointer of 56 bytes, not the model itself",

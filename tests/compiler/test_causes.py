@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from meadow.compiler.engines import require_engines
 from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.sources.onnx.read import read
+from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
@@ -51,13 +53,20 @@ def refusal(model: onnx.ModelProto, folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_bias_of_qwen2_is_called_one(tmp_path: Path) -> None:
+def test_the_biases_of_qwen2_are_read_and_refused_by_the_engine_with_names(tmp_path: Path) -> None:
     model = export()
     for node in linears(model)[:3]:
         width = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1])).shape[-1]
-        name = constant(model, f"{node.output[0]}.bias", np.ones(width, np.float32))
+        name = constant(model, f"{node.output[0]}.bias", np.linspace(-1, 1, width, dtype=np.float32))
         behind(model, node.output[0], helper.make_node("Add", [node.output[0], name], [f"{node.output[0]}.biased"]))
-    assert "adds a bias" in (text := refusal(model, tmp_path)) and "Qwen2" in text and "rotate_half" not in text
+    onnx.save(model, tmp_path / "model.onnx")
+    graph = read(tmp_path / "model.onnx")
+    reference = OnnxModel(tmp_path / "model.onnx").prefill(IDS)
+    assert np.abs(evaluate(graph, np.array(IDS), False) - reference).max() < 1e-4
+    with pytest.raises(UnsupportedModel) as caught:
+        require_engines(graph)
+    assert [where for where, _, _ in caught.value.problems] == ["%l0.q", "%l0.k", "%l0.v"]
+    assert "has a bias: the engines run linears without a bias" in str(caught.value).replace("; ", ": ")
 
 
 def test_logits_that_are_capped_or_multiplied_are_called_so(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from onnx import helper, numpy_helper
 
 from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
-from meadow.compiler.graph.graph import Op
+from meadow.compiler.graph.ops import Norm
 from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.program.residual import check_residual
-from meadow.compiler.quantize.recipe import quantize
 from meadow.compiler.sources.onnx.confirm import trials
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
@@ -226,7 +226,7 @@ def test_gains_that_share_an_initializer_are_smoothed_once_each(tmp_path: Path, 
     assert share_gains(s.model) == 5
     path = s.save(tmp_path)
     graph = read(path)
-    norms = [n.weight for n in graph.nodes if n.op is Op.NORM]
+    norms = [n.op.gain for n in graph.nodes if isinstance(n.op, Norm)]
     assert len(set(norms)) == 5
     reference = OnnxModel(path).prefill(IDS)
     for strength in (0.0, 1.0):
@@ -257,7 +257,7 @@ def test_a_parallel_block_is_refused_by_the_engine_with_names(tiny_int8: Path) -
         UnsupportedModel, match=r"l0.ffn_norm: the norm reads %embed, and the running residual there is %l0.attn_add"
     ):
         check_residual(graph.replace(nodes=parallel))
-    skipped = tuple(replace(n, inputs=("embed", "l0.down")) if n.name == "l0.add" else n for n in graph.nodes)
+    skipped = tuple(replace(n, inputs=("embed", "l0.down")) if n.name == "l0.ffn_add" else n for n in graph.nodes)
     with pytest.raises(UnsupportedModel, match=r"l0.down: its sum adds %embed and %l0.down"):
         check_residual(graph.replace(nodes=skipped))
 

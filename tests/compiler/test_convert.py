@@ -13,21 +13,24 @@ import pytest
 from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 from random_gguf import TYPES, write_gguf
 
+from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
-from meadow.compiler.sources.convert import convert
+from meadow.compiler.models import convert
+from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.gguf.file import read_gguf, unpermute
-from meadow.compiler.sources.onnx.read import read
-from meadow.compiler.sources.onnx.write import (
-    CONSTANT_GROUP_ZERO,
-    float_zero_point,
-    packed_codes,
-    scale_and_minimum,
-    unpacked_codes,
-)
+from meadow.compiler.sources.onnx.codes import packed_codes, unpacked_codes
+from meadow.compiler.sources.onnx.projection import projected_weight
+from meadow.compiler.sources.onnx.read import Reader, read
+from meadow.compiler.sources.onnx.weight import OnnxGraph
+from meadow.compiler.sources.onnx.write import Builder, write_linear
+from meadow.compiler.sources.source import read_source
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel, UsageError
+from meadow.machine.types import Weight, grouped
+from meadow.runtime import Session
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -47,29 +50,46 @@ def test_every_type_arrives_and_runs_in_onnxruntime(kind: str, tmp_path: Path) -
     assert np.abs(evaluate(graph, np.array(ids), quantized=False) - reference).max() < 1e-3
 
 
-@given(st.floats(-60000, 60000, width=16), st.floats(-60000, 60000, width=16))
-def test_scale_and_minimum_come_back_bit_for_bit(scale: float, minimum: float) -> None:
-    d, m = np.array([scale], np.float32), np.array([minimum], np.float32)
-    s, z = float_zero_point(d, m)
-    assert np.isfinite(s).all() and np.isfinite(z).all()
-    back = scale_and_minimum(s, z)
-    assert back[0].tolist() == d.tolist() and back[1].tolist() == m.tolist()
+EDGES = np.array([2.0**-24, 2.0**-14, 0.001, 1, 3.14159, 65504], np.float16).astype(np.float32)
+EXTREMES = np.concatenate([EDGES, -EDGES, [0]]).astype(np.float32)
 
 
-def test_every_pair_of_extreme_fp16_numbers_comes_back() -> None:
-    edge = np.array([2.0**-24, 2.0**-14, 0.001, 1, 3.14159, 65504], np.float16).astype(np.float32)
-    edge = np.concatenate([edge, -edge, [0]]).astype(np.float32)
-    d, m = (a.reshape(-1) for a in np.meshgrid(edge, edge))
-    s, z = float_zero_point(d, m)
-    back = scale_and_minimum(s, z)
-    assert (back[0] == d).all() and (back[1] == m).all()
+def there_and_back(weight: Weight) -> Weight:
+    """A weight as it is written to ONNX and read again."""
+    b = Builder()
+    write_linear(b, "x", weight, "y")
+    values = [helper.make_tensor_value_info(name, 1, ["s", None]) for name in ("x", "y")]
+    g = OnnxGraph(helper.make_model(helper.make_graph(b.nodes, "g", values[:1], values[1:], b.tensors)), Path())
+    reader = Reader(g, Path("m.onnx"))
+    return projected_weight(reader, reader.linear("y", "the linear"))
 
 
-def test_a_group_of_one_value_has_an_encoding_of_its_own() -> None:
-    s, z = float_zero_point(np.array([0.0], np.float32), np.array([0.37], np.float32))
-    assert z[0] == CONSTANT_GROUP_ZERO
-    for code in range(16):  # the value is exact whatever the code
-        assert (np.float32(code) - z[0]) * s[0] == np.float32(0.37)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("cols", [64, 50])
+def test_codes_scales_and_minima_come_back_bit_for_bit(bits: int, cols: int) -> None:
+    random = np.random.default_rng(bits)
+    scale, minimum = (a.reshape(-1, 1) for a in np.meshgrid(EXTREMES, EXTREMES))
+    scale, minimum = (np.repeat(a, 2, axis=1).astype(np.float32) for a in (scale, minimum))
+    codes = random.integers(0, 1 << bits, (len(scale), cols)).astype(np.uint8)
+    weight = Weight("w", grouped(bits, 32), codes, scale, minimum)
+    back = there_and_back(weight)
+    assert (back.codes == codes).all() and back.elem == weight.elem
+    assert back.scale is not None and back.scale.tobytes() == scale.tobytes()
+    assert back.minimum is not None and (back.minimum == minimum).all()
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(0, 255), st.floats(2.0**-14, 60000, width=16))
+def test_minima_that_are_zero_points_are_written_as_such(bits: int, zero: int, scale: float) -> None:
+    zero %= 1 << bits
+    scales = np.full((3, 2), scale, np.float32)
+    codes = (np.arange(3 * 64).reshape(3, 64) % (1 << bits)).astype(np.uint8)
+    weight = Weight("w", grouped(bits, 32), codes, scales, (np.float32(-zero) * scales).astype(np.float32))
+    b = Builder()
+    write_linear(b, "x", weight, "y")
+    assert not any(n.op_type == "Add" for n in b.nodes)
+    back = there_and_back(weight)
+    assert back.minimum is not None and weight.minimum is not None and (back.minimum == weight.minimum).all()
+    assert (back.codes == codes).all()
 
 
 @given(st.lists(st.integers(0, 15), min_size=2, max_size=64).filter(lambda x: len(x) % 2 == 0))
@@ -85,11 +105,11 @@ def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:
     stored = np.asarray(file.tensors["blk.0.attn_q.weight"].data).reshape(64, 64)
     x = np.random.default_rng(0).normal(size=64).astype(np.float32)
     position, d = 5, 16
-    angle = position * np.array(file.model.inv_freq)
+    angle = position * np.array(file.shape.frequencies)
     pairs = (stored @ x).reshape(4, d // 2, 2)
     low = pairs[..., 0] * np.cos(angle) - pairs[..., 1] * np.sin(angle)
     high = pairs[..., 1] * np.cos(angle) + pairs[..., 0] * np.sin(angle)
-    ours = (file.weight("blk.0.attn_q.weight").codes.astype(np.float32) @ x).reshape(4, 2, d // 2)
+    ours = (file.role(0, "q").codes.astype(np.float32) @ x).reshape(4, 2, d // 2)
     assert np.allclose(ours[:, 0] * np.cos(angle) - ours[:, 1] * np.sin(angle), low, atol=1e-5)
     assert np.allclose(ours[:, 1] * np.cos(angle) + ours[:, 0] * np.sin(angle), high, atol=1e-5)
     assert not (unpermute(64, 4) == np.arange(64)).all()
@@ -140,11 +160,11 @@ def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) ->
 def test_all_groups_of_the_real_file_come_back_bit_for_bit() -> None:
     from meadow.compiler.sources.fetch import fetch
 
-    file = read_gguf(fetch("smollm2"))
+    original = read_source(fetch("smollm2"))
     graph = read(Path("models/smollm2"))
     groups = 0
     for name, weight in graph.weights.items():
-        stored = file.weight(name)
+        stored = original.weights[name]
         assert weight.elem == stored.elem and (weight.codes == stored.codes).all(), name
         assert weight.scale is not None and stored.scale is not None
         assert weight.scale.tobytes() == stored.scale.tobytes(), name
@@ -214,3 +234,25 @@ def test_merges_that_make_no_token_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(UsageError, match=r"2 of the file's 3 merges do not make a token of two tokens \('a a', 'b'\)"):
         tokenizer(fields)
+
+
+@pytest.mark.csim
+def test_a_gguf_file_compiles_without_onnx_to_the_same_tokens(tmp_path: Path) -> None:
+    """Straight from the file, and from the folder that convert writes: the same logits bit for bit."""
+    write_gguf(tmp_path / "m.gguf", "Q4_1", kv_heads=2)
+    convert(tmp_path / "m.gguf", tmp_path / "m")
+    board, options, digests = boards.load("zcu102"), Options(settings=(("block", 16), ("context", 64))), set()
+    for source in (tmp_path / "m.gguf", tmp_path / "m"):
+        compile_model(source, board, tmp_path / f"p-{source.name}", options)
+        with Session(tmp_path / f"p-{source.name}", "emulator") as session:
+            session.prefill([3, 9, 60, 1], logits="all")
+            digests.add(session.digest)
+            assert (tmp_path / f"p-{source.name}" / "tokenizer" / "tokenizer.json").is_file()
+    assert len(digests) == 1
+
+
+def test_onnxruntime_runs_what_a_gguf_file_means(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", "Q4_0")
+    graph, ids = read_source(tmp_path / "m.gguf"), [3, 9, 60, 1]
+    reference = OnnxModel(tmp_path / "m.gguf").prefill(ids)
+    assert np.abs(evaluate(graph, np.array(ids), quantized=False) - reference).max() < 1e-3

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from meadow.compiler.sources.convert import convert
+from meadow.compiler.models import convert
 from meadow.compiler.sources.onnx.read import read
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
 from meadow.machine.guard import guard

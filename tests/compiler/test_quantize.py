@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
-from meadow.compiler.quantize.recipe import calibrate, quantize, round_to_nearest, smooth
+from meadow.compiler.models import quantize
+from meadow.compiler.quantize.calibrate import calibrate
+from meadow.compiler.quantize.nearest import round_to_nearest
+from meadow.compiler.quantize.smooth import smooth
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel, UsageError
@@ -51,18 +54,12 @@ def test_a_range_is_clipped_only_where_no_activation_meets_the_outlier() -> None
 
 def test_smoothing_changes_nothing_in_exact_arithmetic(tiny: Path) -> None:
     graph = read(tiny)
-    weights = {name: w.dequantize() for name, w in graph.weights.items()}
-    gains = dict(graph.gains)
-    statistics = calibrate(graph, tiny)
+    statistics = calibrate(graph, (tiny / "tokenizer.json").read_bytes())
     assert statistics is not None
-    before = {name: w.copy() for name, w in weights.items()}
-    smooth(graph, weights, gains, statistics, 1.0)
-    assert any((before[name] != w).any() for name, w in weights.items())
-    evaluator = Evaluator(graph, quantized=False)
-    reference = evaluator.run(np.array(IDS), State())
-    evaluator.weights = weights  # type: ignore[assignment]
-    evaluator.graph = graph.replace(gains=gains)
-    assert np.abs(evaluator.run(np.array(IDS), State()) - reference).max() < 1e-3
+    smoothed = smooth(graph, statistics, 1.0)
+    assert any((graph.weights[name].dequantize() != w.codes).any() for name, w in smoothed.weights.items())
+    reference, found = (Evaluator(g, quantized=False).run(np.array(IDS), State()) for g in (graph, smoothed))
+    assert np.abs(found - reference).max() < 1e-3
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from meadow.compiler.quantize.recipe import quantize
+from meadow.compiler.models import quantize
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.evidence.ladder.rewritten import compare
 

@@ -2,55 +2,61 @@
 """Join gate and up into one matrix whose rows alternate, so that silu(gate) * up needs no buffer between them.
 
 %g = linear(%n, @gate)                    %gu = linear(%n, @gate_up)
-%u = linear(%n, @up)          becomes     %h = glu(%gu)
-%h = glu(%g, %u)                          (rows gate 0, up 0, gate 1, up 1, ...)
+%u = linear(%n, @up)          becomes     %h = act(%gu, silu, alternating)
+%h = act(%g, %u, silu)                    (rows gate 0, up 0, gate 1, up 1, ...)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.graph.graph import Graph, Node, Op
+from meadow.compiler.graph.graph import Graph, Node, name_of
+from meadow.compiler.graph.ops import Activation, Linear
 from meadow.machine.types import Weight
 
 
-def fuse_glu(graph: Graph) -> Graph:
-    """Fuse every glu of two linears that read one input and have weights of one type."""
+def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = None) -> Graph:
+    """Fuse every gated activation of two linears that read one input and have weights of one type, and no bias.
+
+    join  makes one matrix of two; `alternate` unless told
+    """
     by_name = {node.name: node for node in graph.nodes}
     weights = dict(graph.weights)
     dropped: set[str] = set()
     replaced: dict[str, list[Node]] = {}
     for node in graph.nodes:
-        if node.op is not Op.GLU or len(node.inputs) != 2:
+        if not isinstance(node.op, Activation) or len(node.inputs) != 2:
             continue
         gate, up = (by_name[i] for i in node.inputs)
-        if gate.op is not Op.LINEAR or up.op is not Op.LINEAR or gate.inputs != up.inputs:
+        if type(gate.op) is not Linear or type(up.op) is not Linear or gate.inputs != up.inputs:
             continue
         a, b = graph.weight_of(gate), graph.weight_of(up)
-        if a.elem != b.elem or a.codes.shape != b.codes.shape:
+        if gate.op.bias or up.op.bias or a.elem != b.elem or a.codes.shape != b.codes.shape:
             continue
-        joined = alternate(a, b)
+        joined = (join or alternate)(a, b)
         weights[joined.name] = joined
-        name = node.name.removesuffix("glu") + "gate_up"
+        role = f"{gate.role}_{up.role}"
+        name = name_of(node.layer, role)
         replaced[node.name] = [
-            Node(name, Op.LINEAR, gate.inputs, joined.name, gate.layer),
-            Node(node.name, Op.GLU, (name,)),
+            Node(name, Linear(joined.name), gate.inputs, node.layer, role),
+            replace(node, op=replace(node.op, alternating=True), inputs=(name,)),
         ]
         dropped |= {gate.name, up.name}
     nodes = []
     for node in graph.nodes:
         if node.name not in dropped:
             nodes += replaced.get(node.name, [node])
-    used = {node.weight for node in nodes if node.weight is not None}
-    return graph.replace(nodes=tuple(nodes), weights={k: v for k, v in weights.items() if k in used})
+    return graph.replace(nodes=tuple(nodes), weights=weights).used()
 
 
 def alternate(a: Weight, b: Weight) -> Weight:
     """Rows a0, b0, a1, b1, ... of two matrices of one shape and type."""
-    name = f"{a.name}+{b.name.split('.')[-2] if '.' in b.name else b.name}"
+    name = f"{a.name}+{b.name}"
 
     def joined(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         return np.stack([x, y], axis=1).reshape(2 * x.shape[0], *x.shape[1:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a LLaMA-family GGUF file: its numbers, its tensors as they are stored, its tokenizer and chat template.
+"""Read a GGUF file of a known family: its numbers, its tensors as they are stored, its tokenizer and chat template.
 
 Only reads.  The container is parsed by the `gguf` package; what is checked here is that the file is one we can serve.
 """
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Model
+from meadow.compiler.sources.families import families
+from meadow.compiler.sources.families.family import Family, Shape
 from meadow.compiler.sources.gguf.scan import scan
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.types import F16, F32, Weight, grouped
@@ -41,20 +43,26 @@ class GgufFile:
     path: Path
     fields: dict[str, Any]
     tensors: dict[str, Any]
+    family: Family
     model: Model
+    shape: Shape
 
     def weight(self, name: str) -> Weight:
-        """The matrix [N, K] as codes with scale and minimum, exactly as stored; q and k rows un-permuted.
+        """The matrix [N, K] as codes with scale and minimum, exactly as stored.
 
         Q4_1: uint8 codes 0..15 with a scale and a minimum; Q4_0: codes 0..15 with minimum = -8 scale; Q8_0: int8.
         """
         tensor = self.tensors[name]
         kind = tensor.tensor_type.name
         rows, cols = (int(d) for d in reversed(tensor.shape))
-        weight = _unpack(name, kind, np.asarray(tensor.data), rows, cols)
-        if name.endswith(("attn_q.weight", "attn_k.weight")):
-            heads = self.model.heads if name.endswith("attn_q.weight") else self.model.kv_heads
-            order = unpermute(rows, heads)
+        return _unpack(name, kind, np.asarray(tensor.data), rows, cols)
+
+    def role(self, layer: int, role: str) -> Weight:
+        """The matrix that is `role` in `layer`; rows of q and k as the graph turns them."""
+        name = self.family.tensor(layer, role)
+        weight = self.weight(name)
+        if self.family.permuted and role in ("q", "k"):
+            order = unpermute(weight.rows, self.model.heads if role == "q" else self.model.kv_heads)
             weight = Weight(
                 name, weight.elem, weight.codes[order],
                 None if weight.scale is None else weight.scale[order],
@@ -62,8 +70,8 @@ class GgufFile:
             )  # fmt: skip
         return weight
 
-    def gain(self, name: str) -> NDArray[np.float32]:
-        """A norm's gain, float32 [dim]."""
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm's gain or a bias, float32 [n]."""
         return np.asarray(self.tensors[name].data, np.float32).reshape(-1)
 
     @property
@@ -123,22 +131,23 @@ def read_gguf(path: Path) -> GgufFile:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
     except Exception as error:  # the parser raises whatever it trips over: IndexError, ValueError, struct.error
         raise UsageError(f"{path} is not a whole GGUF file (truncated or damaged): {error}") from None
-    return GgufFile(path, fields, tensors, _model(path, fields, tensors))
+    return GgufFile(path, fields, tensors, *_model(path, fields, tensors))
 
 
-def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Model:
-    architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise UnsupportedModel(f"{path} is of architecture {architecture!r}; convert serves 'llama' files")
+def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple[Family, Model, Shape]:
+    known, architecture = families(), fields.get("general.architecture")
+    if architecture not in known:
+        raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
+    family = known[architecture]
     problems: list[tuple[str, str, str]] = []
 
     def number(key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
-        value = fields.get(f"llama.{key}", default)
+        value = fields.get(f"{family.name}.{key}", default)
         if isinstance(value, list):
-            problems.append((f"llama.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
+            problems.append((f"{family.name}.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
             return 1
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
-            problems.append((f"llama.{key}", f"is {value!r}", f"a number from 0 to {most:g} is expected"))
+            problems.append((f"{family.name}.{key}", f"is {value!r}", f"a number from 0 to {most:g} is expected"))
             return 1
         return value
 
@@ -150,27 +159,28 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Model
     head_dim = int(number("attention.key_length", dim // max(heads, 1)))
     base, context = number("rope.freq_base", 10000.0, 1e12), int(number("context_length", 0))
     if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2 or not head_dim:
-        problems.append(("llama.rope.dimension_count", "rotates a part of the head only", "not supported"))
+        problems.append((f"{family.name}.rope.dimension_count", "rotates a part of the head only", "not supported"))
     ffn, eps = int(number("feed_forward_length")), float(np.float32(number("attention.layer_norm_rms_epsilon", 1e-5)))
-    problems += _check_keys(fields, context, head_dim)
+    problems += _check_keys(family, fields, context, head_dim)
     embedding = tensors.get("token_embd.weight")
     vocab = int(embedding.shape[1]) if embedding is not None and len(embedding.shape) == 2 else 0
     if not base:
-        problems.append(("llama.rope.freq_base", "is 0", "no rotary frequencies come of it"))
+        problems.append((f"{family.name}.rope.freq_base", "is 0", "no rotary frequencies come of it"))
     if problems:  # the sizes are used from here on
-        raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
+        raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
     model = Model(
         name=str(fields.get("general.name", path.stem)), layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
-        head_dim=head_dim, ffn=ffn, vocab=vocab, eps=eps,
-        inv_freq=tuple(float(v) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2))), context=context,
+        head_dim=head_dim, ffn=ffn, vocab=vocab, context=context,
     )  # fmt: skip
-    problems = _check_tensors(model, tensors) or _check_values(tensors)
+    problems = _check_tensors(family, model, tensors) or _check_values(tensors)
     if problems:
-        raise UnsupportedModel(f"{path} cannot be converted:", tuple(problems))
-    return model
+        raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
+    # In FP32, as the ONNX file has them that is written of the graph: both are the same function.
+    frequencies = tuple(float(np.float32(v)) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2)))
+    return family, model, Shape(heads, kv_heads, head_dim, (eps, eps), frequencies)
 
 
-def _check_keys(fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
+def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
     """Every key of the architecture is read, says nothing new, or is refused: most change what is computed."""
     nothing: dict[str, Callable[[Any], bool]] = {
         **dict.fromkeys(("expert_count", "expert_used_count", "attn_logit_softcapping", "final_logit_softcapping",
@@ -187,7 +197,7 @@ def _check_keys(fields: dict[str, Any], context: int, head_dim: int) -> list[tup
     }  # fmt: skip
     problems = []
     for key, value in fields.items():
-        name = key.removeprefix("llama.")
+        name = key.removeprefix(f"{family.name}.")
         if name == key or name in READ:
             continue
         what = nothing.get(name)
@@ -200,21 +210,17 @@ def _check_keys(fields: dict[str, Any], context: int, head_dim: int) -> list[tup
     return problems
 
 
-def expected_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a LLaMA-family file and its shape, [N, K] as numpy has it."""
-    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (model.vocab, model.dim), "output_norm.weight": (model.dim,),
-    }  # fmt: skip
+def expected_shapes(family: Family, model: Model) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a file of the family and its shape, [N, K] as numpy has it."""
+    q, kv, dim, ffn = model.heads * model.head_dim, model.kv_heads * model.head_dim, model.dim, model.ffn
+    matrices = {"q": (q, dim), "k": (kv, dim), "v": (kv, dim), "o": (dim, q), "gate": (ffn, dim), "up": (ffn, dim),
+                "down": (dim, ffn)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (model.vocab, dim), "output_norm.weight": (dim,)}
     for layer in range(model.layers):
-        p = f"blk.{layer}."
-        shapes |= {
-            p + "attn_norm.weight": (model.dim,), p + "ffn_norm.weight": (model.dim,),
-            p + "attn_q.weight": (q, model.dim), p + "attn_k.weight": (kv, model.dim),
-            p + "attn_v.weight": (kv, model.dim), p + "attn_output.weight": (model.dim, q),
-            p + "ffn_gate.weight": (model.ffn, model.dim), p + "ffn_up.weight": (model.ffn, model.dim),
-            p + "ffn_down.weight": (model.dim, model.ffn),
-        }  # fmt: skip
+        for role in family.roles():
+            matrix, _, bias = role.partition(".")
+            shape = matrices.get(matrix, (dim,))
+            shapes[family.tensor(layer, role)] = shape[:1] if bias else shape
     return shapes
 
 
@@ -233,18 +239,18 @@ def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
     return problems
 
 
-def _check_tensors(model: Model, tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _check_tensors(family: Family, model: Model, tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
     problems = []
-    shapes = expected_shapes(model)
+    shapes = expected_shapes(family, model)
     if "output.weight" in tensors:
         shapes["output.weight"] = (model.vocab, model.dim)
     for name, shape in shapes.items():
         if name not in tensors:
-            problems.append((name, "is missing", "the file is not a whole LLaMA-family model"))
+            problems.append((name, "is missing", f"the file is not a whole model of the family {family.name}"))
         elif tuple(int(d) for d in reversed(tensors[name].shape)) != shape:
             problems.append((name, f"has shape {list(reversed(tensors[name].shape))}, not {list(shape)}", ""))
     for name in sorted(set(tensors) - set(shapes) - {"rope_freqs.weight"}):
-        problems.append((name, "is not a tensor of a plain LLaMA decoder", "biases and adapters are not supported"))
+        problems.append((name, f"is not a tensor of the family {family.name}", "it may change what is computed"))
     if "rope_freqs.weight" in tensors:
         problems.append(("rope_freqs.weight", "scales the rotary frequencies", "not supported"))
     wrong: dict[str, list[str]] = {}

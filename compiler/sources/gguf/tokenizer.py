@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from meadow.compiler.graph.graph import Model
+from meadow.compiler.sources.gguf.file import GgufFile
 from meadow.machine.errors import UnsupportedModel, UsageError
 
 CONTROL, USER_DEFINED = 3, 4
@@ -103,18 +103,19 @@ def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tupl
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def config_files(fields: dict[str, Any], model: Model, tied: bool, tokens: list[str]) -> dict[str, dict[str, Any]]:
+def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dict[str, Any]]:
     """config.json, generation_config.json and tokenizer_config.json, in Hugging Face's vocabulary."""
+    fields, model = file.fields, file.model
     bos, eos = fields.get("tokenizer.ggml.bos_token_id"), fields.get("tokenizer.ggml.eos_token_id")
-    base = float(fields.get("llama.rope.freq_base", 10000.0))
+    base = float(fields.get(f"{file.family.name}.rope.freq_base", 10000.0))
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": fields.get("tokenizer.ggml.padding_token_id")}
     known = {k: int(v) for k, v in ids.items() if v is not None}
     named = {k.replace("_id", ""): tokens[v] for k, v in known.items() if v < len(tokens)}
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "architectures": ["LlamaForCausalLM"], "model_type": file.family.name, "hidden_act": "silu",
         "hidden_size": model.dim, "intermediate_size": model.ffn, "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim,
-        "vocab_size": model.vocab, "max_position_embeddings": model.context, "rms_norm_eps": model.eps,
+        "vocab_size": model.vocab, "max_position_embeddings": model.context, "rms_norm_eps": file.shape.eps[0],
         "rope_theta": base, "tie_word_embeddings": tied, **known,
     }  # fmt: skip
     tokenizer_config: dict[str, Any] = {

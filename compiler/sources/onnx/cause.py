@@ -7,13 +7,14 @@ Part of confirm.py, and asked only when a layer was found to differ: its parts a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.evaluate import Evaluator, State
-from meadow.compiler.graph.graph import Graph, Node, Op
+from meadow.compiler.graph.graph import Graph
 from meadow.compiler.sources.onnx.piece import Core, NotEvaluated, Piece, feeds
 from meadow.compiler.sources.onnx.weight import OnnxGraph
 
@@ -109,12 +110,9 @@ class Attention:
     def __init__(self, g: OnnxGraph, graph: Graph, core: Core, random: np.random.Generator):
         self.g, self.graph, self.core, self.random = g, graph, core, random
         self.piece: Piece | None = None
-        model, n = graph.model, f"l{core.layer}."
-        self.nodes = [
-            Node(n + "q_rope", Op.ROPE, ("q",), None, core.layer, model.heads),
-            Node(n + "k_rope", Op.ROPE, ("k",), None, core.layer, model.kv_heads),
-            Node(n + "attend", Op.ATTEND, (n + "q_rope", n + "k_rope", "v"), None, core.layer, model.heads),
-        ]
+        q_rope, k_rope, attend = (graph.node(role, core.layer) for role in ("q_rope", "k_rope", "attend"))
+        self.nodes = [replace(q_rope, inputs=("q",)), replace(k_rope, inputs=("k",)),
+                      replace(attend, inputs=(q_rope.name, k_rope.name, "v"))]  # fmt: skip
 
     def _run(
         self, past: int, tokens: int, q: Floats, k: Floats, v: Floats, keys: Floats, values: Floats

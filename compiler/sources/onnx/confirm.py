@@ -121,12 +121,6 @@ def _compare(found: NDArray[np.float64], expected: Floats, tolerance: float, wha
         raise Difference(f"{what} differs by {worst:.2g} where the largest value is {largest:.2g}")
 
 
-def _between(graph: Graph, first: str, last: str) -> list[Node]:
-    """The nodes after `first` up to `last`."""
-    names = [node.name for node in graph.nodes]
-    return list(graph.nodes[names.index(first) + 1 : names.index(last) + 1])
-
-
 def _cache(graph: Graph, trial: Trial, random: np.random.Generator) -> tuple[Floats, Floats]:
     """Keys and values [past, kv_heads, head_dim] of a trial.
 
@@ -172,8 +166,8 @@ class _Trial:
     def head(self) -> None:
         """Final norm and logits."""
         x, ids = self.normal(SHORT), np.zeros(SHORT, np.int64)
-        last = f"l{self.graph.model.layers - 1}.add"
-        nodes = _between(self.graph, last, self.graph.nodes[-1].name)
+        last = self.graph.layer(self.graph.model.layers - 1)[-1].name
+        nodes = list(self.graph.nodes[[n.name for n in self.graph.nodes].index(last) + 1 :])
         expected = self.evaluator.follow(nodes, {last: x}, ids, State())
         self.evaluator.weights.clear()  # the largest matrix of all is about to be there once more
         given = feeds(self.g, self.graph, ids, 0) | self.streams(x)
@@ -190,8 +184,7 @@ class _Trial:
 
     def layer(self, layer: int, caches: list[tuple[Floats, Floats]], context: int) -> None:
         """One layer, residual in to residual out, in each of `trials`."""
-        first = self.graph.nodes[0].name if layer == 0 else f"l{layer - 1}.add"
-        nodes = _between(self.graph, first, f"l{layer}.add")
+        first, nodes = self.graph.entry(layer).name, list(self.graph.layer(layer))
         kept = {kind: next(o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name))
                 for kind in ("key", "value")}  # fmt: skip
         outputs = [self.stream.values[layer + 1], kept["key"], kept["value"]]
@@ -227,6 +220,6 @@ class _Trial:
 
     def _unit_score(self, nodes: list[Node], first: str, x: Floats) -> np.float32:
         """By what keys of standard deviation 1 are multiplied so that the layer's scores have standard deviation 1."""
-        q = next(n for n in nodes if n.name.endswith(".q"))
+        q = next(n for n in nodes if n.role == "q")
         queries = self.evaluator.follow(nodes[: nodes.index(q) + 1], {first: x}, np.zeros(len(x), np.int64), State())
         return np.float32(1.0 / max(float(np.sqrt(np.mean(queries.astype(np.float64) ** 2))), 1e-12))

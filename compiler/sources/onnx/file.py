@@ -25,7 +25,6 @@ FP32_ACCURACY = 1
 """accuracy_level of MatMulNBits that computes in FP32; 4 rounds activations to INT8."""
 
 _MAGICS = (
-    (b"GGUF", "a GGUF file", "convert it first: meadowc convert {path} -o DIR"),
     (b"version https://git-lfs", "a Git LFS pointer{size}, not the model itself", "fetch the real file: git lfs pull"),
     (
         b"PK\x03\x04",

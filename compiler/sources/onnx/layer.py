@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from meadow.compiler.graph.graph import Node, Op
+from meadow.compiler.sources.families.family import Shape
+from meadow.compiler.sources.families.llama import FAMILY as LLAMA
 from meadow.compiler.sources.onnx.piece import Core
+from meadow.compiler.sources.onnx.projection import Projection, projection
 from meadow.compiler.sources.onnx.weight import Reject
 
 if TYPE_CHECKING:
     from meadow.compiler.sources.onnx.read import Reader
-
-LINEAR = {"MatMul", "Gemm", "MatMulNBits"}
 
 
 class Layer:
@@ -28,7 +28,9 @@ class Layer:
     def __init__(self, reader: Reader, layer: int):
         self.r = reader
         self.layer = layer
-        self.linears: dict[str, onnx.NodeProto] = {}
+        self.linears: dict[str, Projection] = {}
+        self.frequencies: list[tuple[float, ...]] = []  # of Q and K
+        self.scale = 0.0  # of the scores
         self.passed: list[str] = []  # values that a residual sum adds, as they come
 
     def match(self, out: str) -> tuple[str, str, float]:
@@ -36,34 +38,34 @@ class Layer:
         r, where = self.r, f"layer {self.layer}"
         residual, down = self._residual(out, f"{where}, MLP")
         self.linears["down"] = down
-        glu = r.node(down.input[0], {"Mul"}, f"{where}, silu(gate) * up")
+        glu = r.node(down.input, {"Mul"}, f"{where}, silu(gate) * up")
         sides = [str(i) for i in glu.input]
         silu = next((s for s in sides if self._silu_input(s)), None)
         if silu is None:
             raise Reject(f"{where}: the MLP is not silu(gate) * up")
         up = next(s for s in sides if s != silu)
-        self.linears["gate"] = r.node(self._silu_input(silu) or "", LINEAR, f"{where}, gate")
-        self.linears["up"] = r.node(up, LINEAR, f"{where}, up")
-        self.ffn_norm = r.norm_input(self.linears["up"].input[0], f"{where}, MLP norm")
+        self.linears["gate"] = r.linear(self._silu_input(silu) or "", f"{where}, gate")
+        self.linears["up"] = r.linear(up, f"{where}, up")
+        self.ffn_norm = r.norm_input(self.linears["up"].input, f"{where}, MLP norm")
         if r.strip(self.ffn_norm[1]) != r.strip(residual):
             raise Reject(f"{where}: the MLP's norm does not read the residual stream")
         residual, self.linears["o"] = self._residual(residual, f"{where}, attention")
-        q, k, v = self._attention(self.linears["o"].input[0], where)
+        q, k, v = self._attention(self.linears["o"].input, where)
         self.linears["q"], self.linears["k"], self.linears["v"] = q, k, v
-        self.attn_norm = r.norm_input(q.input[0], f"{where}, attention norm")
+        self.attn_norm = r.norm_input(q.input, f"{where}, attention norm")
         if r.strip(self.attn_norm[1]) != r.strip(residual):
             raise Reject(f"{where}: the attention's norm does not read the residual stream")
         return self.attn_norm[0], residual, self.attn_norm[2]
 
-    def _residual(self, out: str, what: str) -> tuple[str, onnx.NodeProto]:
+    def _residual(self, out: str, what: str) -> tuple[str, Projection]:
         """(residual stream, linear) of x + linear(...)."""
         r = self.r
         add = r.node(out, {"Add"}, f"{what} residual")
         for index in (1, 0):
-            node = r.g.producer.get(r.strip(add.input[index]))
-            if node is not None and node.op_type in LINEAR:
+            found = projection(r, add.input[index])
+            if found is not None:
                 self.passed += [str(i) for i in add.input]
-                return str(add.input[1 - index]), node
+                return str(add.input[1 - index]), found
         raise Reject(f"{what}: the residual adds no linear layer")
 
     def _silu_input(self, name: str) -> str | None:
@@ -77,7 +79,7 @@ class Layer:
                 return str(x)
         return None
 
-    def _attention(self, name: str, where: str) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto]:
+    def _attention(self, name: str, where: str) -> tuple[Projection, Projection, Projection]:
         r = self.r
         node = r.node(name, {"MatMul", "Attention"}, f"{where}, softmax x V")
         if node.op_type == "Attention":
@@ -89,11 +91,11 @@ class Layer:
             dot, scale = self._scores(softmax.input[0], where)
             queries, scale = self._unscale(dot.input[0], scale)
             keys, scale = self._unscale(dot.input[1], scale)
-        if not np.isclose(scale, r.head_dim**-0.5, rtol=1e-3):
-            raise Reject(f"{where}: scores are scaled by {scale:.5f}, not by 1/sqrt({r.head_dim})")
+        usual = r.head_dim**-0.5  # exporters round it: the numbers decide (confirm.py)
+        self.scale = usual if np.isclose(scale, usual, rtol=1e-3) else scale
         q = self._rope(queries, f"{where}, Q", heads="q")
         k = self._rope(self._cached(keys, "key", where), f"{where}, K", heads="k")
-        v = r.node(self._cached(values, "value", where), LINEAR, f"{where}, V")
+        v = r.linear(self._cached(values, "value", where), f"{where}, V")
         return q, k, v
 
     def _softmax(self, name: str, where: str) -> onnx.NodeProto:
@@ -145,15 +147,15 @@ class Layer:
             raise Reject(f"{where}: the {kind} cache is not concat({past}, new)")
         return str(node.input[1])
 
-    def _rope(self, name: str, what: str, heads: str) -> onnx.NodeProto:
+    def _rope(self, name: str, what: str, heads: str) -> Projection:
         """Match x * cos + rotate_half(x) * sin (or RotaryEmbedding) and note the frequencies; returns the linear."""
         r = self.r
         node = r.node(name, {"Add", "RotaryEmbedding"}, f"{what}, rotary embedding")
         if node.op_type == "RotaryEmbedding":
             r.g.attributes(node)
-            r.inv_freqs.append(self._frequencies(node.input[1], what))
-            return r.node(node.input[0], LINEAR, what)
-        self._refuse_biased(node, what)
+            self.frequencies.append(self._frequencies(node.input[1], what))
+            return r.linear(node.input[0], what)
+        self._refuse_normed(node, what)
         for first, second in ((0, 1), (1, 0)):
             plain, turned = (r.g.producer.get(r.strip(node.input[i])) for i in (first, second))
             if plain is None or turned is None or plain.op_type != "Mul" or turned.op_type != "Mul":
@@ -163,8 +165,8 @@ class Layer:
                 return pair
         raise Reject(f"{what}: not x * cos + rotate_half(x) * sin")
 
-    def _refuse_biased(self, add: onnx.NodeProto, what: str) -> None:
-        """Say what lies between a projection and its rotation: a bias (Qwen2), or a norm of its own (Qwen3)."""
+    def _refuse_normed(self, add: onnx.NodeProto, what: str) -> None:
+        """Say that a norm of its own lies between a projection and its rotation (Qwen3)."""
         r = self.r
         for side in add.input:
             product = r.g.producer.get(r.strip(side))
@@ -172,8 +174,6 @@ class Layer:
                 node = r.g.producer.get(r.strip(name))
                 if node is None:
                     continue
-                if node.op_type == "Add" and r.split_constant(node)[1] is not None:
-                    raise Reject(f"{what} adds a bias {node.name!r} (Qwen2), which is not served")
                 if node.op_type in ("Mul", "RMSNormalization", "SimplifiedLayerNormalization"):
                     try:
                         r.norm_input(name, what)
@@ -181,11 +181,11 @@ class Layer:
                         continue
                     raise Reject(f"{what} has a norm of its own {node.name!r} (Qwen3, Gemma 3), which is not served")
 
-    def _rope_pair(self, plain: onnx.NodeProto, turned: onnx.NodeProto, what: str) -> onnx.NodeProto | None:
+    def _rope_pair(self, plain: onnx.NodeProto, turned: onnx.NodeProto, what: str) -> Projection | None:
         r = self.r
         for x, cos in ((plain.input[0], plain.input[1]), (plain.input[1], plain.input[0])):
-            linear = r.g.producer.get(r.strip(x))
-            if linear is None or linear.op_type not in LINEAR:
+            linear = projection(r, x)
+            if linear is None:
                 continue
             for half in turned.input:
                 concat = r.g.producer.get(r.strip(half))
@@ -194,7 +194,7 @@ class Layer:
                 neg = r.g.producer.get(concat.input[0])
                 if neg is None or neg.op_type != "Neg":
                     continue
-                r.inv_freqs.append(self._frequencies(cos, what))
+                self.frequencies.append(self._frequencies(cos, what))
                 return linear
         return None
 
@@ -237,37 +237,32 @@ class Layer:
         """The names of the layer's parts for confirm.py, or in a sentence why they are not those of one layer."""
         r, lin = self.r, self.linears
         readers = {"q": "attn", "k": "attn", "v": "attn", "gate": "ffn", "up": "ffn"}
-        inputs = {part: {r.strip(lin[k].input[0]) for k, p in readers.items() if p == part} for part in ("attn", "ffn")}
+        inputs = {part: {r.strip(lin[k].input) for k, p in readers.items() if p == part} for part in ("attn", "ffn")}
         if any(len(names) != 1 for names in inputs.values()):
             return f"layer {self.layer}: Q, K and V, or gate and up, do not read one norm"
         norms = tuple(
-            (x, str(lin[reader].input[0]), r.gains[gain], eps)
+            (x, lin[reader].input, r.vectors[gain], eps)
             for reader, (gain, x, eps) in (("q", self.attn_norm), ("up", self.ffn_norm))
         )
-        moved = [p for name in (*self.passed, *(lin[k].input[0] for k in readers), self.attn_norm[1], self.ffn_norm[1])
+        moved = [p for name in (*self.passed, *(lin[k].input for k in readers), self.attn_norm[1], self.ffn_norm[1])
                  for p in r.passed(name)]  # fmt: skip
         return Core(
-            self.layer, lin["q"].output[0], lin["k"].output[0], lin["v"].output[0], lin["o"].input[0],
-            lin["gate"].output[0], lin["up"].output[0], lin["down"].input[0], norms, tuple(dict.fromkeys(moved)),
+            self.layer, lin["q"].output, lin["k"].output, lin["v"].output, lin["o"].input,
+            lin["gate"].output, lin["up"].output, lin["down"].input, norms, tuple(dict.fromkeys(moved)),
         )  # fmt: skip
 
-    def emit(self) -> None:
-        """Append the layer's nodes in order."""
-        r, n = self.r, f"l{self.layer}."
-        x = r.last()
-        weights = {role: r.weight(node) for role, node in self.linears.items()}
-        heads = r.weights[weights["q"]].rows // r.head_dim
-        a = r.emit_norm(n + "attn_norm", self.attn_norm, x)
-        for role in "qkv":
-            r.emit(Node(n + role, Op.LINEAR, (a,), weights[role], self.layer))
-        r.emit(Node(n + "q_rope", Op.ROPE, (n + "q",), None, self.layer, heads))
-        r.emit(Node(n + "k_rope", Op.ROPE, (n + "k",), None, self.layer, r.kv_heads))
-        r.emit(Node(n + "attend", Op.ATTEND, (n + "q_rope", n + "k_rope", n + "v"), None, self.layer, heads))
-        o = r.emit(Node(n + "o", Op.LINEAR, (n + "attend",), weights["o"], self.layer))
-        x = r.emit(Node(n + "attn_add", Op.ADD, (x, o)))
-        f = r.emit_norm(n + "ffn_norm", self.ffn_norm, x)
-        gate = r.emit(Node(n + "gate", Op.LINEAR, (f,), weights["gate"], self.layer))
-        up = r.emit(Node(n + "up", Op.LINEAR, (f,), weights["up"], self.layer))
-        h = r.emit(Node(n + "glu", Op.GLU, (gate, up)))
-        d = r.emit(Node(n + "down", Op.LINEAR, (h,), weights["down"], self.layer))
-        r.emit(Node(n + "add", Op.ADD, (x, d)))
+    def emit(self, x: str) -> str:
+        """Append the layer's nodes to the reader's, after the residual stream %x; returns the stream after the layer."""
+        r = self.r
+        r.nodes.layer = self.layer
+        names = {role: r.weight(self.linears[role]) for role in ("down", "gate", "up", "o", "q", "k", "v")}
+        names |= {f"{role}.bias": name for role, p in self.linears.items() if (name := r.bias(p))}
+        heads = r.weights[names["q"]].rows // r.head_dim
+        names |= {"attn_norm": self.attn_norm[0], "ffn_norm": self.ffn_norm[0]}
+        q, k = self.frequencies
+        if q != k:
+            raise Reject(f"layer {self.layer}: Q and K turn by other frequencies")
+        shape = Shape(heads, r.kv_heads, r.head_dim, (self.attn_norm[2], self.ffn_norm[2]), q, self.scale)
+        x = LLAMA.block(r.nodes, shape, names, x)
+        r.nodes.layer = None
+        return x

@@ -16,11 +16,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from meadow.compiler.graph.graph import Graph, Model, Node, Op
+from meadow.compiler.graph.graph import Graph, Model
+from meadow.compiler.graph.ops import Attention
+from meadow.compiler.sources.families.family import Nodes
+from meadow.compiler.sources.families.llama import FAMILY as LLAMA
 from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Stream, confirm
 from meadow.compiler.sources.onnx.file import external_files, find_model, load_model
-from meadow.compiler.sources.onnx.layer import LINEAR, Layer
-from meadow.compiler.sources.onnx.weight import OnnxGraph, Reject, embedding_weight, linear_weight
+from meadow.compiler.sources.onnx.layer import Layer
+from meadow.compiler.sources.onnx.projection import LINEAR, Projection, projected_weight, projection
+from meadow.compiler.sources.onnx.weight import OnnxGraph, Reject, embedding_weight
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.storage.groups import LARGEST
@@ -30,8 +34,6 @@ HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 ABSURD_SCALE = 1e4
 """No INT8 weight has such a scale."""
-SMALLEST_EPSILON = 1e-30
-"""Below this a norm of zeros would divide by a flushed zero."""
 PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
 TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
 """Operators that move values without changing them: structure is looked for through these."""
@@ -81,7 +83,7 @@ def absurd_numbers(graph: Graph) -> list[tuple[str, str, str]]:
         for what, values in (("codes", weight.codes), ("minima", weight.minimum)):
             if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
                 problems.append((name, f"its {what} hold NaN or infinity", "export the model again"))
-    for name, gain in graph.gains.items():
+    for name, gain in graph.vectors.items():
         if not np.isfinite(gain).all():
             problems.append((name, "a norm's gain holds NaN or infinity", "export the model again"))
     return problems
@@ -105,13 +107,11 @@ class Reader:
     def __init__(self, g: OnnxGraph, file: Path):
         self.g = g
         self.file = file
-        self.nodes: list[Node] = []
+        self.nodes = Nodes()
         self.weights: dict[str, Weight] = {}
-        self.gains: dict[str, NDArray[np.float32]] = {}
+        self.vectors: dict[str, NDArray[np.float32]] = {}
         self.known: dict[str, str] = {}
         self.problems: list[tuple[str, str, str]] = []
-        self.inv_freqs: list[tuple[float, ...]] = []
-        self.eps: list[float] = []
         self.heads: dict[str, int] = {}
         self.stream: list[str] = []
         self.layers = 0
@@ -137,7 +137,9 @@ class Reader:
             self._refuse()
         model = self._model()
         positions = context or min(model.context or CONTEXT, MOST_CONTEXT)
-        graph = Graph(model, tuple(self.nodes), self.weights, self.gains, str(self.file), self._metadata(), positions)
+        graph = Graph(
+            model, tuple(self.nodes.made), self.weights, self.vectors, str(self.file), self._metadata(), positions
+        )
         graph.check()
         self.problems += absurd_numbers(graph)
         if not self.problems:
@@ -230,9 +232,9 @@ class Reader:
     def _match_model(self) -> list[Layer]:
         """The layers, first to last; their nodes and weights are emitted."""
         head = self._head()
-        self.dim = linear_weight(self.g, head).cols
+        self.dim = projected_weight(self, head).cols
         layers = []
-        x = self.norm_input(self._data_input(head), "final norm")
+        x = self.norm_input(head.input, "final norm")
         final = x
         stream = [self.strip(x[1])]
         for layer in reversed(range(self.layers)):
@@ -241,14 +243,15 @@ class Reader:
             stream.append(self.strip(x[1]))
             layers.append(block)
         self.stream = stream[::-1]
-        self._match_embedding(x[1])
+        last = self._match_embedding(x[1])
         for block in reversed(layers):
-            block.emit()
-        norm = self.emit_norm("norm", final, self.last())
-        self.emit(Node("logits", Op.HEAD, (norm,), self.share(linear_weight(self.g, head))))
+            last = block.emit(last)
+        LLAMA.ends(
+            self.nodes, final[0], final[2], self.share(projected_weight(self, head)), last, self.bias(head) or None
+        )
         return layers[::-1]
 
-    def _head(self) -> onnx.NodeProto:
+    def _head(self) -> Projection:
         """The linear layer whose result the logits are."""
         node = self.g.producer.get(self.strip("logits"))
         for _ in range(4):
@@ -262,29 +265,22 @@ class Reader:
             factor, node = float(constant.reshape(-1)[0]), self.g.producer.get(self.strip(inner))
             if node is not None and node.op_type in LINEAR:
                 raise Reject(f"the logits are multiplied by a constant ({factor:g}), which the LLaMA family has not")
-        return self.node("logits", LINEAR, "the head")
+        return self.linear("logits", "the head")
 
     def _metadata(self) -> dict[str, str]:
         return {p.key: p.value for p in self.g.model.metadata_props}
 
     def _model(self) -> Model:
-        embed = self.weights[self.nodes[0].weight or ""]
-        if len(set(self.inv_freqs)) != 1 or len(set(self.eps)) != 1:
-            raise UnsupportedModel(f"{self.file}: layers differ in rotary frequencies or norm epsilon")
-        if not self.eps[0] >= SMALLEST_EPSILON:
-            raise UnsupportedModel(
-                f"{self.file}: the norms' epsilon is {self.eps[0]:g}; at least {SMALLEST_EPSILON:g} is served"
-            )
+        nodes = self.nodes.made
+        embed, head = (self.weights[nodes[end].weight or ""] for end in (0, -1))
         metadata = self._metadata()
-        attend = next(n for n in self.nodes if n.op is Op.ATTEND)
-        ffn = next(self.weights[n.weight or ""].rows for n in self.nodes if n.name.endswith("gate"))
-        head = self.weights[self.nodes[-1].weight or ""]
+        attention = next(n.op for n in nodes if isinstance(n.op, Attention))
+        ffn = next(self.weights[n.weight or ""].rows for n in nodes if n.role == "up")
         context = metadata.get("meadow.context", "0")
         return Model(
             name=re.sub(r"[^A-Za-z0-9_.-]+", "-", self.g.graph.name or self.file.stem), layers=self.layers,
-            dim=embed.cols, heads=attend.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, ffn=ffn,
-            vocab=head.rows, eps=self.eps[0], inv_freq=self.inv_freqs[0],
-            context=int(context) if re.fullmatch(r"[0-9]{1,7}", context) else 0,
+            dim=embed.cols, heads=attention.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, ffn=ffn,
+            vocab=head.rows, context=int(context) if re.fullmatch(r"[0-9]{1,7}", context) else 0,
             activations=metadata.get("meadow.activations", "float"),
         )  # fmt: skip
 
@@ -313,9 +309,6 @@ class Reader:
             found = f"{node.op_type} {node.name!r}" if node is not None else f"the input {name!r}"
             raise Reject(f"{what} should be {' or '.join(sorted(kinds))}, found {found}")
         return node
-
-    def _data_input(self, node: onnx.NodeProto) -> str:
-        return str(node.input[0])
 
     def split_constant(self, node: onnx.NodeProto) -> tuple[str, NDArray[np.generic] | None]:
         """(computed input, constant input) of a two-input node, in either order."""
@@ -374,14 +367,35 @@ class Reader:
         if value is None:
             raise Reject(f"the gain {name!r} of a norm is not constant")
         source = self.g.source_name(self.strip_constant(name)) if name else "ones"
-        while source in self.gains:
+        while source in self.vectors:
             source += "'"
-        self.gains[source] = np.asarray(value, np.float32).reshape(-1)
+        self.vectors[source] = np.asarray(value, np.float32).reshape(-1)
         return source
 
-    def weight(self, node: onnx.NodeProto) -> str:
+    def linear(self, name: str, what: str) -> Projection:
+        """The linear layer whose value is `name`.  Raises Reject."""
+        found = projection(self, name)
+        if found is None:
+            self.node(name, LINEAR, what)
+            raise Reject(f"{what} was not understood")
+        return found
+
+    def bias(self, p: Projection) -> str:
+        """The name under which the bias of a linear layer is kept, its own; "" where it adds nothing."""
+        value = self.g.array(self.strip_constant(p.bias)) if p.bias else np.zeros(1)
+        if value is None:
+            raise Reject(f"{p.node.op_type} {p.node.name!r} adds a computed bias")
+        if not np.any(value):
+            return ""
+        name = self.g.source_name(self.strip_constant(p.bias))
+        while name in self.vectors:
+            name += "'"
+        self.vectors[name] = np.asarray(value, np.float32).reshape(-1)
+        return name
+
+    def weight(self, p: Projection) -> str:
         """The name under which a layer's weight is kept, its own: exporters let equal matrices share an initializer."""
-        weight = linear_weight(self.g, node)
+        weight = projected_weight(self, p)
         name = weight.name
         while name in self.weights:
             name += "'"
@@ -404,7 +418,8 @@ class Reader:
         self.weights[weight.name] = weight
         return weight.name
 
-    def _match_embedding(self, name: str) -> None:
+    def _match_embedding(self, name: str) -> str:
+        """Append the embedding; returns its node's name."""
         name = self.strip(name)
         node = self.g.producer.get(name)
         scaled = None
@@ -419,12 +434,12 @@ class Reader:
         if codes is not None and codes.dtype == np.int8:
             if scaled is None or self._scale_behind(scaled) != f"{table}.scale":
                 raise Reject("the int8 embedding is not multiplied by its own scales")
-            self._share_quantized_embedding(table)
+            weight = self._quantized_embedding(table)
         elif scaled is not None:
             raise Reject("the embedding is multiplied by a factor (Gemma, MiniCPM), which the LLaMA family has not")
         else:
-            self.share(embedding_weight(self.g, table))
-        self.emit(Node("embed", Op.EMBED, (), next(reversed(self.weights))))
+            weight = embedding_weight(self.g, table)
+        return self.nodes.begin(self.share(weight))
 
     def _scale_behind(self, name: str) -> str:
         """The initializer that a scale, gathered or not, comes from."""
@@ -432,31 +447,15 @@ class Reader:
         node = self.g.producer.get(name)
         return str(node.input[0]) if node is not None and node.op_type == "Gather" else name
 
-    def _share_quantized_embedding(self, table: str) -> None:
+    def _quantized_embedding(self, table: str) -> Weight:
         """Codes gathered before they are scaled: the DequantizeLinear of the tied head tells their scales."""
         for node in self.g.graph.node:
             if node.op_type == "DequantizeLinear" and node.input[0] == table:
-                self.share(embedding_weight(self.g, node.output[0]))
-                return
+                return embedding_weight(self.g, node.output[0])
         codes, scale = self.g.array(table), self.g.array(f"{table}.scale")
         if codes is None or scale is None:
             raise Reject(f"the embedding {table!r} has int8 codes and no scales were found")
         scales = np.asarray(scale, np.float32)
         if scales.ndim == 2:
-            weight = Weight(table, grouped(8, codes.shape[1] // scales.shape[1]), codes, scales)
-        else:
-            weight = Weight(table, I8, codes, np.broadcast_to(scales.reshape(-1), (codes.shape[0],)).copy())
-        self.share(weight)
-
-    # -- emitting, in order ----------------------------------------------------------------------------------------
-
-    def emit(self, node: Node) -> str:
-        self.nodes.append(node)
-        return node.name
-
-    def last(self) -> str:
-        return self.nodes[-1].name
-
-    def emit_norm(self, name: str, matched: tuple[str, str, float], x: str) -> str:
-        self.eps.append(matched[2])
-        return self.emit(Node(name, Op.NORM, (x,), matched[0]))
+            return Weight(table, grouped(8, codes.shape[1] // scales.shape[1]), codes, scales)
+        return Weight(table, I8, codes, np.broadcast_to(scales.reshape(-1), (codes.shape[0],)).copy())

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from meadow.compiler.sources.onnx.codes import unpacked_codes
 from meadow.compiler.sources.onnx.file import tensor_array
-from meadow.compiler.sources.onnx.write import scale_and_minimum, unpacked_codes
 from meadow.machine.storage.groups import WIDTHS
 from meadow.machine.types import F16, F32, I8, Weight, grouped
 
@@ -144,10 +144,6 @@ def linear_weight(g: OnnxGraph, node: onnx.NodeProto) -> Weight:
     if node.op_type == "Gemm":
         if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
             raise Reject(f"Gemm {node.name!r} has transA, alpha or beta")
-        if len(node.input) > 2 and node.input[2]:
-            bias = g.array(node.input[2])
-            if bias is None or np.any(bias):
-                raise Reject(f"Gemm {node.name!r} adds a bias, which the LLaMA family has not")
         if not attributes.get("transB", 0):
             weight = transpose(weight)
     else:
@@ -252,8 +248,8 @@ def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]
     name = node.input[1]
     if bits not in WIDTHS:
         raise Reject(f"MatMulNBits {node.name!r} has {bits} bits; {WIDTHS} are supported")
-    if any(node.input[4:]):
-        raise Reject(f"MatMulNBits {node.name!r} has a group index or a bias, which are not supported")
+    if any(node.input[4:5]):
+        raise Reject(f"MatMulNBits {node.name!r} has a group index, which is not supported")
     packed, scale = g.array(name), g.array(node.input[2])
     if packed is None or scale is None:
         raise Reject(f"MatMulNBits {node.name!r} has computed weights")
@@ -269,7 +265,7 @@ def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]
     if zero is not None and zero.dtype.kind != "f" and zero.dtype != np.uint8:
         raise Reject(f"MatMulNBits {node.name!r} has {zero.dtype} zero points; uint8 and floats are supported")
     if zero is not None and zero.dtype.kind == "f":
-        scales, minimum = scale_and_minimum(scales, np.asarray(zero, np.float32).reshape(n, groups))
+        minimum = (-np.asarray(zero, np.float32).reshape(n, groups) * scales).astype(np.float32)
     elif zero is not None:
         points = unpacked_codes(np.asarray(zero, np.uint8).reshape(n, -1), bits)[:, :groups].astype(np.float32)
         minimum = -points * scales

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a LLaMA-family model as ONNX: standard operators, a KV cache, weights as they are stored.
+"""Write a Graph as ONNX, node by node: standard operators, a KV cache, weights as they are stored.
 
-Only writes.  The shapes follow what Hugging Face exporters produce, so that any ONNX tool can run the file:
+Only writes.  The interface is what Hugging Face exporters produce, so that any ONNX tool can run the file:
 input_ids, attention_mask, position_ids, past_key_values.N.key/value -> logits, present.N.key/value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,28 +14,54 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from meadow.compiler.graph.graph import Model
+from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.compiler.sources.onnx.codes import integer_zero_points, packed_codes
+from meadow.machine.types import Weight
 
 OPSET = 21
 IR_VERSION = 10
-CONSTANT_GROUP_ZERO = np.float32(-(2.0**64))
-"""The zero point of a 4-bit group whose scale is 0: w = (code + 2^64) * (minimum * 2^-64), which is exactly the
-minimum whatever the code.  No quotient of two FP16 numbers reaches 2^64, so it cannot be mistaken for another group."""
+
+
+def write(graph: Graph, metadata: dict[str, str]) -> ModelProto:
+    """`graph` as an ONNX model with `metadata`.  Raises ValueError for a node that has no form in ONNX here."""
+    b = Builder({node.name for node in graph.nodes} | {"input_ids", "attention_mask", "position_ids"})
+    writer = _Writer(graph, b)
+    for node in graph.nodes:
+        writer.node(node)
+    proto = helper.make_graph(b.nodes, graph.model.name, _inputs(graph), _outputs(graph), b.tensors)
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(n.domain == "com.microsoft" for n in b.nodes):
+        opsets.append(helper.make_opsetid("com.microsoft", 1))
+    model = helper.make_model(proto, producer_name="meadow", ir_version=IR_VERSION, opset_imports=opsets)
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+    return model
 
 
 @dataclass
 class Builder:
-    """The nodes and initializers of a graph under construction.  Methods return the name of their output."""
+    """The nodes and initializers of an ONNX graph under construction.  Methods return the name of their output.
 
+    taken  names of values that initializers must not have
+    """
+
+    taken: set[str] = field(default_factory=set)
     nodes: list[NodeProto] = field(default_factory=list)
     tensors: list[TensorProto] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
 
     def const(self, name: str, value: NDArray[np.generic]) -> str:
-        if name not in self.names:
-            self.names.add(name)
+        """An initializer, made once."""
+        while name in self.taken:
+            name += "'"
+        if name not in self.made:
+            self.made.add(name)
             self.tensors.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
+
+    def scalar(self, value: float) -> str:
+        """A constant number, named after it."""
+        return self.const(f"float_{np.float32(value)!s}", np.array(value, np.float32))
 
     def ints(self, *values: int) -> str:
         name = "ints_" + "_".join(str(v).replace("-", "m") for v in values)
@@ -46,185 +71,374 @@ class Builder:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 
-
-Linear = Callable[[Builder, str, str, str], str]
-"""linear(builder, x, weight name, output name) -> output name"""
-Embed = Callable[[Builder, str, str], str]
-"""embed(builder, ids, output name) -> output name"""
-
-
-def packed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes [..., n] of 2, 4 or 8 bits, as many as fit in a byte, the first in its lowest bits (MatMulNBits' order)."""
-    each = 8 // bits
-    out = np.zeros((*codes.shape[:-1], codes.shape[-1] // each), np.uint8)
-    for n in range(each):
-        out |= codes[..., n::each] << np.uint8(bits * n)
-    return out
+    def once(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """A node that is written once, however often it is asked for."""
+        if name in self.made:
+            return name
+        self.made.add(name)
+        return self.node(op, *inputs, name=name, **attributes)
 
 
-def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `packed_codes`."""
-    each = 8 // bits
-    out = np.empty((*packed.shape[:-1], packed.shape[-1] * each), np.uint8)
-    for n in range(each):
-        out[..., n::each] = packed >> np.uint8(bits * n) & np.uint8((1 << bits) - 1)
-    return out
+class _Writer:
+    """The values of a graph's nodes in ONNX, by node name: [1, S, width], or by heads [1, heads, S, head_dim]."""
+
+    def __init__(self, graph: Graph, b: Builder):
+        self.graph, self.b = graph, b
+        self.by_heads: dict[str, str] = {}
+        self.tables: dict[tuple[Any, ...], int] = {}
+
+    def node(self, node: Node) -> None:
+        b, name = self.b, node.name
+        inputs = list(node.inputs)
+        match node.op:
+            case Embedding() as op:
+                self._embedding(op, name)
+            case Norm() as op:
+                self._norm(op, inputs[0], name)
+            case Head() as op:
+                self._head(op, inputs[0], name)
+            case Linear() as op:
+                self._linear(op, inputs[0], name, name)
+            case Rotary() as op:
+                self._rotary(op, inputs[0], name)
+            case Attention() as op:
+                self._attention(op, node, inputs)
+            case Activation() as op:
+                self._activation(op, inputs, name)
+            case Add():
+                b.node("Add", *inputs, name=name)
+            case _:
+                raise ValueError(f"%{name}: {node.op.title} has no form in ONNX here")
+
+    def _vector(self, name: str) -> str:
+        return self.b.const(name, self.graph.vectors[name])
+
+    def _embedding(self, op: Embedding, name: str) -> None:
+        b = self.b
+        last = name if op.factor == 1 and op.positions is None else f"{name}.rows"
+        x = write_embedding(b, "input_ids", self.graph.weights[op.weight], last)
+        if op.factor != 1:
+            x = b.node("Mul", x, b.scalar(op.factor), name=name if op.positions is None else f"{name}.scaled")
+        if op.positions is not None:
+            at = "position_ids"
+            if op.shift:
+                at = b.node("Add", at, b.const("shift", np.array(op.shift, np.int64)), name=f"{name}.places")
+            table = write_embedding(b, at, self.graph.weights[op.positions], f"{name}.positions")
+            b.node("Add", x, table, name=name)
+
+    def _norm(self, op: Norm, x: str, name: str) -> None:
+        b = self.b
+        if op.kind == "layer":
+            mean = b.node("ReduceMean", x, b.ints(-1), name=f"{name}.middle", keepdims=1)
+            x = b.node("Sub", x, mean, name=f"{name}.centred")
+        square = b.node("Pow", x, b.scalar(2), name=f"{name}.square")
+        mean = b.node("ReduceMean", square, b.ints(-1), name=f"{name}.mean", keepdims=1)
+        shifted = b.node("Add", mean, b.const(f"eps_{op.eps!r}", np.array(op.eps, np.float32)), name=f"{name}.shifted")
+        root = b.node("Sqrt", shifted, name=f"{name}.root")
+        last = name if op.bias is None else f"{name}.scaled"
+        unit = b.node("Div", x, root, name=f"{name}.unit" if op.gain is not None else last)
+        if op.gain is not None:
+            gain = self._vector(op.gain)
+            if op.offset:
+                gain = b.node("Add", gain, b.scalar(op.offset), name=f"{name}.gain")
+            unit = b.node("Mul", gain, unit, name=last)
+        if op.bias is not None:
+            b.node("Add", unit, self._vector(op.bias), name=name)
+
+    def _linear(self, op: Linear, x: str, source: str, name: str) -> str:
+        """The value `name` from the value `x` of the node `source`."""
+        last = name if op.bias is None else f"{name}.product"
+        y = write_linear(self.b, x, self.graph.weights[op.weight], last)
+        return y if op.bias is None else self.b.node("Add", y, self._vector(op.bias), name=name)
+
+    def _head(self, op: Head, x: str, name: str) -> None:
+        b = self.b
+        steps = [("factor", op.factor)] * (op.factor != 1) + [("softcap", op.softcap)] * (op.softcap != 0)
+        y = self._linear(op, x, name, f"{name}.raw" if steps else name)
+        for index, (kind, value) in enumerate(steps):
+            last = name if index == len(steps) - 1 else f"{name}.{kind}"
+            y = b.node("Mul", y, b.scalar(value), name=last) if kind == "factor" else self._capped(y, value, last)
+
+    def _capped(self, x: str, cap: float, name: str) -> str:
+        b = self.b
+        x = b.node("Div", x, b.scalar(cap), name=f"{name}.over")
+        return b.node("Mul", b.node("Tanh", x, name=f"{name}.tanh"), b.scalar(cap), name=name)
+
+    # -- attention -------------------------------------------------------------------------------------------------
+
+    def _heads(self, name: str, heads: int, head_dim: int) -> str:
+        """[1, S, heads * head_dim] -> [1, heads, S, head_dim]"""
+        b = self.b
+        x = b.node("Reshape", name, b.ints(0, 0, heads, head_dim), name=f"{name}.split")
+        return b.node("Transpose", x, name=f"{name}.heads", perm=[0, 2, 1, 3])
+
+    def _angles(self, op: Rotary) -> tuple[str, str]:
+        """cos and sin [1, 1, S, turned], or [1, 1, S, turned / 2] of interleaved pairs; one of each per table."""
+        b = self.b
+        key = str(self.tables.setdefault((op.frequencies, op.interleaved, op.factor), len(self.tables)))
+        position = b.once("Cast", "position_ids", name="positions", to=TensorProto.FLOAT)
+        position = b.once("Unsqueeze", position, b.ints(2), name="position_column")
+        values = np.array(op.frequencies, np.float32).reshape(1, -1)
+        angle = b.once("MatMul", position, b.const(f"inv_freq_{key}", values), name=f"angle_{key}")
+        if not op.interleaved:
+            angle = b.once("Concat", angle, angle, name=f"angles_{key}", axis=-1)
+        angle = b.once("Unsqueeze", angle, b.ints(1), name=f"head_angles_{key}")
+        made = []
+        for kind in ("Cos", "Sin"):
+            name = f"{kind.lower()}_{key}"
+            value = b.once(kind, angle, name=name if op.factor == 1 else f"{name}.plain")
+            made.append(value if op.factor == 1 else b.once("Mul", value, b.scalar(op.factor), name=name))
+        return made[0], made[1]
+
+    def _rotary(self, op: Rotary, source: str, name: str) -> None:
+        b, half = self.b, len(op.frequencies)
+        cos, sin = self._angles(op)
+        x = self._heads(source, op.heads, op.head_dim)
+        rest = ""
+        if 2 * half < op.head_dim:
+            rest = b.node("Slice", x, b.ints(2 * half), b.ints(op.head_dim), b.ints(-1), name=f"{name}.rest")
+            x = b.node("Slice", x, b.ints(0), b.ints(2 * half), b.ints(-1), name=f"{name}.turning")
+        last = f"{name}.turned" if rest else name
+        if op.interleaved:
+            pairs = [b.node("Slice", x, b.ints(n), b.ints(2 * half), b.ints(-1), b.ints(2), name=f"{name}.{part}")
+                     for n, part in enumerate(("low", "high"))]  # fmt: skip
+
+            def product(x: str, y: str, what: str) -> str:
+                return b.node("Mul", x, y, name=f"{name}.{what}")
+
+            low = b.node("Sub", product(pairs[0], cos, "lc"), product(pairs[1], sin, "hs"), name=f"{name}.new_low")
+            high = b.node("Add", product(pairs[1], cos, "hc"), product(pairs[0], sin, "ls"), name=f"{name}.new_high")
+            both = [b.node("Unsqueeze", part, b.ints(-1), name=f"{part}.column") for part in (low, high)]
+            both_name = b.node("Concat", *both, name=f"{name}.pairs", axis=-1)
+            x = b.node("Reshape", both_name, b.ints(1, op.heads, -1, 2 * half), name=last)
+        else:
+            low = b.node("Slice", x, b.ints(0), b.ints(half), b.ints(-1), name=f"{name}.low")
+            high = b.node("Slice", x, b.ints(half), b.ints(2 * half), b.ints(-1), name=f"{name}.high")
+            swapped = b.node("Concat", b.node("Neg", high, name=f"{name}.minus"), low, name=f"{name}.swapped", axis=-1)
+            x = b.node(
+                "Add",
+                b.node("Mul", x, cos, name=f"{name}.cos"),
+                b.node("Mul", swapped, sin, name=f"{name}.sin"),
+                name=last,
+            )
+        self.by_heads[name] = b.node("Concat", x, rest, name=name, axis=-1) if rest else x
+
+    def _mask(self, op: Attention) -> str:
+        """Additive mask [1, 1, S, total]: 0 where a token may look, -1e9 where it may not, or where there is no token."""
+        b = self.b
+        name = "mask" + ("" if op.causal else "_all") + (f"_{op.window}" if op.window else "")
+        b.once("Shape", "attention_mask", name="mask_shape")
+        total = b.once("Gather", "mask_shape", b.const("int_1", np.array(1, np.int64)), name="total_length")
+        keys = b.once("Range", b.const("int_0", np.array(0, np.int64)), total, b.const("int_1", np.array(1, np.int64)),
+                      name="key_positions")  # fmt: skip
+        keys = b.once("Unsqueeze", keys, b.ints(0, 1, 2), name="key_row")
+        queries = b.once("Unsqueeze", "position_ids", b.ints(1, 3), name="query_column")
+        real = b.once("Cast", "attention_mask", name="real_tokens", to=TensorProto.BOOL)
+        allowed = b.once("Unsqueeze", real, b.ints(1, 2), name="real_row")
+        if op.causal:
+            seen = b.once("LessOrEqual", keys, queries, name="causal")
+            allowed = b.once("And", seen, allowed, name="allowed")
+        if op.window:
+            window = b.const(f"window_{op.window}", np.array(op.window, np.int64))
+            first = b.once("Sub", queries, window, name=f"before_{op.window}")
+            near = b.once("Greater", keys, first, name=f"near_{op.window}")
+            allowed = b.once("And", allowed, near, name=f"{name}_allowed")
+        if not op.causal:  # the same for every query: as wide as the causal mask all the same
+            zero = b.once("Sub", queries, queries, name="no_queries")
+            none = b.once("Equal", zero, b.const("int_0", np.array(0, np.int64)), name="every_query")
+            allowed = b.once("And", none, allowed, name=f"{name}_wide")
+        return b.once("Where", allowed, b.scalar(0), b.const("minus_billion", np.array(-1e9, np.float32)), name=name)
+
+    def _repeat(self, x: str, op: Attention, name: str) -> str:
+        """[1, kv_heads, P, D] -> [1, heads, P, D], each KV head serving heads / kv_heads query heads."""
+        b, group = self.b, op.heads // op.kv_heads
+        if group == 1:
+            return x
+        x = b.node("Unsqueeze", x, b.ints(2), name=f"{name}.five")
+        x = b.node("Expand", x, b.ints(1, 1, group, 1, 1), name=f"{name}.expand")
+        return b.node("Reshape", x, b.ints(1, op.heads, -1, op.head_dim), name=f"{name}.repeat")
+
+    def _attention(self, op: Attention, node: Node, inputs: list[str]) -> None:
+        b, name, layer = self.b, node.name, node.layer
+        if op.keys_from is not None:
+            layer = op.keys_from
+        q, *new = (self.by_heads.get(i) or self._heads(i, count, op.head_dim)
+                   for i, count in zip(inputs, (op.heads, op.kv_heads, op.kv_heads), strict=False))  # fmt: skip
+        for kind, value in zip(("key", "value"), new, strict=False):
+            b.node("Concat", f"past_key_values.{layer}.{kind}", value, name=f"present.{layer}.{kind}", axis=2)
+        keys = self._repeat(f"present.{layer}.key", op, f"{name}.k")
+        keys = b.node("Transpose", keys, name=f"{name}.keys", perm=[0, 1, 3, 2])
+        score = b.node("MatMul", q, keys, name=f"{name}.dot")
+        score = b.node("Mul", score, b.scalar(op.scale), name=f"{name}.scaled")
+        score = self._capped(score, op.softcap, f"{name}.capped") if op.softcap else score
+        score = b.node("Add", score, self._mask(op), name=f"{name}.masked")
+        if op.sinks is None:
+            weight = b.node("Softmax", score, name=f"{name}.softmax", axis=-1)
+        else:
+            weight = self._sunk(op, score, name)
+        a = b.node("MatMul", weight, self._repeat(f"present.{layer}.value", op, f"{name}.v"), name=f"{name}.context")
+        a = b.node("Transpose", a, name=f"{name}.merge", perm=[0, 2, 1, 3])
+        b.node("Reshape", a, b.ints(0, 0, op.heads * op.head_dim), name=name)
+
+    def _sunk(self, op: Attention, score: str, name: str) -> str:
+        """Softmax over the scores and one more, the head's sink, which is then left out."""
+        b = self.b
+        assert op.sinks is not None
+        sink = b.node("Reshape", self._vector(op.sinks), b.ints(1, -1, 1, 1), name=f"{name}.sink")
+        first = b.node("Slice", score, b.ints(0), b.ints(1), b.ints(-1), name=f"{name}.first")
+        column = b.node("Add", b.node("Mul", first, b.scalar(0), name=f"{name}.nothing"), sink, name=f"{name}.column")
+        whole = b.node("Concat", score, column, name=f"{name}.sunk", axis=-1)
+        whole = b.node("Softmax", whole, name=f"{name}.softmax", axis=-1)
+        return b.node("Slice", whole, b.ints(0), b.ints(-1), b.ints(-1), name=f"{name}.weights")
+
+    def _activation(self, op: Activation, inputs: list[str], name: str) -> None:
+        b, gate = self.b, inputs[0]
+        if op.alternating:
+            last = b.ints(np.iinfo(np.int64).max)
+            gate, up = (b.node("Slice", inputs[0], b.ints(n), last, b.ints(-1), b.ints(2), name=f"{name}.{part}")
+                        for n, part in enumerate(("gate", "up")))  # fmt: skip
+            inputs = [gate, up]
+        last_name = f"{name}.{op.kind}" if len(inputs) == 2 else name
+        if op.kind == "silu":
+            act = b.node("Mul", gate, b.node("Sigmoid", gate, name=f"{name}.sigmoid"), name=last_name)
+        elif op.kind in ("gelu", "gelu_tanh"):
+            act = b.node("Gelu", gate, name=last_name, approximate="tanh" if op.kind == "gelu_tanh" else "none")
+        elif op.kind == "relu2":
+            act = b.node("Relu", gate, name=f"{name}.relu")
+            act = b.node("Mul", act, act, name=last_name)
+        else:
+            act = b.node("Relu", gate, name=last_name)
+        if len(inputs) == 2:
+            b.node("Mul", act, inputs[1], name=name)
 
 
-def float_zero_point(scale: NDArray[np.float32], minimum: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """(scale, zero point) of MatMulNBits for w = code * scale + minimum, from which both come back bit for bit."""
-    constant = scale == 0
-    safe = np.where(constant, np.float32(1), scale)
-    zero = np.where(constant, CONSTANT_GROUP_ZERO, -minimum / safe).astype(np.float32)
-    return np.where(constant, minimum * np.float32(2.0**-64), scale).astype(np.float32), zero
-
-
-def scale_and_minimum(scale: NDArray[np.float32], zero: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """The inverse of `float_zero_point`: the FP16 minimum of which it made this zero point, else their product in FP32."""
-    constant = zero == CONSTANT_GROUP_ZERO
-    product = -zero.astype(np.float64) * np.where(constant, scale, scale.astype(np.float64))
-    with np.errstate(over="ignore"):
-        half = product.astype(np.float16).astype(np.float32)
-    safe = np.where(constant | (scale == 0), np.float32(1), scale)
-    made = np.where(constant, CONSTANT_GROUP_ZERO, -half / safe).astype(np.float32)
-    minimum = np.where(np.isfinite(half) & (made == zero), half, product.astype(np.float32)).astype(np.float32)
-    return np.where(constant, np.float32(0), scale).astype(np.float32), minimum
-
-
-def build(model: Model, gains: Callable[[str], NDArray[np.float32]], linear: Linear, embed: Embed, head: str,
-          metadata: dict[str, str]) -> ModelProto:  # fmt: skip
-    """The whole decoder.  `gains(name)` gives a norm's gain; `linear` and `embed` write weights in their own dialect.
-
-    head  name of the head's weight, given to `linear` (the embedding's when they are tied)
-    """
-    b = Builder()
-    half = model.head_dim // 2
-    b.const("inv_freq", np.array(model.inv_freq, np.float32).reshape(1, half))
-    x = embed(b, "input_ids", "embed")
-    mask = _causal_mask(b)
-    cos, sin = _rotary(b)
-    presents: list[str] = []
-    for layer in range(model.layers):
-        presents += _layer(b, model, layer, f"blk.{layer}", x if layer == 0 else f"blk.{layer - 1}.out", mask,
-                           cos, sin, gains, linear)  # fmt: skip
-    x = _norm(b, f"blk.{model.layers - 1}.out", "output_norm", gains("output_norm.weight"), model.eps)
-    linear(b, x, head, "logits")
-    graph = helper.make_graph(b.nodes, model.name, _inputs(model), _outputs(model, presents), b.tensors)
-    opsets = [helper.make_opsetid("", OPSET)]
-    if any(n.domain == "com.microsoft" for n in b.nodes):
-        opsets.append(helper.make_opsetid("com.microsoft", 1))
-    proto = helper.make_model(graph, producer_name="meadow", ir_version=IR_VERSION, opset_imports=opsets)
-    helper.set_model_props(proto, dict(sorted(metadata.items())))
-    return proto
+# -- the interface -----------------------------------------------------------------------------------------------------
 
 
 def _value(name: str, kind: int, *shape: int | str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def _inputs(model: Model) -> list[ValueInfoProto]:
+def _caches(graph: Graph) -> list[tuple[int, Attention]]:
+    """(layer, attention) of each attention that has a cache of its own."""
+    return [(node.layer or 0, node.op) for node in graph.nodes
+            if isinstance(node.op, Attention) and node.op.keys_from is None]  # fmt: skip
+
+
+def _inputs(graph: Graph) -> list[ValueInfoProto]:
     values = [
         _value("input_ids", TensorProto.INT64, 1, "sequence"),
         _value("attention_mask", TensorProto.INT64, 1, "total"),
         _value("position_ids", TensorProto.INT64, 1, "sequence"),
     ]
-    for layer in range(model.layers):
+    for layer, op in _caches(graph):
         for kind in ("key", "value"):
             name = f"past_key_values.{layer}.{kind}"
-            values.append(_value(name, TensorProto.FLOAT, 1, model.kv_heads, "past", model.head_dim))
+            values.append(_value(name, TensorProto.FLOAT, 1, op.kv_heads, "past", op.head_dim))
     return values
 
 
-def _outputs(model: Model, presents: list[str]) -> list[ValueInfoProto]:
-    shape = (1, model.kv_heads, "total", model.head_dim)
-    return [_value("logits", TensorProto.FLOAT, 1, "sequence", model.vocab)] + [
-        _value(name, TensorProto.FLOAT, *shape) for name in presents
-    ]
+def _outputs(graph: Graph) -> list[ValueInfoProto]:
+    found = [_value(graph.nodes[-1].name, TensorProto.FLOAT, 1, "sequence", graph.model.vocab)]
+    for layer, op in _caches(graph):
+        for kind in ("key", "value"):
+            found.append(_value(f"present.{layer}.{kind}", TensorProto.FLOAT, 1, op.kv_heads, "total", op.head_dim))
+    return found
 
 
-def _causal_mask(b: Builder) -> str:
-    """Additive mask [1, 1, S, total]: 0 where a token may look, -1e9 where it is in the future or padded."""
-    b.node("Shape", "attention_mask", name="mask_shape")
-    total = b.node("Gather", "mask_shape", b.const("one_index", np.array(1, np.int64)), name="total_length")
-    keys = b.node("Range", b.const("zero", np.array(0, np.int64)), total, b.const("one", np.array(1, np.int64)),
-                  name="key_positions")  # fmt: skip
-    keys = b.node("Unsqueeze", keys, b.ints(0, 1, 2), name="key_row")
-    queries = b.node("Unsqueeze", "position_ids", b.ints(1, 3), name="query_column")
-    seen = b.node("LessOrEqual", keys, queries, name="causal")
-    real = b.node("Cast", "attention_mask", name="real_tokens", to=TensorProto.BOOL)
-    real = b.node("Unsqueeze", real, b.ints(1, 2), name="real_row")
-    allowed = b.node("And", seen, real, name="allowed")
-    return b.node("Where", allowed, b.const("zero_float", np.array(0, np.float32)),
-                  b.const("minus_billion", np.array(-1e9, np.float32)), name="mask")  # fmt: skip
+# -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def _rotary(b: Builder) -> tuple[str, str]:
-    position = b.node("Cast", "position_ids", name="positions", to=TensorProto.FLOAT)
-    position = b.node("Unsqueeze", position, b.ints(2), name="position_column")
-    angle = b.node("MatMul", position, "inv_freq", name="angle")
-    angle = b.node("Concat", angle, angle, name="angles", axis=-1)
-    angle = b.node("Unsqueeze", angle, b.ints(1), name="head_angles")
-    return b.node("Cos", angle, name="cos"), b.node("Sin", angle, name="sin")
+def write_linear(b: Builder, x: str, weight: Weight, out: str) -> str:
+    """y = x @ W.T for a weight in whatever type it has.  [.., K] -> [.., N]"""
+    if not weight.elem.group:
+        source = _dense(b, weight)
+        return b.node("MatMul", x, b.once("Transpose", source, name=f"{weight.name}.transposed", perm=[1, 0]), name=out)
+    zero = integer_zero_points(weight) if weight.minimum is not None else None
+    apart = weight.minimum is not None and zero is None
+    y = f"{out}.codes" if apart else out
+    if weight.elem.bits == 8:
+        extra = [] if weight.minimum is None else [_zero(b, weight, zero)]
+        assert weight.scale is not None
+        source = b.once("DequantizeLinear", b.const(weight.name, weight.codes), b.const(f"{weight.name}.scale", weight.scale),
+                        *extra, name=f"{weight.name}.float", axis=1, block_size=weight.elem.group)  # fmt: skip
+        y = b.node("MatMul", x, b.once("Transpose", source, name=f"{weight.name}.transposed", perm=[1, 0]), name=y)
+    else:
+        y = _matmul_nbits(b, x, weight, zero, y)
+    return _minima(b, x, weight, y, out) if apart else y
 
 
-def _norm(b: Builder, x: str, name: str, gain: NDArray[np.float32], eps: float) -> str:
-    square = b.node("Pow", x, b.const("two", np.array(2, np.float32)), name=f"{name}.square")
-    mean = b.node("ReduceMean", square, b.ints(-1), name=f"{name}.mean", keepdims=1)
-    shifted = b.node("Add", mean, b.const("eps", np.array(eps, np.float32)), name=f"{name}.shifted")
-    root = b.node("Sqrt", shifted, name=f"{name}.root")
-    unit = b.node("Div", x, root, name=f"{name}.unit")
-    return b.node("Mul", b.const(f"{name}.weight", gain), unit, name=name)
+def _dense(b: Builder, weight: Weight) -> str:
+    """float32 [N, K] of floats, or of int8 codes with one scale per row, or per tensor where all rows have the same."""
+    name = weight.name
+    codes = b.const(name, weight.codes)
+    if weight.scale is None:
+        return codes if weight.codes.dtype == np.float32 else b.once("Cast", codes, name=f"{name}.float", to=1)
+    alike = bool((weight.scale == weight.scale[0]).all())
+    scale = b.const(f"{name}.scale", weight.scale[0].reshape(()) if alike else weight.scale)
+    axis: dict[str, Any] = {} if alike else {"axis": 0}
+    return b.once("DequantizeLinear", codes, scale, name=f"{name}.float", **axis)
 
 
-def _heads(b: Builder, x: str, heads: int, head_dim: int, name: str) -> str:
-    x = b.node("Reshape", x, b.ints(0, 0, heads, head_dim), name=f"{name}.split")
-    return b.node("Transpose", x, name=f"{name}.heads", perm=[0, 2, 1, 3])
+def _zero(b: Builder, weight: Weight, zero: NDArray[np.uint8] | None) -> str:
+    """The zero points of 8-bit codes; zeros where the minima are added apart."""
+    assert weight.scale is not None
+    return b.const(f"{weight.name}.zero", np.zeros(weight.scale.shape, np.uint8) if zero is None else zero)
 
 
-def _rope(b: Builder, x: str, half: int, cos: str, sin: str, name: str) -> str:
-    low = b.node("Slice", x, b.ints(0), b.ints(half), b.ints(-1), name=f"{name}.low")
-    high = b.node("Slice", x, b.ints(half), b.ints(2 * half), b.ints(-1), name=f"{name}.high")
-    turned = b.node("Concat", b.node("Neg", high, name=f"{name}.minus"), low, name=f"{name}.turned", axis=-1)
-    return b.node("Add", b.node("Mul", x, cos, name=f"{name}.cos"), b.node("Mul", turned, sin, name=f"{name}.sin"),
-                  name=f"{name}.rope")  # fmt: skip
+def _matmul_nbits(b: Builder, x: str, weight: Weight, zero: NDArray[np.uint8] | None, out: str) -> str:
+    """com.microsoft MatMulNBits: codes less their zero points, times their scales; zero points of 0 for None."""
+    assert weight.scale is not None
+    rows, groups = weight.scale.shape
+    bits = weight.elem.bits
+    missing = groups * weight.elem.group - weight.cols
+    codes = np.pad(np.asarray(weight.codes, np.uint8), ((0, 0), (0, missing))).reshape(rows, groups, -1)
+    points = np.zeros((rows, groups), np.uint8) if zero is None else zero
+    return b.node(
+        "MatMulNBits", x, b.const(weight.name, packed_codes(codes, bits)), b.const(f"{weight.name}.scale", weight.scale),
+        b.const(f"{weight.name}.zero", packed_codes(points, bits)), name=out, domain="com.microsoft",
+        K=weight.cols, N=rows, bits=bits, block_size=weight.elem.group,
+    )  # fmt: skip
 
 
-def _repeat(b: Builder, x: str, model: Model, name: str) -> str:
-    """[1, kv_heads, P, D] -> [1, heads, P, D], each KV head serving heads / kv_heads query heads."""
-    group = model.heads // model.kv_heads
-    if group == 1:
-        return x
-    x = b.node("Unsqueeze", x, b.ints(2), name=f"{name}.five")
-    x = b.node("Expand", x, b.ints(1, 1, group, 1, 1), name=f"{name}.expand")
-    return b.node("Reshape", x, b.ints(1, model.heads, -1, model.head_dim), name=f"{name}.repeat")
+def _minima(b: Builder, x: str, weight: Weight, y: str, out: str) -> str:
+    """y + (sums of x over each group) @ minima.T: what the minimum of a group adds to each of its products."""
+    assert weight.minimum is not None
+    groups, group = weight.minimum.shape[1], weight.elem.group
+    missing = groups * group - weight.cols
+    sums = f"{x}.sums_{group}"
+    if sums not in b.made:
+        source = x
+        if missing:
+            source = b.node("Pad", x, b.ints(0, 0, 0, 0, 0, missing), name=f"{x}.padded_{group}")
+        split = b.node("Reshape", source, b.ints(0, 0, groups, group), name=f"{x}.groups_{group}")
+        b.once("ReduceSum", split, b.ints(-1), name=sums, keepdims=0)
+    minima = b.const(f"{weight.name}.minimum", weight.minimum)
+    minima = b.once("Transpose", minima, name=f"{weight.name}.minima", perm=[1, 0])
+    return b.node("Add", y, b.node("MatMul", sums, minima, name=f"{out}.least"), name=out)
 
 
-def _layer(b: Builder, model: Model, layer: int, p: str, x: str, mask: str, cos: str, sin: str,
-           gains: Callable[[str], NDArray[np.float32]], linear: Linear) -> list[str]:  # fmt: skip
-    d, half = model.head_dim, model.head_dim // 2
-    n = _norm(b, x, f"{p}.attn_norm", gains(f"{p}.attn_norm.weight"), model.eps)
-    q = _heads(b, linear(b, n, f"{p}.attn_q.weight", f"{p}.q"), model.heads, d, f"{p}.q")
-    k = _heads(b, linear(b, n, f"{p}.attn_k.weight", f"{p}.k"), model.kv_heads, d, f"{p}.k")
-    v = _heads(b, linear(b, n, f"{p}.attn_v.weight", f"{p}.v"), model.kv_heads, d, f"{p}.v")
-    q = _rope(b, q, half, cos, sin, f"{p}.q")
-    k = _rope(b, k, half, cos, sin, f"{p}.k")
-    k = b.node("Concat", f"past_key_values.{layer}.key", k, name=f"present.{layer}.key", axis=2)
-    v = b.node("Concat", f"past_key_values.{layer}.value", v, name=f"present.{layer}.value", axis=2)
-    keys = b.node("Transpose", _repeat(b, k, model, f"{p}.k"), name=f"{p}.keys", perm=[0, 1, 3, 2])
-    score = b.node("MatMul", q, keys, name=f"{p}.dot")
-    score = b.node("Mul", score, b.const("score_scale", np.array(d**-0.5, np.float32)), name=f"{p}.scaled")
-    score = b.node("Add", score, mask, name=f"{p}.masked")
-    weight = b.node("Softmax", score, name=f"{p}.softmax", axis=-1)
-    a = b.node("MatMul", weight, _repeat(b, v, model, f"{p}.v"), name=f"{p}.context")
-    a = b.node("Transpose", a, name=f"{p}.merge", perm=[0, 2, 1, 3])
-    a = b.node("Reshape", a, b.ints(0, 0, model.heads * d), name=f"{p}.merged")
-    o = linear(b, a, f"{p}.attn_output.weight", f"{p}.attn_out")
-    x = b.node("Add", x, o, name=f"{p}.attn_residual")
-    n = _norm(b, x, f"{p}.ffn_norm", gains(f"{p}.ffn_norm.weight"), model.eps)
-    gate = linear(b, n, f"{p}.ffn_gate.weight", f"{p}.gate")
-    up = linear(b, n, f"{p}.ffn_up.weight", f"{p}.up")
-    act = b.node("Mul", gate, b.node("Sigmoid", gate, name=f"{p}.sigmoid"), name=f"{p}.silu")
-    h = b.node("Mul", act, up, name=f"{p}.glu")
-    down = linear(b, h, f"{p}.ffn_down.weight", f"{p}.down")
-    b.node("Add", x, down, name=f"{p}.out")
-    return [f"present.{layer}.key", f"present.{layer}.value"]
+def write_embedding(b: Builder, ids: str, weight: Weight, out: str) -> str:
+    """The rows that `ids` name, in float32: the codes are gathered first, so that a step never unpacks the table."""
+    if weight.elem.group and (weight.elem.bits < 8 or weight.minimum is not None):
+        # Written as floats, which are the products and sums of what was stored.
+        return b.node("Gather", b.const(f"{weight.name}.table", weight.dequantize()), ids, name=out)
+    codes = b.const(weight.name, weight.codes)
+    if weight.scale is None:
+        half = weight.codes.dtype != np.float32
+        rows = b.node("Gather", codes, ids, name=f"{out}.rows" if half else out)
+        return b.node("Cast", rows, name=out, to=1) if half else rows
+    rows = b.node("Cast", b.node("Gather", codes, ids, name=f"{out}.codes"), name=f"{out}.rows", to=1)
+    alike = not weight.elem.group and bool((weight.scale == weight.scale[0]).all())
+    scale = b.const(f"{weight.name}.scale", weight.scale[0].reshape(()) if alike else weight.scale)
+    if alike:
+        return b.node("Mul", rows, scale, name=out)
+    scales = b.node("Gather", scale, ids, name=f"{out}.scales")
+    if not weight.elem.group:
+        scales = b.node("Unsqueeze", scales, b.ints(-1), name=f"{out}.scale_column")
+        return b.node("Mul", rows, scales, name=out)
+    groups, group = weight.cols // weight.elem.group, weight.elem.group
+    split = b.node("Reshape", rows, b.ints(0, 0, groups, group), name=f"{out}.groups")
+    column = b.node("Unsqueeze", scales, b.ints(-1), name=f"{out}.scale_column")
+    product = b.node("Mul", split, column, name=f"{out}.product")
+    return b.node("Reshape", product, b.ints(0, 0, weight.cols), name=out)

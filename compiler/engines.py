@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engines run: every node and every matrix of a graph is asked for, and what they lack is said by name.
+
+The readers of files say what a model is; whether it can run is said here, and only here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Activation, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.machine.errors import UnsupportedModel
+from meadow.machine.isa import SMALLEST_EPSILON
+from meadow.machine.storage.groups import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat
+from meadow.machine.types import I8, Weight
+
+Problem = tuple[str, str, str]
+"""(where, what was found, what is served or what to do)"""
+
+
+def require_engines(graph: Graph) -> None:
+    """Raise UnsupportedModel, with every problem, unless the engines run every node and multiply every matrix."""
+    lacking = [problem for node in graph.nodes for problem in lacks(node)]
+    if lacking:
+        raise UnsupportedModel("the engines do not compute all of this model:", tuple(_first(lacking)))
+    problems = matrix_problems(graph)
+    if problems:
+        kinds = sorted({row[1] for row in problems})
+        raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
+                               f"  {remedy(graph)}", tuple(_first(problems)))  # fmt: skip
+    array = [n for n in graph.nodes if isinstance(n.op, Linear) and graph.weight_of(n).elem == I8]
+    if array and graph.model.activations != "int8":
+        raise UnsupportedModel(
+            "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
+            f"  To ask for them: {quantize_command(graph)}-int8 --activations int8"
+        )
+
+
+def _first(problems: list[Problem], count: int = 6) -> list[Problem]:
+    return problems[:count] + [("...", f"{len(problems) - count} more", "")] * (len(problems) > count)
+
+
+def lacks(node: Node) -> list[Problem]:
+    """What keeps a node from the engines: each attribute that no unit has."""
+    found: list[tuple[bool, str, str]] = []
+    match node.op:
+        case Embedding() as op:
+            found = [(op.factor != 1, f"a factor of {op.factor:g} on the embedding", "rows as they are"),
+                     (op.positions is not None, "learned positions", "rotary positions")]  # fmt: skip
+        case Norm() as op:
+            found = [(op.kind != "rms", f"a {op.kind} norm", "RMS norms"), (op.bias is not None, "a bias", "gains alone"),
+                     (op.gain is None, "no gain", "norms with one"),
+                     (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}")]  # fmt: skip
+        case Linear() as op:
+            found = [(op.bias is not None, "a bias", "linears without a bias")]
+            if isinstance(op, Head):
+                found += [(op.factor != 1, f"a factor of {op.factor:g} on the logits", "logits as they are"),
+                          (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are")]  # fmt: skip
+        case Rotary() as op:
+            part = 2 * len(op.frequencies)
+            found = [(part != op.head_dim, f"{part} of {op.head_dim} elements of a head turned", "whole heads"),
+                     (op.interleaved, "rotary pairs that are neighbours", "halves"),
+                     (op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none")]  # fmt: skip
+        case Attention() as op:
+            found = [(op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
+                     (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
+                     (op.sinks is not None, "attention sinks", "none"), (not op.causal, "attention to later tokens", "causal attention"),
+                     (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
+                     (not op.scale > 0, f"a scale of {op.scale:g}", "a positive scale")]  # fmt: skip
+        case Activation() as op:
+            found = [(op.kind != "silu" or not op.gated, f"{op.kind}{' of a gate' * op.gated}", "silu(gate) * up")]
+    return [(f"%{node.name}", f"has {what}", f"the engines run {served}") for wrong, what, served in found if wrong]
+
+
+def matrix_problems(graph: Graph) -> list[Problem]:
+    """The matrices that no engine multiplies: the INT8 array takes INT8 weights with a scale per tensor or row, pacq_gemv
+    grouped ones.  A table that is only looked up is the host's."""
+    multiplied = {n.weight for n in graph.nodes if isinstance(n.op, Linear)}
+    problems: list[Problem] = []
+    for name, weight in graph.weights.items():
+        if weight.scale is None and name not in multiplied:
+            continue
+        if weight.elem.group and weight.scale is not None:
+            problems += grouped_problems(weight)
+        elif weight.elem != I8 or weight.scale is None:
+            problems.append((name, f"is {weight.elem}",
+                             "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups"))  # fmt: skip
+    return problems
+
+
+def grouped_problems(weight: Weight) -> list[Problem]:
+    """What keeps a grouped matrix from pacq_gemv."""
+    assert weight.scale is not None
+    try:
+        GroupFormat(weight.elem.bits, weight.elem.group, False, False)
+    except ValueError as error:
+        return [(weight.name, f"is {weight.elem}", str(error))]
+    found: list[Problem] = []
+    if weight.scale.shape[1] > MOST_GROUPS:
+        found.append((weight.name, f"has {weight.scale.shape[1]} groups per row",
+                      f"at most {MOST_GROUPS} are possible; use larger groups"))  # fmt: skip
+    for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
+        if values is None:
+            continue
+        magnitude = np.abs(values)
+        if not np.isfinite(magnitude).all() or magnitude.max(initial=0) >= LARGEST:
+            found.append((weight.name, f"has {what} up to {magnitude.max():g}", "export or quantize it again"))
+        elif np.array((magnitude > 0) & (magnitude < SMALLEST)).any():
+            found.append((weight.name, f"has {what} below 2^-60", "export or quantize it again"))
+    return found
+
+
+def remedy(graph: Graph) -> str:
+    """The command that makes a model for the engines of this one, and keeps the codes of what is grouped already."""
+    widths = {w.elem.bits for w in graph.weights.values() if w.elem.group}
+    if not widths:
+        return f"To make an INT8 model of it: {quantize_command(graph)}-int8 --weights int8 --granularity channel --activations int8"
+    if max(widths) == 8:
+        return f"To keep its codes and give the rest 8 bits: {quantize_command(graph)}-int8 --weights int8 --granularity group"
+    return f"To keep its codes and give the rest {max(widths)} bits: {quantize_command(graph)}-int{max(widths)} --weights int{max(widths)}"
+
+
+def quantize_command(graph: Graph) -> str:
+    """What to type to quantize this model, up to the end of the output folder's name."""
+    file = Path(graph.source)
+    if file.name == "model.onnx":
+        return f"meadowc quantize {file.parent} -o {file.parent}"
+    return f"meadowc quantize {file} -o {file.with_suffix('')}"

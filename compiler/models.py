@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model files in, ONNX folders out: what `convert` and `quantize` do around reading, rounding and writing.
+
+Reads with sources/, rounds with quantize/, writes with sources/onnx/write.py; decides nothing about a model itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Linear
+from meadow.compiler.quantize.calibrate import Statistics, calibrate
+from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, round_graph
+from meadow.compiler.quantize.smooth import smooth
+from meadow.compiler.sources.onnx.file import save_model
+from meadow.compiler.sources.onnx.read import ABSURD_SCALE
+from meadow.compiler.sources.onnx.write import write
+from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
+from meadow.machine.errors import UsageError
+from meadow.machine.folder import beside, refuse_target
+
+Progress = Callable[[str], None]
+
+
+def convert(source: Path, target: Path) -> dict[str, Any]:
+    """Write `target`/ from the GGUF file `source`, losslessly; returns a summary for the command line.
+
+    Raises UsageError for a damaged file, UnsupportedModel (with every problem) for one of no known family.
+    """
+    refuse_target(target, "model", (source,))
+    from meadow.compiler.sources.gguf import graph as gguf
+
+    graph = gguf.read(source)
+    texts = {name: text.encode() for name, text in gguf.companions(source).items()}
+    save_folder(graph, target, source, texts, graph.metadata)
+    types: dict[str, int] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Linear):
+            kind = str(graph.weight_of(node).elem)
+            types[kind] = types.get(kind, 0) + 1
+    return {"model": str(graph.model), "types": types, "tied": graph.nodes[0].weight == graph.nodes[-1].weight,
+            "chat_template": "chat_template.jinja" in texts, "folder": str(target),
+            "bytes": sum(p.stat().st_size for p in target.iterdir())}  # fmt: skip
+
+
+def save_folder(graph: Graph, target: Path, source: Path, texts: dict[str, bytes], metadata: dict[str, str]) -> None:
+    """Write `target`/ with model.onnx, its data and `texts`, whole or not at all."""
+    with beside(target, "model", (source,)) as folder:
+        save_model(write(graph, metadata), folder)
+        for name, text in texts.items():
+            (folder / name).write_bytes(text)
+
+
+def quantize(source: Path, target: Path, granularity: str = "channel", activations: str = "int8",
+             smoothing: float | None = None, progress: Progress = lambda _: None,
+             weights: str = "int8", group: int = 32, head: str = "int8") -> dict[str, Any]:  # fmt: skip
+    """Write `target`/ with quantized weights from the model `source`; returns the coverage and error report.
+
+    weights      int8, or int4 or int2 in groups of `group` columns; then activations stay float
+    granularity  of int8: "channel", "tensor", or "group": 8 bits in groups of `group` columns, and activations stay float
+    smoothing    0 to 1, how much activation range is moved into the weights; None takes the default of the granularity
+    head         of int4 and int2: "int8" gives the head 8 bits in groups, "same" those of the linears
+
+    Raises UnsupportedModel for a graph that is not understood or weights that are not finite, UsageError for options.
+    """
+    recipe = Recipe(int(weights.removeprefix("int")), granularity if weights == "int8" else "group", group, head)
+    recipe.check()
+    if not recipe.grouped and activations not in ("int8", "float"):
+        raise UsageError(f"activations {activations!r} are not known; int8 and float are")
+    file = find_source(source)
+    refuse_target(target, "model", (file,))
+    progress("reading")
+    graph, texts = read_source(file), companions_of(file)
+    activations = "float" if recipe.grouped else activations
+    strength = 0.0 if recipe.grouped else SMOOTHING[granularity] if smoothing is None else smoothing
+    if not 0 <= strength <= 1:
+        raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
+    statistics, notes, smoothed = None, [], graph
+    if activations == "int8" and (strength or granularity == "tensor"):
+        progress("calibrating")
+        statistics = calibrate(graph, texts.get("tokenizer.json"))
+        if statistics is None:
+            notes.append(
+                "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
+            )
+        elif strength:
+            smoothed = smooth(graph, statistics, strength)
+    made, rows = round_graph(smoothed, recipe, statistics, progress)
+    progress("writing")
+    metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
+                "meadow.weights": str(recipe), **origin_of(graph, file, target)}  # fmt: skip
+    save_folder(made, target, file, texts, metadata)
+    return _report(graph, made, rows, recipe, target, activations, strength, statistics, notes)
+
+
+def _report(graph: Graph, made: Graph, rows: list[MatrixReport], recipe: Recipe, target: Path, activations: str, strength: float,
+            statistics: Statistics | None, notes: list[str]) -> dict[str, Any]:  # fmt: skip
+    """What `quantize` ends with."""
+    if recipe.grouped:
+        after = sum(w.nbytes for w in made.weights.values())
+        kind: dict[str, Any] = {"weights": f"int{recipe.bits}", "group": recipe.group, "head": recipe.head,
+                                "granularity": f"group of {recipe.group}"}  # fmt: skip
+        absurd = [r.name for r in rows if not abs(r.largest_scale) < ABSURD_SCALE]
+    else:
+        per_row = recipe.granularity == "channel"
+        after = sum(w.codes.size + (w.rows if per_row else 1) * 4 for w in made.weights.values())
+        kind = {"granularity": recipe.granularity}
+        absurd = [r.name for r in rows if not 0 < r.smallest_scale <= r.largest_scale < ABSURD_SCALE]
+    return {
+        "folder": str(target), "matrices": len(rows), "matrices_total": len(made.weights),
+        "bytes_before": sum(w.nbytes for w in graph.weights.values()), "bytes_after": after, **kind, "activations": activations,
+        "smoothing": strength if statistics is not None else 0.0,
+        "calibration_tokens": statistics.tokens if statistics else 0,
+        "worst": [vars(r) for r in sorted(rows, key=lambda r: -r.relative_error)[:5]],
+        "mean_relative_error": float(np.mean([r.relative_error for r in rows])),
+        "absurd_scales": absurd, "per_matrix": [vars(r) for r in rows], "notes": notes,
+    }  # fmt: skip
+
+
+def origin_of(graph: Graph, file: Path, target: Path) -> dict[str, str]:
+    """Metadata that names the user's own file: `file`, or the one that it was quantized from; and how far that was tried."""
+    path, digest = (graph.metadata.get(f"meadow.origin.{key}", "") for key in ("path", "sha256"))
+    tried = graph.metadata.get("meadow.confirmed", "")
+    first = (file.parent / path).resolve() if path and digest else file.resolve()
+    return {
+        "meadow.origin.path": os.path.relpath(first, target.resolve()),
+        "meadow.origin.sha256": digest if path and digest else digest_of(file),
+        "meadow.confirmed": str(min(graph.positions, int(tried)) if tried.isdecimal() else graph.positions),
+    }

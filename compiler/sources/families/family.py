@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a family of decoders is: how a block is wired, which roles its tensors have, and what files call them.
+
+The readers of files and the benchmarks build their graphs with it, so that a block is written down once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meadow.compiler.graph.graph import Node, name_of
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Op, Rotary
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+GGUF = {
+    "attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
+    "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
+}  # fmt: skip
+"""What GGUF calls the tensors of a layer, by role (the names of gguf.TensorNameMap)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of one layer's block that are not in its tensors."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: tuple[float, float]
+    """Of the attention's and the MLP's norm."""
+    frequencies: tuple[float, ...]
+    scale: float = 0.0
+    """Of the scores; 0 stands for 1 / sqrt(head_dim)."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    name         general.architecture of its GGUF files
+    norm         kind of its norms
+    offset       what is added to the gain of its norms
+    biases       roles of the linears that have a bias
+    activation   of the MLP, gated by a linear of its own or not
+    interleaved  rotary pairs are neighbours
+    permuted     GGUF stores the rows of q and k so that rotary pairs are neighbours, and the graph rotates halves
+    """
+
+    name: str
+    norm: str = "rms"
+    offset: float = 0.0
+    biases: frozenset[str] = field(default_factory=frozenset)
+    activation: str = "silu"
+    gated: bool = True
+    interleaved: bool = False
+    permuted: bool = False
+
+    def roles(self) -> tuple[str, ...]:
+        """The tensors of a layer: role, and "role.bias" where it has one."""
+        matrices = [role for role in GGUF if role != "gate" or self.gated]
+        norms = [f"{role}.bias" for role in ("attn_norm", "ffn_norm")] if self.norm == "layer" else []
+        return (*matrices, *(f"{role}.bias" for role in LINEARS if role in self.biases), *norms)
+
+    def tensor(self, layer: int, role: str) -> str:
+        """What GGUF calls the tensor of `role`: blk.3.attn_q.weight, blk.3.attn_q.bias."""
+        role, _, kind = role.partition(".")
+        return f"blk.{layer}.{GGUF[role]}.{kind or 'weight'}"
+
+    def block(self, nodes: Nodes, shape: Shape, names: Mapping[str, str], x: str) -> str:
+        """Append one decoder layer that reads the residual stream %x; returns the stream after it.
+
+        names  of the graph's tensors by role; a bias is there or not, whatever the family says
+        """
+        heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
+
+        def norm(role: str, source: str) -> str:
+            gain, bias = names.get(role), names.get(f"{role}.bias")
+            return nodes.add(role, Norm(gain, shape.eps[role == "ffn_norm"], self.norm, bias, self.offset), source)
+
+        def linear(role: str, source: str) -> str:
+            return nodes.add(role, Linear(names[role], names.get(f"{role}.bias")), source)
+
+        def rope(role: str, source: str, count: int) -> str:
+            return nodes.add(role, Rotary(count, head_dim, shape.frequencies, self.interleaved), source)
+
+        normed = norm("attn_norm", x)
+        q, k, v = (linear(role, normed) for role in "qkv")
+        q, k = rope("q_rope", q, heads), rope("k_rope", k, kv_heads)
+        attention = Attention(heads, kv_heads, head_dim, shape.scale or head_dim**-0.5)
+        attended = nodes.add("attend", attention, q, k, v)
+        x = nodes.add("attn_add", Add(), x, linear("o", attended))
+        normed = norm("ffn_norm", x)
+        inputs = [linear(role, normed) for role in (("gate", "up") if self.gated else ("up",))]
+        hidden = nodes.add("glu" if self.gated else "act", Activation(self.activation, self.gated), *inputs)
+        return nodes.add("ffn_add", Add(), x, linear("down", hidden))
+
+    def ends(self, nodes: Nodes, norm: str | None, eps: float, head: str, x: str, bias: str | None = None) -> None:
+        """Append the final norm and the head."""
+        x = nodes.add("norm", Norm(norm, eps, self.norm, None, self.offset), x)
+        nodes.add("logits", Head(head, bias), x)
+
+
+@dataclass
+class Nodes:
+    """The nodes of a graph under construction; `layer` is the one that is being built."""
+
+    made: list[Node] = field(default_factory=list)
+    layer: int | None = None
+
+    def add(self, role: str, op: Op, *inputs: str) -> str:
+        """Append a node; returns its name."""
+        name = name_of(self.layer, role)
+        self.made.append(Node(name, op, inputs, self.layer, role))
+        return name
+
+    def begin(self, weight: str) -> str:
+        """The embedding: the first node."""
+        return self.add("embed", Embedding(weight))

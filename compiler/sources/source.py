@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model file of any format: found, read as a Graph, its digest, and the texts that belong beside it.
+
+Each format has a folder here; this file only asks which it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.sources.onnx import file as onnx_file
+from meadow.compiler.sources.onnx import read as onnx_read
+from meadow.machine.package.read import COMPANIONS, sha256
+
+
+def is_gguf(file: Path) -> bool:
+    """Whether `file` begins as a GGUF file does."""
+    if not file.is_file():
+        return file.suffix == ".gguf"
+    with file.open("rb") as stream:
+        return stream.read(4) == b"GGUF" or file.suffix == ".gguf"
+
+
+def find_source(path: Path) -> Path:
+    """The model file that `path` names: itself, or the one inside a folder.  Raises UsageError for a folder without one."""
+    if path.is_dir() and not list(path.glob("*.onnx")) and len(found := sorted(path.glob("*.gguf"))) == 1:
+        return found[0]
+    return path if is_gguf(path) else onnx_file.find_model(path)
+
+
+def read_source(path: Path, context: int | None = None) -> Graph:
+    """The Graph of a model file.
+
+    context  positions up to which an ONNX file is tried; None: what the file says (sources/onnx/read.py)
+    Raises UsageError when it is no whole file, UnsupportedModel with a table of every problem found.
+    """
+    file = find_source(path)
+    if not is_gguf(file):
+        return onnx_read.read(file, context)
+    from meadow.compiler.sources.gguf import graph  # it needs the tokenizers library
+
+    return graph.read(file)
+
+
+def digest_of(file: Path) -> str:
+    """sha256 over a model file and the data files it names."""
+    return sha256(file) if is_gguf(file) else onnx_read.source_digest(file)
+
+
+def companions_of(file: Path) -> dict[str, bytes]:
+    """The texts that belong to a model (COMPANIONS), by file name: inside a GGUF file, beside an ONNX file."""
+    if not is_gguf(file):
+        return {name: (file.parent / name).read_bytes() for name in COMPANIONS if (file.parent / name).is_file()}
+    from meadow.compiler.sources.gguf import graph
+
+    return {name: text.encode() for name, text in graph.companions(file).items()}
