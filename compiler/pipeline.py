@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from meadow.compiler.emit.save import compiler_digest, save
 from meadow.compiler.engines import require_engines
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
-from meadow.compiler.price import cost
+from meadow.compiler.price.run import Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
 from meadow.compiler.price.traffic import by_role, prompt_beats
 from meadow.compiler.program.lower import lower
@@ -33,7 +33,6 @@ from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, pack, 
 from meadow.compiler.program.parts import Part, weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit, fit
-from meadow.compiler.size.search import DECODE_AT, PROMPT
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.machine.design import Design
 from meadow.machine.errors import MeadowError, UsageError
@@ -166,12 +165,14 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
                                    design.lookup_entries)  # fmt: skip
         return made
 
-    packed: dict[str, AnyPacked] = {}
+    # The largest first, so that no worker is left alone with it at the end.
+    order = sorted(parts_of, key=lambda name: -graph.weights[name].codes.size)
+    found: dict[str, dict[str, AnyPacked]] = {}
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for index, made in enumerate(pool.map(packed_parts, parts_of)):
+        for index, (name, made) in enumerate(zip(order, pool.map(packed_parts, order), strict=True)):
             progress("pack", f"matrix {index + 1}/{len(parts_of)}")
-            packed |= made
-    return packed
+            found[name] = made
+    return {part: p for name in parts_of for part, p in found[name].items()}
 
 
 def packing_notes(packed: Mapping[str, AnyPacked]) -> list[str]:
@@ -199,19 +200,21 @@ def summarize(
 ) -> dict[str, Any]:
     """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
     design = fitted.design
-    context = min(512, design.context - 1)
-    chunks = len(schedule.chunks)
-    decode = cost.estimate(schedule.programs["decode"], design, 1, context, board.bandwidth_gb_s, 1, chunks)
-    prefill = cost.estimate(schedule.programs["prefill"], design, design.block, 0, board.bandwidth_gb_s, 1, chunks)
+    work, chunks = Workload.of(design), len(schedule.chunks)
+    decode = estimate(schedule.programs["decode"], design, 1, work.position, board.bandwidth_gb_s, 1, chunks)
+    prefill = prompt_estimate(schedule.programs["prefill"], design, work.prompt, board.bandwidth_gb_s, chunks)
+    # The chosen design as its weights were packed; the others as a sample of them says.
+    chosen = replace(fitted.chosen, prefill=work.prompt / prefill.seconds, decode=1 / decode.seconds)
+    front = [chosen if c.design == design else c for c in fitted.front]
     ceiling = board.bandwidth_gb_s * 1e9 / decode.total_bytes
     raw = sum(p.layout.rows * p.layout.cols for p in packed.values())
     stored = sum(p.nbytes for p in packed.values())
     return {
         "model": str(graph.model), "board": board.name, "design": asdict(design), "design_id": design.id,
-        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "resources_kind": "estimated", "optimize": fitted.optimize, "why": fitted.why,
-        "front_kind": "modelled", "front_workload": {"prompt": min(PROMPT, design.context), "context": min(DECODE_AT, design.context - 1)},
+        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "resources_kind": "estimated", "optimize": fitted.optimize, "why": fitted.reason(chosen),
+        "front_kind": "modelled", "front_workload": {"prompt": work.prompt, "context": work.position},
         "front": [{"design": asdict(c.design), "prefill_tokens_per_s": c.prefill, "decode_tokens_per_s": c.decode,
-                   "share": c.share, "resource": c.resource, "packing": c.packing, "chosen": c.design == design, "text": str(c)} for c in fitted.front],
+                   "share": c.share, "resource": c.resource, "packing": c.packing, "chosen": c.design == design, "text": str(c)} for c in front],
         "notes": [*fitted.notes, *packing_notes(packed)], "steps": {k: len(v) for k, v in schedule.programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
@@ -219,16 +222,16 @@ def summarize(
         "weights": {"kind": "measured", "raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
                     "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
                     "packed_matrices": sum(isinstance(p, Packed) and p.form is not None for p in packed.values()), "grouped_matrices": sum(isinstance(p, PackedGroups) for p in packed.values()), "matrices": len(packed)},
-        "decode": {"kind": "modelled", "context": context, "tokens_per_s": 1 / decode.seconds,
+        "decode": {"kind": "modelled", "context": work.position, "tokens_per_s": 1 / decode.seconds,
                    "bytes_per_token": decode.bytes, "roofline_tokens_per_s": ceiling,
                    "share_of_roofline": 1 / decode.seconds / ceiling,
-                   "limit": max(decode.limits, key=lambda k: decode.limits[k])},
-        "prefill": {"kind": "modelled", "tokens": design.block, "tokens_per_s": design.block / prefill.seconds,
-                    "bytes": prefill.bytes, "limit": max(prefill.limits, key=lambda k: prefill.limits[k])},
+                   "limit": decode.limit},
+        "prefill": {"kind": "modelled", "tokens": work.prompt, "tokens_per_s": work.prompt / prefill.seconds,
+                    "bytes": prefill.bytes, "limit": prefill.limit},
         "layers": graph.model.layers, "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
         "board_title": board.title, "dram_bytes": board.dram_bytes,
         "timeline": {phase: [[e.kind, round(e.duration, 2), e.limit] for e in timeline(
             steps, design, tokens, position, board.bandwidth_gb_s)]
-            for phase, tokens, position in (("decode", 1, context), ("prefill", design.block, 0))
+            for phase, tokens, position in (("decode", 1, work.position), ("prefill", design.block, 0))
             for steps in (schedule.programs[phase],)},
     }  # fmt: skip

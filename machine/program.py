@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 
 from meadow.machine.isa import INSTRUCTIONS, Epilogue, Opcode, Value, encode, pack_slot
@@ -79,6 +80,11 @@ class Step:
         """For people: l3.q, l3.attend.scores, logits#1."""
         name = self.role if self.layer is None else f"l{self.layer}.{self.role}"
         return name if self.part is None else f"{name}#{self.part}"
+
+    @cached_property
+    def numbers(self) -> dict[str, Value]:
+        """The operands that are no slots."""
+        return {k: v for k, v in self.operands.items() if not isinstance(v, Slot)}
 
     def slots(self) -> list[tuple[str, Slot]]:
         return [(k, v) for k, v in self.operands.items() if isinstance(v, Slot) and v is not NOWHERE]

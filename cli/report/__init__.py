@@ -58,7 +58,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     from jinja2 import Environment, StrictUndefined
 
     from meadow.cli.report import charts
-    from meadow.compiler.price import cost
+    from meadow.compiler.price.run import estimate, prompt_estimate
     from meadow.compiler.price.timeline import Event, chrome_trace, timeline
     from meadow.compiler.price.traffic import ROLES
     from meadow.toolchain.reports import beside
@@ -75,10 +75,10 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     decode, prefill = runs.values()
     packing = package.packing()
     contexts = [c for c in CONTEXTS if c < design.context]
-    by_context = [cost.estimate(steps["decode"], design, 1, c, bandwidth).bytes for c in contexts]
+    by_context = [estimate(steps["decode"], design, 1, c, bandwidth).bytes for c in contexts]
     traffic = summary["traffic"]
     first_token = {
-        n: cost.prompt_seconds(steps["prefill"], design, n, bandwidth)
+        n: prompt_estimate(steps["prefill"], design, n, bandwidth).seconds
         for n in (16, 64, 128, 256, 512, 1024)
         if n < design.context
     }

@@ -110,9 +110,14 @@ class Evaluator:
         return y if op.bias is None else y + self.graph.vectors[op.bias]
 
     def _head(self, op: Head, x: Floats) -> Floats:
-        y = self._linear(op, x)
-        y = y if op.factor == 1 else y * np.float32(op.factor)
-        return _capped(y, op.softcap)
+        return _capped(_scaled(self._linear(op, x), op.factor), op.softcap)
+
+    def finish(self, node: Node, products: Floats) -> Floats:
+        """The logits of a head whose products with its matrix are there."""
+        op = node.op
+        assert isinstance(op, Head)
+        y = products if op.bias is None else products + self.graph.vectors[op.bias]
+        return _capped(_scaled(y, op.factor), op.softcap)
 
     def _int8(self, x: Floats) -> Floats:
         """x rounded to 255 levels of its last axis' largest magnitude, if activations are INT8."""
@@ -168,6 +173,11 @@ class Evaluator:
             total = total if sink is None else total + np.exp(sink - top) * np.float32(65535 if self.quantized else 1)
             out[:, head] = weight @ v[:, kv] / total
         return out.reshape(tokens, -1)
+
+
+def _scaled(x: Floats, factor: float) -> Floats:
+    """x * factor; x where the factor is 1."""
+    return x if factor == 1 else x * np.float32(factor)
 
 
 def _capped(x: Floats, cap: float) -> Floats:

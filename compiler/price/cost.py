@@ -13,20 +13,15 @@ Knows the schedule and the design, nothing else; bytes are traffic.py's, and exa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from meadow.compiler.price.traffic import (
     Beats,
     Operands,
-    blocks,
     by_role,
     group_layout,
-    numbers,
     on_port,
-    run_beats,
     step_beats,
-    streamed_rows,
 )
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.machine.isa import Epilogue, Opcode
@@ -63,10 +58,14 @@ class Cost:
         return sum(self.bytes.values())
 
 
-def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1) -> Cost:
-    """Cycles and bytes of `step` for `tokens` tokens after `position` cached ones; `logits` rows of logits wanted."""
-    o = numbers(step)
-    moved = step_beats(step, design, tokens, position, logits)
+def step_cost(step: Step, design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1,
+              moved: Beats | None = None) -> Cost:  # fmt: skip
+    """Cycles and bytes of `step` for `tokens` tokens after `position` cached ones; `logits` rows of logits wanted.
+
+    moved  the step's beats, where they are known already (traffic.step_beats)
+    """
+    o = step.numbers
+    moved = step_beats(step, design, tokens, position, logits) if moved is None else moved
     loops = step_loops(step, design, tokens, position, logits)
     phases: dict[str, float] = {"latency": OVERHEAD}
     if loops:
@@ -149,7 +148,7 @@ def _grouped_tiles(o: Operands, design: Design, rows: int, tile_rows: int, loops
 
 def step_macs(step: Step, tokens: int, position: int, logits: int = 1) -> int:
     """Multiplications that a step is there for: matrices with tokens, queries with keys, probabilities with values."""
-    o = numbers(step)
+    o = step.numbers
     seen = sum(position + t + 1 for t in range(tokens))
     match step.opcode:
         case Opcode.LINEAR:
@@ -168,7 +167,7 @@ def step_loops(step: Step, design: Design, tokens: int, position: int, logits: i
 
     `unpack` is missing where weights are prefix codes: it depends on the codes themselves.
     """
-    o = numbers(step)
+    o = step.numbers
     lanes = design.float_lanes
     found: dict[str, int] = {}
     match step.opcode:
@@ -256,87 +255,3 @@ def _grouped_loops(o: Operands, design: Design, rows: int, tokens: int) -> dict[
     windows = layout.windows * -(-tokens // design.pacq_tokens)
     fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // (BEAT_BYTES // 4))
     return {"pacq": windows * layout.form.window_cycles, "feed": fed, "results": tokens * layout.results}
-
-
-class _Ahead:
-    """How far pacq_gemv has read ahead, in engine cycles of the whole memory bus: what it reads while the engine does something
-    else, as far as its FIFOs hold, a later step need not wait for.  `meadowc bench decode` counts it."""
-
-    def __init__(self, design: Design, bandwidth_gb_s: float):
-        self.design = design
-        self.beats_per_cycle = bandwidth_gb_s * 1e9 * EFFICIENCY / BEAT_BYTES / (design.clock_mhz * 1e6)
-        self.most = design.pacq_ports * design.pacq_fifo / self.beats_per_cycle
-        self.held = 0.0
-
-    def follow(self, cost: Cost, step: Step) -> Cost:
-        """The cost of the next step, with less waiting for weights."""
-        if not self.design.pacq_ports:
-            return cost
-        o = numbers(step)
-        others = cost.total_bytes / BEAT_BYTES / self.beats_per_cycle
-        if not is_grouped(o.get("format", 0)) or (
-            "multipliers" not in cost.phases and "weight ports" not in cost.phases
-        ):
-            self.held = min(self.most, self.held + max(0.0, cost.cycles - others))
-            return cost
-        layout = group_layout(o, self.design, streamed_rows(step))
-        stream = layout.port_beats * layout.ports / self.beats_per_cycle
-        stage = "multipliers" if "multipliers" in cost.phases else "weight ports"
-        rest = sum(cost.phases.values()) - cost.phases[stage]
-        wait = max(cost.phases[stage], stream - self.held)
-        self.held = min(self.most, max(0.0, self.held + wait - stream) + max(0.0, rest - (others - stream)))
-        phases = {**cost.phases, stage: wait}
-        return Cost(
-            wait + rest,
-            cost.bytes,
-            "DRAM" if wait > cost.phases[stage] else max(phases, key=lambda k: phases[k]),
-            phases,
-        )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A whole program run, modelled: `limits` has the cycles by what bounds their step, `phases` by what they are spent on."""
-
-    seconds: float
-    cycles: float
-    bytes: dict[str, int]
-    limits: dict[str, float]
-    phases: dict[str, float]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(self.bytes.values())
-
-
-def estimate(
-    steps: Iterable[Step],
-    design: Design,
-    tokens: int,
-    position: int,
-    bandwidth_gb_s: float,
-    logits: int = 1,
-    chunks: int = 0,
-) -> Estimate:
-    """The sum over the steps of one program; `chunks` of memory in its table."""
-    cycles, limits, phases = 0.0, dict[str, float](), dict[str, float]()
-    ahead = _Ahead(design, bandwidth_gb_s)
-    use = by_role(run_beats((), design, tokens, position, chunks))
-    for step in steps:
-        cost = ahead.follow(step_cost(step, design, tokens, position, bandwidth_gb_s, logits), step)
-        cycles += cost.cycles
-        limits[cost.limit] = limits.get(cost.limit, 0.0) + cost.cycles
-        for name, n in cost.phases.items():
-            phases[name] = phases.get(name, 0.0) + n
-        for role, n in cost.bytes.items():
-            use[role] += n
-    return Estimate(cycles / (design.clock_mhz * 1e6), cycles, use, limits, phases)
-
-
-def prompt_seconds(steps: Iterable[Step], design: Design, tokens: int, bandwidth_gb_s: float) -> float:
-    """Time to the first token of a prompt that is served block after block."""
-    steps = tuple(steps)
-    return sum(
-        estimate(steps, design, some, position, bandwidth_gb_s, logits).seconds
-        for position, some, logits in blocks(tokens, design.block)
-    )

@@ -28,18 +28,13 @@ Beats = Counter[tuple[str, str, str]]
 Operands = dict[str, int | float]
 
 
-def numbers(step: Step) -> Operands:
-    """The operands of a step that are no slots."""
-    return {k: v for k, v in step.operands.items() if not isinstance(v, Slot)}
-
-
 def _beats(n: int, per_beat: int) -> int:
     return -(-n // per_beat)
 
 
 def step_beats(step: Step, design: Design, tokens: int, position: int, logits: int = 1) -> Beats:
     """Beats of one step for `tokens` tokens after `position` cached ones, `logits` rows of logits wanted."""
-    o = numbers(step)
+    o = step.numbers
     moved: Beats = Counter()
     moved["constants", "read", "program"] += INSTRUCTION_BYTES // BEAT_BYTES
     match step.opcode:
@@ -121,7 +116,7 @@ def _stream(step: Step, o: Operands, design: Design, rows: int, tile_rows: int, 
 
 def streamed_rows(step: Step) -> int:
     """Output features of the matrix that a LINEAR or TPHS streams: TPHS projects the queries of all heads."""
-    o = numbers(step)
+    o = step.numbers
     return int(o["rows"]) if step.opcode is Opcode.LINEAR else int(o["heads"]) * int(o["head_dim"])
 
 

@@ -49,6 +49,15 @@ class Fit:
     front: tuple[Candidate, ...]
     notes: tuple[str, ...]
 
+    @property
+    def chosen(self) -> Candidate:
+        """The design as it was priced, from a sample of its weights."""
+        return next(c for c in self.front if c.design == self.design)
+
+    def reason(self, priced: Candidate) -> str:
+        """Why the design was chosen, with the time of its request as `priced`."""
+        return self.why.format(seconds=priced.seconds(self.optimize))
+
     def __str__(self) -> str:
         lines = [str(self.design)]
         for kind, used in self.used.items():
@@ -56,7 +65,7 @@ class Fit:
             lines.append(
                 f"  {kind:7s}{used:>8,} of {total:>8,}  {used / total:5.0%}  (estimated; budget {BUDGET[kind]:.0%})"
             )
-        lines.append(f"  chosen for {self.optimize}: {self.why}")
+        lines.append(f"  chosen for {self.optimize}: {self.reason(self.chosen)}")
         lines.append("  Pareto front (modelled; share of the tightest budget):")
         lines += [f"  {'*' if c.design == self.design else ' '} {c}" for c in self.front]
         lines += [f"  note: {note}" for note in self.notes]

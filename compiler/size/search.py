@@ -17,25 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.boards import Board
-from meadow.compiler.graph.graph import Graph
-from meadow.compiler.price import cost
-from meadow.compiler.price.traffic import blocks
+from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.price.run import ANSWER, PROMPT, Prices, Programs, Workload, rates
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, entropy_bits, pack
 from meadow.compiler.program.parts import weight_parts
 from meadow.machine.design import BEAT_BYTES, Design
-from meadow.machine.isa import Opcode
-from meadow.machine.program import Step
 from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 from meadow.machine.storage.rows import Layout
 from meadow.machine.storage.unpack import Format, Packets, Prefix
 
 OBJECTIVES = ("balanced", "prefill", "decode")
-PROMPT, ANSWER = 256, 128
-"""Tokens of the request whose time is least: prefill counts the prompt, decode the answer, balanced both."""
-DECODE_AT = 512
-"""Tokens in the cache of the decoded token that stands for all."""
 CHOICES = {
     "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32), "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
@@ -46,7 +39,6 @@ SHAPE = ("weight_ports", "pacq_ports", "tile_rows", "prefix_codes", "block")
 LANES = ("token_lanes", "float_lanes", "pacq_tokens")
 KEYS = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes", "pacq_ports", "pacq_tokens")
 """SHAPE and LANES in the order in which they are told of."""
-ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
 NEAR = 1.005
 """Times this close count as equal; the smaller design is then taken."""
 SAMPLE = 1 << 17
@@ -109,7 +101,8 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
         if base.weight_ports
         else {}
     )
-    one_layer = _first_layer(graph)
+    reduced, repeats = _kinds_of_layers(graph)
+    prices = Prices(board.bandwidth_gb_s)
     found: list[Candidate] = []
     excluded: dict[tuple[int, ...], str] = {}
     needless = set() if base.weight_ports else {"weight_ports", "prefix_codes"}
@@ -122,7 +115,7 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
         shape = replace(base, **dict(zip(SHAPE, sizes, strict=True)))
         if (shape.weight_ports and graph.model.head_dim % shape.weight_ports) or shape.block > base.context:
             continue
-        steps: dict[str, dict[str, tuple[Step, ...]]] | None = None
+        programs: list[Programs] | None = None
         for lanes in product(*(options[k] for k in LANES)):
             design = replace(shape, **dict(zip(LANES, lanes, strict=True)))
             too_many = design.token_lanes > design.block and "token_lanes" not in fixed
@@ -133,9 +126,9 @@ def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective:
             if used[worst] > 1:
                 excluded[_key(design)] = worst
                 continue
-            if steps is None:
-                steps = _programs(one_layer, shape, bits, board, dataflow)
-            prefill, decode = _rates(graph, steps, design, board.bandwidth_gb_s)
+            if programs is None:
+                programs = _programs(reduced, shape, bits, board, dataflow)
+            prefill, decode = _best_rates(programs, design, prices, Workload.of(design), repeats)
             found.append(Candidate(design, prefill, decode, used[worst], worst, _packing_of(design, packing)))
     if not found:
         return None
@@ -150,8 +143,10 @@ def price(
     graph: Graph, board: Board, design: Design, prompt: int = PROMPT, dataflow: str = "auto"
 ) -> tuple[float, float]:
     """(prefill, decode) of `design` in tokens a second: a prompt of `prompt` tokens, and the token after it."""
-    steps = _programs(_first_layer(graph), design, sampled_bits(graph, "prefix"), board, dataflow)
-    return _rates(graph, steps, design, board.bandwidth_gb_s, prompt, prompt)
+    reduced, repeats = _kinds_of_layers(graph)
+    programs = _programs(reduced, design, sampled_bits(graph, "prefix"), board, dataflow)
+    work = Workload.of(design, prompt, prompt)
+    return _best_rates(programs, design, Prices(board.bandwidth_gb_s), work, repeats)
 
 
 def _key(design: Design) -> tuple[int, ...]:
@@ -197,7 +192,7 @@ def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...]
     prompt, answer = workload(best.design)
     what = {"prefill": f"a prompt of {prompt}", "decode": f"an answer of {answer}",
             "balanced": f"a prompt of {prompt} and an answer of {answer}"}[objective]  # fmt: skip
-    taken = f"{what} tokens takes {best.seconds(objective):.2f} s (modelled), within {NEAR - 1:.1%} of the least of {len(found)} designs that fit"
+    taken = f"{what} tokens takes {{seconds:.2f}} s (modelled), within {NEAR - 1:.1%} of the least of {len(found)} designs that fit"
     return taken + "".join(f"; {w}" for w in words)
 
 
@@ -216,17 +211,37 @@ def sampled_bits(graph: Graph, scheme: str, lookup_entries: int = 0) -> dict[str
     return found
 
 
-def _first_layer(graph: Graph) -> Graph:
-    """What lies outside of layers, and layer 0, whose sum the final norm reads then."""
-    last, first = graph.layer(graph.model.layers - 1)[-1].name, graph.layer(0)[-1].name
-    nodes = tuple(
-        replace(n, inputs=tuple(first if i == last else i for i in n.inputs)) for n in graph.nodes if not n.layer
-    )
-    return graph.replace(nodes=nodes, model=replace(graph.model, layers=1)).used()
+def _kinds_of_layers(graph: Graph) -> tuple[Graph, dict[int, int]]:
+    """The graph with one layer of each kind, and how many layers each stands for: layers of the same shapes are priced once."""
+    kinds: dict[str, int] = {}
+    repeats: dict[int, int] = {}
+    kept: dict[str, str] = {}  # of a dropped layer: its last node, and the last kept one before it
+    nodes: list[Node] = []
+    for layer in range(graph.model.layers):
+        some = graph.layer(layer)
+        representative = kinds.setdefault(_shape_of_layer(graph, some), layer)
+        repeats[representative] = repeats.get(representative, 0) + 1
+    for node in graph.nodes:
+        if node.layer is None or node.layer in repeats:
+            nodes.append(replace(node, inputs=tuple(kept.get(i, i) for i in node.inputs)))
+        elif node is graph.layer(node.layer)[-1]:
+            kept[node.name] = nodes[-1].name
+    return graph.replace(nodes=tuple(nodes)).used(), repeats
+
+
+def _shape_of_layer(graph: Graph, nodes: tuple[Node, ...]) -> str:
+    """What decides the cost of a layer: kinds, attributes, types and sizes, and what reads what."""
+    places = {node.name: n for n, node in enumerate(nodes)}
+    shown = []
+    for node in nodes:
+        named = {f: "" for f in (*node.op.names, *node.op.vectors) if getattr(node.op, f) is not None}
+        weight = str(graph.weight_of(node)) if node.weight is not None else ""
+        shown.append((replace(node.op, **named), weight, [places.get(i) for i in node.inputs]))
+    return repr(shown)
 
 
 def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str
-              ) -> dict[str, dict[str, tuple[Step, ...]]]:  # fmt: skip
+              ) -> list[Programs]:  # fmt: skip
     """The programs of each dataflow that is possible."""
     mean = float(np.mean(list(bits.values()))) if bits else 8.0
     form: Format | None = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else None
@@ -235,7 +250,7 @@ def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board
         for name, parts in weight_parts(graph, design).items() for part in parts
     }  # fmt: skip
     modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
-    return {mode: lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes}
+    return [lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes]
 
 
 def stand_in(layout: Layout | GroupLayout, bits: float, form: Format | None, lookup_entries: int = 0) -> AnyPacked:
@@ -260,27 +275,8 @@ def _zeros(count: int, kind: type) -> NDArray[Any]:
     return np.broadcast_to(kind(0), (count,))
 
 
-def _rates(graph: Graph, steps: dict[str, dict[str, tuple[Step, ...]]], design: Design, bandwidth_gb_s: float,
-           prompt: int = PROMPT, decode_at: int = DECODE_AT) -> tuple[float, float]:  # fmt: skip
-    """(prefill, decode) in tokens a second, each by its faster dataflow."""
-    layers = graph.model.layers
-    priced: dict[tuple[int, int, int, int], float] = {}
-
-    def seconds(program: tuple[Step, ...], tokens: int, position: int, logits: int) -> float:
-        cycles = 0.0
-        for step in program:
-            times = 1 if step.layer is None else layers
-            key = (id(step), tokens, position if step.opcode in ATTENTION else 0, logits)
-            if key not in priced:  # other steps take the same wherever a block begins
-                priced[key] = times * cost.step_cost(step, design, tokens, key[2], bandwidth_gb_s, logits).cycles
-            cycles += priced[key]
-        return cycles / (design.clock_mhz * 1e6)
-
-    served = min(prompt, design.context)
-
-    def first_token(program: tuple[Step, ...]) -> float:
-        return sum(seconds(program, some, position, logits) for position, some, logits in blocks(served, design.block))
-
-    prefill = min(first_token(p["prefill"]) for p in steps.values())
-    decode = min(seconds(p["decode"], 1, min(decode_at, design.context - 1), 1) for p in steps.values())
-    return served / prefill, 1 / decode
+def _best_rates(programs: list[Programs], design: Design, prices: Prices, work: Workload,
+                repeats: dict[int, int]) -> tuple[float, float]:  # fmt: skip
+    """(prefill, decode) in tokens per second, each by its faster dataflow."""
+    found = [rates(p, design, prices, work, repeats) for p in programs]
+    return max(prefill for prefill, _ in found), max(decode for _, decode in found)

@@ -12,7 +12,7 @@ import numpy as np
 
 from meadow.boards import Board
 from meadow.compiler.price import cost
-from meadow.compiler.price.traffic import by_role, group_layout, numbers, on_port, run_beats, step_beats, streamed_rows
+from meadow.compiler.price.traffic import by_role, group_layout, on_port, run_beats, step_beats, streamed_rows
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
 from meadow.evidence.ladder.verilog import ddr4, program
@@ -49,7 +49,7 @@ class Engine:
         self.script.work(cycles * self.ratio, beats)
 
     def step(self, step: Step, addresses: list[int] | None) -> None:
-        o = numbers(step)
+        o = step.numbers
         if addresses is None:
             # The memory is simulated, so the model's own must never be what a step waits for.
             made = cost.step_cost(step, self.design, 1, self.position, bandwidth_gb_s=float("inf"))
@@ -81,7 +81,7 @@ class Engine:
 
     def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int, others: int) -> None:
         """Attention of a layer: the first KV head is read, then each attends while the next is read."""
-        o, design = numbers(step), self.design
+        o, design = step.numbers, self.design
         heads, kv_heads, head_dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
         load = kv_beats / kv_heads / 2  # over two ports
         groups = sum(

@@ -17,6 +17,7 @@ A beat is 128 bits, so 16 bits a column are 2, 4 or 8 rows of 8, 4 or 2 bits: we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class GroupFormat:
         return WORD_FLAG | int(self.wide) << 17 | int(self.minimum) << 16 | self.group.bit_length() - 1 << 8 | self.bits
 
     @classmethod
+    @lru_cache
     def of_word(cls, word: int) -> GroupFormat:
         """The inverse of `word`.  Raises ValueError for what is none."""
         made = None

@@ -91,10 +91,13 @@ def _pack_batch(symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: 
     """symbols [tiles, words, lanes].  A lane takes its next halfword before the word for which it holds too few bits."""
     count, words, lanes = symbols.shape
     by_lane = np.ascontiguousarray(symbols.swapaxes(1, 2))  # [tiles, lanes, words]
-    length = lengths[by_lane]
-    ends = np.cumsum(length, axis=2, dtype=np.int32)
+    value = ((codes << np.uint32(8)) | lengths)[by_lane]  # one look-up for both
+    length = value & np.uint32(0xFF)
+    ends = np.cumsum(length, axis=2, dtype=np.uint32)
     at = ends - length  # bits of the lane before each code
-    taken = (at + (CODE_BITS + HALFWORD_BITS - 1)) >> 4  # halfwords the lane has when it decodes the word
+    taken = (at + np.uint32(CODE_BITS + HALFWORD_BITS - 1)) >> np.uint32(
+        4
+    )  # halfwords the lane has when it decodes the word
     pulls = np.empty(by_lane.shape, bool)
     pulls[:, :, 0] = True
     np.not_equal(taken[:, :, 1:], taken[:, :, :-1], out=pulls[:, :, 1:])
@@ -106,16 +109,18 @@ def _pack_batch(symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: 
     place = np.cumsum(in_order, axis=1, dtype=np.int32)
     place += (first - 1)[:, None].astype(np.int32)
     places = place.reshape(count, words, lanes).swapaxes(1, 2)[pulls]
-    # What each halfword holds: a code reaches into at most two of its lane's halfwords.
+    # What each halfword holds: a code reaches into at most two of its lane's halfwords.  The codes that begin in one halfword lie
+    # apart within 32 bits, so a running sum modulo 2^32 gives their sum as the difference of two of its elements.
     per_lane = taken[:, :, -1].reshape(-1).astype(np.int64)
-    base = (np.cumsum(per_lane) - per_lane).astype(np.int32).reshape(count, lanes, 1)
-    index = ((at >> 4) + base).reshape(-1)
-    shift = (32 - (at & 15) - length).astype(np.uint32)
-    bits = (codes[by_lane] << shift).reshape(-1)
-    starts = np.concatenate([[0], np.flatnonzero(index[1:] != index[:-1]) + 1])
+    base = (np.cumsum(per_lane) - per_lane).astype(np.uint32).reshape(count, lanes, 1)
+    index = ((at >> np.uint32(4)) + base).reshape(-1)
+    bits = ((value >> np.uint32(8)) << (np.uint32(32) - (at & np.uint32(15)) - length)).reshape(-1)
+    np.cumsum(bits, out=bits)
+    last = np.append(np.flatnonzero(index[1:] != index[:-1]), len(index) - 1)
+    sums, where = np.diff(bits[last], prepend=np.uint32(0)), index[last]
     held = np.zeros(int(per_lane.sum()) + 1, np.uint32)
-    held[index[starts]] = np.add.reduceat(bits >> np.uint32(16), starts)
-    held[index[starts] + 1] += np.add.reduceat(bits & np.uint32(0xFFFF), starts)
+    held[where] = sums >> np.uint32(16)
+    held[where + 1] += sums & np.uint32(0xFFFF)
     stream = np.zeros(int(beats.sum()) * HALFWORDS, "<u2")
     stream[places] = held[:-1].astype(np.uint16)
     return stream.view(np.uint8), beats.astype(np.int64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,13 +65,13 @@ def vector(length: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return RANDOM.normal(1, 0.2, length).astype(np.float32)
 
 
-def changed(kind: type[Op], change: Callable[[Op, Node], Op], graph: Graph | None = None) -> Graph:
+def changed(kind: type[Op], change: Callable[[Any, Node], Op], graph: Graph | None = None) -> Graph:
     graph = graph or plain()
     nodes = tuple(replace(n, op=change(n.op, n)) if type(n.op) is kind else n for n in graph.nodes)
     return graph.replace(nodes=nodes)
 
 
-def setting(of: type[Op], **values: object) -> Callable[[], Graph]:
+def setting(of: type[Op], **values: Any) -> Callable[[], Graph]:
     return lambda: changed(of, lambda op, _: replace(op, **values))
 
 
@@ -99,6 +101,15 @@ def with_shared_keys() -> Graph:
     return graph.replace(nodes=tuple(nodes)).used()
 
 
+def with_tables() -> Graph:
+    """Each layer turns at its own speed."""
+
+    def faster(op: Any, node: Node) -> Any:
+        return replace(op, frequencies=tuple(f * (1 + (node.layer or 0)) for f in op.frequencies))
+
+    return changed(Rotary, faster)
+
+
 def interleaved() -> Graph:
     return plain(Family("neighbours", interleaved=True))
 
@@ -115,8 +126,7 @@ VARIANTS: dict[str, Callable[[], Graph]] = {
     "part of a head turned": setting(Rotary, frequencies=(0.5, 0.1, 0.02)),
     "part of a head turned, neighbours": lambda: changed(Rotary, lambda op, _: replace(op, frequencies=(0.5, 0.1, 0.02)), interleaved()),
     "a factor on the rotation": setting(Rotary, factor=1.25),
-    "another table in each layer": lambda: changed(
-        Rotary, lambda op, n: replace(op, frequencies=tuple(f * (1 + (n.layer or 0)) for f in op.frequencies)) if isinstance(op, Rotary) else op),
+    "another table in each layer": with_tables,
     "a scale": setting(Attention, scale=0.7),
     "a window": setting(Attention, window=3),
     "a window in one layer": lambda: changed(Attention, lambda op, n: replace(op, window=3 * (n.layer or 0))),
@@ -129,7 +139,7 @@ VARIANTS: dict[str, Callable[[], Graph]] = {
     "a factor and a softcap on the logits": setting(Head, factor=0.25, softcap=3.0),
     "a factor on the logits": setting(Head, factor=0.25),
     **{f"{kind} with a gate": setting(Activation, kind=kind) for kind in KINDS},
-    **{f"{kind} without a gate": (lambda kind=kind: plain(Family("plain", activation=kind, gated=False))) for kind in KINDS},
+    **{f"{kind} without a gate": partial(plain, Family("plain", activation=kind, gated=False)) for kind in KINDS},
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 from meadow import boards
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
-from meadow.compiler.price import cost
+from meadow.compiler.price.run import estimate
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.pack import pack
 from meadow.compiler.program.parts import weight_parts
@@ -99,15 +99,15 @@ def test_a_users_board_works_by_path_and_its_mistakes_come_at_once(tmp_path: Pat
 def test_tphs_moves_no_intermediates_and_gemm_does(graph: Graph) -> None:
     for dataflow in ("tphs", "gemm"):
         design, schedule = lowered(graph, "zcu102", dataflow)
-        estimate = cost.estimate(schedule.programs["prefill"], design, 64, 0, 17.07)
-        assert (estimate.bytes["intermediates"] == 0) == (dataflow == "tphs")
+        found = estimate(schedule.programs["prefill"], design, 64, 0, 17.07)
+        assert (found.bytes["intermediates"] == 0) == (dataflow == "tphs")
 
 
 def test_auto_takes_the_cheaper_dataflow_by_its_own_model(graph: Graph) -> None:
     seconds = {}
     for dataflow in ("auto", "tphs", "gemm"):
         design, schedule = lowered(graph, "zcu102", dataflow)
-        seconds[dataflow] = cost.estimate(schedule.programs["prefill"], design, 64, 0, 17.07).seconds
+        seconds[dataflow] = estimate(schedule.programs["prefill"], design, 64, 0, 17.07).seconds
     assert seconds["auto"] == min(seconds.values())
 
 
@@ -115,18 +115,18 @@ def test_more_weights_never_cost_less(graph: Graph) -> None:
     design, schedule = lowered(graph, "zcu102")
     last = 0.0
     for tokens, position in ((1, 0), (1, 60), (8, 60), (64, 60)):
-        estimate = cost.estimate(schedule.programs["prefill"], design, tokens, position, 17.07)
-        assert estimate.cycles > last
-        last = estimate.cycles
-    slow = cost.estimate(schedule.programs["decode"], design, 1, 0, 0.1)
-    assert slow.seconds > cost.estimate(schedule.programs["decode"], design, 1, 0, 17.07).seconds
+        found = estimate(schedule.programs["prefill"], design, tokens, position, 17.07)
+        assert found.cycles > last
+        last = found.cycles
+    slow = estimate(schedule.programs["decode"], design, 1, 0, 0.1)
+    assert slow.seconds > estimate(schedule.programs["decode"], design, 1, 0, 17.07).seconds
 
 
 def test_decode_reads_every_weight_once(graph: Graph) -> None:
     design, schedule = lowered(graph, "zcu102")
     streamed = sum(b.length for b in schedule.buffers.values() if b.kind == "weights")
-    estimate = cost.estimate(schedule.programs["decode"], design, 1, 0, 17.07)
-    assert streamed <= estimate.bytes["weights"] <= 1.02 * streamed
+    found = estimate(schedule.programs["decode"], design, 1, 0, 17.07)
+    assert streamed <= found.bytes["weights"] <= 1.02 * streamed
 
 
 def test_what_is_optimized_for_is_what_gets_faster(graph: Graph) -> None:

@@ -95,6 +95,11 @@ def _attention(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.
     return ""
 
 
+def cache_roles(layer: int) -> dict[str, str]:
+    """The caches of a layer by what they are."""
+    return {f"past_key_values.{layer}.{kind}": kind for kind in ("key", "value")}
+
+
 def _last_where(holds: Callable[[int], bool], last: int) -> int:
     """The largest position at which `holds` is true, where it is true at 0, false at `last`, and turns once."""
     low, high = 0, last
@@ -109,7 +114,8 @@ class Attention:
 
     def __init__(self, g: OnnxGraph, graph: Graph, core: Core, random: np.random.Generator):
         self.g, self.graph, self.core, self.random = g, graph, core, random
-        self.piece: Piece | None = None
+        given = set(feeds(g, graph, np.zeros(1, np.int64), 1)) | {core.q, core.k, core.v}
+        self.piece = Piece(g, [core.attended], given)
         q_rope, k_rope, attend = (graph.node(role, core.layer) for role in ("q_rope", "k_rope", "attend"))
         self.nodes = [replace(q_rope, inputs=("q",)), replace(k_rope, inputs=("k",)),
                       replace(attend, inputs=(q_rope.name, k_rope.name, "v"))]  # fmt: skip
@@ -120,8 +126,13 @@ class Attention:
         ids = np.zeros(tokens, np.int64)
         given = feeds(self.g, self.graph, ids, past, keys, values)
         given |= {self.core.q: q[None], self.core.k: k[None], self.core.v: v[None]}
-        self.piece = self.piece or Piece(self.g, [self.core.attended], set(given))
         return self.piece.run(given)[0]
+
+    def form(self) -> str:
+        """What is computed, here and there: layers of one form have one attention."""
+        core = self.core
+        roles = {core.q: "q", core.k: "k", core.v: "v", **cache_roles(core.layer)}
+        return self.piece.form(roles) + repr([node.op for node in self.nodes])
 
     def differs(self, past: int, tokens: int, q: float = 1.0, score: float = 1.0, offset: float = 0.0) -> bool:
         """Whether the graph's attention of `tokens` after `past` is another.

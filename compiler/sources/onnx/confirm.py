@@ -8,19 +8,24 @@ operators.  So the graph is cut at the residual stream, each piece is run on ran
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.sources.onnx.cause import LONG, MORE, OFFSET, Attention, cause_of
+from meadow.compiler.sources.onnx.cause import LONG, MORE, OFFSET, Attention, cache_roles, cause_of
 from meadow.compiler.sources.onnx.piece import Core, NotEvaluated, Piece, Values, feeds, read_values
 from meadow.compiler.sources.onnx.weight import OnnxGraph
 
+HEAD_ROWS = 1 << 12
+LATE = 2
+"""Place of the trial at the last position among `trials`."""
 EMPTY = 8
 """Tokens of the trial from an empty cache."""
 SHORT_PAST, SHORT = 5, 3
@@ -76,36 +81,47 @@ def confirm(g: OnnxGraph, graph: Graph, stream: Stream, cores: list[Core], conte
     context  positions to try: the last one is context - 1
     """
     random = np.random.default_rng(0)
-    evaluator = Evaluator(graph, quantized=False)
-    found: list[tuple[str, str]] = []
+    shared = _Shared(g, graph, stream)
 
-    def attempt(what: str, check: Callable[[], None]) -> None:
-        try:
-            check()
-        except NotEvaluated as problem:
-            found.append((f"{what} could not be checked: {problem}", "unchecked"))
-        except Difference as difference:
-            found.append((f"{what} computes something else than it looks like ({difference})", "meaning"))
+    def trial(number: int) -> _Trial:
+        return _Trial(shared, np.random.default_rng([number, 1]), Evaluator(graph, quantized=False))
 
-    trial = _Trial(g, graph, evaluator, stream, random)
-    attempt("the embedding", trial.embedding)
+    found = _attempt("the embedding", trial(0).embedding)
     caches = [_cache(graph, each, random) for each in trials(context)]
-    for core in cores:
-        try:
-            trial.layer(core.layer, caches, context)
-            trial.attention(core, context)
-        except NotEvaluated as problem:
-            found.append((f"layer {core.layer} could not be checked: {problem}", "unchecked"))
-        except Difference as difference:
-            cause = (
-                str(difference)
-                if "depends on" in str(difference)
-                else cause_of(g, graph, core, context) or str(difference)
-            )
-            found.append((f"layer {core.layer}: {cause.removeprefix(f'layer {core.layer} ')}", "meaning"))
-        evaluator.weights.clear()
-    attempt("the head", trial.head)
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # numpy works outside of Python's lock
+        head = pool.submit(lambda: _attempt("the head", trial(1).head))
+        layers = pool.map(lambda core: _confirm_layer(trial(2 + core.layer), core, caches, context), cores)
+        for problems in (*layers, head.result()):
+            found += problems
     return found
+
+
+def _attempt(what: str, check: Callable[[], None]) -> list[tuple[str, str]]:
+    """What `check` finds wrong with a piece."""
+    try:
+        check()
+    except NotEvaluated as problem:
+        return [(f"{what} could not be checked: {problem}", "unchecked")]
+    except Difference as difference:
+        return [(f"{what} computes something else than it looks like ({difference})", "meaning")]
+    return []
+
+
+def _confirm_layer(
+    trial: _Trial, core: Core, caches: list[tuple[Floats, Floats]], context: int
+) -> list[tuple[str, str]]:
+    """What is wrong with a layer, and why."""
+    try:
+        trial.layer(core, caches, context)
+        trial.attention(core, context)
+    except NotEvaluated as problem:
+        return [(f"layer {core.layer} could not be checked: {problem}", "unchecked")]
+    except Difference as difference:
+        shared, cause = trial.shared, str(difference)
+        if "depends on" not in cause:
+            cause = cause_of(shared.g, shared.graph, core, context) or cause
+        return [(f"layer {core.layer}: {cause.removeprefix(f'layer {core.layer} ')}", "meaning")]
+    return []
 
 
 def _compare(found: NDArray[np.float64], expected: Floats, tolerance: float, what: str) -> None:
@@ -131,17 +147,44 @@ def _cache(graph: Graph, trial: Trial, random: np.random.Generator) -> tuple[Flo
     return keys * np.float32(trial.score), values * np.float32(max(1.0, trial.past) ** 0.5)
 
 
+def _wiring(graph: Graph, nodes: list[Node]) -> str:
+    """What a layer computes but for the values of its tensors: kinds, attributes, and what reads what."""
+    places = {node.name: str(n) for n, node in enumerate(nodes)}
+    shown = []
+    for node in nodes:
+        named = {f: "" for f in (*node.op.names, *node.op.vectors) if getattr(node.op, f) is not None}
+        elem = graph.weight_of(node).elem if node.weight is not None else ""
+        shown.append((replace(node.op, **named), elem, [places.get(i, "x") for i in node.inputs]))
+    return repr(shown)
+
+
 @dataclass
-class _Trial:
-    """The three kinds of pieces on random inputs.  Each raises Difference or NotEvaluated."""
+class _Shared:
+    """What all trials of a file have in common.
+
+    forms     of the pieces that were tried, so that one form is tried once where weights do not decide
+    embedded  the last axes of the embedding's value: one of grouped codes comes as [groups, group]
+    """
 
     g: OnnxGraph
     graph: Graph
-    evaluator: Evaluator
     stream: Stream
-    random: np.random.Generator
+    forms: set[str] = field(default_factory=set)
     embedded: tuple[int, ...] = ()
-    """The last axes of the embedding's value: one of grouped codes comes as [groups, group]."""
+
+    def seen(self, form: str) -> bool:
+        """Whether a piece of this form was tried before; from now on it was."""
+        seen = form in self.forms
+        self.forms.add(form)
+        return seen
+
+
+class _Trial:
+    """The three kinds of pieces on random inputs.  Each raises Difference or NotEvaluated."""
+
+    def __init__(self, shared: _Shared, random: np.random.Generator, evaluator: Evaluator):
+        self.shared, self.random, self.evaluator = shared, random, evaluator
+        self.g, self.graph, self.stream = shared.g, shared.graph, shared.stream
 
     def normal(self, tokens: int) -> Floats:
         """A residual stream [tokens, dim]."""
@@ -150,8 +193,8 @@ class _Trial:
     def streams(self, x: Floats) -> Values:
         """`x` for every value of the residual stream, since shapes are computed from any of them."""
         found: Values = dict.fromkeys(self.stream.values, x[None])
-        if self.embedded:
-            found[self.stream.values[0]] = x.reshape(1, len(x), *self.embedded)
+        if self.shared.embedded:
+            found[self.stream.values[0]] = x.reshape(1, len(x), *self.shared.embedded)
         return found
 
     def embedding(self) -> None:
@@ -160,7 +203,7 @@ class _Trial:
         ids = np.unique(np.concatenate([[0, vocab - 1], self.random.integers(0, vocab, EMPTY)]))
         given = feeds(self.g, self.graph, ids, 0)
         (found,) = Piece(self.g, [self.stream.values[0]], set(given)).run(given)
-        self.embedded = found.shape[2:]
+        self.shared.embedded = found.shape[2:]
         _compare(found, self.graph.weight_of(self.graph.nodes[0]).take(ids), TOLERANCE, "its row")
 
     def head(self) -> None:
@@ -168,11 +211,19 @@ class _Trial:
         x, ids = self.normal(SHORT), np.zeros(SHORT, np.int64)
         last = self.graph.layer(self.graph.model.layers - 1)[-1].name
         nodes = list(self.graph.nodes[[n.name for n in self.graph.nodes].index(last) + 1 :])
-        expected = self.evaluator.follow(nodes, {last: x}, ids, State())
-        self.evaluator.weights.clear()  # the largest matrix of all is about to be there once more
+        expected = self._logits(self.evaluator.follow(nodes[:-1], {last: x}, ids, State()))
         given = feeds(self.g, self.graph, ids, 0) | self.streams(x)
         self._only("the head", [self.stream.logits], set(given), {self.stream.values[-1]})
         _compare(Piece(self.g, [self.stream.logits], set(given)).run(given)[0], expected, TOLERANCE, "its logits")
+
+    def _logits(self, x: Floats) -> Floats:
+        """The head's logits of its input `x`, a few rows of the largest matrix of all at a time."""
+        node, found = self.graph.nodes[-1], []
+        weight = self.graph.weight_of(node)
+        for first in range(0, weight.rows, HEAD_ROWS):
+            rows = np.arange(first, min(first + HEAD_ROWS, weight.rows))
+            found.append(x @ weight.take(rows).T)
+        return self.evaluator.finish(node, np.concatenate(found, axis=1))
 
     def _only(self, what: str, outputs: list[str], given: set[str], may: set[str]) -> None:
         """Raise Difference when a piece is computed from values that are not its own: they are alike in the trials."""
@@ -182,14 +233,17 @@ class _Trial:
                 f"{what} depends on the values of {', '.join(repr(n) for n in foreign[:3])}, which are not its own"
             )
 
-    def layer(self, layer: int, caches: list[tuple[Floats, Floats]], context: int) -> None:
-        """One layer, residual in to residual out, in each of `trials`."""
+    def layer(self, core: Core, caches: list[tuple[Floats, Floats]], context: int) -> None:
+        """One layer, residual in to residual out, in each of `trials`; the last, which its weights do not decide, once per form."""
+        layer = core.layer
         first, nodes = self.graph.entry(layer).name, list(self.graph.layer(layer))
         kept = {kind: next(o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name))
                 for kind in ("key", "value")}  # fmt: skip
         outputs = [self.stream.values[layer + 1], kept["key"], kept["value"]]
-        piece = None
-        for trial, (keys, values) in zip(trials(context), caches, strict=True):
+        piece, tried = None, False
+        for number, (trial, (keys, values)) in enumerate(zip(trials(context), caches, strict=True)):
+            if tried and number == LATE:
+                break
             x, ids = self.normal(trial.tokens), np.zeros(trial.tokens, np.int64)
             keys = keys * self._unit_score(nodes, first, x)
             state = State({layer: keys}, {layer: values}, trial.past) if trial.past else State()
@@ -200,6 +254,8 @@ class _Trial:
                 mine = {self.stream.values[layer], *(f"past_key_values.{layer}.{kind}" for kind in kept)}
                 self._only(f"layer {layer}", outputs, cut, mine)
                 piece = Piece(self.g, outputs, cut)
+                roles = {self.stream.values[layer]: "x", **cache_roles(layer)}
+                tried = self.shared.seen(piece.form(roles, core.tensors) + _wiring(self.graph, nodes))
             where = f"{trial.tokens} tokens after {trial.past}"
             found, *cache = piece.run(given)
             # What the layer adds is compared, which the residual itself would hide.
@@ -210,6 +266,8 @@ class _Trial:
     def attention(self, core: Core, context: int) -> None:
         """The layer's attention without weights: a long prompt as one, and some positions in between."""
         attention = Attention(self.g, self.graph, core, self.random)
+        if self.shared.seen(attention.form()):
+            return
         if attention.differs(0, min(LONG, context)):
             raise Difference(f"a prompt of {min(LONG, context)} tokens")
         if context > 1 and attention.differs(min(SHORT_PAST, context - 1), 1, offset=OFFSET):

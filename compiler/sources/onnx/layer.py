@@ -249,6 +249,8 @@ class Layer:
         return Core(
             self.layer, lin["q"].output, lin["k"].output, lin["v"].output, lin["o"].input,
             lin["gate"].output, lin["up"].output, lin["down"].input, norms, tuple(dict.fromkeys(moved)),
+            frozenset(r.gain_inputs[gain] for gain, _, _ in (self.attn_norm, self.ffn_norm))
+            | {name for p in lin.values() for name in (*p.node.input[1:], p.minima, p.bias)},
         )  # fmt: skip
 
     def emit(self, x: str) -> str:

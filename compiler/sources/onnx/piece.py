@@ -6,6 +6,9 @@ Part of confirm.py.  Knows how to feed and run; what is expected is confirm's bu
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,8 @@ from meadow.compiler.sources.onnx.weight import OnnxGraph
 
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 Values = dict[str, NDArray[Any]]
+ROWS_AT_ONCE = 1 << 20
+"""Elements that are dequantized at a time."""
 
 
 class NotEvaluated(Exception):
@@ -34,6 +39,7 @@ class Core:
     norms  (input, output, gain, epsilon) of each norm
     moved  operators that stand where the layer's values should pass unchanged: between a linear and the sum it goes into,
            between a sum and its norm, between a norm and its linears
+    tensors  constants that were read as the layer's weights, gains and biases, as its operators name them
     """
 
     layer: int
@@ -46,6 +52,7 @@ class Core:
     gated: str
     norms: tuple[tuple[str, str, NDArray[np.float32], float], ...]
     moved: tuple[str, ...] = ()
+    tensors: frozenset[str] = frozenset()
 
 
 class MatMulNBits(OpRun):  # type: ignore[misc]
@@ -77,6 +84,44 @@ class MatMulNBits(OpRun):  # type: ignore[misc]
         w = ((codes - zero) * np.asarray(scales, np.float32).reshape(N, blocks, 1)).reshape(N, -1)[:, :K]
         y = a @ w.T
         return (y if bias is None else y + bias,)
+
+
+class DequantizeLinear(OpRun):  # type: ignore[misc]
+    """ONNX's operator as its documentation says, in FP32: y = (x - zero point) * scale, a few rows at a time to save memory.
+
+    Written apart from weight.py, which it checks.
+    """
+
+    op_domain = ""
+
+    def _run(
+        self, x: Any, scale: Any, zero: Any = None, axis: int = 1, block_size: int = 0, output_dtype: int = 0
+    ) -> tuple[Any]:
+        scale = np.asarray(scale, np.float32)
+        points = np.zeros((), np.float32) if zero is None else np.asarray(zero).astype(np.float32)
+        if scale.ndim == 1 and scale.size > 1 and not block_size:
+            shape = [-1 if n == axis % x.ndim else 1 for n in range(x.ndim)]
+            scale, points = scale.reshape(shape), points.reshape(shape) if points.ndim else points
+        made = np.empty(x.shape, np.float32)
+        rows = max(1, ROWS_AT_ONCE // max(1, x[:1].size))
+        for first in range(0, len(x), rows):
+            some = slice(first, first + rows)
+            part, s, z = made[some], scale, points
+            part[...] = x[some]
+            if block_size and scale.ndim:
+                if axis % x.ndim == 0:
+                    places = np.arange(first, first + len(part)) // block_size
+                    s, z = scale[places], points[places] if points.ndim else points
+                else:
+                    s, z = (
+                        np.repeat(t[some], block_size, axis)[:, : x.shape[1]] if t.ndim else t for t in (scale, points)
+                    )
+            else:
+                s, z = (t[some] if t.ndim and t.shape[0] > 1 else t for t in (scale, points))
+            if zero is not None:
+                part -= z
+            part *= s
+        return (made,)
 
 
 def feeds(g: OnnxGraph, graph: Graph, ids: NDArray[np.int64], past: int, keys: NDArray[np.float32] | None = None,
@@ -161,6 +206,28 @@ class Piece:
             self.fixed |= dict(zip(made, self._evaluate(constant, self.fixed, made), strict=True))
         self.fixed = {name: value for name, value in self.fixed.items() if name in wanted}
 
+    def form(self, roles: dict[str, str], weights: Set[str] = frozenset()) -> str:
+        """A digest of what the piece computes: two pieces of one form are one function of the values that have the same roles.
+
+        roles    of the values at which it is cut; others go by their own names
+        weights  constants that count by type and shape alone, where one operator alone reads them: the function is one of these too
+        """
+        uses = Counter(name for node in self.nodes for name in node.input)
+        digest, known = hashlib.sha256(), {name: f"role {role}" for name, role in roles.items()}
+        for name, value in self.fixed.items():
+            shape = f"{value.dtype} {value.shape}"
+            content = ""
+            if name not in weights or uses[name] != 1:
+                content = hashlib.sha256(np.ascontiguousarray(value).view(np.uint8).data).hexdigest()
+            known[name] = f"constant {shape} {content}"
+        for index, node in enumerate(self.nodes):
+            inputs = [known.get(name, name) for name in node.input]
+            attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+            digest.update(repr((node.domain, node.op_type, inputs, attributes, len(node.output))).encode())
+            known |= {name: f"value {index} {place}" for place, name in enumerate(node.output) if name}
+        digest.update(repr([known.get(name, name) for name in self.outputs]).encode())
+        return digest.hexdigest()
+
     def run(self, values: Values) -> list[NDArray[np.float64]]:
         """The outputs, of `values` by the names at which the graph is cut."""
         moving = [name for name in self.outputs if name not in self.fixed]
@@ -180,7 +247,7 @@ class Piece:
             graph = helper.make_graph(nodes, "piece", inputs, results)
             made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
             with np.errstate(all="ignore"):
-                found: list[Any] = ReferenceEvaluator(made, new_ops=[MatMulNBits]).run(None, fed)
+                found: list[Any] = ReferenceEvaluator(made, new_ops=[MatMulNBits, DequantizeLinear]).run(None, fed)
         except Exception as error:  # the reference evaluator raises whatever numpy does with a shape that does not fit
             raise NotEvaluated(f"{type(error).__name__}: {str(error)[:160]}") from None
         return found

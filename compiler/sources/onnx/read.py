@@ -110,9 +110,8 @@ class Reader:
         self.nodes = Nodes()
         self.weights: dict[str, Weight] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
-        self.known: dict[str, str] = {}
+        self.gain_inputs: dict[str, str] = {}  # of a gain's name: the value that its norm multiplies with
         self.problems: list[tuple[str, str, str]] = []
-        self.heads: dict[str, int] = {}
         self.stream: list[str] = []
         self.layers = 0
         self.head_dim = self.kv_heads = self.dim = 0
@@ -370,6 +369,7 @@ class Reader:
         while source in self.vectors:
             source += "'"
         self.vectors[source] = np.asarray(value, np.float32).reshape(-1)
+        self.gain_inputs[source] = name
         return source
 
     def linear(self, name: str, what: str) -> Projection:

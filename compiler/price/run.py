@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The price of whole programs: a run, a prompt, a request.  Search, summary, report and benchmarks take their rates from here alone.
+
+A step is priced by cost.py; what is added is reading ahead, layers that repeat, and a memory of what was priced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meadow.compiler.price.cost import EFFICIENCY, Cost, step_cost
+from meadow.compiler.price.traffic import (
+    Beats,
+    blocks,
+    by_role,
+    group_layout,
+    run_beats,
+    step_beats,
+    streamed_rows,
+)
+from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.isa import Epilogue, Opcode
+from meadow.machine.program import Slot, Step
+from meadow.machine.storage.groups import is_grouped
+
+PROMPT, ANSWER = 256, 128
+"""Tokens of the request whose time counts: prefill is the prompt, decode the answer."""
+DECODE_AT = 512
+"""Tokens in the cache of the decoded token that stands for all."""
+ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
+Programs = Mapping[str, tuple[Step, ...]]
+"""The programs `prefill` and `decode`."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A prompt of `prompt` tokens from an empty cache, and the token decoded after `position` others."""
+
+    prompt: int
+    position: int
+
+    @classmethod
+    def of(cls, design: Design, prompt: int = PROMPT, position: int = DECODE_AT) -> Workload:
+        """As much of the usual one as the context holds."""
+        return cls(min(prompt, design.context), min(position, design.context - 1))
+
+
+@dataclass(frozen=True)
+class _Bus:
+    """How pacq_gemv reads ahead: what it fetches while the engine does something else, as far as its FIFOs hold, a later step need
+    not wait for.  `meadowc bench decode` counts it.
+
+    beats_per_cycle  of the whole memory bus, in cycles of the engine
+    most             that the FIFOs hold, in cycles of the whole bus; 0 without pacq_gemv
+    """
+
+    beats_per_cycle: float
+    most: float
+
+    @classmethod
+    def of(cls, design: Design, bandwidth_gb_s: float) -> _Bus:
+        beats = bandwidth_gb_s * 1e9 * EFFICIENCY / BEAT_BYTES / (design.clock_mhz * 1e6)
+        return cls(beats, design.pacq_ports * design.pacq_fifo / beats)
+
+    def share(self, cost: Cost, step: Step, design: Design) -> _Share:
+        """What a step asks of the bus."""
+        others = cost.total_bytes / BEAT_BYTES / self.beats_per_cycle
+        stage = next((name for name in ("multipliers", "weight ports") if name in cost.phases), "")
+        if not is_grouped(step.operands.get("format", 0)) or not stage:
+            return _Share("", 0.0, 0.0, cost.cycles, cost.cycles - others)
+        layout = group_layout(step.numbers, design, streamed_rows(step))
+        stream = layout.port_beats * layout.ports / self.beats_per_cycle
+        rest = sum(cost.phases.values()) - cost.phases[stage]
+        return _Share(stage, cost.phases[stage], stream, rest, rest - (others - stream))
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A step on the bus, in cycles: `busy` of its stage that takes grouped weights ("" for none), `stream` of these weights on the
+    whole bus, `rest` of the step besides, and `idle`, the cycles in which the bus has nothing of the step to carry."""
+
+    stage: str
+    busy: float
+    stream: float
+    rest: float
+    idle: float
+
+    def follow(self, held: float, most: float) -> tuple[float, float]:
+        """(cycles of the step, what is read ahead after it), where `held` cycles of the bus were read ahead before it."""
+        idle = self.idle if self.idle > 0 else 0.0
+        if not self.stage:
+            return self.rest, min(most, held + idle)
+        wait = self.stream - held
+        wait = self.busy if self.busy > wait else wait
+        left = held + wait - self.stream
+        return wait + self.rest, min(most, (left if left > 0 else 0.0) + idle)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A whole program run, modelled: `limits` has the cycles by what bounds their step, `phases` by what they are spent on."""
+
+    seconds: float
+    cycles: float
+    bytes: dict[str, int]
+    limits: dict[str, float]
+    phases: dict[str, float]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+    @property
+    def limit(self) -> str:
+        """What bounds most of the cycles."""
+        return max(self.limits, key=lambda k: self.limits[k])
+
+
+@dataclass
+class Prices:
+    """Step costs of designs of one clock and context, remembered: bytes once per shape, cycles once per what decides them."""
+
+    bandwidth_gb_s: float
+    _keys: dict[int, tuple[Step, tuple[object, ...]]] = field(default_factory=dict)
+    _beats: dict[tuple[object, ...], Beats] = field(default_factory=dict)
+    _costs: dict[tuple[object, ...], tuple[Cost, _Share]] = field(default_factory=dict)
+    _fixed: dict[tuple[object, ...], float] = field(default_factory=dict)
+
+    def step(self, step: Step, design: Design, tokens: int, position: int, logits: int) -> tuple[Cost, _Share]:
+        """step_cost, remembered, and what the step asks of the bus."""
+        held = self._keys.get(id(step))
+        if held is None:  # the step is kept, so that its id stays its own
+            held = self._keys[id(step)] = (step, _key(step))
+        key, opcode = held[1], step.opcode
+        # Other steps take the same wherever a block begins, up to where their stores begin within a beat.
+        at = position if opcode in ATTENTION else position % 4
+        rows = logits if opcode is Opcode.LINEAR and step.operands["epilogue"] == Epilogue.LOGITS else 0
+        ports: tuple[int, ...] = ()  # what decides the bytes besides
+        lanes: tuple[int, ...]
+        if opcode in (Opcode.NORM, Opcode.QUANTIZE):
+            lanes = (design.float_lanes,)
+        elif opcode is Opcode.LINEAR:
+            ports = (design.weight_ports, design.pacq_ports)
+            pacq = -(-tokens // design.pacq_tokens) if design.pacq_ports else 0
+            lanes = (design.float_lanes, -(-tokens // design.token_lanes) if design.weight_ports else 0, pacq)
+        elif opcode is Opcode.TPHS:
+            ports = (design.weight_ports, design.pacq_ports, design.block)
+            lanes = (design.float_lanes, design.token_lanes, design.pacq_tokens)
+        else:
+            lanes = (design.token_lanes,)
+        what = (key, tokens, at, rows, ports)
+        found = self._costs.get((what, lanes))
+        if found is None:
+            moved = self._beats.get(what)
+            if moved is None:
+                moved = self._beats[what] = step_beats(step, design, tokens, position, logits)
+            cost = step_cost(step, design, tokens, position, self.bandwidth_gb_s, logits, moved)
+            bus = _Bus.of(design, self.bandwidth_gb_s)
+            found = self._costs[what, lanes] = (cost, bus.share(cost, step, design))
+        return found
+
+    def cycles(self, steps: tuple[Step, ...], design: Design, tokens: int, position: int, logits: int,
+               repeats: Mapping[int, int]) -> float:  # fmt: skip
+        """Cycles of a run in which the steps of layer n stand for repeats[n] layers that are alike."""
+        if not design.pacq_ports:
+            return self._cycles_in_turn(steps, design, tokens, position, logits, repeats)
+        most = _Bus.of(design, self.bandwidth_gb_s).most
+        total = held = 0.0
+        for layer, some in _by_layer(steps):
+            shares = [self.step(s, design, tokens, position, logits)[1] for s in some]
+            times = 1 if layer is None else repeats[layer]
+            for done in range(times):
+                before, once = held, 0.0
+                for share in shares:
+                    cycles, held = share.follow(held, most)
+                    once += cycles
+                total += once
+                if held == before:  # from here on every layer is the same
+                    total += (times - done - 1) * once
+                    break
+        return total
+
+    def _cycles_in_turn(self, steps: tuple[Step, ...], design: Design, tokens: int, position: int, logits: int,
+                        repeats: Mapping[int, int]) -> float:  # fmt: skip
+        """The same where nothing is read ahead: attention alone asks for the position, the rest is summed once."""
+
+        def total(some: Iterable[Step]) -> float:
+            return sum(
+                (1 if s.layer is None else repeats[s.layer]) * self.step(s, design, tokens, position, logits)[0].cycles
+                for s in some
+            )
+
+        key = (id(steps), tokens, position % 4, logits, design)
+        fixed = self._fixed.get(key)
+        if fixed is None:
+            fixed = self._fixed[key] = total(s for s in steps if s.opcode not in ATTENTION)
+        return fixed + total(s for s in steps if s.opcode in ATTENTION)
+
+
+def _key(step: Step) -> tuple[object, ...]:
+    """What two steps have alike that cost the same."""
+    values = tuple(sorted(step.numbers.items()))
+    streams = tuple(s.length for n in range(4) if isinstance(s := step.operands.get(f"weights{n}"), Slot))
+    return (step.opcode, values, streams)
+
+
+def _by_layer(steps: tuple[Step, ...]) -> list[tuple[int | None, list[Step]]]:
+    found: list[tuple[int | None, list[Step]]] = []
+    for step in steps:
+        if not found or found[-1][0] != step.layer:
+            found.append((step.layer, []))
+        found[-1][1].append(step)
+    return found
+
+
+def rates(
+    programs: Programs, design: Design, prices: Prices, work: Workload, repeats: Mapping[int, int]
+) -> tuple[float, float]:
+    """(prefill, decode) in tokens per second."""
+    cycles = sum(
+        prices.cycles(programs["prefill"], design, some, position, logits, repeats)
+        for position, some, logits in blocks(work.prompt, design.block)
+    )
+    decode = prices.cycles(programs["decode"], design, 1, work.position, 1, repeats)
+    hertz = design.clock_mhz * 1e6
+    return work.prompt / cycles * hertz, hertz / decode
+
+
+def estimate(steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1,
+             chunks: int = 0) -> Estimate:  # fmt: skip
+    """The sum over the steps of one run of a program; `chunks` of memory in its table."""
+    return _estimate(tuple(steps), design, [(position, tokens, logits)], bandwidth_gb_s, chunks)
+
+
+def prompt_estimate(
+    steps: Iterable[Step], design: Design, tokens: int, bandwidth_gb_s: float, chunks: int = 0
+) -> Estimate:
+    """A prompt that is served block after block, up to its first token."""
+    return _estimate(tuple(steps), design, blocks(tokens, design.block), bandwidth_gb_s, chunks)
+
+
+def _estimate(
+    steps: tuple[Step, ...], design: Design, runs: list[tuple[int, int, int]], bandwidth_gb_s: float, chunks: int
+) -> Estimate:
+    """Runs of (position, tokens, rows of logits), one after another."""
+    prices, cycles = Prices(bandwidth_gb_s), 0.0
+    limits, phases, use = dict[str, float](), dict[str, float](), dict[str, int]()
+    for position, tokens, logits in runs:
+        held, most = 0.0, _Bus.of(design, bandwidth_gb_s).most if design.pacq_ports else 0.0
+        for role, n in by_role(run_beats((), design, tokens, position, chunks)).items():
+            use[role] = use.get(role, 0) + n
+        for step in steps:
+            cost, share = prices.step(step, design, tokens, position, logits)
+            spent, held = share.follow(held, most) if design.pacq_ports else (cost.cycles, held)
+            wait = spent - share.rest
+            parts = {**cost.phases, share.stage: wait} if share.stage and design.pacq_ports else cost.phases
+            waits = share.stage and design.pacq_ports and wait > share.busy
+            limit = "DRAM" if waits else max(parts, key=lambda k: parts[k]) if parts is not cost.phases else cost.limit
+            cycles += spent
+            limits[limit] = limits.get(limit, 0.0) + spent
+            for name, some in parts.items():
+                phases[name] = phases.get(name, 0.0) + some
+            for role, n in cost.bytes.items():
+                use[role] += n
+    return Estimate(cycles / (design.clock_mhz * 1e6), cycles, use, limits, phases)
