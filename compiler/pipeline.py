@@ -27,7 +27,7 @@ from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.price.run import Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
-from meadow.compiler.price.traffic import by_role, prompt_beats
+from meadow.compiler.price.traffic import by_role, prompts_beats
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
 from meadow.compiler.program.parts import Part, weight_parts
@@ -189,9 +189,8 @@ def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, AnyPacke
     found: dict[str, Any] = {"kind": "modelled", "prompts": lengths}
     for mode in ("gemm", "tphs"):
         schedule = place(lower(graph, design, packed, mode, board.bandwidth_gb_s))
-        found[mode] = [
-            by_role(prompt_beats(schedule.programs["prefill"], design, n, len(schedule.chunks))) for n in lengths
-        ]
+        beats = prompts_beats(schedule.programs["prefill"], design, lengths, len(schedule.chunks))
+        found[mode] = [by_role(moved) for moved in beats]
     return found
 
 

@@ -17,11 +17,12 @@ from meadow.compiler.price.traffic import (
     group_layout,
     run_beats,
     step_beats,
+    step_key,
     streamed_rows,
 )
 from meadow.machine.design import BEAT_BYTES, Design
 from meadow.machine.isa import Epilogue, Opcode
-from meadow.machine.program import Slot, Step
+from meadow.machine.program import Step
 from meadow.machine.storage.groups import is_grouped
 
 PROMPT, ANSWER = 256, 128
@@ -122,16 +123,19 @@ class Prices:
     """Step costs of designs of one clock and context, remembered: bytes once per shape, cycles once per what decides them."""
 
     bandwidth_gb_s: float
-    _keys: dict[int, tuple[Step, tuple[object, ...]]] = field(default_factory=dict)
+    _alike: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _keys: dict[int, tuple[Step, int]] = field(default_factory=dict)
     _beats: dict[tuple[object, ...], Beats] = field(default_factory=dict)
     _costs: dict[tuple[object, ...], tuple[Cost, _Share]] = field(default_factory=dict)
     _fixed: dict[tuple[object, ...], float] = field(default_factory=dict)
+    _programs: dict[int, tuple[Step, ...]] = field(default_factory=dict)
 
     def step(self, step: Step, design: Design, tokens: int, position: int, logits: int) -> tuple[Cost, _Share]:
         """step_cost, remembered, and what the step asks of the bus."""
         held = self._keys.get(id(step))
         if held is None:  # the step is kept, so that its id stays its own
-            held = self._keys[id(step)] = (step, _key(step))
+            number = self._alike.setdefault(step_key(step), len(self._alike))
+            held = self._keys[id(step)] = (step, number)
         key, opcode = held[1], step.opcode
         # Other steps take the same wherever a block begins, up to where their stores begin within a beat.
         at = position if opcode in ATTENTION else position % 4
@@ -191,18 +195,13 @@ class Prices:
                 for s in some
             )
 
-        key = (id(steps), tokens, position % 4, logits, design)
+        lanes = (design.token_lanes, design.float_lanes)
+        key = (id(steps), tokens, position % 4, logits, lanes)
         fixed = self._fixed.get(key)
         if fixed is None:
+            self._programs[id(steps)] = steps  # kept, so that its id stays its own
             fixed = self._fixed[key] = total(s for s in steps if s.opcode not in ATTENTION)
         return fixed + total(s for s in steps if s.opcode in ATTENTION)
-
-
-def _key(step: Step) -> tuple[object, ...]:
-    """What two steps have alike that cost the same."""
-    values = tuple(sorted(step.numbers.items()))
-    streams = tuple(s.length for n in range(4) if isinstance(s := step.operands.get(f"weights{n}"), Slot))
-    return (step.opcode, values, streams)
 
 
 def _by_layer(steps: tuple[Step, ...]) -> list[tuple[int | None, list[Step]]]:

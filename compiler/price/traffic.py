@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
 from meadow.machine.isa import INSTRUCTION_BYTES, Epilogue, Opcode
@@ -74,11 +74,31 @@ def blocks(tokens: int, block: int) -> list[tuple[int, int, int]]:
 
 def prompt_beats(steps: Iterable[Step], design: Design, tokens: int, chunks: int) -> Beats:
     """Beats of a prompt that is served block after block; the last block gives one row of logits."""
-    steps = tuple(steps)
+    return prompts_beats(steps, design, [tokens], chunks)[0]
+
+
+def prompts_beats(steps: Iterable[Step], design: Design, lengths: Sequence[int], chunks: int) -> list[Beats]:
+    """prompt_beats of prompts of several lengths.  Steps that are alike are counted once."""
+    alike: dict[tuple[object, ...], list[Step]] = {}
+    for step in steps:
+        alike.setdefault(step_key(step), []).append(step)
+    return [_prompt_beats(list(alike.values()), design, tokens, chunks) for tokens in lengths]
+
+
+def _prompt_beats(alike: list[list[Step]], design: Design, tokens: int, chunks: int) -> Beats:
     moved: Beats = Counter()
     for position, some, logits in blocks(tokens, design.block):
-        moved += run_beats(steps, design, some, position, chunks, logits)
+        moved += run_beats((), design, some, position, chunks, logits)
+        for group in alike:
+            for what, n in step_beats(group[0], design, some, position, logits).items():
+                moved[what] += n * len(group)
     return moved
+
+
+def step_key(step: Step) -> tuple[object, ...]:
+    """What two steps have alike that move and cost the same."""
+    streams = tuple(s.length for n in range(4) if isinstance(s := step.operands.get(f"weights{n}"), Slot))
+    return (step.opcode, tuple(sorted(step.numbers.items())), streams)
 
 
 def by_role(moved: Beats) -> dict[str, int]:

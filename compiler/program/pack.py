@@ -152,12 +152,16 @@ def entropy_bits(codes: NDArray[np.int8]) -> float:
 
 
 def _counts(codes: NDArray[np.int8]) -> NDArray[np.int64]:
-    """How often each byte value occurs [256]; in pieces, since bincount makes a copy of eight bytes a weight."""
+    """How often each byte value occurs [256].  Bytes are counted in pairs, which halves the work, and in pieces, since bincount
+    copies what it counts to eight bytes each."""
     flat = codes.reshape(-1).view(np.uint8)
-    counts = np.zeros(256, np.int64)
-    for start in range(0, flat.size, COUNTED):
-        counts += np.bincount(flat[start : start + COUNTED], minlength=256)
-    return counts
+    counts = np.bincount(flat[flat.size // 2 * 2 :], minlength=256)
+    pairs = flat[: flat.size // 2 * 2].view(np.uint16)
+    both = np.zeros(1 << 16, np.int64)
+    for start in range(0, pairs.size, COUNTED):
+        both += np.bincount(pairs[start : start + COUNTED], minlength=1 << 16)
+    square = both.reshape(256, 256)
+    return counts + square.sum(axis=0) + square.sum(axis=1)
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

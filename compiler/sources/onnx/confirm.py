@@ -8,10 +8,8 @@ operators.  So the graph is cut at the residual stream, each piece is run on ran
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -88,11 +86,9 @@ def confirm(g: OnnxGraph, graph: Graph, stream: Stream, cores: list[Core], conte
 
     found = _attempt("the embedding", trial(0).embedding)
     caches = [_cache(graph, each, random) for each in trials(context)]
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # numpy works outside of Python's lock
-        head = pool.submit(lambda: _attempt("the head", trial(1).head))
-        layers = pool.map(lambda core: _confirm_layer(trial(2 + core.layer), core, caches, context), cores)
-        for problems in (*layers, head.result()):
-            found += problems
+    for core in cores:
+        found += _confirm_layer(trial(2 + core.layer), core, caches, context)
+    found += _attempt("the head", trial(1).head)
     return found
 
 
