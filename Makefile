@@ -89,7 +89,7 @@ unit: setup-test
 	$(PYTEST) -n 2
 
 docs: setup  ## print docs/isa.md from the table
-	.venv/bin/python -c "from meadow.compiler import isa; open('docs/isa.md', 'w').write(isa.markdown())"
+	.venv/bin/python -c "from meadow.machine.instructions import table; open('docs/isa.md', 'w').write(table.markdown())"
 
 verify: build/smollm2  ## the whole ladder on SmolLM2 (minutes)
 	$(MEADOWC) verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16

@@ -7,35 +7,16 @@ position, the number of tokens and the first token whose logits are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 
-from meadow.machine.isa import INSTRUCTIONS, Epilogue, Opcode, Value, encode, pack_slot
+from meadow.machine.instructions.table import encode, encode_step, fields_of
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Slot, Step
 
 ALIGN = 4096
 CHUNK_LIMIT = 64 << 20
 """Bytes of the largest chunk: contiguous memory is scarce on a board (tensil-ai/tensil#27, ikwzm/udmabuf#98)."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """`length` bytes at byte `offset` of `space`: a buffer's name, or after placing a chunk's number (and the buffer)."""
-
-    space: str | int
-    offset: int = 0
-    length: int = 0
-    buffer: str = ""
-
-    def __str__(self) -> str:
-        if isinstance(self.space, str):
-            return f"%{self.space}"
-        return f"%{self.buffer}@{self.space}:{self.offset:#x}+{self.length}"
-
-
-NOWHERE = Slot(0, 0, 0)
-"""A field that its step does not use."""
 
 
 @dataclass(frozen=True)
@@ -61,60 +42,6 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One instruction.  Operands are slots, integers or floats, by the field names of isa.INSTRUCTIONS.
-
-    role   what the step does, the same words in every layer: q, attend, attend.scores, glu.quantize
-    layer  of the decoder; None before the first and after the last
-    part   number among the steps that stream one matrix, where it is cut
-    """
-
-    role: str
-    opcode: Opcode
-    operands: Mapping[str, Slot | Value]
-    layer: int | None = None
-    part: int | None = None
-
-    @property
-    def name(self) -> str:
-        """For people: l3.q, l3.attend.scores, logits#1."""
-        name = self.role if self.layer is None else f"l{self.layer}.{self.role}"
-        return name if self.part is None else f"{name}#{self.part}"
-
-    @cached_property
-    def numbers(self) -> dict[str, Value]:
-        """The operands that are no slots."""
-        return {k: v for k, v in self.operands.items() if not isinstance(v, Slot)}
-
-    def slots(self) -> list[tuple[str, Slot]]:
-        return [(k, v) for k, v in self.operands.items() if isinstance(v, Slot) and v is not NOWHERE]
-
-    def encode(self) -> bytes:
-        """The 128 bytes of the instruction.  Raises ValueError while a slot is not placed."""
-        values: dict[str, Value] = {}
-        for key, value in self.operands.items():
-            if isinstance(value, Slot):
-                if not isinstance(value.space, int):
-                    raise ValueError(f"{self.name}: {key} is not placed yet")
-                values[key] = pack_slot(value.space, value.offset)
-            else:
-                values[key] = value
-        return encode(self.opcode, values)
-
-    def __str__(self) -> str:
-        parts = []
-        for key, value in self.operands.items():
-            if isinstance(value, Slot):
-                if value is not NOWHERE:
-                    parts.append(f"{key}={value}")
-            elif key == "epilogue":
-                parts.append(f"epilogue={Epilogue(int(value)).name}")
-            elif value:
-                parts.append(f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}")
-        return f"{self.opcode.name.lower():9s}{self.name}: {' '.join(parts)}"
-
-
-@dataclass(frozen=True)
 class Schedule:
     """The programs `prefill` and `decode`, the buffers they use, and after placing the chunks these lie in.
 
@@ -135,7 +62,7 @@ class Schedule:
         sizes = {c.index: c.length for c in self.chunks}
         for program, steps in self.programs.items():
             for step in steps:
-                wanted = {f.name: f.kind for f in INSTRUCTIONS[step.opcode]}
+                wanted = {f.name: f.kind for f in fields_of(step.opcode)}
                 if set(step.operands) != set(wanted):
                     raise ValueError(f"{program} {step.name}: fields {sorted(set(step.operands) ^ set(wanted))}")
                 for key, slot in step.slots():
@@ -164,7 +91,7 @@ class Schedule:
 
     def encode(self, program: str) -> bytes:
         """The bytes of one program, END included."""
-        return b"".join(step.encode() for step in self.programs[program]) + encode(Opcode.END, {})
+        return b"".join(encode_step(step) for step in self.programs[program]) + encode(Opcode.END, {})
 
     def __str__(self) -> str:
         lines = []

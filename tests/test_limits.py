@@ -23,6 +23,7 @@ from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine import isa
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions import table
 from meadow.machine.package.read import load
 from meadow.machine.storage import prefix
 from meadow.machine.storage.rows import Layout
@@ -261,5 +262,5 @@ def test_a_long_answer_is_decoded_with_some_tokens_of_context(words: Tokenizer) 
 
 
 def test_every_opcode_of_the_table_is_run_by_the_limits(odd: Path) -> None:
-    seen = {op for flow in ("tphs", "gemm") for op, _ in isa.decode(load(odd / flow).program("prefill"))}
+    seen = {op for flow in ("tphs", "gemm") for op, _ in table.decode(load(odd / flow).program("prefill"))}
     assert seen == set(isa.Opcode) - {isa.Opcode.END}

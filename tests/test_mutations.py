@@ -82,7 +82,7 @@ FAULTS = (
     Fault("companions count by their name", "compiler/pipeline.py", 'f"{name}:{hashlib.sha256(text).hexdigest()}"', "name", f"{FOLDER} -k companion"),
     Fault("a damaged package is current", "compiler/pipeline.py", 'package.manifest["inputs"] == inputs) and not package.verify_files()', 'package.manifest["inputs"] == inputs)', f"{FOLDER} -k damaged_package"),
     Fault("boards are no sources", "compiler/emit/save.py", 'for name in ("boards", "compiler", "hls", "machine", "rtl"):', 'for name in ("compiler", "hls", "rtl"):', f"{FOLDER} -k sees_every_source"),
-    Fault("gains may lie anywhere", "machine/package/extents.py", 'Extent("gain", _floats(1, cols), CONSTANTS)', 'Extent("gain", _floats(1, cols), CONSTANTS + WEIGHTS)', f"{EXTENTS} -k gain"),
+    Fault("gains may lie anywhere", "machine/instructions/norm.py", 'Extent("gain", float_rows(1, cols), CONSTANTS)', 'Extent("gain", float_rows(1, cols), CONSTANTS + ("weights",))', f"{EXTENTS} -k gain"),
     Fault("a step may write over what it reads", "machine/package/check.py", "extent.written\n                and other is not extent", "False\n                and other is not extent", f"{EXTENTS} -k write_over"),
     Fault("weights may be read otherwise than packed", "machine/package/check.py", "if found[key] != wanted[key]]", "if False]", f"{EXTENTS} -k fewer or later"),
     Fault("a stream's damage is not noticed", "machine/package/read.py", 'if zlib.crc32(sums) != row["crc32"]:', "if False:", "machine/test_package.py -k checksum"),
@@ -98,7 +98,7 @@ FAULTS = (
     Fault("damaged libraries are loaded", "runtime/devices/built.py", "_note(path).read_text() == sha256(path)", "_note(path).is_file()", f"{BUILT} -k damaged_library"),
     Fault("libraries are found by base names", "runtime/devices/built.py", 'digest.update(f"\\0{name}\\0', 'digest.update(f"\\0{name.rpartition(chr(47))[2]}\\0', f"{BUILT} -k depends_on_paths"),
     Fault("foreign code needs no word", "cli/trust.py", "    if different:", "    if False:", f"{BUILT} -k did_not_emit"),
-    Fault("a token does not see itself", "runtime/devices/emulator.py", "mask = np.arange(seen)[None, :] <= ", "mask = np.arange(seen)[None, :] < ", f"{LIMITS} -k onnxruntime_computes"),
+    Fault("a token does not see itself", "machine/instructions/heads.py", "mask = np.arange(seen)[None, :] <= ", "mask = np.arange(seen)[None, :] < ", f"{LIMITS} -k onnxruntime_computes"),
     Fault("minus infinity is the largest number", "machine/arithmetic/int8.py", "np.where(found == -np.inf, -LARGEST,", "np.where(found == -np.inf, LARGEST,", f"{EXTREMES} -k numbers_only"),
     Fault("scores overflow in numpy", "machine/arithmetic/int8.py", "return saturate(products * flush(", "return (products * flush(", f"{EXTREMES} -k same_bits"),
     # The C++.

@@ -60,7 +60,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     from meadow.cli.report import charts
     from meadow.compiler.price.run import estimate, prompt_estimate
     from meadow.compiler.price.timeline import Event, chrome_trace, timeline
-    from meadow.compiler.price.traffic import ROLES
+    from meadow.machine.instructions.instruction import ROLES
     from meadow.toolchain.reports import beside
 
     summary, built = _summary(package), _built(package)

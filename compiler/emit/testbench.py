@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
-from meadow.machine.isa import Epilogue, Opcode, Value, encode
+from meadow.machine.instructions.table import encode
+from meadow.machine.isa import Epilogue, Opcode, Value
 from meadow.machine.storage.rows import Layout, padded
 
 TOKENS = 3

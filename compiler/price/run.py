@@ -10,19 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meadow.compiler.price.cost import EFFICIENCY, Cost, step_cost
-from meadow.compiler.price.traffic import (
-    Beats,
-    blocks,
-    by_role,
-    group_layout,
-    run_beats,
-    step_beats,
-    step_key,
-    streamed_rows,
-)
+from meadow.compiler.price.traffic import blocks, by_role, run_beats, step_beats, step_key
 from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.instructions.instruction import Beats, Tokens
+from meadow.machine.instructions.projection import group_layout, streamed_rows
 from meadow.machine.isa import Epilogue, Opcode
-from meadow.machine.program import Step
+from meadow.machine.step import Step
 from meadow.machine.storage.groups import is_grouped
 
 PROMPT, ANSWER = 256, 128
@@ -130,7 +123,7 @@ class Prices:
     _fixed: dict[tuple[object, ...], float] = field(default_factory=dict)
     _programs: dict[int, tuple[Step, ...]] = field(default_factory=dict)
 
-    def step(self, step: Step, design: Design, tokens: int, position: int, logits: int) -> tuple[Cost, _Share]:
+    def step(self, step: Step, design: Design, tokens: Tokens) -> tuple[Cost, _Share]:
         """step_cost, remembered, and what the step asks of the bus."""
         held = self._keys.get(id(step))
         if held is None:  # the step is kept, so that its id stays its own
@@ -138,41 +131,40 @@ class Prices:
             held = self._keys[id(step)] = (step, number)
         key, opcode = held[1], step.opcode
         # Other steps take the same wherever a block begins, up to where their stores begin within a beat.
-        at = position if opcode in ATTENTION else position % 4
-        rows = logits if opcode is Opcode.LINEAR and step.operands["epilogue"] == Epilogue.LOGITS else 0
+        at = tokens.position if opcode in ATTENTION else tokens.position % 4
+        rows = tokens.logits if opcode is Opcode.LINEAR and step.operands["epilogue"] == Epilogue.LOGITS else 0
         ports: tuple[int, ...] = ()  # what decides the bytes besides
         lanes: tuple[int, ...]
         if opcode in (Opcode.NORM, Opcode.QUANTIZE):
             lanes = (design.float_lanes,)
         elif opcode is Opcode.LINEAR:
             ports = (design.weight_ports, design.pacq_ports)
-            pacq = -(-tokens // design.pacq_tokens) if design.pacq_ports else 0
-            lanes = (design.float_lanes, -(-tokens // design.token_lanes) if design.weight_ports else 0, pacq)
+            pacq = -(-tokens.count // design.pacq_tokens) if design.pacq_ports else 0
+            lanes = (design.float_lanes, -(-tokens.count // design.token_lanes) if design.weight_ports else 0, pacq)
         elif opcode is Opcode.TPHS:
             ports = (design.weight_ports, design.pacq_ports, design.block)
             lanes = (design.float_lanes, design.token_lanes, design.pacq_tokens)
         else:
             lanes = (design.token_lanes,)
-        what = (key, tokens, at, rows, ports)
+        what = (key, tokens.count, at, rows, ports)
         found = self._costs.get((what, lanes))
         if found is None:
             moved = self._beats.get(what)
             if moved is None:
-                moved = self._beats[what] = step_beats(step, design, tokens, position, logits)
-            cost = step_cost(step, design, tokens, position, self.bandwidth_gb_s, logits, moved)
+                moved = self._beats[what] = step_beats(step, design, tokens)
+            cost = step_cost(step, design, tokens, self.bandwidth_gb_s, moved)
             bus = _Bus.of(design, self.bandwidth_gb_s)
             found = self._costs[what, lanes] = (cost, bus.share(cost, step, design))
         return found
 
-    def cycles(self, steps: tuple[Step, ...], design: Design, tokens: int, position: int, logits: int,
-               repeats: Mapping[int, int]) -> float:  # fmt: skip
+    def cycles(self, steps: tuple[Step, ...], design: Design, tokens: Tokens, repeats: Mapping[int, int]) -> float:
         """Cycles of a run in which the steps of layer n stand for repeats[n] layers that are alike."""
         if not design.pacq_ports:
-            return self._cycles_in_turn(steps, design, tokens, position, logits, repeats)
+            return self._cycles_in_turn(steps, design, tokens, repeats)
         most = _Bus.of(design, self.bandwidth_gb_s).most
         total = held = 0.0
         for layer, some in _by_layer(steps):
-            shares = [self.step(s, design, tokens, position, logits)[1] for s in some]
+            shares = [self.step(s, design, tokens)[1] for s in some]
             times = 1 if layer is None else repeats[layer]
             for done in range(times):
                 before, once = held, 0.0
@@ -185,18 +177,18 @@ class Prices:
                     break
         return total
 
-    def _cycles_in_turn(self, steps: tuple[Step, ...], design: Design, tokens: int, position: int, logits: int,
-                        repeats: Mapping[int, int]) -> float:  # fmt: skip
+    def _cycles_in_turn(
+        self, steps: tuple[Step, ...], design: Design, tokens: Tokens, repeats: Mapping[int, int]
+    ) -> float:
         """The same where nothing is read ahead: attention alone asks for the position, the rest is summed once."""
 
         def total(some: Iterable[Step]) -> float:
             return sum(
-                (1 if s.layer is None else repeats[s.layer]) * self.step(s, design, tokens, position, logits)[0].cycles
-                for s in some
+                (1 if s.layer is None else repeats[s.layer]) * self.step(s, design, tokens)[0].cycles for s in some
             )
 
         lanes = (design.token_lanes, design.float_lanes)
-        key = (id(steps), tokens, position % 4, logits, lanes)
+        key = (id(steps), tokens.count, tokens.position % 4, tokens.logits, lanes)
         fixed = self._fixed.get(key)
         if fixed is None:
             self._programs[id(steps)] = steps  # kept, so that its id stays its own
@@ -218,10 +210,9 @@ def rates(
 ) -> tuple[float, float]:
     """(prefill, decode) in tokens per second."""
     cycles = sum(
-        prices.cycles(programs["prefill"], design, some, position, logits, repeats)
-        for position, some, logits in blocks(work.prompt, design.block)
+        prices.cycles(programs["prefill"], design, some, repeats) for some in blocks(work.prompt, design.block)
     )
-    decode = prices.cycles(programs["decode"], design, 1, work.position, 1, repeats)
+    decode = prices.cycles(programs["decode"], design, Tokens(1, work.position), repeats)
     hertz = design.clock_mhz * 1e6
     return work.prompt / cycles * hertz, hertz / decode
 
@@ -229,7 +220,7 @@ def rates(
 def estimate(steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1,
              chunks: int = 0) -> Estimate:  # fmt: skip
     """The sum over the steps of one run of a program; `chunks` of memory in its table."""
-    return _estimate(tuple(steps), design, [(position, tokens, logits)], bandwidth_gb_s, chunks)
+    return _estimate(tuple(steps), design, [Tokens(tokens, position, logits)], bandwidth_gb_s, chunks)
 
 
 def prompt_estimate(
@@ -240,17 +231,17 @@ def prompt_estimate(
 
 
 def _estimate(
-    steps: tuple[Step, ...], design: Design, runs: list[tuple[int, int, int]], bandwidth_gb_s: float, chunks: int
+    steps: tuple[Step, ...], design: Design, runs: list[Tokens], bandwidth_gb_s: float, chunks: int
 ) -> Estimate:
-    """Runs of (position, tokens, rows of logits), one after another."""
+    """Runs, one after another."""
     prices, cycles = Prices(bandwidth_gb_s), 0.0
     limits, phases, use = dict[str, float](), dict[str, float](), dict[str, int]()
-    for position, tokens, logits in runs:
+    for tokens in runs:
         held, most = 0.0, _Bus.of(design, bandwidth_gb_s).most if design.pacq_ports else 0.0
-        for role, n in by_role(run_beats((), design, tokens, position, chunks)).items():
+        for role, n in by_role(run_beats((), design, tokens, chunks)).items():
             use[role] = use.get(role, 0) + n
         for step in steps:
-            cost, share = prices.step(step, design, tokens, position, logits)
+            cost, share = prices.step(step, design, tokens)
             spent, held = share.follow(held, most) if design.pacq_ports else (cost.cycles, held)
             wait = spent - share.rest
             parts = {**cost.phases, share.stage: wait} if share.stage and design.pacq_ports else cost.phases

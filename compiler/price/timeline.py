@@ -12,7 +12,8 @@ from typing import Any
 
 from meadow.compiler.price import cost
 from meadow.machine.design import Design
-from meadow.machine.program import Step
+from meadow.machine.instructions.instruction import Tokens
+from meadow.machine.step import Step
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def timeline(steps: Iterable[Step], design: Design, tokens: int, position: int, 
     """The events of one run, in order."""
     found, now = [], 0.0
     for step in steps:
-        made = cost.step_cost(step, design, tokens, position, bandwidth_gb_s)
+        made = cost.step_cost(step, design, Tokens(tokens, position), bandwidth_gb_s)
         duration = made.cycles / design.clock_mhz
-        macs = cost.step_macs(step, tokens, position)
+        macs = cost.step_macs(step, Tokens(tokens, position))
         found.append(
             Event(
                 step.name,

@@ -20,8 +20,10 @@ from meadow.compiler.program.parts import tile_rows, weight_parts
 from meadow.compiler.program.residual import check_residual
 from meadow.machine.arithmetic import int8
 from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.machine.instructions.instruction import Tokens
 from meadow.machine.isa import Epilogue, Opcode, Value
-from meadow.machine.program import NOWHERE, Buffer, Schedule, Slot, Step
+from meadow.machine.program import Buffer, Schedule
+from meadow.machine.step import NOWHERE, Slot, Step
 from meadow.machine.storage.groups import GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
 
@@ -337,7 +339,7 @@ class _Lowering:
         for mode in ("tphs", "gemm"):
             steps = self._trial(attend, q, mode)
             totals[mode] = sum(
-                cost.step_cost(s, self.design, tokens, position, self.bandwidth_gb_s).cycles for s in steps
+                cost.step_cost(s, self.design, Tokens(tokens, position), self.bandwidth_gb_s).cycles for s in steps
             )
         best = min(totals, key=lambda m: totals[m])
         other = "gemm" if best == "tphs" else "tphs"

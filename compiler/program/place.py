@@ -11,7 +11,8 @@ from dataclasses import replace
 from meadow.boards import Board
 from meadow.machine.errors import ResourceExceeded
 from meadow.machine.isa import CHUNK_SHIFT
-from meadow.machine.program import ALIGN, CHUNK_LIMIT, NOWHERE, Buffer, Chunk, Schedule, Slot, Step, live_spans
+from meadow.machine.program import ALIGN, CHUNK_LIMIT, Buffer, Chunk, Schedule, live_spans
+from meadow.machine.step import NOWHERE, Slot, Step
 from meadow.machine.storage.rows import padded
 
 LARGEST_SLOT = 16 << CHUNK_SHIFT

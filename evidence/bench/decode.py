@@ -12,15 +12,18 @@ import numpy as np
 
 from meadow.boards import Board
 from meadow.compiler.price import cost
-from meadow.compiler.price.traffic import by_role, group_layout, on_port, run_beats, step_beats, streamed_rows
+from meadow.compiler.price.traffic import by_role, run_beats, step_beats
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
 from meadow.evidence.ladder.verilog import ddr4, program
 from meadow.machine.design import BEAT_BYTES, Design
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions.heads import heads_together
+from meadow.machine.instructions.instruction import OVERHEAD, TILE_OVERHEAD, Tokens, on_port
+from meadow.machine.instructions.projection import group_layout, streamed_rows
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package, load
-from meadow.machine.program import Slot, Step
+from meadow.machine.step import Slot, Step
 from meadow.machine.storage.groups import GroupLayout, is_grouped
 from meadow.machine.storage.rows import padded
 
@@ -40,6 +43,11 @@ class Engine:
     beats: int = 0  # that each port must bring
 
     @property
+    def tokens(self) -> Tokens:
+        """The one token that is decoded."""
+        return Tokens(1, self.position)
+
+    @property
     def ratio(self) -> float:
         """Cycles of pacq_gemv in one of the engine's."""
         return self.design.pacq_clock_mhz / self.design.clock_mhz
@@ -52,15 +60,15 @@ class Engine:
         o = step.numbers
         if addresses is None:
             # The memory is simulated, so the model's own must never be what a step waits for.
-            made = cost.step_cost(step, self.design, 1, self.position, bandwidth_gb_s=float("inf"))
+            made = cost.step_cost(step, self.design, self.tokens, bandwidth_gb_s=float("inf"))
             self.work(step.opcode.name.lower(), made.cycles, made.total_bytes // BEAT_BYTES)
             return
-        design, moved = self.design, step_beats(step, self.design, 1, self.position)
+        design, moved = self.design, step_beats(step, self.design, self.tokens)
         rows = streamed_rows(step)
         layout = group_layout(o, design, rows)
-        loops = cost.step_loops(step, design, 1, self.position)
+        loops = cost.step_loops(step, design, self.tokens)
         self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
-        self.work("latency", cost.OVERHEAD, loops["feed"])
+        self.work("latency", OVERHEAD, loops["feed"])
         self.script.serve()
         if not o["reuse"]:
             self.script.feed(np.zeros((1, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
@@ -75,7 +83,7 @@ class Engine:
         for tile in range(tiles):
             some = min(tile_rows, rows - tile * tile_rows)
             self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
-            each = loops["epilogue"] / tiles + memory / tiles + cost.TILE_OVERHEAD
+            each = loops["epilogue"] / tiles + memory / tiles + TILE_OVERHEAD
             self.work("epilogues", each, memory // tiles)
         self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
 
@@ -85,9 +93,9 @@ class Engine:
         heads, kv_heads, head_dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
         load = kv_beats / kv_heads / 2  # over two ports
         groups = sum(
-            times * -(-some // design.token_lanes) for times, some in cost.heads_together(heads, kv_heads, design, 1)
+            times * -(-some // design.token_lanes) for times, some in heads_together(heads, kv_heads, design, 1)
         )
-        whole = loops["softmax"] + 2 * head_dim * groups + groups * cost.TILE_OVERHEAD + loops["epilogue"] + others
+        whole = loops["softmax"] + 2 * head_dim * groups + groups * TILE_OVERHEAD + loops["epilogue"] + others
         attend = whole / kv_heads  # with rotary rows and contexts, which go one after another
         self.work("attention", load, round(kv_beats / kv_heads))
         self.work("attention", 0, others)
@@ -103,7 +111,7 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
     design = package.design
     engine = Engine(design, position)
     steps = package.steps("decode")
-    engine.work("latency", cost.OVERHEAD)  # registers and the table of chunks
+    engine.work("latency", OVERHEAD)  # registers and the table of chunks
     for step in steps:
         engine.step(step, _addresses(package, step))
     memory = ddr4(design.pacq_clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
@@ -112,7 +120,7 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
         raise DeviceError(
             f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
         )
-    bytes_by_role = by_role(run_beats(steps, design, 1, position, len(package.chunks)))
+    bytes_by_role = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
     return summary(found, engine, bytes_by_role, board)
 
 

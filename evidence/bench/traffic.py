@@ -7,6 +7,7 @@ They share no code.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from meadow.machine.package.read import Package
@@ -16,7 +17,7 @@ def measure(
     package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
 ) -> list[dict[str, Any]]:
     """A row for the prefill of each prompt, and one for the token after it."""
-    from meadow.runtime.devices.csim_engine import ROLES
+    from meadow.machine.instructions.instruction import ROLES
     from meadow.runtime.session import Session
 
     rows = []
@@ -61,9 +62,9 @@ def predict_loops(package: Package, program: str, position: int, tokens: int) ->
     steps = package.steps(program)
     total: dict[str, int] = {}
     unknown: set[str] = set()
-    for start, some, logits in blocks(tokens, package.design.block if program == "prefill" else 1):
+    for some in blocks(tokens, package.design.block if program == "prefill" else 1):
         for step in steps:
-            found = step_loops(step, package.design, some, position + start, logits)
+            found = step_loops(step, package.design, replace(some, position=position + some.position))
             for loop, n in found.items():
                 total[loop] = total.get(loop, 0) + n
             if "fetch" in found and "unpack" not in found:
@@ -75,12 +76,13 @@ def predict(package: Package, program: str, position: int, tokens: int) -> dict[
     """Bytes by "PORT.ROLE.read" or ".written": a prompt from the start, or tokens of one run after `position`."""
     from meadow.compiler.price.traffic import prompt_beats, run_beats
     from meadow.machine.design import BEAT_BYTES
+    from meadow.machine.instructions.instruction import Tokens
 
     steps, chunks = package.steps(program), len(package.chunks)
     if program == "prefill":
         beats = prompt_beats(steps, package.design, tokens, chunks)
     else:
-        beats = run_beats(steps, package.design, tokens, position, chunks)
+        beats = run_beats(steps, package.design, Tokens(tokens, position), chunks)
     return {f"{port}.{role}.{way}": n * BEAT_BYTES for (port, way, role), n in beats.items() if n}
 
 

@@ -12,8 +12,9 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
     """The first `layers` layers of a prefill of five tokens; what the driver reads from the Verilog's registers, what the schedule
     predicts, and the bits after each layer beside the emulator's."""
     from meadow.compiler.emit.verilog import shape_of
-    from meadow.compiler.price.traffic import on_port, step_beats
+    from meadow.compiler.price.traffic import step_beats
     from meadow.evidence.ladder.cosim_board import CosimBoard
+    from meadow.machine.instructions.instruction import Tokens, on_port
     from meadow.machine.isa import Opcode
     from meadow.machine.registers import PACQ_REGISTERS, offsets, pacq_shape
     from meadow.runtime.check.compare import TOKENS, compare
@@ -32,7 +33,7 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
     some = steps[: ends[min(layers, len(ends)) - 1]]
     streamed = [step for step in some if step.opcode in (Opcode.LINEAR, Opcode.TPHS)]
     beats = [
-        sum(on_port(step_beats(step, design, len(TOKENS), 0), f"pacq{p}") for step in streamed)
+        sum(on_port(step_beats(step, design, Tokens(len(TOKENS), 0)), f"pacq{p}") for step in streamed)
         for p in range(design.pacq_ports)
     ]
     with Session(package.folder, driver) as session:

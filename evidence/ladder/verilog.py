@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from meadow.evidence.ladder.verilated import Memory, Script, build, ordered, run
 from meadow.machine.errors import UsageError
+from meadow.machine.instructions.instruction import Fields
 from meadow.machine.isa import unpack_slot
 from meadow.machine.package.read import Package
 from meadow.machine.storage.groups import GroupFormat, GroupLayout
-from meadow.runtime.devices.emulator import Emulator, Fields
+from meadow.runtime.devices.emulator import Emulator
 from meadow.runtime.session import Session
 
 PROMPT = "What is the capital of France?"

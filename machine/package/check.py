@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from meadow.machine import isa
 from meadow.machine.design import LANE_COLS
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions import table
+from meadow.machine.instructions.instruction import Extent
+from meadow.machine.instructions.table import extents
 from meadow.machine.isa import Epilogue
-from meadow.machine.package.extents import Extent, extents
 from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, is_grouped
 from meadow.machine.storage.rows import padded
 from meadow.machine.storage.unpack import PREFIX_WORD, format_of
@@ -36,7 +38,7 @@ def check_program(package: Package, name: str) -> None:
               "tile_rows": design.max_tile_rows, "capacity": padded(design.context, 8),
               "block": padded(design.block, 4), "row": padded(design.context, 8)}  # fmt: skip
     try:
-        steps = isa.decode(package.program(name))
+        steps = table.decode(package.program(name))
     except ValueError as error:
         raise DeviceError(f"{package.folder}: the program {name} is damaged: {error}; compile again") from None
     rows_of = {(row["streams"][0][0], row["streams"][0][1]): row for row in package.packing()}

@@ -21,8 +21,10 @@ from meadow.machine import isa
 from meadow.machine.design import LARGEST_CLOCK_MHZ, Design
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
+from meadow.machine.instructions import table
 from meadow.machine.package.check import check_program, check_slot
-from meadow.machine.program import Chunk, Slot, Step
+from meadow.machine.program import Chunk
+from meadow.machine.step import Slot, Step
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
 from meadow.machine.storage.unpack import Stored, format_of, unpack
@@ -99,9 +101,9 @@ class Package:
         """The steps of `prefill` or `decode` as the engine finds them.  Only the weights' slots know their length."""
         lengths = {(c, offset): length for row in self.packing() for c, offset, length in row["streams"]}
         made = []
-        for (opcode, fields), place in zip(isa.decode(self.program(name)), self.places(name), strict=True):
+        for (opcode, fields), place in zip(table.decode(self.program(name)), self.places(name), strict=True):
             operands: dict[str, Slot | isa.Value] = dict(fields)
-            for field in isa.INSTRUCTIONS[opcode]:
+            for field in table.fields_of(opcode):
                 if field.kind == "slot":
                     at = isa.unpack_slot(int(fields[field.name]))
                     operands[field.name] = Slot(*at, lengths.get(at, 0))

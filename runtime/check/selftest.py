@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from meadow.machine.design import LANE_COLS
 from meadow.machine.errors import DeviceError
-from meadow.machine.isa import INSTRUCTION_BYTES, decode, pack_slot, unpack_slot
+from meadow.machine.instructions.table import decode
+from meadow.machine.isa import INSTRUCTION_BYTES, pack_slot, unpack_slot
 from meadow.machine.storage.rows import padded
 
 if TYPE_CHECKING:

@@ -25,13 +25,13 @@ import numpy as np
 
 from meadow.machine.design import BEAT_BYTES
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.package.read import Package
 from meadow.runtime.devices import csim_worker
 from meadow.runtime.devices.csim_worker import CYCLES, READ, RUN, WRITE, Box
 from meadow.runtime.devices.device import Bytes, Counters, Run
 
 PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
-ROLES = ("weights", "activations", "kv", "intermediates", "program")
 LOOPS = (
     "fetch",
     "unpack",

@@ -190,10 +190,10 @@ def test_ctrl_c_in_the_middle_of_compiling_leaves_nothing(tiny_int8: Path, tmp_p
 
 
 def test_a_failed_verification_ends_with_4(meadowc: Any, tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meadow.runtime.devices.emulator import Emulator
+    from meadow.machine.instructions.quantize import Quantize
 
-    healthy = Emulator._quantize
-    monkeypatch.setattr(Emulator, "_quantize", lambda self, f: healthy(self, f) if self.run.tokens > 1 else None)
+    healthy = Quantize.run
+    monkeypatch.setattr(Quantize, "run", lambda self, f, m: healthy(self, f, m) if m.run.tokens > 1 else None)
     result = meadowc("verify", tiny_package, "--rungs", "emulator", "--limit", 1, "--tokens", 2)
     assert result.code == 4, result.err
     monkeypatch.setattr("meadow.runtime.check.selftest._weights", lambda session, healthy: (False, "broken"))

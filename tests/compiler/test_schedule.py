@@ -19,9 +19,10 @@ from meadow.compiler.program.parts import parts, weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.onnx.read import read
-from meadow.machine import isa
 from meadow.machine.errors import ResourceExceeded
-from meadow.machine.program import ALIGN, CHUNK_LIMIT, Schedule, Slot
+from meadow.machine.instructions import table
+from meadow.machine.program import ALIGN, CHUNK_LIMIT, Schedule
+from meadow.machine.step import Slot
 from meadow.machine.storage.rows import Layout
 
 
@@ -53,7 +54,7 @@ def test_a_placed_schedule_checks_and_decodes(dataflow: str, graph: Graph) -> No
     schedule.check()
     assert all(c.length % ALIGN == 0 for c in schedule.chunks)
     for name, steps in schedule.programs.items():
-        decoded = isa.decode(schedule.encode(name))
+        decoded = table.decode(schedule.encode(name))
         assert [op for op, _ in decoded] == [s.opcode for s in steps]
 
 

@@ -19,7 +19,8 @@ from meadow.compiler.sources.onnx.read import read
 from meadow.machine.arithmetic import fp16 as pacq
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.errors import UnsupportedModel
-from meadow.machine.isa import Opcode, decode, unpack_slot
+from meadow.machine.instructions.table import decode
+from meadow.machine.isa import Opcode, unpack_slot
 from meadow.machine.package.read import load, manifest_digest
 from meadow.runtime.session import Session
 

@@ -14,7 +14,8 @@ import pytest
 
 from meadow.machine import isa
 from meadow.machine.errors import DeviceError, MeadowError
-from meadow.machine.package.extents import extents
+from meadow.machine.instructions import table
+from meadow.machine.instructions.table import extents
 from meadow.machine.package.read import load, manifest_digest
 from meadow.runtime.session import Session
 
@@ -35,12 +36,12 @@ def change(folder: Path, step: int, word: int, value: int, program: str = "prefi
 
 def find(folder: Path, opcode: isa.Opcode, **fields: int) -> int:
     """The first step of the prefill program with these fields."""
-    steps = isa.decode(load(folder).program("prefill"))
+    steps = table.decode(load(folder).program("prefill"))
     return next(n for n, (o, f) in enumerate(steps) if o is opcode and all(f[k] == v for k, v in fields.items()))
 
 
 def word(opcode: isa.Opcode, field: str) -> int:
-    return 1 + [f.name for f in isa.INSTRUCTIONS[opcode]].index(field)
+    return 1 + [f.name for f in table.fields_of(opcode)].index(field)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_an_operand_is_checked_to_its_end_and_for_its_kind_of_memory(name: str, 
 
 def test_a_step_may_not_write_over_what_it_reads(copy: Path) -> None:
     step = find(copy, N)
-    steps = isa.decode(load(copy).program("prefill"))
+    steps = table.decode(load(copy).program("prefill"))
     change(copy, step, word(N, "codes"), int(steps[step][1]["source"]))
     with pytest.raises(DeviceError, match="codes is written over source"):
         load(copy)
@@ -101,11 +102,11 @@ def test_every_slot_of_every_instruction_has_an_extent(tiny_package: Path) -> No
     package = load(tiny_package)
     seen: dict[isa.Opcode, set[str]] = {}
     for program in package.manifest["programs"]:
-        for opcode, fields in isa.decode(package.program(program)):
+        for opcode, fields in table.decode(package.program(program)):
             found = {e.field for e in extents(opcode, fields, package.design, package.packed_beats)}
             seen[opcode] = seen.get(opcode, set()) | found
     for opcode, found in seen.items():
-        slots = {f.name for f in isa.INSTRUCTIONS[opcode] if f.kind == "slot"}
+        slots = {f.name for f in table.fields_of(opcode) if f.kind == "slot"}
         assert found == slots - {f"weights{p}" for p in range(package.design.weight_ports, 4)}, opcode
 
 
@@ -124,7 +125,7 @@ def test_what_is_taken_means_the_same_to_numpy_and_to_cpp(copy: Path) -> None:
     """One word of a program is changed at random, with its digests repaired, again and again."""
     random_ = random.Random(4)
     whole = (copy / "program.bin").read_bytes()
-    steps = isa.decode(load(copy).program("prefill"))
+    steps = table.decode(load(copy).program("prefill"))
     manifest = (copy / "manifest.json").read_text()
     ran = 0
     for _ in range(120):
@@ -132,7 +133,7 @@ def test_what_is_taken_means_the_same_to_numpy_and_to_cpp(copy: Path) -> None:
         (copy / "manifest.json").write_text(manifest)
         step = random_.randrange(len(steps))
         opcode = steps[step][0]
-        field = random_.choice(isa.INSTRUCTIONS[opcode])
+        field = random_.choice(table.fields_of(opcode))
         at = word(opcode, field.name)
         before = struct.unpack_from("<I", whole, step * isa.INSTRUCTION_BYTES + 4 * at)[0]
         value = random_.choice(

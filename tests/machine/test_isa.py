@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meadow.machine import isa
+from meadow.machine.instructions import table
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 )
 def test_what_is_encoded_decodes(opcode: isa.Opcode, word: int, number: float) -> None:
     values = {
-        f.name: (number if f.kind == "float" else (word + i) % 2**32) for i, f in enumerate(isa.INSTRUCTIONS[opcode])
+        f.name: (number if f.kind == "float" else (word + i) % 2**32) for i, f in enumerate(table.fields_of(opcode))
     }
-    code = isa.encode(opcode, values) + isa.encode(isa.Opcode.END, {})
+    code = table.encode(opcode, values) + table.encode(isa.Opcode.END, {})
     assert len(code) == 2 * isa.INSTRUCTION_BYTES
-    assert isa.decode(code) == [(opcode, values)]
+    assert table.decode(code) == [(opcode, values)]
 
 
 @given(st.integers(0, 255), st.integers(0, (1 << 24) - 1))
@@ -42,26 +43,26 @@ def test_a_slot_that_cannot_be_encoded_is_refused(chunk: int, offset: int) -> No
 
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(ValueError, match="cols"):
-        isa.encode(isa.Opcode.QUANTIZE, {"source": 0, "codes": 0, "scale": 0})
+        table.encode(isa.Opcode.QUANTIZE, {"source": 0, "codes": 0, "scale": 0})
 
 
 def test_garbage_is_not_a_program() -> None:
     with pytest.raises(ValueError, match="not known"):
-        isa.decode(np.full(256, 0xEE, np.uint8).tobytes())
+        table.decode(np.full(256, 0xEE, np.uint8).tobytes())
     with pytest.raises(ValueError, match="no END"):
-        isa.decode(b"")
+        table.decode(b"")
 
 
 def test_no_instruction_is_longer_than_its_words() -> None:
-    assert max(len(f) for f in isa.INSTRUCTIONS.values()) < isa.WORDS
+    assert max(len(i.fields) for i in table.TABLE.values()) < isa.WORDS
 
 
 def test_the_documented_instruction_set_is_the_one_in_the_table() -> None:
-    assert (ROOT / "docs" / "isa.md").read_text() == isa.markdown(), "run: make docs"
+    assert (ROOT / "docs" / "isa.md").read_text() == table.markdown(), "run: make docs"
 
 
 def test_the_cpp_decoder_has_every_field() -> None:
-    text = isa.cpp_decoder()
-    for op, fields in isa.INSTRUCTIONS.items():
+    text = table.cpp_decoder()
+    for op, fields in ((op, i.fields) for op, i in table.TABLE.items()):
         for index, field in enumerate(fields):
             assert f"constexpr int {field.name} = {index + 1};" in text, op

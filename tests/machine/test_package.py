@@ -18,6 +18,7 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.onnx.read import read
 from meadow.machine import isa
 from meadow.machine.errors import DeviceError, UnsupportedModel, UsageError
+from meadow.machine.instructions import table
 from meadow.machine.package.read import load, manifest_digest, sha256
 from meadow.runtime import Session
 
@@ -145,7 +146,7 @@ def with_field(package: Path, opcode: isa.Opcode, field: str, value: int) -> Non
     """Change a field of the first such instruction, and every digest so that only the change is wrong."""
     manifest = json.loads((package / "manifest.json").read_text())
     data = bytearray((package / "program.bin").read_bytes())
-    word = 1 + [f.name for f in isa.INSTRUCTIONS[opcode]].index(field)
+    word = 1 + [f.name for f in table.fields_of(opcode)].index(field)
     for start in range(0, len(data), isa.INSTRUCTION_BYTES):
         if int.from_bytes(data[start : start + 4], "little") == opcode:
             data[start + 4 * word : start + 4 * word + 4] = value.to_bytes(4, "little")

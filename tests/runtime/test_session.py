@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.instructions.norm import Norm
+from meadow.machine.instructions.tphs import Tphs
 from meadow.machine.package.read import load
 from meadow.runtime import Session
 from meadow.runtime.devices.device import Run
-from meadow.runtime.devices.emulator import Emulator, Memory
+from meadow.runtime.devices.emulator import Memory
 from meadow.runtime.session import open_device, sampler
 from meadow.runtime.text.tokenizer import Streamer, Tokenizer
 
@@ -146,17 +148,18 @@ def test_selftest_finds_overwritten_weights_and_stops_there(tiny_package: Path) 
 
 def test_selftest_finds_wrong_arithmetic(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Session(tiny_package) as session:
-        broken = Emulator._norm
-        device = session.device
-        monkeypatch.setattr(device, "_norm", lambda f: broken(device, {**f, "eps": 0.1}), raising=False)  # type: ignore[arg-type]
+        device, healthy = session.device, Norm.run
+        wrong = {"eps": 0.1}
+        monkeypatch.setattr(Norm, "run", lambda self, f, m: healthy(self, f | wrong if m is device else f, m))
         rungs = session.selftest()
     assert rungs[-1][0] == "one step" and "arithmetic" in rungs[-1][2]
 
 
 def test_selftest_tells_a_wrong_layer_from_a_wrong_step(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Session(tiny_package) as session:
-        device, healthy = session.device, Emulator._tphs
-        monkeypatch.setattr(device, "_tphs", lambda f: healthy(device, {**f, "kappa": 0.5}), raising=False)  # type: ignore[arg-type]
+        device, healthy = session.device, Tphs.run
+        wrong = {"kappa": 0.5}
+        monkeypatch.setattr(Tphs, "run", lambda self, f, m: healthy(self, f | wrong if m is device else f, m))
         rungs = session.selftest()
     assert rungs[-1][0] == "one layer" and not rungs[-1][1]
 

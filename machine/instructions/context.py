@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CONTEXT: softmax x V of every head, through DRAM.  hls/gemm_attention.hpp is the same in C++."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.instructions.heads import (
+    cache_beats,
+    cache_extents,
+    cached,
+    group_keys,
+    probability_beats,
+    result_extent,
+    square_extent,
+)  # fmt: skip
+from meadow.machine.instructions.instruction import (
+    SCRATCH,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    Operands,
+    PackedBeats,
+    Phases,
+    Tokens,
+)  # fmt: skip
+from meadow.machine.instructions.scores import head_macs, price_head_by_head
+from meadow.machine.instructions.tphs import context_beats
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Step
+
+
+class Context(Instruction):
+    """Probabilities times values, divided."""
+
+    opcode = Opcode.CONTEXT
+    fields = (
+        Field("weights", "slot", "uint16 [heads, block, row]"),
+        Field("divisor", "slot", "(FP32 total, int32 exponent, 0, 0) [heads, block]"),
+        Field("values", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
+        Field("heads", "int", "query heads"),
+        Field("kv_heads", "int", "key and value heads"),
+        Field("head_dim", "int", "elements a head"),
+        Field("capacity", "int", "tokens that the cache holds"),
+        Field("block", "int", "tokens that the query buffers hold"),
+        Field("row", "int", "elements between two rows of weights"),
+        Field("target", "slot", "out: FP32 [tokens, stride]"),
+        Field("stride", "int", "FP32 elements between two rows of the target"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        tokens, heads, dim, block = m.run.tokens, f["heads"], f["head_dim"], f["block"]
+        seen = m.run.position + tokens
+        weights = m.array(f["weights"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
+        divisor = m.array(f["divisor"], np.float32, heads, block, 4)[:, :tokens]
+        values = cached(f, m, "values")
+        target = m.array(f["target"], np.float32, tokens, f["stride"])
+        for head in range(heads):
+            sums = weights[head].astype(np.float64) @ values[head // (heads // f["kv_heads"])].astype(np.float64)
+            exponent = np.ascontiguousarray(divisor[head, :, 1]).view(np.int32)
+            target[:, head * dim : (head + 1) * dim] = ar.context(sums, divisor[head, :, 0], exponent)
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        return [Extent("weights", square_extent(f, design, 2), SCRATCH), Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH),
+                *cache_extents(f, design, "values"), result_extent(f, design)]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        o, moved = step.numbers, Beats()
+        heads = int(o["heads"])
+        cache_beats(o, tokens.seen, True, 0, moved)
+        moved["constants", "read", "intermediates"] += heads * probability_beats(tokens)
+        context_beats(heads, int(o["head_dim"]), tokens.count, moved)
+        return moved
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        keys = group_keys(1, design, tokens)
+        return {"context": int(step.numbers["heads"]) * (sum(keys) + int(step.numbers["head_dim"]) * len(keys))}
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        price_head_by_head(step, design, tokens, moved, loops["context"], phases)
+
+    def macs(self, o: Operands, tokens: Tokens) -> int:
+        return head_macs(o, tokens)

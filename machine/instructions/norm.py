@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NORM: the RMS norm of each row, quantized or left in FP32.  hls/norm.hpp is the same in C++."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import LANE_COLS, Design
+from meadow.machine.instructions.instruction import (
+    CONSTANTS,
+    FLOATS,
+    SCRATCH,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    PackedBeats,
+    Phases,
+    Tokens,
+    beats_of,
+    float_rows,
+    need,
+)  # fmt: skip
+from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
+from meadow.machine.isa import SMALLEST_EPSILON, Opcode
+from meadow.machine.step import Step
+from meadow.machine.storage.rows import padded
+
+
+class Norm(Instruction):
+    """x / sqrt(mean(x^2) + eps) * gain of each row."""
+
+    opcode = Opcode.NORM
+    fields = (
+        Field("source", "slot", "FP32 [tokens, cols]"),
+        Field("gain", "slot", "FP32 [cols]"),
+        Field("codes", "slot", "out: INT8 [tokens, cols padded to 32], or FP32 [tokens, cols padded to 4]"),
+        Field("scale", "slot", "out, INT8: FP32 [tokens]"),
+        Field("floats", "int", "1 leaves the rows in FP32, 0 quantizes them"),
+        Field("cols", "int", "elements a row"),
+        Field("eps", "float", "added to the mean square"),
+        Field("inverse", "float", "1 / cols"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        tokens, cols = m.run.tokens, f["cols"]
+        y = ar.norm(rows_of(f, m), m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
+        if not f["floats"]:
+            store_codes(f, m, y)
+            return
+        target = m.array(f["codes"], np.float32, tokens, padded(cols, FLOATS))
+        target[:, :cols] = y
+        target[:, cols:] = 0
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        cols, block = f["cols"], design.block
+        need(f["floats"] in (0, 1), f"floats is {f['floats']}; 0 or 1 is possible")
+        need(SMALLEST_EPSILON <= f["eps"] < float("inf"), f"eps is {f['eps']}")
+        need(f["inverse"] == float(np.float32(1) / np.float32(cols)), f"inverse is {f['inverse']}, not 1 / {cols}")
+        codes = float_rows(block, cols) if f["floats"] else block * padded(cols, LANE_COLS)
+        return [
+            Extent("source", float_rows(block, cols), SCRATCH), Extent("gain", float_rows(1, cols), CONSTANTS),
+            Extent("codes", codes, SCRATCH, True), Extent("scale", 0 if f["floats"] else block * 4, SCRATCH, True),
+        ]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        moved = row_beats(step.numbers, tokens, bool(step.numbers["floats"]))
+        moved["constants", "read", "weights"] += beats_of(int(step.numbers["cols"]), FLOATS)
+        return moved
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        return row_loops(step.numbers, design, tokens, 3 if step.numbers["floats"] else 5)
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        phases["vector unit"] = loops["norm"]

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QUANTIZE: FP32 rows to INT8 codes with a scale each.  hls/norm.hpp is the same in C++."""
+
+from __future__ import annotations
+
+from meadow.machine.design import LANE_COLS, Design
+from meadow.machine.instructions.instruction import (
+    SCRATCH,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    PackedBeats,
+    Phases,
+    Tokens,
+    float_rows,
+)  # fmt: skip
+from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Step
+from meadow.machine.storage.rows import padded
+
+
+class Quantize(Instruction):
+    """Each row rounded to 255 levels of its largest magnitude."""
+
+    opcode = Opcode.QUANTIZE
+    fields = (
+        Field("source", "slot", "FP32 [tokens, cols]"),
+        Field("codes", "slot", "out: INT8 [tokens, cols padded to 32]"),
+        Field("scale", "slot", "out: FP32 [tokens]"),
+        Field("cols", "int", "elements a row"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        store_codes(f, m, rows_of(f, m))
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        cols, block = f["cols"], design.block
+        return [Extent("source", float_rows(block, cols), SCRATCH), Extent("codes", block * padded(cols, LANE_COLS), SCRATCH, True),
+                Extent("scale", block * 4, SCRATCH, True)]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        return row_beats(step.numbers, tokens, False)
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        return row_loops(step.numbers, design, tokens, 2)
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        phases["vector unit"] = loops["norm"]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SCORES: q k.T of every head, through DRAM.  With SOFTMAX and CONTEXT it is attention by GEMM; hls/gemm_attention.hpp is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.instructions.heads import (
+    cache_beats,
+    cache_extents,
+    cached,
+    cached_scales,
+    group_keys,
+    score_beats,
+    square_extent,
+)
+from meadow.machine.instructions.instruction import (
+    FLOATS,
+    SCRATCH,
+    TILE_OVERHEAD,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    Operands,
+    PackedBeats,
+    Phases,
+    Tokens,
+    beats_of,
+    need,
+    on_port,
+)  # fmt: skip
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Step
+from meadow.machine.storage.rows import padded
+
+
+class Scores(Instruction):
+    """kappa * q k.T, one head after another."""
+
+    opcode = Opcode.SCORES
+    fields = (
+        Field("queries", "slot", "INT8 [heads, block, head_dim padded to 16]"),
+        Field("query_scale", "slot", "FP32 [heads, block]"),
+        Field("keys", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
+        Field("key_scale", "slot", "FP32 [kv_heads, capacity]"),
+        Field("heads", "int", "query heads"),
+        Field("kv_heads", "int", "key and value heads"),
+        Field("head_dim", "int", "elements a head"),
+        Field("capacity", "int", "tokens that the cache holds"),
+        Field("block", "int", "tokens that the query buffers hold"),
+        Field("kappa", "float", "log2(e) / sqrt(head_dim)"),
+        Field("target", "slot", "out: FP32 [heads, block, row]"),
+        Field("row", "int", "elements between two rows of scores"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        tokens, heads, dim, block = m.run.tokens, f["heads"], f["head_dim"], f["block"]
+        queries = m.array(f["queries"], np.int8, heads, block, padded(dim, BEAT_BYTES))[:, :tokens, :dim]
+        scale = m.array(f["query_scale"], np.float32, heads, padded(block, FLOATS))[:, :tokens]
+        keys, k_scale = cached(f, m, "keys"), cached_scales(f, m, "key_scale")
+        target = m.array(f["target"], np.float32, heads, block, f["row"])[:, :tokens, : keys.shape[1]]
+        for head in range(heads):
+            kv = head // (heads // f["kv_heads"])
+            products = queries[head].astype(np.float32) @ keys[kv].astype(np.float32).T
+            target[head] = ar.scores(products, scale[head], k_scale[kv], np.float32(f["kappa"]))
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
+        return [
+            Extent("queries", f["heads"] * f["block"] * padded(f["head_dim"], BEAT_BYTES), SCRATCH),
+            Extent("query_scale", f["heads"] * padded(f["block"], FLOATS) * 4, SCRATCH), *cache_extents(f, design, "keys", "key_scale"),
+            Extent("target", square_extent(f, design, 4), SCRATCH, True),
+        ]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        o, moved = step.numbers, Beats()
+        heads = int(o["heads"])
+        cache_beats(o, tokens.seen, True, 1, moved)
+        queries = tokens.count * beats_of(int(o["head_dim"]), BEAT_BYTES) + beats_of(tokens.count, FLOATS)
+        moved["memory", "read", "intermediates"] += heads * queries
+        moved["memory", "written", "intermediates"] += heads * score_beats(tokens)
+        return moved
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        return {"scores": int(step.numbers["heads"]) * sum(group_keys(1, design, tokens))}
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        price_head_by_head(step, design, tokens, moved, loops["scores"], phases)
+
+    def macs(self, o: Operands, tokens: Tokens) -> int:
+        return head_macs(o, tokens)
+
+
+def price_head_by_head(step: Step, design: Design, tokens: Tokens, moved: Beats, loop: int, phases: Phases) -> None:
+    """What the three instructions of attention by GEMM cost alike."""
+    phases["memory port"] += on_port(moved, "constants")
+    phases["attention"] = loop
+    phases["latency"] += int(step.numbers["heads"]) * len(group_keys(1, design, tokens)) * TILE_OVERHEAD
+
+
+def head_macs(o: Operands, tokens: Tokens) -> int:
+    """Products of every token with what it sees."""
+    return int(o["heads"]) * int(o["head_dim"]) * sum(tokens.position + t + 1 for t in range(tokens.count))

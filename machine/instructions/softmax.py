@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOFTMAX: probabilities and divisors of every head's scores, through DRAM.  hls/gemm_attention.hpp is the same in C++."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.instructions.heads import (
+    cache_beats,
+    cache_extents,
+    cached_scales,
+    group_keys,
+    probability_beats,
+    score_beats,
+    square_extent,
+    visible,
+)  # fmt: skip
+from meadow.machine.instructions.instruction import (
+    SCRATCH,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    PackedBeats,
+    Phases,
+    Tokens,
+)  # fmt: skip
+from meadow.machine.instructions.scores import price_head_by_head
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Step
+
+
+class Softmax(Instruction):
+    """16-bit probabilities with the scales of V folded in, and what the contexts are divided by."""
+
+    opcode = Opcode.SOFTMAX
+    fields = (
+        Field("scores", "slot", "FP32 [heads, block, row]"),
+        Field("value_scale", "slot", "FP32 [kv_heads, capacity]"),
+        Field("heads", "int", "query heads"),
+        Field("kv_heads", "int", "key and value heads"),
+        Field("capacity", "int", "tokens that the cache holds"),
+        Field("block", "int", "tokens that the query buffers hold"),
+        Field("row", "int", "elements between two rows of scores"),
+        Field("target", "slot", "out: uint16 [heads, block, row]"),
+        Field("divisor", "slot", "out: (FP32 total, int32 exponent, 0, 0) [heads, block]"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        tokens, heads, block = m.run.tokens, f["heads"], f["block"]
+        seen = m.run.position + tokens
+        scores = m.array(f["scores"], np.float32, heads, block, f["row"])[:, :tokens, :seen]
+        target = m.array(f["target"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
+        divisor = m.array(f["divisor"], np.float32, heads, block, 4)
+        v_scale, mask = cached_scales(f, m, "value_scale"), visible(m, 1)
+        for head in range(heads):
+            w, total, exponent = ar.softmax(scores[head], v_scale[head // (heads // f["kv_heads"])], mask)
+            target[head] = w.astype(np.uint16)
+            divisor[head, :tokens, 0] = total
+            divisor[head, :tokens, 1] = exponent.astype(np.int32).view(np.float32)
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        return [
+            Extent("scores", square_extent(f, design, 4), SCRATCH), *cache_extents(f, design, "value_scale"),
+            Extent("target", square_extent(f, design, 2), SCRATCH, True),
+            Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH, True),
+        ]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        o, moved = step.numbers, Beats()
+        heads = int(o["heads"])
+        cache_beats(o, tokens.seen, False, 1, moved)
+        moved["constants", "read", "intermediates"] += heads * score_beats(tokens)
+        moved["memory", "written", "intermediates"] += heads * probability_beats(tokens)
+        return moved
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        return {"softmax": 2 * int(step.numbers["heads"]) * sum(group_keys(1, design, tokens))}
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        price_head_by_head(step, design, tokens, moved, loops["softmax"], phases)

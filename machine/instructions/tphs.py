@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TPHS: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head (MEADOW, section 4).  hls/tphs.hpp is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import Design
+from meadow.machine.instructions import projection
+from meadow.machine.instructions.heads import (
+    cache_beats,
+    cache_extents,
+    cached,
+    cached_scales,
+    group_keys,
+    head_passes,
+    heads_together,
+    result_extent,
+    rope_beats,
+    rope_extent,
+    rotated,
+    visible,
+)  # fmt: skip
+from meadow.machine.instructions.instruction import (
+    TILE_OVERHEAD,
+    Beats,
+    Extent,
+    Field,
+    Fields,
+    Instruction,
+    Loops,
+    Machine,
+    Operands,
+    PackedBeats,
+    Phases,
+    Tokens,
+    need,
+)  # fmt: skip
+from meadow.machine.instructions.linear import store_beats
+from meadow.machine.isa import Opcode
+from meadow.machine.step import Step
+
+
+class Tphs(Instruction):
+    """softmax(kappa q k.T) v of all heads, with q = x W.T rotated; nothing of it goes to DRAM but the contexts."""
+
+    opcode = Opcode.TPHS
+    fields = (
+        *projection.FIELDS,
+        Field("cols", "int", "input features of Q, as for LINEAR"),
+        Field("heads", "int", "query heads"),
+        Field("kv_heads", "int", "key and value heads"),
+        Field("head_dim", "int", "elements a head"),
+        Field("keys", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
+        Field("key_scale", "slot", "FP32 [kv_heads, capacity]"),
+        Field("values", "slot", "INT8, like keys"),
+        Field("value_scale", "slot", "FP32, like key_scale"),
+        Field("capacity", "int", "tokens that the cache holds"),
+        Field("rope", "slot", "int16 [context, 2, head_dim / 2], each row padded to a beat"),
+        Field("kappa", "float", "log2(e) / sqrt(head_dim)"),
+        Field("target", "slot", "out: FP32 [tokens, stride]"),
+        Field("stride", "int", "FP32 elements between two rows of the target"),
+    )
+
+    def run(self, f: Fields, m: Machine) -> None:
+        tokens, heads, dim = m.run.tokens, f["heads"], f["head_dim"]
+        y = m.project(f, heads * dim, dim).reshape(tokens, heads, dim)
+        codes, scale = ar.quantize_rows(rotated(f, m, y))
+        keys, k_scale = cached(f, m, "keys"), cached_scales(f, m, "key_scale")
+        values, v_scale = cached(f, m, "values"), cached_scales(f, m, "value_scale")
+        group = heads // f["kv_heads"]
+        seen = visible(m, group)
+        target = m.array(f["target"], np.float32, tokens, f["stride"])
+        for kv in range(f["kv_heads"]):
+            mine = slice(kv * group, (kv + 1) * group)
+            q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim).astype(np.float32)
+            s = ar.scores(q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv],
+                          np.float32(f["kappa"]))  # fmt: skip
+            w, total, exponent = ar.softmax(s, v_scale[kv], seen)
+            out = ar.context(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
+            out = out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
+            target[:, kv * group * dim : (kv + 1) * group * dim] = out
+
+    def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
+        need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
+        rows = f["heads"] * f["head_dim"]
+        return [*projection.extents(f, rows, f["head_dim"], design, packed), rope_extent(f, design),
+                *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"), result_extent(f, design)]  # fmt: skip
+
+    def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
+        o, moved = step.numbers, Beats()
+        heads, head_dim = int(o["heads"]), int(o["head_dim"])
+        projection.activation_beats(o, tokens.count, tokens, moved)
+        projection.weight_beats(step, design, heads * head_dim, head_dim, moved)
+        rope_beats(o, heads * tokens.count, moved)
+        for port in ("constants", "memory"):  # keys, values
+            cache_beats(o, tokens.seen, True, 1, moved, port)
+        context_beats(heads, head_dim, tokens.count, moved)
+        return moved
+
+    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+        o = step.numbers
+        heads, head_dim = int(o["heads"]), int(o["head_dim"])
+        found = projection.loops(step, design, heads * head_dim, tokens.count)
+        found["epilogue"] = heads * tokens.count * head_passes(head_dim, True, design.float_lanes)
+        for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
+            keys = group_keys(some, design, tokens)
+            seen = sum(keys)
+            for name, n in (("scores", seen), ("softmax", 2 * seen), ("context", seen + head_dim * len(keys))):
+                found[name] = found.get(name, 0) + times * n
+        return found
+
+    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
+        """A group of tokens attends in twice the keys it sees: MAX must have ended before EXP begins.  K comes beside V."""
+        o = step.numbers
+        heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
+        projection.price(step, design, heads * head_dim, head_dim, moved, loops, phases)
+        together = heads_together(heads, kv_heads, design, tokens.count)
+        groups = sum(times * len(group_keys(some, design, tokens)) for times, some in together)
+        phases["attention"] = loops["softmax"] + 2 * head_dim * groups
+        phases["latency"] += groups * TILE_OVERHEAD
+        if design.caches > 1:  # the next head is read meanwhile
+            load = moved["memory", "read", "kv"] / kv_heads
+            hidden = (kv_heads - 1) * min(load, (phases["attention"] + groups * TILE_OVERHEAD) / kv_heads)
+            phases["memory port"] -= hidden
+
+    def macs(self, o: Operands, tokens: Tokens) -> int:
+        seen = sum(tokens.position + t + 1 for t in range(tokens.count))
+        return int(o["heads"]) * int(o["head_dim"]) * (tokens.count * int(o["cols"]) + 2 * seen)
+
+
+def context_beats(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
+    """The context of every head to its columns."""
+    for head, _, times in projection.alike(heads * head_dim, head_dim):
+        store_beats(head, head_dim, times * tokens, "activations", moved)

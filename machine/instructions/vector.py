@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that become INT8: what NORM and QUANTIZE have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.machine.instructions.instruction import FLOATS, Beats, Fields, Loops, Machine, Operands, Tokens, beats_of
+from meadow.machine.storage.rows import padded
+
+
+def rows_of(f: Fields, m: Machine) -> NDArray[np.float32]:
+    """The FP32 rows [tokens, cols] that the instruction reads."""
+    whole: NDArray[np.float32] = m.array(f["source"], np.float32, m.run.tokens, padded(f["cols"], FLOATS))
+    return whole[:, : f["cols"]]
+
+
+def store_codes(f: Fields, m: Machine, x: NDArray[np.float32]) -> None:
+    """INT8 codes and scales of the rows; what lies behind them in their last beats is 0."""
+    codes, scale = ar.quantize_rows(x)
+    target = m.array(f["codes"], np.int8, m.run.tokens, padded(f["cols"], LANE_COLS))
+    target[:, : f["cols"]] = codes
+    target[:, f["cols"] :] = 0
+    scales = m.array(f["scale"], np.float32, padded(m.run.tokens, FLOATS))
+    scales[: m.run.tokens] = scale
+    scales[m.run.tokens :] = 0  # whole beats are written
+
+
+def row_beats(o: Operands, tokens: Tokens, floats: bool) -> Beats:
+    """Rows read, and rows of FP32 or codes with their scales written."""
+    cols = int(o["cols"])
+    moved: Beats = Counter()
+    moved["memory", "read", "activations"] += tokens.count * beats_of(cols, FLOATS)
+    if floats:
+        moved["memory", "written", "activations"] += tokens.count * beats_of(cols, FLOATS)
+    else:
+        codes = tokens.count * padded(cols, LANE_COLS) // BEAT_BYTES
+        moved["memory", "written", "activations"] += codes + beats_of(tokens.count, FLOATS)
+    return moved
+
+
+def row_loops(o: Operands, design: Design, tokens: Tokens, passes: int) -> Loops:
+    """`passes` over each row, by the float lanes."""
+    return {"norm": tokens.count * passes * -(-int(o["cols"]) // design.float_lanes)}
