@@ -7,15 +7,6 @@
 
 #include "types.hpp"
 
-constexpr float kSmallestNormal = 0x1p-126f;
-constexpr float kLargest = 0x1.fffffep127f;
-constexpr float kQuiet = 0x1p-100f;
-constexpr float kLevels = 127.0f;
-constexpr int kNormBits = 15;
-constexpr int kNormLowest = -45;
-constexpr int kNormHighest = 60;
-constexpr float kRopeUnit = 0x1p-14f;
-
 // Infinities become the largest finite number of their sign, and a NaN the largest: what is kept is a number.
 inline float saturate(float x) {
 #pragma HLS INLINE

@@ -51,9 +51,9 @@ inline Matrix matrix_of(const Run& run, const Instruction& i, int field, int row
 #pragma HLS UNROLL
         m.weights[p] = address_of(run, i.word[field + p]);
     }
-    m.coding = coding_of(i.word[field + 4]);
-    m.directory = address_of(run, i.word[field + 5]);
-    m.scale = address_of(run, i.word[field + 8]);
+    m.coding = coding_of(i.word[field + isa::matrix::format]);
+    m.directory = address_of(run, i.word[field + isa::matrix::directory]);
+    m.scale = address_of(run, i.word[field + isa::matrix::weight_scale]);
     m.rows = rows;
     m.words = cols / kLaneCols;
     m.tile_rows = tile_rows;
@@ -81,10 +81,10 @@ LoadActivations:
 
 // The look-up tables, one copy a port.
 inline void load_tables(Array& array, const Run& run, const beat_t* constants, const Instruction& i, int field) {
-    const Coding coding = coding_of(i.word[field + 4]);
+    const Coding coding = coding_of(i.word[field + isa::matrix::format]);
     if (is_raw(coding)) return;
-    const int entries = static_cast<int>(i.word[field + 7]);
-    load_table(constants, address_of(run, i.word[field + 6]), entries, coding, array.table[0]);
+    const int entries = static_cast<int>(i.word[field + isa::matrix::entries]);
+    load_table(constants, address_of(run, i.word[field + isa::matrix::table]), entries, coding, array.table[0]);
     for (int p = 1; p < kWeightPorts; ++p) array.table[p] = array.table[0];
 }
 

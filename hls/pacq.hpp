@@ -6,8 +6,6 @@
 #include "arithmetic.hpp"
 #include "memory.hpp"
 
-constexpr uint32_t kGroupedFlag = 1u << 24;
-constexpr int kBlockRows = 16;  // of a port (machine/storage/groups.py)
 constexpr int kHalvesInBeat = kBeatBytes / 2;
 constexpr int kAhead = kPacq ? 16 : 1;  // instructions fetched before the one that runs; pacq_gemv queues as many commands
 
@@ -42,13 +40,13 @@ inline bool has_engine(uint32_t format) {
 
 inline int group_of(uint32_t format) {
 #pragma HLS INLINE
-    return 1 << ((format >> 8) & 15);
+    return 1 << grouped_log2_group(format);
 }
 
 // Rows that leave pacq_gemv together: a beat's of every port.
 inline int rows_together(uint32_t format) {
 #pragma HLS INLINE
-    const uint32_t bits = format & 255;
+    const uint32_t bits = grouped_bits(format);
     return kPacqPorts * (bits == 8 ? 2 : bits == 4 ? 4 : 8);
 }
 

@@ -6,11 +6,6 @@
 #include "norm.hpp"
 #include "tphs.hpp"
 
-// How a run ended, for the host.
-constexpr uint32_t kDone = 0;
-constexpr uint32_t kBadOpcode = 1;
-constexpr uint32_t kBadRun = 2;
-constexpr uint32_t kNoEngine = 3;
 constexpr int kMaxInstructions = 1 << 16;
 
 inline Instruction fetch_instruction(const beat_t* constants, address_t address) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "config.hpp"
+#include "facts.hpp"
 #include "isa.hpp"
 
 using beat_t = ap_uint<8 * kBeatBytes>;
@@ -15,7 +16,6 @@ using address_t = uint64_t;  // bytes
 
 constexpr int kFloatsInBeat = kBeatBytes / 4;
 constexpr int kMaxWords = kMaxCols / kLaneCols;
-constexpr int kPages = 256;  // memory chunks that a slot can name
 
 // kLaneCols weights, or as many activations, of one row.
 struct lanes_t {
@@ -34,19 +34,6 @@ struct Run {
 struct Instruction {
     uint32_t word[isa::kWords];
 };
-
-// Numbers of the ports, by which traffic is counted.
-constexpr int kConstantsPort = 4;
-constexpr int kMemoryPort = 5;
-constexpr int kPacqPort = 6;  // and the three behind it
-constexpr int kPorts = 10;
-
-// What the bytes of an access are, by which traffic is counted: weights with all their tables and scales, activations
-// between layers, the KV cache, intermediates of attention (Q, S, P), and the program.
-enum class Role : int { kWeights, kActivations, kKv, kIntermediates, kProgram };
-
-// The pipelined loops whose iterations are counted.
-enum class Loop : int { kFetch, kUnpack, kMultiply, kRescale, kEpilogue, kNorm, kScores, kSoftmax, kContext, kPacq, kFeed, kResults };
 
 inline float as_float(uint32_t bits) {
 #pragma HLS INLINE

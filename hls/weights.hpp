@@ -5,10 +5,7 @@
 
 #include "memory.hpp"
 
-constexpr int kModeBits = 4;
-constexpr int kHalfwordBits = 16;
 constexpr int kHalfwords = 8 * kBeatBytes / kHalfwordBits;  // in a beat
-constexpr uint32_t kPrefixFormat = 1u << 16;
 constexpr int kBeatDepth = 64;
 constexpr int kWordDepth = 16;
 
@@ -58,7 +55,7 @@ LoadChunks:
 
 // Two arrays of 16 words of 16 bits, then the weights by rising code.
 inline void load_codes(const beat_t* constants, address_t address, int entries, Table& table) {
-    constexpr int kHeaderBeats = 4;
+    constexpr int kHeaderBeats = kPrefixHeaderBytes / kBeatBytes;
 LoadCodes:
     for (int b = 0; b < kHeaderBeats + (entries + kBeatBytes - 1) / kBeatBytes; ++b) {
         const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(b) * kBeatBytes);

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from meadow.machine.arithmetic import int8
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -142,13 +144,14 @@ def test_every_function_that_the_path_names_exists() -> None:
         assert re.search(rf"\b{function}\(", (ROOT / file).read_text()), f"{file}:{function}"
 
 
-def test_no_two_modules_of_numpy_exact_code_disagree_with_the_cpp_constants(tiny_package: Path) -> None:
-    from meadow.machine.arithmetic import int8 as ar
-    from meadow.machine.storage import unpack
+def test_cpp_has_no_constant_of_its_own_that_python_has_too(tiny_package: Path) -> None:
+    """What both share is printed: into config.hpp, isa.hpp and facts.hpp."""
+    from meadow.machine import facts
 
-    text = "".join((ROOT / "hls" / f).read_text() for f in ("arithmetic.hpp", "weights.hpp"))
-    assert f"kNormBits = {ar.NORM_BITS};" in text and f"kModeBits = {unpack.MODE_BITS};" in text
-    assert f"kNormLowest = {ar.NORM_EXPONENTS[0]};" in text and f"kNormHighest = {ar.NORM_EXPONENTS[1]};" in text
-    assert float(ar.QUIET).hex() == "0x1.0000000000000p-100" and "kQuiet = 0x1p-100f" in text
+    printed = (tiny_package / "hls" / "facts.hpp").read_text()
+    for kind, name, _, _ in facts.CONSTANTS:
+        assert re.search(rf"constexpr {kind} {name} = ", printed)
+        for path in (*(ROOT / "hls").glob("*.hpp"), *(ROOT / "hls" / "sim").glob("*.hpp")):
+            assert not re.search(rf"constexpr \w+ {name}\b", path.read_text()), f"{path.name} defines {name} again"
     config = (tiny_package / "hls" / "config.hpp").read_text()
-    assert ", ".join(str(v) for v in ar.exp2_table()[:16]) in config
+    assert ", ".join(str(v) for v in int8.exp2_table()[:16]) in config

@@ -17,6 +17,7 @@ from meadow.boards import Board
 from meadow.compiler.emit import scripts, verilog
 from meadow.compiler.emit.block_design import block_design
 from meadow.compiler.emit.testbench import testbench
+from meadow.machine import facts
 from meadow.machine.arithmetic.int8 import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
 from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES, Design
 from meadow.machine.errors import UsageError
@@ -80,6 +81,7 @@ def sources(design: Design, version: str) -> dict[str, str]:
     for name in TEMPLATES:
         text = _environment().from_string((folder / name).read_text()).render(values)
         files[f"hls/{name.removesuffix('.j2')}"] = text
+    files["hls/facts.hpp"] = f"// {values['banner']}\n" + facts.cpp_header()
     files["hls/isa.hpp"] = f"// {values['banner']}\n" + table.cpp_decoder()
     for name in KERNELS:
         files[f"hls/{name}"] = (folder / name).read_text()

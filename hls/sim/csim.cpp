@@ -48,13 +48,13 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
 EXPORTED void meadow_csim_traffic(uint64_t* out) {
     for (int p = 0; p < kPorts; ++p) {
         for (int way = 0; way < 2; ++way) {
-            for (int role = 0; role < traffic::kRoles; ++role) {
+            for (int role = 0; role < kRoles; ++role) {
                 *out++ = traffic::channels[p][way].count[role].beats;
                 *out++ = traffic::channels[p][way].count[role].bursts;
             }
         }
     }
-    for (int loop = 0; loop < traffic::kLoops; ++loop) *out++ = traffic::cycles[loop];
+    for (int loop = 0; loop < kLoops; ++loop) *out++ = traffic::cycles[loop];
 }
 
 #ifdef MEADOW_COSIM

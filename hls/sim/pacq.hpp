@@ -33,10 +33,10 @@ inline Command next_command(commands_stream& in) {
     Command c;
     const beat_t word = in.read();
     const auto format = static_cast<uint32_t>(word.range(31, 0).to_uint64());
-    c.bits = static_cast<int>(format & 255);
-    c.group = 1 << ((format >> 8) & 15);
-    c.minimum = ((format >> 16) & 1) != 0;
-    c.wide = ((format >> 17) & 1) != 0;
+    c.bits = static_cast<int>(grouped_bits(format));
+    c.group = 1 << grouped_log2_group(format);
+    c.minimum = grouped_minimum(format) != 0;
+    c.wide = grouped_wide(format) != 0;
     c.blocks = static_cast<int>(word.range(47, 32).to_uint64());
     c.groups = static_cast<int>(word.range(63, 48).to_uint64());
     c.tokens = static_cast<int>(word.range(79, 64).to_uint64());
@@ -99,7 +99,7 @@ inline void serve(PACQ_PORTS) {
     for (int p = 0; p < kPacqPorts; ++p) {
         traffic::access(kPacqPort + p, 0, static_cast<int>(Role::kWeights), c.address[p], port_bytes / kBeatBytes);
     }
-    const int cycles = c.group / 8 > 4 ? c.group / 8 : 4;
+    const int cycles = c.group / kGroupColumns > kShortestWindow ? c.group / kGroupColumns : kShortestWindow;
     const int batches = (c.tokens + kPacqTokens - 1) / kPacqTokens;
     count_cycles(Loop::kPacq, static_cast<int64_t>(c.blocks) * c.groups * tiles * batches * cycles);
 

@@ -7,11 +7,10 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include "../facts.hpp"
+
 namespace traffic {
 
-constexpr int kPortCount = 10;
-constexpr int kRoles = 5;
-constexpr int kLoops = 12;
 constexpr uint64_t kBurstBeats = 64;  // max_read_burst_length of the ports
 
 struct Count {
@@ -26,7 +25,7 @@ struct Channel {
     uint64_t open;  // its beats so far
 };
 
-inline Channel channels[kPortCount][2];
+inline Channel channels[kPorts][2];
 inline uint64_t cycles[kLoops];
 
 // Where the simulated DRAM is, from begin up to end: of a board's two halves, the lower and the upper.  Addresses are offsets

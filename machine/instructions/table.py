@@ -13,6 +13,7 @@ from meadow.machine.instructions.context import Context
 from meadow.machine.instructions.instruction import Extent, Field, Fields, Instruction, PackedBeats
 from meadow.machine.instructions.linear import Linear
 from meadow.machine.instructions.norm import Norm
+from meadow.machine.instructions.projection import MATRIX
 from meadow.machine.instructions.quantize import Quantize
 from meadow.machine.instructions.scores import Scores
 from meadow.machine.instructions.softmax import Softmax
@@ -93,6 +94,8 @@ def cpp_decoder() -> str:
     lines += [f"constexpr int kVersion = {isa.VERSION};", f"constexpr int kWords = {WORDS};", ""]
     lines += [f"constexpr int k{_camel(op.name)} = {int(op)};" for op in Opcode]
     lines += [""] + [f"constexpr int kEpilogue{_camel(e.name)} = {int(e)};" for e in Epilogue] + [""]
+    lines += ["namespace matrix {  // from the first word of a streamed matrix on, in LINEAR and TPHS"]
+    lines += [f"constexpr int {f.name} = {i};" for i, f in enumerate(MATRIX)] + ["}", ""]
     for op in Opcode:
         if fields := fields_of(op):
             lines.append(f"namespace {op.name.lower()} {{")

@@ -36,6 +36,8 @@ SHORTEST_WINDOW = 4
 """Cycles that the engine gives a group of a tile at least: pacq_scale takes a lane a cycle."""
 WORD_FLAG = 1 << 24
 """Bit of a program's format word that says: grouped weights, for pacq_gemv."""
+WORD_FIELDS = {"bits": (0, 8), "log2_group": (8, 4), "minimum": (16, 1), "wide": (17, 1)}
+"""(lowest bit, bits) of each field of a format word."""
 MOST_GROUPS = 1023
 """Of a row: the geometry of a command has ten bits for them."""
 SMALLEST = 2.0**-60
@@ -88,7 +90,13 @@ class GroupFormat:
     @property
     def word(self) -> int:
         """The format field of an instruction."""
-        return WORD_FLAG | int(self.wide) << 17 | int(self.minimum) << 16 | self.group.bit_length() - 1 << 8 | self.bits
+        values = {
+            "bits": self.bits,
+            "log2_group": self.group.bit_length() - 1,
+            "minimum": int(self.minimum),
+            "wide": int(self.wide),
+        }
+        return WORD_FLAG | sum(value << WORD_FIELDS[name][0] for name, value in values.items())
 
     @classmethod
     @lru_cache
@@ -96,7 +104,8 @@ class GroupFormat:
         """The inverse of `word`.  Raises ValueError for what is none."""
         made = None
         if is_grouped(word):
-            made = cls(word & 0xFF, 1 << (word >> 8 & 0xF), bool(word >> 16 & 1), bool(word >> 17 & 1))
+            value = {name: word >> low & (1 << width) - 1 for name, (low, width) in WORD_FIELDS.items()}
+            made = cls(value["bits"], 1 << value["log2_group"], bool(value["minimum"]), bool(value["wide"]))
         if made is None or made.word != word:
             raise ValueError(f"{word:#x} is no format of grouped weights")
         return made

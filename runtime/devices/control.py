@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 
 from meadow.machine.errors import DeviceError
+from meadow.machine.facts import STATUS_TEXT
 from meadow.machine.registers import IDLE, START
-from meadow.runtime.devices.csim_engine import STATUS
 from meadow.runtime.devices.device import Run
 from meadow.runtime.devices.fabric import Fabric
 
@@ -110,7 +110,7 @@ class Control:
             raise KeyboardInterrupt
         status = self.fabric.read("meadow_engine", self.registers["ap_return"])
         if status:
-            raise DeviceError(f"the engine stopped: {STATUS.get(status, f'status {status}')}")
+            raise DeviceError(f"the engine stopped: {STATUS_TEXT.get(status, f'status {status}')}")
 
     def _look(self, watch: _Watch) -> None:
         """Wait a slice, and give up a run that does not move."""

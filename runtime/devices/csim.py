@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from meadow.machine.errors import DeviceError, ResourceExceeded, ToolMissing
+from meadow.machine.facts import STATUS_TEXT
 from meadow.machine.package.read import Package
 from meadow.machine.storage.rows import padded
 from meadow.runtime.devices.built import is_whole, keep, place
-from meadow.runtime.devices.csim_engine import STATUS, Engine, SharedMemory
+from meadow.runtime.devices.csim_engine import Engine, SharedMemory
 from meadow.runtime.devices.device import Bytes, Counters, Run
 
 PAGE = 4096
@@ -116,7 +117,7 @@ class CSim:
     def wait(self, timeout: float | None = None) -> None:
         status = self.engine.wait(timeout)
         if status:
-            raise DeviceError(f"the engine stopped: {STATUS.get(status, f'status {status}')}")
+            raise DeviceError(f"the engine stopped: {STATUS_TEXT.get(status, f'status {status}')}")
 
     @property
     def counters(self) -> Counters:

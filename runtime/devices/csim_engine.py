@@ -25,34 +25,14 @@ import numpy as np
 
 from meadow.machine.design import BEAT_BYTES
 from meadow.machine.errors import DeviceError
+from meadow.machine.facts import LOOPS, PORTS
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.package.read import Package
 from meadow.runtime.devices import csim_worker
 from meadow.runtime.devices.csim_worker import CYCLES, READ, RUN, WRITE, Box
 from meadow.runtime.devices.device import Bytes, Counters, Run
 
-PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
-LOOPS = (
-    "fetch",
-    "unpack",
-    "multiply",
-    "rescale",
-    "epilogue",
-    "norm",
-    "scores",
-    "softmax",
-    "context",
-    "pacq",
-    "feed",
-    "results",
-)
-"""As hls/types.hpp numbers them."""
 CHANNELS = tuple(f"{port}.{role}.{way}" for port in PORTS for way in ("read", "written") for role in ROLES)
-STATUS = {
-    1: "the program holds an opcode that the engine does not know",
-    2: "the engine refused the run's registers",
-    3: "the program has weights that no engine of this design takes",
-}
 CAUGHT = -1
 """Status of a run that the simulation ended."""
 SLICE = 0.05

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts that Python and C++ share besides the instructions: ports, roles, loops, statuses, fields of formats, constants.
+
+Each stands once in Python, and hls/facts.hpp is printed from here.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+from meadow.machine.arithmetic import int8
+from meadow.machine.instructions.instruction import ROLES
+from meadow.machine.isa import CHUNK_SHIFT
+from meadow.machine.storage import groups, unpack
+
+PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
+"""The AXI ports of a design, by the numbers under which the C simulation counts their traffic."""
+LOOPS = (
+    "fetch",
+    "unpack",
+    "multiply",
+    "rescale",
+    "epilogue",
+    "norm",
+    "scores",
+    "softmax",
+    "context",
+    "pacq",
+    "feed",
+    "results",
+)
+"""The pipelined loops whose iterations are counted."""
+
+
+class Status(IntEnum):
+    """How a run ended, in the engine's status register."""
+
+    DONE = 0
+    BAD_OPCODE = 1
+    BAD_RUN = 2
+    NO_ENGINE = 3
+
+
+STATUS_TEXT: dict[int, str] = {
+    Status.BAD_OPCODE: "the program holds an opcode that the engine does not know",
+    Status.BAD_RUN: "the engine refused the run's registers",
+    Status.NO_ENGINE: "the program has weights that no engine of this design takes",
+}
+CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
+    ("int", "kPages", 1 << (32 - CHUNK_SHIFT), "memory chunks that a slot can name"),
+    ("int", "kConstantsPort", PORTS.index("constants"), "number of the port, by which traffic is counted"),
+    ("int", "kMemoryPort", PORTS.index("memory"), ""),
+    ("int", "kPacqPort", PORTS.index("pacq0"), "and the three behind it"),
+    ("int", "kPorts", len(PORTS), ""),
+    ("int", "kRoles", len(ROLES), ""),
+    ("int", "kLoops", len(LOOPS), ""),
+    ("float", "kSmallestNormal", float(np.finfo(np.float32).tiny), "docs/arithmetic.md has the constants of the arithmetic"),
+    ("float", "kLargest", float(np.finfo(np.float32).max), ""),
+    ("float", "kQuiet", float(int8.QUIET), ""),
+    ("float", "kLevels", float(int8.LEVELS), ""),
+    ("int", "kNormBits", int8.NORM_BITS, ""),
+    ("int", "kNormLowest", int8.NORM_EXPONENTS[0], ""),
+    ("int", "kNormHighest", int8.NORM_EXPONENTS[1], ""),
+    ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
+    ("int", "kModeBits", unpack.MODE_BITS, "docs/packing.md has the formats of packed weights"),
+    ("int", "kHalfwordBits", unpack.HALFWORD_BITS, ""),
+    ("int", "kPrefixHeaderBytes", unpack.HEADER_BYTES, "of a prefix table, before its weights"),
+    ("uint32_t", "kPrefixFormat", unpack.PREFIX_WORD, ""),
+    ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
+    ("int", "kBlockRows", groups.BLOCK_ROWS, "output features of a port that share a visit of the activations"),
+    ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),
+    ("int", "kGroupColumns", groups.COLUMNS, "activations that meet a beat of grouped weights"),
+)  # fmt: skip
+"""(C++ type, name, value, what it is) of each constant."""
+
+
+def cpp_header() -> str:
+    """hls/facts.hpp."""
+    lines = [
+        "#pragma once",
+        "// What C++ and Python share besides the instructions; printed from machine/facts.py.",
+        "",
+        "#include <cstdint>",
+        "",
+    ]
+    for kind, name, value, text in CONSTANTS:
+        shown = f"{float(value).hex()}f" if kind == "float" else f"{value}u" if kind == "uint32_t" else str(value)
+        lines.append(f"constexpr {kind} {name} = {shown};" + (f"  // {text}" if text else ""))
+    lines += ["", "// How a run ended, for the host."]
+    lines += [f"constexpr uint32_t k{_camel(s.name)} = {int(s)};" for s in Status]
+    for title, names, what in (
+        ("Role", ROLES, "What the bytes of an access are"),
+        ("Loop", LOOPS, "Loops that are counted"),
+    ):
+        lines += ["", f"// {what}.", f"enum class {title} : int {{ {', '.join('k' + _camel(n) for n in names)} }};"]
+    lines += ["", "// The fields of a grouped format word."]
+    for name, (low, width) in groups.WORD_FIELDS.items():
+        lines += [
+            f"constexpr uint32_t grouped_{name}(uint32_t format) {{ return (format >> {low}) & {(1 << width) - 1}u; }}"
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.lower().split("_"))
