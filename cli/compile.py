@@ -11,6 +11,7 @@ import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
 from meadow.machine.errors import UsageError
+from meadow.machine.storage.coded import schemes
 
 FRONT_SHOWN = 8
 """Designs of the front that are printed, around the one chosen; --json has all."""
@@ -39,7 +40,7 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Package folder [default: build/NAME].")
 @click.option("--dataflow", type=click.Choice(["auto", "gemm", "tphs"]), default="auto", show_default=True,
               help="How attention runs; auto lets the cost model choose.")  # fmt: skip
-@click.option("--packing", type=click.Choice(["auto", "raw", "prefix", "naive", "packets", "frequency"]), default="auto", show_default=True,
+@click.option("--packing", type=click.Choice(schemes()), default="auto", show_default=True,
               help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.")  # fmt: skip
 @click.option("--optimize", type=click.Choice(["balanced", "prefill", "decode"]), default="balanced", show_default=True,
               help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.")  # fmt: skip

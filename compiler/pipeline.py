@@ -29,7 +29,7 @@ from meadow.compiler.price.run import Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
 from meadow.compiler.price.traffic import by_role, prompts_beats
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, pack, pack_groups
+from meadow.compiler.program.pack import Stored, pack, pack_groups
 from meadow.compiler.program.parts import Part, weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit, fit
@@ -151,11 +151,11 @@ def is_current(target: Path, inputs: str) -> bool:
 
 
 def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
-             progress: Callable[[str, str], None]) -> dict[str, AnyPacked]:  # fmt: skip
+             progress: Callable[[str, str], None]) -> dict[str, Stored]:  # fmt: skip
     """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
 
-    def packed_parts(name: str) -> dict[str, AnyPacked]:
-        made: dict[str, AnyPacked] = {}
+    def packed_parts(name: str) -> dict[str, Stored]:
+        made: dict[str, Stored] = {}
         for part in parts_of[name]:
             if isinstance(part.layout, GroupLayout):
                 made[part.name] = pack_groups(graph.weights[name], part.first_row, part.layout)
@@ -167,7 +167,7 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
 
     # The largest first, so that no worker is left alone with it at the end.
     order = sorted(parts_of, key=lambda name: -graph.weights[name].codes.size)
-    found: dict[str, dict[str, AnyPacked]] = {}
+    found: dict[str, dict[str, Stored]] = {}
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         for index, (name, made) in enumerate(zip(order, pool.map(packed_parts, order), strict=True)):
             progress("pack", f"matrix {index + 1}/{len(parts_of)}")
@@ -175,15 +175,15 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
     return {part: p for name in parts_of for part, p in found[name].items()}
 
 
-def packing_notes(packed: Mapping[str, AnyPacked]) -> list[str]:
+def packing_notes(packed: Mapping[str, Stored]) -> list[str]:
     """What a forced scheme made larger than it was."""
-    grown = [p for p in packed.values() if isinstance(p, Packed) and p.bits_per_weight > 8 and p.form is not None]
+    grown = [p for p in packed.values() if p.kind == "packed" and p.bits_per_weight > 8]
     if not grown:
         return []
     return [f"{len(grown)} matrices are larger by this scheme than raw; --packing auto stores such as they are"]
 
 
-def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], board: Board) -> dict[str, Any]:
+def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, Stored], board: Board) -> dict[str, Any]:
     """DRAM bytes by role of a prompt of each length (a power of two), by GEMM and by TPHS."""
     lengths = [n for n in (16, 32, 64, 128, 256, 512, 1024, 2048) if n <= design.context]
     found: dict[str, Any] = {"kind": "modelled", "prompts": lengths}
@@ -195,7 +195,7 @@ def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, AnyPacke
 
 
 def summarize(
-    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, AnyPacked]
+    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, Stored]
 ) -> dict[str, Any]:
     """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
     design = fitted.design
@@ -220,7 +220,7 @@ def summarize(
         "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
         "weights": {"kind": "measured", "raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
                     "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
-                    "packed_matrices": sum(isinstance(p, Packed) and p.form is not None for p in packed.values()), "grouped_matrices": sum(isinstance(p, PackedGroups) for p in packed.values()), "matrices": len(packed)},
+                    "packed_matrices": sum(p.kind == "packed" for p in packed.values()), "grouped_matrices": sum(p.kind == "grouped" for p in packed.values()), "matrices": len(packed)},
         "decode": {"kind": "modelled", "context": work.position, "tokens_per_s": 1 / decode.seconds,
                    "bytes_per_token": decode.bytes, "roofline_tokens_per_s": ceiling,
                    "share_of_roofline": 1 / decode.seconds / ceiling,

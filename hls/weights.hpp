@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a weight port to lane words: fetching, and the look-up units that unpack one 128-bit beat a cycle.
-// docs/packing.md has the formats; machine/storage/unpack.py is the same in numpy.
+// docs/packing.md has the formats; machine/storage/ is the same in numpy.
 #pragma once
 
 #include "memory.hpp"

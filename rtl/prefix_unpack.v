@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The look-up unit of prefix codes: a 128-bit beat of packed weights in, a word of LANES weights out, up to one each a cycle.
-// Fetches nothing; hls/weights.hpp:unpack_prefix and machine/storage/unpack.py:unpack_prefix are the same in C++ and numpy.
+// Fetches nothing; hls/weights.hpp:unpack_prefix and machine/storage/prefix.py are the same in C++ and numpy.
 `default_nettype none
 
 module prefix_unpack #(

@@ -167,7 +167,7 @@ def test_fetching_takes_as_long_as_the_slowest_port() -> None:
     codes = np.random.default_rng(1).integers(-3, 4, (64, 64)).astype(np.int8)
     codes[::4] = np.random.default_rng(2).integers(-127, 128, (16, 64))  # port 0 has what packs badly
     packed = pack(codes, Layout(64, 64, 4, 64), "prefix")
-    beats = packed.directory.sum(axis=0)
+    beats = packed.coded.directory.sum(axis=0)
     assert beats[0] > 1.5 * beats[1:].max() and packed.fetch_cycles >= beats[0]
 
 

@@ -22,7 +22,7 @@ from meadow.machine.arithmetic.int8 import EXP_FRACTION_BITS, LOG2E, ONE_PROBABI
 from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES, Design
 from meadow.machine.errors import UsageError
 from meadow.machine.instructions import table
-from meadow.machine.storage.unpack import Packets
+from meadow.machine.storage.packets import Packets
 
 KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "pacq.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
            "gemm_attention.hpp", "sequencer.hpp")  # fmt: skip

@@ -22,7 +22,7 @@ from meadow.compiler.emit.emit import BuildPlan
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.program.constants import gains, rotary_names, rotary_table
-from meadow.compiler.program.pack import AnyPacked, PackedGroups
+from meadow.compiler.program.pack import Stored
 from meadow.compiler.program.parts import Part
 from meadow.machine import isa
 from meadow.machine.design import Design
@@ -60,7 +60,7 @@ def _sources(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
             yield path, entry.read_bytes()
 
 
-def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
+def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, Stored],
          parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any], texts: Mapping[str, bytes]) -> None:  # fmt: skip
     """Write the package `target`.
 
@@ -134,7 +134,7 @@ def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int
 
 
 def _contents(
-    graph: Graph, design: Design, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
+    graph: Graph, design: Design, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
 ) -> dict[str, NDArray[Any]]:
     """What each weights or constants buffer holds."""
     found: dict[str, NDArray[Any]] = {n: rotary_table(f, design.context) for f, n in rotary_names(graph).items()}
@@ -143,19 +143,12 @@ def _contents(
         scale = graph.weights[weight].scale
         assert scale is not None
         for part in parts:
-            p = packed[part.name]
-            found |= {f"{part.name}.{port}": stream for port, stream in enumerate(p.streams)}
-            if isinstance(p, PackedGroups):
-                continue
-            if p.form is not None:
-                found[f"{part.name}.directory"], found[f"{part.name}.table"] = p.directory, p.table
-            placed = np.zeros(p.layout.scale_bytes // 4, np.float32)
-            placed[p.layout.scale_places] = scale[part.first_row : part.first_row + p.layout.rows]
-            found[f"{part.name}.scale"] = placed
+            held = packed[part.name].contents(scale[part.first_row : part.first_row + part.layout.rows])
+            found |= {f"{part.name}.{suffix}": values for suffix, values in held.items()}
     return found
 
 
-def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, AnyPacked],
+def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, Stored],
                    parts_of: dict[str, list[Part]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
     contents = _contents(graph, design, packed, parts_of)
     entries: list[dict[str, Any]] = []
@@ -179,9 +172,7 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
                 file.seek(offset)
             entries.append(entry)
         embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
-        if embed == head and all(
-            isinstance(p, PackedGroups) or p.form is None for p in (packed[q.name] for q in parts_of[head])
-        ):
+        if embed == head and all(packed[q.name].gatherable for q in parts_of[head]):
             return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
         weight = graph.weights[embed]
         file.write(np.ascontiguousarray(weight.codes).data)
@@ -198,7 +189,7 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
 
 
 def _packing_rows(
-    graph: Graph, schedule: Schedule, packed: Mapping[str, AnyPacked], parts_of: dict[str, list[Part]]
+    graph: Graph, schedule: Schedule, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
 ) -> list[dict[str, Any]]:
     def where(name: str) -> list[int] | None:
         slot = schedule.placed.get(name)
@@ -218,15 +209,7 @@ def _packing_rows(
                 "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
                 "bus_cycles": p.bus_cycles, "crc32": zlib.crc32(checksums),
             }  # fmt: skip
-            if isinstance(p, PackedGroups):
-                rows.append({**common, "format": p.form.word})
-                continue
-            rows.append({
-                **common, "tile_rows": p.layout.tile_rows,
-                "format": p.form.word if p.form is not None else 0, "entries": p.entries,
-                "directory": where(f"{part.name}.directory"), "table": where(f"{part.name}.table"),
-                "scale": where(f"{part.name}.scale"),
-            })  # fmt: skip
+            rows.append({**common, **p.row(lambda suffix, name=part.name: where(f"{name}.{suffix}"))})  # type: ignore[misc]
     return rows
 
 

@@ -15,7 +15,7 @@ from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
 from meadow.compiler.price import cost
 from meadow.compiler.program.constants import gain_name, gains, rope_row_bytes, rotary_names
-from meadow.compiler.program.pack import AnyPacked, PackedGroups
+from meadow.compiler.program.pack import Stored
 from meadow.compiler.program.parts import tile_rows, weight_parts
 from meadow.compiler.program.residual import check_residual
 from meadow.machine.arithmetic import int8
@@ -31,7 +31,7 @@ PHASES = ("prefill", "decode")
 Operands = dict[str, Slot | Value]
 
 
-def lower(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], dataflow: str,
+def lower(graph: Graph, design: Design, packed: Mapping[str, Stored], dataflow: str,
           bandwidth_gb_s: float) -> Schedule:  # fmt: skip
     """Both programs.
 
@@ -51,7 +51,7 @@ def lower(graph: Graph, design: Design, packed: Mapping[str, AnyPacked], dataflo
     return schedule
 
 
-def _constant_buffers(graph: Graph, design: Design, packed: Mapping[str, AnyPacked]) -> dict[str, Buffer]:
+def _constant_buffers(graph: Graph, design: Design, packed: Mapping[str, Stored]) -> dict[str, Buffer]:
     model, made = graph.model, {}
 
     def add(name: str, length: int, kind: str) -> None:
@@ -62,14 +62,8 @@ def _constant_buffers(graph: Graph, design: Design, packed: Mapping[str, AnyPack
     for name, gain in gains(graph).items():
         add(name, padded(gain.nbytes, BEAT_BYTES), "constants")
     for name, p in packed.items():
-        for port, stream in enumerate(p.streams):
-            add(f"{name}.{port}", stream.nbytes, "weights")
-        if isinstance(p, PackedGroups):
-            continue
-        if p.form is not None:
-            add(f"{name}.directory", padded(p.directory.nbytes, BEAT_BYTES), "weights")
-            add(f"{name}.table", padded(p.table.nbytes, BEAT_BYTES), "weights")
-        add(f"{name}.scale", p.layout.scale_bytes, "weights")
+        for suffix, length in p.lengths().items():
+            add(f"{name}.{suffix}", length, "weights")
     for node in graph.nodes:
         if isinstance(node.op, Attention):
             width = padded(node.op.head_dim, BEAT_BYTES)
@@ -87,7 +81,7 @@ class _Lowering:
 
     graph: Graph
     design: Design
-    packed: Mapping[str, AnyPacked]
+    packed: Mapping[str, Stored]
     constants: dict[str, Buffer]
     phase: str
     dataflow: str
@@ -191,19 +185,9 @@ class _Lowering:
         made: Operands = {"reuse": 0, "hold": 0}
         for port in range(4):
             made[f"weights{port}"] = self.slot(f"{name}.{port}") if port < len(p.streams) else NOWHERE
-        if isinstance(p, PackedGroups):
-            return made | {
-                "format": p.form.word,
-                "directory": NOWHERE,
-                "table": NOWHERE,
-                "entries": 0,
-                "weight_scale": NOWHERE,
-            }
-        made["format"] = p.form.word if p.form is not None else 0
-        made["directory"] = self.slot(f"{name}.directory") if p.form is not None else NOWHERE
-        made["table"] = self.slot(f"{name}.table") if p.form is not None else NOWHERE
-        made["entries"] = p.entries
-        made["weight_scale"] = self.slot(f"{name}.scale")
+        made |= {"format": 0, "directory": NOWHERE, "table": NOWHERE, "entries": 0, "weight_scale": NOWHERE}
+        for field_name, value in p.operands().items():
+            made[field_name] = self.slot(f"{name}.{value}") if isinstance(value, str) else value
         return made
 
     def _emit_linear(self, node: Node, source: str, epilogue: Epilogue, extra: Operands) -> None:

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack: each weight matrix in the lossless format that spends least time on the bus.
 
-Chooses the format; the bytes are made by prefix.py (ours) and packets.py (as published).  unpack.py is the inverse.
+Chooses the format; each way of storing makes its own bytes (machine/storage/).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, LANE_COLS
+from meadow.machine.design import BEAT_BYTES
 from meadow.machine.errors import UsageError
-from meadow.machine.storage import packets, prefix
+from meadow.machine.storage import packets, raw
+from meadow.machine.storage.coded import Coded, Format, schemes, storage_modules
 from meadow.machine.storage.groups import GroupFormat, GroupLayout
 from meadow.machine.storage.rows import Layout, padded
-from meadow.machine.storage.unpack import MODE_BITS, Format, Prefix
 from meadow.machine.types import Weight
 
-SCHEMES = ("auto", "raw", "prefix", *packets.SCHEMES)
+SCHEMES = schemes()
 """auto searches each matrix; the others use one format wherever its tables fit, and raw elsewhere."""
 COUNTED = 1 << 20
 """Weights that are counted at a time."""
@@ -28,59 +30,128 @@ WORTHWHILE = 0.99
 """A matrix is packed by auto only when its time on the bus falls below this share of the raw time."""
 
 
+class Stored(Protocol):
+    """One matrix, or a part of it, as it lies in memory: what placing, saving and lowering ask of any way of storing one.
+
+    Buffers go by a suffix to the part's name: "0" to "3" are the ports' streams.
+    """
+
+    @property
+    def layout(self) -> Layout | GroupLayout: ...
+    @property
+    def streams(self) -> Sequence[NDArray[np.uint8]]: ...
+    @property
+    def entropy(self) -> float: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def bits_per_weight(self) -> float: ...
+    @property
+    def bus_cycles(self) -> int: ...
+    @property
+    def kind(self) -> str:
+        """raw, packed or grouped."""
+        ...
+
+    @property
+    def gatherable(self) -> bool:
+        """Whether a host can take single rows out of the streams."""
+        ...
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each buffer, by suffix."""
+        ...
+
+    def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """What each buffer holds, by suffix; `scale` of the rows, where they are not in the streams."""
+        ...
+
+    def operands(self) -> dict[str, str | int]:
+        """The fields of an instruction that name the matrix: a suffix of a buffer, or a number."""
+        ...
+
+    def row(self, where: Callable[[str], list[int] | None]) -> dict[str, Any]:
+        """What is its own in its row of packing.json; where(suffix) is the place of a buffer."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """One matrix as it lies in memory.
+    """INT8 weights for the array, with a scale per row beside them.
 
-    form       None when raw
-    streams    uint8 bytes of each port, whole beats
-    directory  packed: uint32 [tiles, ports], beats
-    table      packed: uint8, what the engine loads before it streams
-    entries    packed: chunks or weights in the table
-    entropy    order-0 entropy of the weights in bits, the bound (H1)
+    entropy  order-0 entropy of the weights in bits: the bound
     """
 
     layout: Layout
-    form: Format | None
-    streams: tuple[NDArray[np.uint8], ...]
-    directory: NDArray[np.uint32]
-    table: NDArray[np.uint8]
-    entries: int
+    form: Format
+    coded: Coded
     entropy: float
 
     @property
+    def streams(self) -> Sequence[NDArray[np.uint8]]:
+        return self.coded.streams
+
+    @property
+    def kind(self) -> str:
+        return "packed" if self.form.packed else "raw"
+
+    @property
+    def gatherable(self) -> bool:
+        return not self.form.packed
+
+    @property
     def nbytes(self) -> int:
-        return sum(s.nbytes for s in self.streams) + self.directory.nbytes + self.table.nbytes
+        return sum(s.nbytes for s in self.streams) + self.coded.directory.nbytes + self.coded.table.nbytes
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a weight of the matrix itself (padding is counted as cost, not as weights)."""
+        """Bits per weight of the matrix itself (padding is counted as cost, not as weights)."""
         return 8 * self.nbytes / (self.layout.rows * self.layout.cols)
 
     @property
     def fetch_cycles(self) -> int:
         """Cycles of the slowest port of each tile at one beat a cycle, and of loading the table."""
-        if self.form is None:
+        if not self.form.packed:
             return self.layout.raw_beats
-        return int(self.directory.max(axis=1).sum()) + -(-self.table.nbytes // BEAT_BYTES)
+        return int(self.coded.directory.max(axis=1).sum()) + -(-self.coded.table.nbytes // BEAT_BYTES)
 
     @property
     def unpack_cycles(self) -> int:
         """Cycles of the look-up unit were the bus infinitely fast."""
-        if self.form is None:
-            return self.layout.raw_beats
-        words = int(self.layout.tile_weights.sum()) // LANE_COLS
-        return words if isinstance(self.form, Prefix) else max(words, int(self.directory.max(axis=1).sum()))
+        return self.form.unpack_cycles(self.layout, self.coded.directory)
 
     @property
     def bus_cycles(self) -> int:
         """Time on the bus, the objective of the search: max(fetch, unpack)."""
         return max(self.fetch_cycles, self.unpack_cycles)
 
+    def lengths(self) -> dict[str, int]:
+        found = {str(port): stream.nbytes for port, stream in enumerate(self.streams)}
+        if self.form.packed:
+            found["directory"] = padded(self.coded.directory.nbytes, BEAT_BYTES)
+            found["table"] = padded(self.coded.table.nbytes, BEAT_BYTES)
+        return found | {"scale": self.layout.scale_bytes}
+
+    def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        found: dict[str, NDArray[Any]] = {str(port): stream for port, stream in enumerate(self.streams)}
+        if self.form.packed:
+            found |= {"directory": self.coded.directory, "table": self.coded.table}
+        placed = np.zeros(self.layout.scale_bytes // 4, np.float32)
+        placed[self.layout.scale_places] = scale
+        return found | {"scale": placed}
+
+    def operands(self) -> dict[str, str | int]:
+        tables: dict[str, str | int] = {"directory": "directory", "table": "table"} if self.form.packed else {}
+        return {"format": self.form.word, "entries": self.coded.entries, "weight_scale": "scale", **tables}
+
+    def row(self, where: Callable[[str], list[int] | None]) -> dict[str, Any]:
+        places = {name: where(name) for name in ("directory", "table", "scale")}
+        return {"tile_rows": self.layout.tile_rows, "format": self.form.word, "entries": self.coded.entries, **places}
+
 
 @dataclass(frozen=True, eq=False)
 class PackedGroups:
-    """One matrix of grouped weights as it lies in memory: scales and minima are in the streams.
+    """Grouped weights for pacq_gemv: scales and minima are in the streams.
 
     entropy  order-0 entropy of the codes, and the bits that scales and minima add to each
     """
@@ -88,6 +159,8 @@ class PackedGroups:
     layout: GroupLayout
     streams: tuple[NDArray[np.uint8], ...]
     entropy: float
+    kind = "grouped"
+    gatherable = True
 
     @property
     def form(self) -> GroupFormat:
@@ -105,8 +178,19 @@ class PackedGroups:
     def bus_cycles(self) -> int:
         return self.layout.port_beats
 
+    def lengths(self) -> dict[str, int]:
+        return {str(port): stream.nbytes for port, stream in enumerate(self.streams)}
 
-AnyPacked = Packed | PackedGroups
+    def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        return {str(port): stream for port, stream in enumerate(self.streams)}
+
+    def operands(self) -> dict[str, str | int]:
+        return {"format": self.form.word, "entries": 0}
+
+    def row(self, where: Callable[[str], list[int] | None]) -> dict[str, Any]:
+        return {"format": self.form.word}
+
+
 _FORMATS: WeakKeyDictionary[Weight, GroupFormat] = WeakKeyDictionary()
 """Found once a matrix: every one of its scales is looked at."""
 
@@ -184,37 +268,28 @@ def pack(
     counts = _counts(codes)
     entropy = _entropy(counts)
     streams = layout.split(codes)
-    candidates = []
-    if scheme in ("auto", "prefix") and prefix_codes:
-        candidates.append(_by_prefix(streams, layout, entropy, counts))
-    if scheme in ("auto", *packets.SCHEMES) and lookup_entries:
-        made = _by_packets(streams, layout, entropy, lookup_entries, "frequency" if scheme == "auto" else scheme)
-        candidates += [made] if made is not None else []
-    raw = Packed(layout, None, tuple(s.reshape(-1).view(np.uint8) for s in streams), np.zeros((0, 0), np.uint32),
-                 np.zeros(0, np.uint8), 0, entropy)  # fmt: skip
-    if not candidates:
-        return raw
-    best = min(candidates, key=lambda p: (p.bus_cycles, p.nbytes))
-    return raw if scheme == "auto" and best.bus_cycles >= WORTHWHILE * raw.bus_cycles else best
+    room = Settings(int(prefix_codes), lookup_entries)
+    found: list[Packed] = []
+    for module in storage_modules():
+        if not hasattr(module, "candidates"):
+            continue
+        entries = max(form.room(room) for form in module.FORMATS)
+        named = {name for form in module.FORMATS for name in form.schemes}
+        if entries and (scheme == "auto" or scheme in named):
+            found += [Packed(layout, form, coded, entropy)
+                      for form, coded in module.candidates(streams, layout, counts, entries, scheme)]  # fmt: skip
+    plain = Packed(layout, raw.Raw(), raw.coded(streams), entropy)
+    if not found:
+        return plain
+    best = min(found, key=lambda p: (p.bus_cycles, p.nbytes))
+    return plain if scheme == "auto" and best.bus_cycles >= WORTHWHILE * plain.bus_cycles else best
 
 
-def _by_prefix(streams: NDArray[np.int8], layout: Layout, entropy: float, counts: NDArray[np.int64]) -> Packed:
-    with_padding = counts.copy()
-    with_padding[0] += streams.size - counts.sum()
-    lengths = prefix.code_lengths(with_padding)
-    codes, table, entries = prefix.canonical_codes(lengths)
-    out, directory = layout.pack_tiles(streams, lambda tiles: prefix.pack_prefix(tiles, codes, lengths))
-    return Packed(layout, Prefix(), out, directory, table, entries, entropy)
+class Settings(NamedTuple):
+    """The units that unpack weights, as pack was told of them."""
 
-
-def _by_packets(
-    streams: NDArray[np.int8], layout: Layout, entropy: float, lookup_entries: int, scheme: str
-) -> Packed | None:
-    form = packets.best_format(streams, lookup_entries, scheme)
-    if form is None:
-        return None
-    out, directory, table = packets.pack_packets(streams, layout, form, scheme)
-    return Packed(layout, form, out, directory, table.reshape(-1).view(np.uint8), len(table), entropy)
+    prefix_codes: int
+    lookup_entries: int
 
 
 def published_bytes(codes: NDArray[np.int8], scheme: str, chunk: int = 2, packet: int = 4) -> float:
@@ -232,5 +307,5 @@ def published_bytes(codes: NDArray[np.int8], scheme: str, chunk: int = 2, packet
         whole = np.zeros(padded(flat.size, packet), flat.dtype)
         whole[: flat.size] = flat
         widths = packets.bit_length(whole.reshape(-1, packet).max(axis=1)).astype(np.int64)
-        bits = len(widths) * MODE_BITS + packet * int(widths.sum())
+        bits = len(widths) * packets.MODE_BITS + packet * int(widths.sum())
     return bits / 8 + table.nbytes

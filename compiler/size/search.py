@@ -7,7 +7,6 @@ Decides nothing that the user has fixed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,13 +19,16 @@ from meadow.boards import Board
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.price.run import ANSWER, PROMPT, Prices, Programs, Workload, rates
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import AnyPacked, Packed, PackedGroups, entropy_bits, pack
+from meadow.compiler.program.pack import Packed, PackedGroups, Stored, entropy_bits, pack
 from meadow.compiler.program.parts import weight_parts
 from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.storage.coded import Coded, Format
 from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.packets import SCHEMES as PUBLISHED
+from meadow.machine.storage.packets import Packets
+from meadow.machine.storage.prefix import Prefix
+from meadow.machine.storage.raw import Raw
 from meadow.machine.storage.rows import Layout
-from meadow.machine.storage.unpack import Format, Packets, Prefix
 
 OBJECTIVES = ("balanced", "prefill", "decode")
 CHOICES = {
@@ -45,8 +47,6 @@ SAMPLE = 1 << 17
 """Weights of a matrix from which its entropy is estimated."""
 CODE_LOSS = 1.007
 """What prefix codes of CODE_BITS lose against the entropy before tiles are cut (docs/decisions/0010)."""
-LANE_WASTE_BITS = 16 * 32 + 64
-"""Bits that lanes and the last beat leave unused at the end of a tile and port: half a lane's 29 bits, half a beat."""
 
 
 def workload(design: Design) -> tuple[int, int]:
@@ -244,7 +244,7 @@ def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board
               ) -> list[Programs]:  # fmt: skip
     """The programs of each dataflow that is possible."""
     mean = float(np.mean(list(bits.values()))) if bits else 8.0
-    form: Format | None = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else None
+    form: Format = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else Raw()
     packed = {
         part.name: stand_in(part.layout, bits.get(name, mean), form, design.lookup_entries)
         for name, parts in weight_parts(graph, design).items() for part in parts
@@ -253,22 +253,17 @@ def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board
     return [lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes]
 
 
-def stand_in(layout: Layout | GroupLayout, bits: float, form: Format | None, lookup_entries: int = 0) -> AnyPacked:
+def stand_in(layout: Layout | GroupLayout, bits: float, form: Format, lookup_entries: int = 0) -> Stored:
     """A matrix of which only the size is known: its arrays have lengths and no memory."""
     if isinstance(layout, GroupLayout):
         return PackedGroups(layout, (_zeros(layout.port_beats * BEAT_BYTES, np.uint8),) * layout.ports, bits)
-    raw = layout.raw_beats * BEAT_BYTES
-    waste = LANE_WASTE_BITS if isinstance(form, Prefix) else 8 * BEAT_BYTES // 2
-    total = layout.port_rows * layout.padded_cols * bits + layout.tiles * waste
-    size = math.ceil(total / 8 / BEAT_BYTES) * BEAT_BYTES
-    if form is None or (isinstance(form, Prefix) and size >= raw):
-        return Packed(
-            layout, None, (_zeros(raw, np.uint8),) * layout.ports, _zeros(0, np.uint32), _zeros(0, np.uint8), 0, bits
-        )
     entries = 256 if isinstance(form, Prefix) else lookup_entries
-    directory = np.broadcast_to(np.uint32(0), (layout.tiles, layout.ports))
-    return Packed(layout, form, (_zeros(size, np.uint8),) * layout.ports, directory,
-                  _zeros(form.table_bytes(entries), np.uint8), entries, bits)  # fmt: skip
+    size = form.expected_bytes(layout, bits, entries)
+    if size is None:
+        return stand_in(layout, bits, Raw())
+    streams = (_zeros(size, np.uint8),) * layout.ports
+    directory = np.broadcast_to(np.uint32(0), (layout.tiles, layout.ports) if form.packed else (0, 0))
+    return Packed(layout, form, Coded(streams, directory, _zeros(form.table_bytes(entries), np.uint8), entries), bits)
 
 
 def _zeros(count: int, kind: type) -> NDArray[Any]:

@@ -12,9 +12,9 @@ from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 def measure(package: Package, progress: Any = lambda done, total: None) -> dict[str, Any]:
     """Rows of every stored matrix and their sum.  Bits count tables, directories and padding."""
     from meadow.compiler.program.pack import published_bytes
+    from meadow.machine.storage.coded import format_of
     from meadow.machine.storage.groups import GroupFormat, is_grouped
     from meadow.machine.storage.rows import Layout
-    from meadow.machine.storage.unpack import format_of
 
     rows = []
     stored = package.packing()

@@ -30,16 +30,14 @@ from meadow.machine.instructions.instruction import (
     on_port,
 )  # fmt: skip
 from meadow.machine.step import Slot, Step
+from meadow.machine.storage.coded import format_of
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
-from meadow.machine.storage.unpack import PREFIX_WORD, format_of
 
 GROUPED_TILE_OVERHEAD = 25
 """Cycles per tile of grouped weights, whose results come as a stream: only the last store of a tile is waited for.  Assumed."""
 PACQ_LATENCY = 60
 """Cycles from the last activation to the first result of pacq_gemv, through both clocks.  Assumed."""
-TABLE_BYTES = 4
-"""Bytes of a code table that the look-up unit takes in a cycle (rtl/prefix_unpack.v)."""
 ACTIVATIONS = (
     Field("codes", "slot", "INT8 [tokens, cols padded to 32]; for grouped weights FP32 [tokens, cols padded to 4]"),
     Field("scale", "slot", "FP32 [tokens]; not for grouped weights"),
@@ -124,14 +122,10 @@ def weight_beats(step: Step, design: Design, rows: int, tile_rows: int, moved: B
         slot = step.operands[f"weights{port}"]
         assert isinstance(slot, Slot)
         moved[f"weights{port}", "read", "weights"] += slot.length // BEAT_BYTES
-    word, entries = int(o["format"]), int(o["entries"])
-    if word == PREFIX_WORD:
-        moved["constants", "read", "weights"] += beats_of(format_of(word).table_bytes(entries) - entries, BEAT_BYTES)
-        moved["constants", "read", "weights"] += beats_of(entries, BEAT_BYTES)
-    elif word:
-        moved["constants", "read", "weights"] += beats_of(format_of(word).table_bytes(entries), BEAT_BYTES)
+    form = format_of(int(o["format"]))
+    moved["constants", "read", "weights"] += form.table_beats(int(o["entries"]))
     for _, some, times in alike(padded(rows, design.weight_ports), tile_rows):
-        moved["constants", "read", "weights"] += times * (beats_of(some, FLOATS) + (1 if word else 0))
+        moved["constants", "read", "weights"] += times * (beats_of(some, FLOATS) + form.packed)
 
 
 def loops(step: Step, design: Design, rows: int, tokens: int) -> Loops:
@@ -142,14 +136,15 @@ def loops(step: Step, design: Design, rows: int, tokens: int) -> Loops:
         windows = layout.windows * -(-tokens // design.pacq_tokens)
         fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // FLOATS)
         return {"pacq": windows * layout.form.window_cycles, "feed": fed, "results": tokens * layout.results}
-    word, ports = int(o["format"]), design.weight_ports
+    ports = design.weight_ports
     port_rows = padded(rows, ports) // ports
     words = port_rows * int(o["cols"]) // LANE_COLS
     beats = sum(s.length for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)) // BEAT_BYTES
     found = {"fetch": beats, "multiply": words * -(-tokens // design.token_lanes), "rescale": port_rows * tokens}
-    if word != PREFIX_WORD:  # fetch and unpack are summed over the ports
-        found["unpack"] = beats if word else words * ports * LANE_COLS // BEAT_BYTES
-    return found
+    unpacked = format_of(int(o["format"])).unpack_words(
+        words * ports, beats
+    )  # fetch and unpack are summed over the ports
+    return found if unpacked is None else {**found, "unpack": unpacked}
 
 
 def price(step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, made: Loops, phases: Phases) -> None:
@@ -164,16 +159,14 @@ def price(step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, m
         }  # fmt: skip
         phases["latency"] += tiles * GROUPED_TILE_OVERHEAD + PACQ_LATENCY
     else:
-        word = int(o["format"])
+        form = format_of(int(o["format"]))
         words = padded(rows, design.weight_ports) // design.weight_ports * int(o["cols"]) / LANE_COLS
         stages = {
             "weight ports": max(on_port(moved, f"weights{p}") for p in range(design.weight_ports)),
-            "look-up unit": words if word else words * LANE_COLS / BEAT_BYTES,
+            "look-up unit": words if form.packed else words * LANE_COLS / BEAT_BYTES,
             "multipliers": made["multiply"], "rescaling": made["rescale"],
         }  # fmt: skip
-        phases["latency"] += tiles * TILE_OVERHEAD
-        if word == PREFIX_WORD:
-            phases["latency"] += format_of(word).table_bytes(int(o["entries"])) / TABLE_BYTES
+        phases["latency"] += tiles * TILE_OVERHEAD + form.load_cycles(int(o["entries"]))
     slowest = max(stages, key=lambda name: stages[name])
     phases[slowest] = phases.get(slowest, 0.0) + stages[slowest]
     phases["vector unit"] = phases.get("vector unit", 0.0) + made["epilogue"]

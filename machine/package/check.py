@@ -15,9 +15,9 @@ from meadow.machine.instructions import table
 from meadow.machine.instructions.instruction import Extent
 from meadow.machine.instructions.table import extents
 from meadow.machine.isa import Epilogue
+from meadow.machine.storage.coded import format_of
 from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, is_grouped
 from meadow.machine.storage.rows import padded
-from meadow.machine.storage.unpack import PREFIX_WORD, format_of
 
 if TYPE_CHECKING:
     from meadow.machine.package.read import Package
@@ -160,10 +160,9 @@ def _check_format(package: Package, fields: dict[str, isa.Value], where: str) ->
     if not word or is_grouped(word):
         return
     try:
-        format_of(word)
+        room = format_of(word).room(package.design)
     except ValueError as error:
         raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
-    room = 256 * package.design.prefix_codes if word == PREFIX_WORD else package.design.lookup_entries
     if not 0 < entries <= room:
         raise DeviceError(f"{package.folder}: {where}: entries is {entries}, at most {room} is allowed; compile again")
 

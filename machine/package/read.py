@@ -25,9 +25,9 @@ from meadow.machine.instructions import table
 from meadow.machine.package.check import check_program, check_slot
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
+from meadow.machine.storage.coded import Coded, format_of, unpack
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
-from meadow.machine.storage.unpack import Stored, format_of, unpack
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
@@ -245,7 +245,7 @@ class Package:
             )
             table = self._take(row["table"], data)[: form.table_bytes(row["entries"])]
             try:
-                ported = unpack(form, Stored(streams, directory, table, row["entries"]), layout.tile_weights)
+                ported = unpack(form, Coded(streams, directory, table, row["entries"]), layout.tile_weights)
             except ValueError as error:
                 raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
         return layout.join(ported), self._take(row["scale"], data).view(np.float32)[layout.scale_places]

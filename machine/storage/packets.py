@@ -1,23 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 """packets: the published packing (MEADOW, MLSys 2025, section 5): unique chunks, ids, packets with their own id width.
 
-Makes ids and bytes; whether a matrix is stored so is pack.py's choice.  docs/packing.md has the format, unpack.py is
-the inverse.
+Ids and bytes and their inverse; whether a matrix is stored so is pack.py's choice.  docs/packing.md has the format.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import LOOKUP_LANES
+from meadow.machine.design import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
+from meadow.machine.storage.coded import Coded, Format, Units
 from meadow.machine.storage.rows import Layout
-from meadow.machine.storage.unpack import MODE_BITS, PACKETS, Packets
 
+MODE_BITS = 4
 SAMPLE_IDS = 1 << 16
 """Chunk ids of each format that are packed for trial before one is chosen."""
 SCHEMES = ("naive", "packets", "frequency")
 """The published steps: ids of one width; then each packet with its own width; then the frequent chunks with small ids."""
+
+
+@dataclass(frozen=True)
+class Packets(Format):
+    """Chunks of `chunk` weights; `packets` packets in a beat, each with a mode field and ids of one width."""
+
+    schemes = SCHEMES
+    chunk: int
+    packets: int
+
+    @property
+    def word(self) -> int:
+        return self.chunk | self.packets << 8
+
+    @property
+    def packet_bits(self) -> int:
+        return BEAT_BYTES * 8 // self.packets
+
+    def count(self, width: int) -> int:
+        """Ids of `width` bits in one packet: what fits, and no more than the look-up lanes can resolve in a cycle."""
+        return min((self.packet_bits - MODE_BITS) // width, LOOKUP_LANES // self.packets)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The id width of each mode: mode m means m + 1 bits."""
+        return tuple(range(1, (1 << MODE_BITS) + 1))
+
+    def room(self, units: Units) -> int:
+        return units.lookup_entries
+
+    def table_bytes(self, entries: int) -> int:
+        return entries * self.chunk
+
+    def unpack_cycles(self, layout: Layout, directory: NDArray[np.uint32]) -> int:
+        words = int(layout.tile_weights.sum()) // LANE_COLS
+        return max(words, int(directory.max(axis=1).sum()))
+
+    def expected_bytes(self, layout: Layout, bits: float, entries: int) -> int | None:
+        total = layout.port_rows * layout.padded_cols * bits + layout.tiles * 8 * BEAT_BYTES // 2
+        return math.ceil(total / 8 / BEAT_BYTES) * BEAT_BYTES
+
+    def decode(self, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+        made = []
+        for s in several:
+            chunks = s.table[: s.entries * self.chunk].view(np.int8).reshape(s.entries, self.chunk)
+            made.append(np.stack([
+                unpack_packets(beats, s.directory[:, port], tile_weights, chunks, self) for port, beats in enumerate(s.streams)
+            ]))  # fmt: skip
+        return made
+
+    def __str__(self) -> str:
+        return f"chunks of {self.chunk}, {self.packets} packets a beat"
+
+
+PACKETS = tuple(Packets(chunk, packets) for chunk in (1, 2) for packets in (1, 2, 4))
+"""A beat yields at most LOOKUP_LANES chunks of two: LANE_COLS weights, one word of the multipliers."""
+FORMATS = PACKETS
 
 
 def chunk_ids(streams: NDArray[np.int8], chunk: int, by_frequency: bool) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
@@ -137,3 +199,95 @@ def _pack_tiles(
     single = np.zeros(total * form.packets, kind)
     single[slot] = low.astype(kind)
     return single.view(np.uint8), beats
+
+
+def candidates(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int,
+               scheme: str) -> list[tuple[Format, Coded]]:  # fmt: skip
+    """What pack.py may choose of this file: the best format whose table has room."""
+    how = "frequency" if scheme == "auto" else scheme
+    form = best_format(streams, room, how)
+    if form is None:
+        return []
+    out, directory, table = pack_packets(streams, layout, form, how)
+    return [(form, Coded(out, directory, table.reshape(-1).view(np.uint8), len(table)))]
+
+
+# -- the inverse -------------------------------------------------------------------------------------------------------
+
+
+def unpack_ids(beats: NDArray[np.uint8], form: Packets) -> tuple[NDArray[np.uint16], NDArray[np.intp]]:
+    """The ids in `beats` (bytes, whole beats), with their lanes: ids [beats, LOOKUP_LANES] and how many are valid."""
+    words = np.ascontiguousarray(beats).view("<u8").reshape(-1, 2)
+    per = LOOKUP_LANES // form.packets
+    counts = np.array([form.count(w) for w in form.widths], np.intp)
+    ids = np.zeros((len(words), form.packets, per), np.uint16)
+    valid = np.zeros((len(words), form.packets), np.intp)
+    for packet in range(form.packets):
+        low, high = _packet(words, form, packet)
+        mode = (low & np.uint64(15)).astype(np.intp)
+        width = mode + 1
+        valid[:, packet] = counts[mode]
+        for lane in range(per):
+            at = MODE_BITS + lane * width
+            ids[:, packet, lane] = _bits(low, high, at, width)
+    return ids, valid
+
+
+def _packet(words: NDArray[np.uint64], form: Packets, packet: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    if form.packets == 1:
+        return words[:, 0], words[:, 1]
+    zero = np.zeros(len(words), np.uint64)
+    if form.packets == 2:
+        return words[:, packet], zero
+    half = words[:, packet // 2] >> np.uint64(32 * (packet % 2))
+    return half & np.uint64(0xFFFFFFFF), zero
+
+
+def _bits(
+    low: NDArray[np.uint64], high: NDArray[np.uint64], at: NDArray[np.intp], width: NDArray[np.intp]
+) -> NDArray[np.uint16]:
+    """Bits at .. at + width of a 128-bit number."""
+    position = at.astype(np.uint64)
+    inside = at < 64
+    first = np.where(inside, low >> np.where(inside, position, 0).astype(np.uint64), np.uint64(0))
+    cross = inside & (at + width > 64)
+    second = np.where(cross, high << np.where(cross, 64 - at, 0).astype(np.uint64), np.uint64(0))
+    beyond = ~inside & (at < 128)
+    third = np.where(beyond, high >> np.where(beyond, at - 64, 0).astype(np.uint64), np.uint64(0))
+    mask = (np.uint64(1) << width.astype(np.uint64)) - np.uint64(1)
+    return ((first | second | third) & mask).astype(np.uint16)
+
+
+def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer[Any]], tile_weights: NDArray[np.integer[Any]],
+                  table: NDArray[np.int8], form: Packets) -> NDArray[np.int8]:  # fmt: skip
+    """One port's weights.  A tile starts at a beat; what its last beat holds beyond `tile_weights` is padding.
+
+    beats         uint8, all beats of the port
+    tile_beats    beats of each tile
+    tile_weights  weights of each tile
+    table         int8 [entries, chunk]
+    Raises ValueError when the beats hold fewer ids than the tiles need, or an id beyond the table.
+    """
+    ids, valid = unpack_ids(beats, form)
+    tile_beats = np.asarray(tile_beats).astype(np.intp)
+    per_beat = valid.sum(axis=1)
+    starts = np.concatenate([[0], np.cumsum(tile_beats)])
+    if starts[-1] != len(per_beat):
+        raise ValueError(f"{len(per_beat)} beats for tiles of {starts[-1]}")
+    lanes = np.arange(ids.shape[2])[None, None, :] < valid[:, :, None]
+    ends = np.cumsum(per_beat)
+    before = ends - per_beat
+    tile = np.repeat(np.arange(len(tile_beats)), tile_beats)
+    firsts = np.append(before, per_beat.sum())[starts[:-1]]  # a tile may have no beats
+    inside = before - firsts[tile] if len(tile) else before
+    order = inside[:, None] + np.cumsum(lanes.reshape(len(ids), -1), axis=1) - 1
+    needed = np.asarray(tile_weights)[tile] // form.chunk if len(tile) else np.zeros(0, int)
+    keep = lanes.reshape(len(ids), -1) & (order < needed[:, None])
+    chosen = ids.reshape(len(ids), -1)[keep]
+    if len(chosen) * form.chunk != int(np.sum(tile_weights)):
+        raise ValueError(
+            f"the stream holds {len(chosen) * form.chunk} weights, {int(np.sum(tile_weights))} were expected"
+        )
+    if len(chosen) and int(chosen.max()) >= len(table):
+        raise ValueError(f"id {int(chosen.max())} is beyond a table of {len(table)} entries")
+    return np.ascontiguousarray(table[chosen]).reshape(-1)

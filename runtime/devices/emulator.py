@@ -23,9 +23,9 @@ from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.instruction import Fields
 from meadow.machine.instructions.table import TABLE, decode
 from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, unpack_slot
+from meadow.machine.storage.coded import Coded, format_of, unpack_alike
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
-from meadow.machine.storage.unpack import PREFIX_WORD, Stored, format_of, unpack_alike
 from meadow.runtime.devices.device import Bytes, Counters, Run
 
 PAGE = 4096
@@ -177,7 +177,7 @@ class Emulator:
         key = (self._address(f["weights0"]), rows)
         if key not in self._weights:
             alike = [f]
-            if f["format"] == PREFIX_WORD:
+            if format_of(f["format"]).together:
                 alike += [g for g in self._alike(f, rows) if g is not f]
             layout = Layout(rows, f["cols"], self.design.weight_ports, tile_rows)
             codes = [self._codes(g, layout) for g in alike] if len(alike) == 1 else self._unpack(alike, layout)
@@ -201,7 +201,7 @@ class Emulator:
         most = max(1, UNPACKED_AT_ONCE // (rows * f["cols"]))
         found = []
         for _, g in self._programs[self.run.program]:
-            if "format" in g and g["format"] == PREFIX_WORD and g["cols"] == f["cols"]:
+            if "format" in g and g["format"] == f["format"] and g["cols"] == f["cols"]:
                 same = g.get("rows", g["heads"] * g["head_dim"] if "heads" in g else 0) == rows
                 if (
                     same
@@ -227,7 +227,7 @@ class Emulator:
             table = self.array(f["table"], np.uint8, form.table_bytes(f["entries"]))
             beats = directory.sum(axis=0, dtype=np.int64)
             streams = [self.array(f[f"weights{p}"], np.uint8, int(n) * BEAT_BYTES) for p, n in enumerate(beats)]
-            stored.append(Stored(streams, directory, table, f["entries"]))
+            stored.append(Coded(streams, directory, table, f["entries"]))
         try:
             return unpack_alike(form, stored, layout.tile_weights)
         except ValueError as error:

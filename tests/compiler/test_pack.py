@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from meadow.compiler.program.pack import SCHEMES, Packed, entropy_bits, pack, published_bytes
 from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS
-from meadow.machine.storage.prefix import canonical_codes, code_lengths
+from meadow.machine.storage.coded import Coded, unpack_alike
+from meadow.machine.storage.coded import unpack as unpack_streams
+from meadow.machine.storage.packets import PACKETS, Packets
+from meadow.machine.storage.prefix import Prefix, canonical_codes, code_lengths
 from meadow.machine.storage.rows import Layout
-from meadow.machine.storage.unpack import PACKETS, Packets, Prefix, Stored, unpack_alike
-from meadow.machine.storage.unpack import unpack as unpack_streams
 
 
 def unpack(packed: Packed) -> NDArray[np.int8]:
     """The matrix again, by the look-up unit's numpy twin."""
     layout = packed.layout
-    if packed.form is None:
-        streams = np.stack([s.view(np.int8) for s in packed.streams])
+    if not packed.form.packed:
+        (streams,) = packed.form.decode([packed.coded], layout.tile_weights)
     else:
-        stored = Stored(packed.streams, packed.directory, packed.table, packed.entries)
-        streams = unpack_streams(packed.form, stored, layout.tile_weights)
+        streams = unpack_streams(packed.form, packed.coded, layout.tile_weights)
     return layout.join(streams)[:, : layout.cols]
 
 
@@ -62,14 +62,14 @@ def test_every_format_of_packets_comes_back(form: Packets, monkeypatch: pytest.M
 def test_every_byte_value_comes_back(scheme: str) -> None:
     codes = np.tile(np.arange(-128, 128, dtype=np.int16).astype(np.int8), (8, 4))
     packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 2, 64), scheme, lookup_entries=65536)
-    assert packed.form is not None and (unpack(packed) == codes).all()
+    assert packed.form.packed and (unpack(packed) == codes).all()
 
 
 @pytest.mark.parametrize("value", [0, -128, 127])
 def test_a_matrix_of_one_value_comes_back(value: int) -> None:
     codes = np.full((70, 64), value, np.int8)
     packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 2, 64), "prefix")
-    assert packed.form is not None and packed.entries == 1 and (unpack(packed) == codes).all()
+    assert packed.form.packed and packed.coded.entries == 1 and (unpack(packed) == codes).all()
 
 
 @pytest.mark.parametrize("cols", [576, 1536])
@@ -137,13 +137,13 @@ def test_codes_are_canonical_and_free_of_prefixes() -> None:
 def test_random_bytes_are_stored_raw() -> None:
     codes = np.random.default_rng(4).integers(-128, 128, (256, 512)).astype(np.int8)
     packed = pack(codes, Layout(256, 512, 4, 64), lookup_entries=16384)
-    assert packed.form is None and packed.bits_per_weight == 8
+    assert not packed.form.packed and packed.bits_per_weight == 8
 
 
 def test_a_format_that_the_engine_cannot_unpack_is_not_used() -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (576, 576))).astype(np.int8)
-    assert pack(codes, Layout(576, 576, 4, 64), "frequency", lookup_entries=16).form is None
-    assert pack(codes, Layout(576, 576, 4, 64), "auto", prefix_codes=False).form is None
+    assert not pack(codes, Layout(576, 576, 4, 64), "frequency", lookup_entries=16).form.packed
+    assert not pack(codes, Layout(576, 576, 4, 64), "auto", prefix_codes=False).form.packed
 
 
 def test_time_on_the_bus_is_the_slower_of_fetching_and_unpacking() -> None:
@@ -169,30 +169,32 @@ def test_a_flipped_bit_does_not_come_back_as_it_was(scheme: str) -> None:
 def test_a_stream_that_is_cut_short_is_refused() -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (64, 64))).astype(np.int8)
     packed = pack(codes, Layout(64, 64, 1, 64), "prefix")
-    short = (packed.directory - 1).astype(np.uint32)
+    short = (packed.coded.directory - 1).astype(np.uint32)
     with pytest.raises(ValueError, match="stream of port 0"):
         unpack_streams(
             Prefix(),
-            Stored(packed.streams, short, packed.table, packed.entries),
+            Coded(packed.streams, short, packed.coded.table, packed.coded.entries),
             packed.layout.tile_weights,
         )
     cut = (packed.streams[0][:-BEAT_BYTES],)
     with pytest.raises(ValueError, match="fewer weights"):
-        unpack_streams(Prefix(), Stored(cut, short, packed.table, packed.entries), packed.layout.tile_weights)
+        unpack_streams(
+            Prefix(), Coded(cut, short, packed.coded.table, packed.coded.entries), packed.layout.tile_weights
+        )
 
 
 @pytest.mark.parametrize("scheme", ["prefix", "frequency"])
 def test_tables_and_directories_that_do_not_fit_are_refused(scheme: str) -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (200, 64))).astype(np.int8)
     packed = pack(codes, Layout(200, 64, 2, 64), scheme, lookup_entries=16384)
-    whole = Stored(packed.streams, packed.directory, packed.table, packed.entries)
+    whole = Coded(packed.streams, packed.coded.directory, packed.coded.table, packed.coded.entries)
     weights = packed.layout.tile_weights
-    empty_tile = packed.directory.copy()
+    empty_tile = packed.coded.directory.copy()
     empty_tile[-2] += empty_tile[-1]
     empty_tile[-1] = 0
-    assert packed.form is not None
-    for damage in ({"entries": 0}, {"entries": 10**6}, {"table": packed.table[:10]}, {"directory": packed.directory[:0]},
-                   {"directory": np.vstack([packed.directory, packed.directory[:1] * 0])}, {"directory": packed.directory[:, :1]},
+    assert packed.form.packed
+    for damage in ({"entries": 0}, {"entries": 10**6}, {"table": packed.coded.table[:10]}, {"directory": packed.coded.directory[:0]},
+                   {"directory": np.vstack([packed.coded.directory, packed.coded.directory[:1] * 0])}, {"directory": packed.coded.directory[:, :1]},
                    {"directory": empty_tile}):  # fmt: skip
         with pytest.raises(ValueError, match="table|directory|stream"):
             unpack_streams(packed.form, whole._replace(**damage), weights)
@@ -206,7 +208,7 @@ def test_matrices_that_are_unpacked_together_come_back_as_alone() -> None:
     ]
     several.append(np.full((150, 96), -3, np.int8))
     packed = [pack(codes, layout, "prefix") for codes in several]
-    stored = [Stored(p.streams, p.directory, p.table, p.entries) for p in packed]
+    stored = [Coded(p.streams, p.coded.directory, p.coded.table, p.coded.entries) for p in packed]
     for codes, streams in zip(several, unpack_alike(Prefix(), stored, layout.tile_weights), strict=True):
         assert (layout.join(streams)[:, :96] == codes).all()
 
@@ -233,7 +235,7 @@ def test_what_packing_makes_of_two_kinds_of_weights(golden: Any) -> None:
     lines = []
     for name, values in kinds.items():
         packed = pack(np.clip(np.rint(values), -127, 127).astype(np.int8), Layout(192, 576, 4, 64))
-        form = str(packed.form) if packed.form is not None else "raw"
-        lines.append(f"{name}: {form}, {packed.entries} entries, {packed.bits_per_weight:.3f} bits a weight, "
+        form = str(packed.form) if packed.form.packed else "raw"
+        lines.append(f"{name}: {form}, {packed.coded.entries} entries, {packed.bits_per_weight:.3f} bits a weight, "
                      f"entropy {packed.entropy:.3f}")  # fmt: skip
     golden.check("\n".join(lines) + "\n")

@@ -13,8 +13,9 @@ from rtl.bench_prefix_unpack import Bench
 
 from meadow.compiler.program.pack import Packed
 from meadow.machine.package.read import load
+from meadow.machine.storage.coded import Coded
+from meadow.machine.storage.prefix import PREFIX_WORD, Prefix
 from meadow.machine.storage.rows import Layout
-from meadow.machine.storage.unpack import PREFIX_WORD, Prefix
 
 MATRICES = 4
 
@@ -45,7 +46,7 @@ async def tiles_of_the_model_come_back(dut: Any) -> None:
         stream = take(row["streams"][0])[first : first + int(directory[tile]) * 16]
         one = Layout(len(mine), layout.padded_cols, 1, len(mine) + -len(mine) % 4)
         table = take(row["table"])[: Prefix().table_bytes(row["entries"])]
-        packed = Packed(one, Prefix(), (stream,), directory[tile:].reshape(1, 1), table, row["entries"], 0.0)
+        packed = Packed(one, Prefix(), Coded((stream,), directory[tile:].reshape(1, 1), table, row["entries"]), 0.0)
         await bench.load(packed)
         assert (await bench.unpack(packed) == mine).all(), row["name"]
         dut._log.info("%s: tile %d, %d beats, equal", row["name"], tile, directory[tile])

@@ -16,9 +16,9 @@ from cocotbext.axi import AxiStreamBus, AxiStreamSink, AxiStreamSource
 from numpy.typing import NDArray
 
 from meadow.compiler.program.pack import Packed, pack
-from meadow.machine.storage.prefix import canonical_codes, code_lengths, pack_prefix
+from meadow.machine.storage.coded import Coded
+from meadow.machine.storage.prefix import Prefix, canonical_codes, code_lengths, pack_prefix
 from meadow.machine.storage.rows import Layout
-from meadow.machine.storage.unpack import Prefix
 
 
 class Bench:
@@ -45,14 +45,14 @@ class Bench:
         await RisingEdge(self.dut.clk_i)
 
     async def load(self, packed: Packed) -> None:
-        data = packed.table.tobytes()
+        data = packed.coded.table.tobytes()
         await self.table.send(data + bytes(-len(data) % 4))
         await self.table.wait()
 
     async def unpack(self, packed: Packed) -> NDArray[np.int8]:
         """All tiles of a matrix of one port."""
         made, at = [], 0
-        for beats, weights in zip(packed.directory[:, 0], packed.layout.tile_weights, strict=True):
+        for beats, weights in zip(packed.coded.directory[:, 0], packed.layout.tile_weights, strict=True):
             size = int(beats) * 16
             await self.tile.send((int(weights) // 32).to_bytes(4, "little") + int(beats).to_bytes(4, "little"))
             await self.beats.send(packed.streams[0][at : at + size].tobytes())
@@ -81,7 +81,7 @@ async def a_beat_goes_in_every_cycle(dut: Any) -> None:
     await bench.reset()
     codes, packed = weights(12, 16, 576)
     await bench.load(packed)
-    beats = int(packed.directory.sum())
+    beats = int(packed.coded.directory.sum())
     counted = {"beats": 0, "cycles": 0}
 
     async def count() -> None:
@@ -147,7 +147,7 @@ async def a_tile_that_ends_early_raises_the_error(dut: Any) -> None:
     await bench.reset()
     _, packed = weights(12, 16, 64)
     await bench.load(packed)
-    beats = int(packed.directory[0, 0]) - 2
+    beats = int(packed.coded.directory[0, 0]) - 2
     await bench.tile.send((32).to_bytes(4, "little") + beats.to_bytes(4, "little"))
     await bench.beats.send(packed.streams[0][: beats * 16].tobytes())
     await ClockCycles(dut.clk_i, 200)
@@ -166,7 +166,7 @@ def steep(rows: int, cols: int, seed: int) -> tuple[NDArray[np.int8], Packed]:
     codes = np.random.default_rng(seed).integers(0, 15, (rows, cols)).astype(np.int8)
     layout = Layout(rows, cols, 1, 16)
     stream, beats = pack_prefix(layout.split(codes)[0].reshape(layout.tiles, -1), table_codes, lengths)
-    return codes, Packed(layout, Prefix(), (stream,), beats.astype(np.uint32)[:, None], table, entries, 0.0)
+    return codes, Packed(layout, Prefix(), Coded((stream,), beats.astype(np.uint32)[:, None], table, entries), 0.0)
 
 
 @cocotb.test()
@@ -191,7 +191,7 @@ async def a_table_waits_for_the_words_before_it(dut: Any) -> None:
     bench.words.pause = True
     one = cocotb.start_soon(bench.unpack(first[1]))
     await ClockCycles(dut.clk_i, 100)
-    await bench.table.send(second[1].table.tobytes() + bytes(-len(second[1].table) % 4))
+    await bench.table.send(second[1].coded.table.tobytes() + bytes(-len(second[1].coded.table) % 4))
     await ClockCycles(dut.clk_i, 200)
     bench.words.pause = False
     assert (await one == first[0]).all()
@@ -217,7 +217,7 @@ async def a_reset_in_the_middle_of_a_tile_leaves_nothing_behind(dut: Any) -> Non
     await bench.reset()
     codes, packed = weights(12, 16, 64)
     await bench.load(packed)
-    await bench.tile.send((32).to_bytes(4, "little") + int(packed.directory[0, 0]).to_bytes(4, "little"))
+    await bench.tile.send((32).to_bytes(4, "little") + int(packed.coded.directory[0, 0]).to_bytes(4, "little"))
     await bench.beats.send(packed.streams[0][:160].tobytes())
     await ClockCycles(dut.clk_i, 30)
     await bench.reset()
