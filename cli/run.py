@@ -16,7 +16,9 @@ from meadow.cli.output import emit_json, err, json_option, out, table, upload_ba
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
 from meadow.machine.package.read import load
-from meadow.runtime.session import DEVICES, Session, sampler
+from meadow.runtime.devices.open import DEVICES
+from meadow.runtime.session import Session
+from meadow.runtime.text.sampler import sampler
 from meadow.runtime.text.tokenizer import Streamer
 
 device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,

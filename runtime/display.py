@@ -50,7 +50,7 @@ def upload_bar() -> Callable[[int, int], None]:
 def rows(session: Session) -> list[tuple[str, str]]:
     """What there is to say of a session: (what, value)."""
     package, model = session.package, session.package.model
-    clocks = getattr(session.device, "clocks_mhz", None)
+    clocks = session.device.abilities.clocks_mhz
     asked = package.manifest["hardware"]["clocks_mhz"]
     weights = sum(c.length for c in package.chunks if c.kind in ("weights", "constants"))
     found = [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Session: a package on a device.  Prefill, step, stream, statistics.
+"""Session: a conversation with a package on a device: tokens in, logits and text out, with marks to go back to.
 
-Knows no device by its workings: only the five verbs of device.py.
+loaded.py has the package on its device, text/ the tokenizer, the chat template and the sampler.
 """
 
 from __future__ import annotations
@@ -15,27 +15,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.errors import DeviceError, UsageError
-from meadow.machine.guard import guard
-from meadow.machine.isa import INSTRUCTION_BYTES
-from meadow.machine.package.read import Package, load
+from meadow.machine.package.read import load
 from meadow.machine.storage.rows import padded
-from meadow.runtime.devices.device import Device, Run
+from meadow.runtime.check.compare import Difference, compare
+from meadow.runtime.check.selftest import selftest
+from meadow.runtime.devices.device import Device
+from meadow.runtime.devices.open import DEVICES, FPGA_MANAGER, open_device
 from meadow.runtime.devices.replay import Recorder, Replay
-from meadow.runtime.display import html, timeline, upload_bar
+from meadow.runtime.display import html, quiet, timeline, upload_bar
+from meadow.runtime.loaded import Loaded
 from meadow.runtime.text.tokenizer import Streamer, Tokenizer
 
-DEVICES = ("auto", "emulator", "csim", "emulated-pynq", "pynq")
-FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")
-if TYPE_CHECKING:
-    from meadow.runtime.check.compare import Difference
-
-UPLOAD_BYTES = 8 << 20
+__all__ = ["DEVICES", "Mark", "Session", "Stats"]
 Logits = NDArray[np.float32]
 
 
@@ -59,33 +56,13 @@ class Stats:
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
-def open_device(name: str, package: Package, fault: str = "") -> Device:
-    """The device called `name`; `fault` is injected into an emulated board (emulated_board.FAULTS).
+@dataclass(frozen=True)
+class Mark:
+    """A place in a conversation to which a Session can go back."""
 
-    auto is the board where there is one and the package has its bitstream, else the emulator: it needs nothing installed and
-    gives the board's bits.
-    """
-    if name not in DEVICES:
-        raise UsageError(f"device {name!r} is not known; known are {', '.join(DEVICES)}")
-    if fault and name != "emulated-pynq":
-        raise UsageError(f"faults are injected into the device emulated-pynq, not into {name}")
-    if name == "auto" and FPGA_MANAGER.exists() and (package.folder / "overlay" / "meadow.bit").is_file():
-        name = "pynq"
-    if name == "pynq":
-        from meadow.runtime.devices.zynq import Zynq
-
-        return Zynq(package)
-    if name == "emulated-pynq":
-        from meadow.runtime.devices.zynq import emulated
-
-        return emulated(package, fault)
-    if name == "csim":
-        from meadow.runtime.devices.csim import CSim
-
-        return CSim(package)
-    from meadow.runtime.devices.emulator import Emulator
-
-    return Emulator(package.design)
+    conversation: int
+    position: int
+    digest: Any
 
 
 class Session:
@@ -108,39 +85,31 @@ class Session:
         damaged = self.package.verify_files()
         if damaged:
             raise DeviceError(f"{package}: {', '.join(damaged)} changed since it was compiled; compile the model again")
+        opened: Device
         if replay is not None:
-            self.device: Device = Replay(self.package, Path(replay))
+            opened = Replay(self.package, Path(replay))
         else:
-            self.device = open_device(device, self.package, fault) if isinstance(device, str) else device
+            opened = open_device(device, self.package, fault) if isinstance(device, str) else device
         if record is not None:
             try:
-                self.device = Recorder(self.device, self.package, Path(record))
+                opened = Recorder(opened, self.package, Path(record))
             except BaseException:
-                self.device.close()
+                opened.close()
                 raise
-        self.notes: list[str] = list(getattr(self.device, "notes", ()))
-        if device == "auto" and self.device.name == "emulator" and FPGA_MANAGER.exists():
+        self.device = opened
+        self.notes: list[str] = list(opened.abilities.notes)
+        if device == "auto" and opened.name == "emulator" and FPGA_MANAGER.exists():
             self.notes.append(f"this is a board, but the package has no bitstream (meadowc build {package}): emulated")
         self.stats = Stats()
         """What this session did, with its rates."""
-        self.closed = False
         self.position = 0
-        self._lock = threading.RLock()
         self._conversation = 0
         self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
         self._tokenizer: Tokenizer | None = None
-        self._scratch: int | None = None
-        self._spare: int | None = None
-        try:
-            self._upload(progress or upload_bar())
-            if check:
-                self._check_upload()
-        except BaseException:
-            self.device.close()
-            raise
-        with guard(self.package.folder, DeviceError, "compile the model again"):
-            self._embedding = self.package.embedding()
+        self.loaded = Loaded(self.package, opened, progress or upload_bar(), check)
+        """The package on its device: entries, tensors and memory."""
+        self._lock = self.loaded.lock
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -154,11 +123,10 @@ class Session:
 
     def close(self) -> None:
         """Give the device's memory back.  Safe to call twice."""
-        self.closed = True
-        self.device.close()
+        self.loaded.close()
 
     def __repr__(self) -> str:
-        mark = "CLOSED, " * self.closed + "EMULATED " * self.device.emulated
+        mark = "CLOSED, " * self.loaded.closed + "EMULATED " * self.device.emulated
         return (f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
                 f"position {self.position} of {self.context}>")  # fmt: skip
 
@@ -171,14 +139,13 @@ class Session:
 
     def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
         """The residual stream after each layer, on this device and on the emulator: where do they part?"""
-        from meadow.runtime.check.compare import compare
-
-        return compare(self, tokens, layers)
+        with Session(self.package.folder, "emulator", quiet) as healthy:
+            return compare(self, healthy, tokens, layers)
 
     @property
     def operations(self) -> dict[str, int]:
         """Register and buffer operations of a board, counted by its driver; empty for devices that have none."""
-        return dict(getattr(self.device, "operations", {}))
+        return dict(self.device.abilities.operations)
 
     @property
     def context(self) -> int:
@@ -196,53 +163,6 @@ class Session:
         if self._tokenizer is None:
             self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
         return self._tokenizer
-
-    def _upload(self, progress: Callable[[int, int], None]) -> None:
-        package = self.package
-        total = sum(c.length for c in package.chunks if c.kind in ("weights", "constants"))
-        addresses, done = [], 0
-        for chunk, data in package.chunk_bytes():
-            address = self.device.alloc(chunk.length)
-            addresses.append(address)
-            for start in range(0, chunk.length if data is not None else 0, UPLOAD_BYTES):
-                assert data is not None
-                piece = data[start : start + UPLOAD_BYTES]
-                self.device.write(address + start, piece)
-                done += piece.size
-                progress(done, total)
-        self.addresses = addresses
-        self._programs, offset = {}, 0
-        for name in package.manifest["programs"]:
-            code = np.frombuffer(package.program(name), np.uint8)
-            self.device.write(addresses[0] + offset, code)
-            self._programs[name] = addresses[0] + offset
-            offset += code.size
-        table = np.array(addresses, np.uint64).view(np.uint8)
-        self._bases = self.device.alloc(table.size)
-        self.device.write(self._bases, table)
-
-    def _check_upload(self) -> None:
-        """Raise DeviceError unless the device's memory holds the package's weights and programs."""
-        device = self.device.device if isinstance(self.device, Recorder) else self.device
-        if device.shares_memory:
-            return
-        wanted = [
-            (address, data)
-            for address, (_, data) in zip(self.addresses, self.package.chunk_bytes(), strict=True) if data is not None
-        ]  # fmt: skip
-        wanted += [
-            (self._programs[name], np.frombuffer(self.package.program(name), np.uint8)) for name in self._programs
-        ]
-        for address, data in wanted:
-            for start in range(0, data.size, UPLOAD_BYTES):
-                piece = data[start : start + UPLOAD_BYTES]
-                different = np.flatnonzero(device.read(address + start, piece.size) != piece)
-                if different.size:
-                    raise DeviceError(
-                        f"{device.name}: memory differs from what was written there, in {different.size} of {piece.size} bytes from "
-                        f"{address + start + int(different[0]):#x} on: a cache line that was not flushed, or damaged memory. "
-                        f"For more: meadowc selftest {self.package.folder} --device {device.name}"
-                    )
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -340,55 +260,33 @@ class Session:
             )
 
     def _run(self, tokens: list[int], first_logit: int) -> Logits:
-        """One program run; returns the logits [tokens - first_logit, vocab]."""
-        vocab = int(self.package.model["vocab"])
-        program = "decode" if len(tokens) == 1 and "decode" in self._programs else "prefill"
-        self.run_program(self._programs[program], tokens, first_logit)
-        self.position += len(tokens)
-        if first_logit >= len(tokens):
-            return np.zeros((0, vocab), np.float32)
-        stride = padded(vocab, 4) * 4
-        data = self.device.read(self._at("logits") + first_logit * stride, (len(tokens) - first_logit) * stride)
-        logits = np.ascontiguousarray(data.view(np.float32).reshape(-1, stride // 4)[:, :vocab])
-        self._digest.update(logits.data)
+        """One run of an entry; returns the logits [tokens - first_logit, vocab]."""
+        entry = "decode" if len(tokens) == 1 and "decode" in self.loaded.programs else "prefill"
+        with self._lock:
+            self.loaded.run(entry, tokens, self.position, first_logit)
+            self.position += len(tokens)
+            logits = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
+            self._digest.update(logits.data)
         return logits
 
-    def spare(self, length: int) -> int:
-        """Address of memory that nothing else uses, the same at each call: for tests of the memory itself."""
-        if self._spare is None:
-            self._spare = self.device.alloc(length)
-        return self._spare
+    def mark(self) -> Mark:
+        """This place in the conversation, for `rewind`.
 
-    def run_code(self, code: NDArray[np.uint8], tokens: list[int], embed: bool = True) -> None:
-        """Run the instructions `code` (END is added) on `tokens`, whose logits nobody wants; for self-test and comparison."""
-        whole = np.concatenate([code, np.zeros(INSTRUCTION_BYTES, np.uint8)])  # opcode 0 is END
-        if self._scratch is None:
-            longest = max(entry["bytes"] for entry in self.package.manifest["programs"].values())
-            self._scratch = self.device.alloc(longest + INSTRUCTION_BYTES)
-        self.device.write(self._scratch, whole)
-        self.run_program(self._scratch, tokens, len(tokens), embed)
+        Raises UsageError in a thread that did not begin the conversation.
+        """
+        with self._turn():
+            return Mark(self._conversation, self.position, self._digest.copy())
 
-    def run_program(self, address: int, tokens: list[int], first_logit: int, embed: bool = True) -> None:
-        """Gather the embeddings of `tokens` (or leave the activations as they are) and run the program at `address` to its
-        end; the position stays."""
-        if self.closed:
-            raise UsageError("this Session is closed; open a new one")
-        with self._lock:
-            self._run_program(address, tokens, first_logit, embed)
+    def rewind(self, mark: Mark) -> None:
+        """Forget what came after `mark`: the cache is written over from there, and the digest is what it was.
 
-    def _run_program(self, address: int, tokens: list[int], first_logit: int, embed: bool) -> None:
-        if embed:
-            dim = int(self.package.model["dim"])
-            x = np.zeros((len(tokens), padded(dim, 4)), np.float32)
-            x[:, :dim] = self._embedding.rows(np.array(tokens))
-            self.device.write(self._at("x"), x.view(np.uint8))
-        self.device.start(Run(address, self._bases, len(self.addresses), self.position, len(tokens), first_logit))
-        self.device.wait()
-
-    def _at(self, name: str) -> int:
-        slot = self.package.slot(name)
-        assert isinstance(slot.space, int)
-        return int(self.addresses[slot.space] + slot.offset)
+        Raises UsageError for a mark of another conversation, or of a place that was rewound over.
+        """
+        with self._turn():
+            if mark.conversation != self._conversation or mark.position > self.position:
+                raise UsageError(f"the mark is of position {mark.position} in another conversation, or was rewound over; "
+                                 f"this one is at {self.position}")  # fmt: skip
+            self.position, self._digest = mark.position, mark.digest.copy()
 
     # -- text ------------------------------------------------------------------------------------------------------
 
@@ -443,31 +341,5 @@ class Session:
 
     def selftest(self) -> list[tuple[str, bool, str]]:
         """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
-        from meadow.runtime.check.selftest import selftest
-
-        return selftest(self)
-
-
-def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> Callable[[Logits], int]:
-    """How the next token is chosen: greedily at temperature 0, else by chance from a seeded generator.
-
-    Raises UsageError for settings out of range.
-    """
-    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0 or seed < 0:
-        raise UsageError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}; temperature, top_k and seed are 0 or more, top_p is "
-            "above 0 and at most 1"
-        )
-    if temperature < 1e-6:
-        return lambda logits: int(np.argmax(logits))
-    random = np.random.default_rng(seed)
-
-    def choose(logits: Logits) -> int:
-        order = np.argsort(-logits)[: top_k or None]
-        p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / temperature)
-        p /= p.sum()
-        keep = np.cumsum(p) - p < top_p
-        p = p[keep] / p[keep].sum()
-        return int(random.choice(order[keep], p=p))
-
-    return choose
+        with Session(self.package.folder, "emulator", quiet) as healthy:
+            return selftest(self, healthy)

@@ -81,7 +81,7 @@ def test_numpy_and_cpp_leave_the_same_memory(odd: Path) -> None:
         with Session(odd / "tphs", device) as session:
             session.prefill(PROMPT, block=16)
             chunks = [c for c in session.package.chunks if c.kind in ("activations", "pinned", "kv")]
-            memory.append([session.device.read(session.addresses[c.index], c.length) for c in chunks])
+            memory.append([session.device.read(session.loaded.addresses[c.index], c.length) for c in chunks])
     for chunk, (a, b) in enumerate(zip(*memory, strict=True)):
         assert (a == b).all(), f"chunk {chunk} differs from byte {int(np.flatnonzero(a != b)[0])} on"
 
@@ -187,7 +187,7 @@ def test_a_damaged_directory_ends_the_run_and_kills_nothing(tiny_package: Path) 
         for beats in (20_000, 0x7F7F7F7F):  # within the memory, and far beyond it
             for row in session.package.packing():
                 chunk, offset, length = row["directory"]
-                session.device.write(session.addresses[chunk] + offset, np.full(length // 4, beats, np.uint32))
+                session.device.write(session.loaded.addresses[chunk] + offset, np.full(length // 4, beats, np.uint32))
             session.reset()
             before = _weight_bytes(session)
             try:
@@ -204,7 +204,9 @@ def test_a_damaged_directory_ends_the_run_and_kills_nothing(tiny_package: Path) 
 def test_no_run_passes_the_end_of_the_context(device: str, tiny_package: Path) -> None:
     with Session(tiny_package, device) as session:
         context = session.context
-        run = Run(session._programs["decode"], session._bases, len(session.addresses), context - 1, 1, 1)
+        run = Run(
+            session.loaded.programs["decode"], session.loaded.bases, len(session.loaded.addresses), context - 1, 1, 1
+        )
         session.device.start(run)
         session.device.wait()
         for position, tokens in ((context, 1), (context - 1, 2), (1 << 31, 1)):

@@ -90,7 +90,7 @@ FAULTS = (
     Fault("any thread may go on", "runtime/session.py", "elif self._owner != threading.get_ident():", "elif False:", f"{INTERRUPTS} -k second_thread"),
     Fault("the simulation's memory is written while it runs", "runtime/devices/csim.py", "until then it is the engine's.\"\"\"\n        self.engine.settle()", "until then it is the engine's.\"\"\"", f"{INTERRUPTS} -k nothing_is_written"),
     Fault("the board's memory is written while it runs", "runtime/devices/control.py", "        if self.running:\n            if not self.settled():", "        if False:\n            if not self.settled():", f"{INTERRUPTS} -k nothing_is_written"),
-    Fault("uploaded memory is not compared", "runtime/session.py", "if different.size:", "if False:", f"{INTERRUPTS} -k differs_from_the_package"),
+    Fault("uploaded memory is not compared", "runtime/loaded.py", "if different.size:", "if False:", f"{INTERRUPTS} -k differs_from_the_package"),
     Fault("a message's special tokens count", "runtime/text/tokenizer.py", "pieces.append((back[part], False)", "pieces.append((back[part], True)", f"{CONTROL} -k end_its_turn"),
     Fault("only special tokens are control tokens", "runtime/text/tokenizer.py", "(t.special or re.fullmatch(", "(t.special or False and re.fullmatch(", f"{CONTROL} -k written_like"),
     Fault("templates may say anything long", "runtime/text/template_worker.py", "if len(text) > LONGEST:", "if False:", f"{CONTROL} -k without_bound"),

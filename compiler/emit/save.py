@@ -28,6 +28,7 @@ from meadow.machine import isa
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
 from meadow.machine.folder import WORK, beside
+from meadow.machine.package.entry import Entry, Tensor
 from meadow.machine.package.read import FORMAT_VERSION, load, manifest_digest, sha256
 from meadow.machine.program import Schedule
 from meadow.machine.storage.rows import padded
@@ -73,7 +74,7 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        programs = _write_programs(folder, schedule)
+        entries = _write_programs(folder, graph, design, schedule)
         chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
         rows = _packing_rows(graph, schedule, packed, parts_of)
         (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
@@ -89,9 +90,8 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         }  # fmt: skip
         manifest = {
             "format_version": FORMAT_VERSION, "isa_version": isa.VERSION, "model": model,
-            "design": asdict(design), "design_id": design.id, "programs": programs, "chunks": chunks,
-            "slots": {n: [schedule.placed[n].space, schedule.placed[n].offset, schedule.placed[n].length]
-                      for n in ("x", "logits")},
+            "design": asdict(design), "design_id": design.id, "entries": entries, "chunks": chunks,
+            "regions": _regions(schedule),
             "embedding": embedding, "tokenizer": names, "files": files,
             "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()}, **facts,
         }  # fmt: skip
@@ -123,14 +123,34 @@ def _keep_builds(target: Path, folder: Path, design_id: str) -> None:
             shutil.copytree(path, folder / path.name, copy_function=os.link, symlinks=True)
 
 
-def _write_programs(folder: Path, schedule: Schedule) -> dict[str, dict[str, int]]:
+def _write_programs(folder: Path, graph: Graph, design: Design, schedule: Schedule) -> dict[str, dict[str, Any]]:
+    """program.bin; returns the manifest's rows of its entries."""
+    widths = graph.widths()
+    tensors = [
+        Tensor(name, "float32", ("tokens", width), padded(width, 4), schedule.placed[name])
+        for name, width in (("x", widths[graph.nodes[0].name]), ("logits", widths[graph.nodes[-1].name]))
+    ]
     entries, data = {}, b""
-    for name in schedule.programs:
+    for name, steps in schedule.programs.items():
         code = schedule.encode(name)
-        entries[name] = {"offset": len(data), "bytes": len(code), "steps": len(schedule.programs[name])}
+        most = 1 if name == "decode" else design.block
+        entries[name] = Entry(
+            name, len(data), len(code), len(steps), most, tuple(tensors[:1]), tuple(tensors[1:])
+        ).row()
         data += code
     (folder / "program.bin").write_bytes(data)
     return entries
+
+
+def _regions(schedule: Schedule) -> dict[str, dict[str, Any]]:
+    """The manifest's rows of regions, by kind of chunk; weights, constants and programs do not change."""
+    found: dict[str, dict[str, Any]] = {}
+    for chunk in schedule.chunks:
+        row = found.setdefault(
+            chunk.kind, {"chunks": [], "changes": chunk.kind not in ("weights", "constants", "program")}
+        )
+        row["chunks"].append(chunk.index)
+    return found
 
 
 def _contents(

@@ -17,7 +17,7 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
     from meadow.machine.instructions.instruction import Tokens, on_port
     from meadow.machine.isa import Opcode
     from meadow.machine.registers import PACQ_REGISTERS, offsets, pacq_shape
-    from meadow.runtime.check.compare import TOKENS, compare
+    from meadow.runtime.check.compare import TOKENS
     from meadow.runtime.devices.zynq import EmulatedDevice, Zynq, emulated_overlay
     from meadow.runtime.session import Session
 
@@ -40,7 +40,7 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
         driver.fabric.write("pacq_gemv", offsets(PACQ_REGISTERS)["CONTROL"], 1)
         before = board.verilog_cycles
         tell("running", f"{len(some)} steps, {len(streamed)} of them in Verilog")
-        rows = compare(session, layers=layers)
+        rows = session.compare(layers=layers)
         cycles = board.verilog_cycles - before
         counters = driver.fabric.pacq_counters()
         counters["STATUS"] = driver.fabric.read(

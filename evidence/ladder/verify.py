@@ -194,7 +194,9 @@ def flip_changes_digest(session: Session, tokens: list[int], before: str) -> boo
     """Flip one bit of a weight that every token meets, and see whether the digest changes; the bit is put back."""
     row = session.package.packing()[-1]  # the head: a query or a key is not seen in the logits of a single token
     chunk, offset, _ = row["streams"][0]
-    address = session.addresses[chunk] + offset  # a stream begins with weights, or a group's scale: never with padding
+    address = (
+        session.loaded.addresses[chunk] + offset
+    )  # a stream begins with weights, or a group's scale: never with padding
     original = session.device.read(address, 16)
     changed = original.copy()
     changed[1] ^= 0x40

@@ -23,6 +23,7 @@ from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.instructions import table
 from meadow.machine.package.check import check_program, check_slot
+from meadow.machine.package.entry import Entry, Region, Tensor
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.coded import Coded, format_of, unpack
@@ -38,7 +39,7 @@ FABRIC = (0xA000_0000, 0xB000_0000)
 """What M_AXI_HPM0_FPD reaches (UG1085)."""
 PORT_REGISTERS = (0xFD36_0000, 0xFD3C_0000)
 """AFIFM of the memory ports (UG1087)."""
-REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "programs", "chunks", "slots",
+REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "entries", "regions", "chunks",
             "embedding", "files", "source", "inputs", "hardware", "hardware_digest", "digest")  # fmt: skip
 
 
@@ -81,6 +82,7 @@ class Package:
     manifest: dict[str, Any]
     design: Design
     chunks: tuple[Chunk, ...]
+    entries: dict[str, Entry]
 
     @property
     def name(self) -> str:
@@ -94,8 +96,8 @@ class Package:
 
     def program(self, name: str) -> bytes:
         """The bytes of `prefill` or `decode`, END included."""
-        entry = self.manifest["programs"][name]
-        return self.file("program.bin").read_bytes()[entry["offset"] : entry["offset"] + entry["bytes"]]
+        entry = self.entries[name]
+        return self.file("program.bin").read_bytes()[entry.offset : entry.offset + entry.bytes]
 
     def steps(self, name: str) -> tuple[Step, ...]:
         """The steps of `prefill` or `decode` as the engine finds them.  Only the weights' slots know their length."""
@@ -121,9 +123,25 @@ class Package:
         return [len(layers) - layers[::-1].index(n) for n in range(int(self.model["layers"]))]
 
     def slot(self, name: str) -> Slot:
-        """A slot that the host reads or writes: `x`, `logits`."""
-        chunk, offset, length = self.manifest["slots"][name]
-        return Slot(chunk, offset, length)
+        """Where an input or output of the entries lies: `x`, `logits`."""
+        return self.tensor(name).slot
+
+    def tensor(self, name: str) -> Tensor:
+        """The input or output `name` of the entries.  Raises DeviceError when none has it."""
+        for entry in self.entries.values():
+            for tensor in (*entry.inputs, *entry.outputs):
+                if tensor.name == name:
+                    return tensor
+        raise DeviceError(f"{self.folder} has no input or output {name!r}")
+
+    def region(self, name: str) -> Region:
+        """The memory called `name`: weights, constants, kv, ...  Raises DeviceError when there is none."""
+        row = self.manifest["regions"].get(name)
+        if row is None:
+            raise DeviceError(
+                f"{self.folder} has no memory called {name!r}; it has {', '.join(self.manifest['regions'])}"
+            )
+        return Region(name, tuple(row["chunks"]), bool(row["changes"]))
 
     def file(self, name: str) -> Path:
         """A file of the package.  Raises DeviceError when the name leads outside it or the file is missing."""
@@ -299,7 +317,8 @@ def _load(folder: Path, path: Path) -> Package:
         design = Design(**manifest["design"])
         design.check()
         chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
-        package = Package(folder, manifest, design, chunks)
+        entries = {name: Entry.of(name, row) for name, row in manifest["entries"].items()}
+        package = Package(folder, manifest, design, chunks, entries)
         _check_hardware(manifest["hardware"])
         _check_sizes(package)
     except (KeyError, TypeError, ValueError) as error:
@@ -326,17 +345,34 @@ def _check_sizes(package: Package) -> None:
                 f"{package.folder}/weights.bin has {size} bytes and chunk {entry['index']} ends beyond: it is truncated; compile the model again"
             )
     program = package.file("program.bin").stat().st_size
-    for name, entry in package.manifest["programs"].items():
-        if not 0 <= entry["offset"] <= entry["offset"] + entry["bytes"] <= program:
+    for name, entry in package.entries.items():
+        if entry.offset + entry.bytes > program:
             raise DeviceError(
                 f"{package.folder}/program.bin has {program} bytes and {name} ends beyond: it is truncated; compile the model again"
             )
         check_program(package, name)
         _check_places(package, name)
-    block, model = package.design.block, package.manifest["model"]
-    for name, width in (("x", model["dim"]), ("logits", model["vocab"])):
-        chunk, offset, _ = package.manifest["slots"][name]
-        check_slot(package, chunk, offset, block * padded(width, 4) * 4, name)
+    _check_entries(package)
+
+
+def _check_entries(package: Package) -> None:
+    """Raise ValueError unless the host's tensors lie in memory, and the model's are there."""
+    model, widths = package.model, {}
+    for entry in package.entries.values():
+        if not 1 <= entry.most_tokens <= package.design.block:
+            raise ValueError(f"{entry.name} takes {entry.most_tokens} tokens and the design {package.design.block}")
+        for tensor in (*entry.inputs, *entry.outputs):
+            if tensor.stride != padded(tensor.width, 4):
+                raise ValueError(f"{tensor.name} has rows of {tensor.width} at a stride of {tensor.stride}")
+            assert isinstance(tensor.slot.space, int)
+            length = entry.most_tokens * tensor.stride * 4
+            check_slot(package, tensor.slot.space, tensor.slot.offset, length, tensor.name)
+            widths[tensor.name] = tensor.width
+    if widths.get("x") != model["dim"] or widths.get("logits") != model["vocab"]:
+        raise ValueError(f"the entries take {widths}, and the model has {model['dim']} and {model['vocab']}")
+    named = sorted(n for row in package.manifest["regions"].values() for n in row["chunks"])
+    if named != sorted(c.index for c in package.chunks):
+        raise ValueError("the regions are not those of the chunks")
 
 
 def _check_places(package: Package, name: str) -> None:
@@ -345,7 +381,7 @@ def _check_places(package: Package, name: str) -> None:
         rows = json.loads(package.file("steps.json").read_text())[name]
     except (ValueError, KeyError, RecursionError):
         raise ValueError("steps.json is not whole") from None
-    count, layers = int(package.manifest["programs"][name]["steps"]), int(package.model["layers"])
+    count, layers = package.entries[name].steps, int(package.model["layers"])
     whole = isinstance(rows, list) and len(rows) == count and all(isinstance(r, list) and len(r) == 3 for r in rows)
     if not whole or not all(
         isinstance(role, str) and all(n is None or (type(n) is int and n >= 0) for n in (layer, part))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from meadow.machine.errors import UsageError
 from meadow.machine.isa import INSTRUCTION_BYTES
-from meadow.machine.storage.rows import padded
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -44,14 +43,15 @@ class Difference:
         )
 
 
-def compare(session: Session, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
-    """One row a layer, up to `layers` of them (all for None).  The session is reset before and after.
+def compare(
+    session: Session, healthy: Session, tokens: list[int] | None = None, layers: int | None = None
+) -> list[Difference]:
+    """One row per layer, up to `layers` of them (all for None), beside `healthy`, a Session on the emulator.
+
+    The session is reset before and after.
 
     Raises UsageError for more tokens than a block holds.
     """
-    from meadow.runtime.display import quiet
-    from meadow.runtime.session import Session as Fresh
-
     vocab = int(session.package.model["vocab"])
     prompt = [t % vocab for t in TOKENS] if tokens is None else tokens
     if not all(isinstance(t, int) and 0 <= t < vocab for t in prompt):
@@ -63,10 +63,9 @@ def compare(session: Session, tokens: list[int] | None = None, layers: int | Non
     borders = [0, *session.package.layer_ends("prefill")][: None if layers is None else layers + 1]
     found = []
     session.reset()
-    with Fresh(session.package.folder, "emulator", quiet) as healthy:
-        for layer, (begin, end) in enumerate(pairwise(borders)):
-            rows = [_piece(each, begin, end, prompt, first=layer == 0) for each in (session, healthy)]
-            found.append(_difference(layer, *rows))
+    for layer, (begin, end) in enumerate(pairwise(borders)):
+        rows = [_piece(each, begin, end, prompt, first=layer == 0) for each in (session, healthy)]
+        found.append(_difference(layer, *rows))
     session.reset()
     return found
 
@@ -75,11 +74,8 @@ def _piece(session: Session, begin: int, end: int, tokens: list[int], first: boo
     """The residual stream [tokens, dim] after the steps from `begin` up to `end`."""
     package = session.package
     code = np.frombuffer(package.program("prefill"), np.uint8)[begin * INSTRUCTION_BYTES : end * INSTRUCTION_BYTES]
-    session.run_code(code, tokens, embed=first)
-    stream, dim = package.slot("x"), int(package.model["dim"])
-    width = padded(dim, 4)
-    data = session.device.read(session.addresses[int(stream.space)] + stream.offset, len(tokens) * width * 4)
-    return data.view(np.float32).reshape(len(tokens), width)[:, :dim]
+    session.loaded.run_code(code, tokens, embed=first)
+    return session.loaded.take("x", 0, len(tokens))
 
 
 def _difference(layer: int, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> Difference:

@@ -32,34 +32,33 @@ Rung = tuple[str, bool, str]
 Check = Callable[["Session", "Session"], tuple[bool, str]]
 
 
-def selftest(session: Session) -> list[Rung]:
-    """(rung, passed, what was seen) of each rung up to the first that fails.  The session is reset before and after."""
-    from meadow.runtime.display import quiet
-    from meadow.runtime.session import Session as Fresh
+def selftest(session: Session, healthy: Session) -> list[Rung]:
+    """(rung, passed, what was seen) of each rung up to the first that fails, beside `healthy`, a Session on the emulator.
 
+    The session is reset before and after.
+    """
     checks: tuple[tuple[str, Check], ...] = (
         ("memory walk", _memory), ("weight checksums", _weights), ("one step", _one_step), ("one layer", _one_layer),
         ("first token", _first_token), (f"{TOKENS} tokens", _tokens), ("speed", _speed),
     )  # fmt: skip
     rungs: list[Rung] = []
-    with Fresh(session.package.folder, "emulator", quiet) as healthy:
-        for name, check in checks:
-            session.reset()
-            healthy.reset()
-            try:
-                passed, seen = check(session, healthy)
-            except DeviceError as error:
-                passed, seen = False, str(error)
-            rungs.append((name, passed, seen))
-            if not passed:
-                break
+    for name, check in checks:
+        session.reset()
+        healthy.reset()
+        try:
+            passed, seen = check(session, healthy)
+        except DeviceError as error:
+            passed, seen = False, str(error)
+        rungs.append((name, passed, seen))
+        if not passed:
+            break
     session.reset()
     return rungs
 
 
 def _memory(session: Session, healthy: Session) -> tuple[bool, str]:
     """Every byte of a fresh buffer keeps an address-dependent pattern and its complement."""
-    address = session.spare(WALK_BYTES)
+    address = session.loaded.spare(WALK_BYTES)
     pattern = (np.arange(WALK_BYTES, dtype=np.uint64) * 2654435761 >> 7).astype(np.uint8)
     for wanted in (pattern, ~pattern):
         session.device.write(address, wanted)
@@ -75,7 +74,7 @@ def _memory(session: Session, healthy: Session) -> tuple[bool, str]:
 def _weights(session: Session, healthy: Session) -> tuple[bool, str]:
     """What lies in the device's memory is what the package holds."""
     total = 0
-    for (chunk, data), address in zip(session.package.chunk_bytes(), session.addresses, strict=True):
+    for (chunk, data), address in zip(session.package.chunk_bytes(), session.loaded.addresses, strict=True):
         if data is None:
             continue
         for start in range(0, chunk.length, 1 << 22):
@@ -98,12 +97,12 @@ def _prompt(session: Session) -> list[int]:
 def _prefix(session: Session, count: int) -> None:
     """Run the first `count` steps of the prefill program on the prompt."""
     code = np.frombuffer(session.package.program("prefill"), np.uint8)[: count * INSTRUCTION_BYTES]
-    session.run_code(code, _prompt(session))
+    session.loaded.run_code(code, _prompt(session))
 
 
 def _read(session: Session, word: int, length: int) -> NDArray[np.uint8]:
     chunk, offset = unpack_slot(word)
-    return session.device.read(session.addresses[chunk] + offset, length)
+    return session.device.read(session.loaded.addresses[chunk] + offset, length)
 
 
 def _same_bytes(session: Session, healthy: Session, word: int, length: int, what: str) -> tuple[bool, str]:
@@ -156,7 +155,7 @@ def _first_token(session: Session, healthy: Session) -> tuple[bool, str]:
 
 def _speed(session: Session, healthy: Session) -> tuple[bool, str]:
     """Cycles of a decoded token, where the fabric counts them, beside what the compiler modelled for a long context."""
-    cycles = getattr(session.device, "cycles", None)
+    cycles = session.device.abilities.cycles
     modelled = session.package.summary().get("decode", {}).get("tokens_per_s")
     if cycles is None or not modelled:
         return True, "nothing counts cycles here"

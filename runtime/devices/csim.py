@@ -19,7 +19,7 @@ from meadow.machine.package.read import Package
 from meadow.machine.storage.rows import padded
 from meadow.runtime.devices.built import is_whole, keep, place
 from meadow.runtime.devices.csim_engine import Engine, SharedMemory
-from meadow.runtime.devices.device import Bytes, Counters, Run
+from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 
 PAGE = 4096
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
@@ -89,6 +89,7 @@ class CSim:
         self.engine = Engine(package, build(package, sanitize), self._shared)
         self.next = PAGE
         self._before = self.engine.counts()
+        self.abilities = Abilities()
 
     def alloc(self, length: int) -> int:
         address = self.next

@@ -6,6 +6,8 @@ Bodies: emulator.py (numpy), csim.py (the emitted C++).  What is done with a dev
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,6 +54,22 @@ class Counters:
     runs: int = 0
 
 
+@dataclass
+class Abilities:
+    """What a device can tell besides; empty or None where it cannot.
+
+    notes       sentences for the user about what was found when it was opened
+    operations  register and buffer operations, counted by a board's driver
+    clocks_mhz  clocks as they were read back
+    cycles      clock cycles that the engine counted
+    """
+
+    notes: list[str] = field(default_factory=list)
+    operations: Counter[str] = field(default_factory=Counter)
+    clocks_mhz: list[float] = field(default_factory=list)
+    cycles: Callable[[], int] | None = None
+
+
 class Device(Protocol):
     """One engine with its memory.  Addresses are bytes; allocations are whole 4 KiB pages.
 
@@ -63,6 +81,7 @@ class Device(Protocol):
     name: str
     emulated: bool
     shares_memory: bool
+    abilities: Abilities
 
     def alloc(self, length: int) -> int:
         """Reserve `length` bytes of zeros; returns their address.  Raises DeviceError when memory is short."""

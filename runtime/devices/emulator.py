@@ -26,7 +26,7 @@ from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, unpack_slot
 from meadow.machine.storage.coded import Coded, format_of, unpack_alike
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import Layout, padded
-from meadow.runtime.devices.device import Bytes, Counters, Run
+from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 
 PAGE = 4096
 FIRST_ADDRESS = 0x1000_0000
@@ -88,6 +88,7 @@ class Emulator:
         self.design = design
         self.memory = Memory()
         self.counters = Counters()
+        self.abilities = Abilities()
         self._weights: dict[tuple[int, int], Matrix] = {}
         self._grouped: dict[tuple[int, int], fp16.GroupedMatrix] = {}
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token

@@ -18,7 +18,7 @@ import numpy as np
 
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import Package
-from meadow.runtime.devices.device import Bytes, Counters, Device, Run
+from meadow.runtime.devices.device import Abilities, Bytes, Counters, Device, Run
 
 FORMAT = "meadow recording 1"
 LONGEST_LINE = 256 << 20
@@ -40,6 +40,7 @@ class Recorder:
     def __init__(self, device: Device, package: Package, path: Path):
         self.device, self.path = device, path
         self.name, self.emulated, self.shares_memory = device.name, device.emulated, device.shares_memory
+        self.abilities = device.abilities
         try:
             self.file: IO[str] = path.open("w")
         except OSError as error:
@@ -109,6 +110,7 @@ class Replay:
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
         self.path, self.line, self._runs = path, 0, 0
+        self.abilities = Abilities()
         head = self._next()
         if head.get("format") != FORMAT:
             raise UsageError(

@@ -14,7 +14,6 @@ import json
 import tempfile
 import warnings
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from meadow.machine.package.read import Package
 from meadow.machine.registers import BLOCK_BYTES, engine_registers, offsets
 from meadow.runtime.devices.buffers import PAGE, Buffers
 from meadow.runtime.devices.control import STALL, Control
-from meadow.runtime.devices.device import Bytes, Counters, Run
+from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 from meadow.runtime.devices.emulated_board import EmulatedBoard
 from meadow.runtime.devices.fabric import Fabric, claim
 
@@ -66,8 +65,7 @@ class Zynq:
 
     def __init__(self, package: Package, bitstream: Path | None = None, device: Any = None, stall: float = STALL):
         self.package = package
-        self.operations: Counter[str] = Counter()
-        self.notes: list[str] = []
+        self.abilities = Abilities(cycles=self.cycles)
         self._closed = True  # until there is something to close
         file = bitstream or package.folder / "overlay" / "meadow.bit"
         if not file.is_file():
@@ -79,7 +77,9 @@ class Zynq:
         self.emulated = isinstance(self.device, EmulatedDevice)
         target = self.device  # and not self, which could never be dropped then
         self.buffers = Buffers(
-            lambda length: pynq.allocate((length,), np.uint8, target=target, cacheable=1), sync, self.operations
+            lambda length: pynq.allocate((length,), np.uint8, target=target, cacheable=1),
+            sync,
+            self.abilities.operations,
         )
         self.registers: dict[str, int] = {}
         self.name = "emulated-pynq" if self.emulated else "pynq"
@@ -92,7 +92,7 @@ class Zynq:
             self.fabric = Fabric(
                 package,
                 {name: pynq.MMIO(int(at), BLOCK_BYTES, device=self.device) for name, at in blocks.items()},
-                self.operations,
+                self.abilities.operations,
             )
             self.registers = self._offsets()
             self.control = Control(self.fabric, self.registers, stall)
@@ -142,7 +142,7 @@ class Zynq:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             built = json.loads(file.with_name("reports.json").read_text())["hardware_digest"]
             if built != self.package.manifest["hardware_digest"]:
-                self.notes.append(
+                self.abilities.notes.append(
                     "the bitstream was built from other sources of this design; selftest tells whether it still agrees"
                 )
 
@@ -153,13 +153,13 @@ class Zynq:
         found = {name: told[key]["address_offset"] for name in wanted for key in (name, f"{name}_1") if key in told}
         moved = [f"{name} at {at:#x}, not {wanted[name]:#x}" for name, at in found.items() if at != wanted[name]]
         if moved:
-            self.notes.append(f"registers lie where the overlay says: {', '.join(moved)}")
+            self.abilities.notes.append(f"registers lie where the overlay says: {', '.join(moved)}")
         return {**wanted, **found}
 
     def _set_clocks(self) -> None:
         """Read the clocks that the overlay brought, and lower those that run faster than the bitstream was built for: never raise
         one.  PL clocks are divided from a PLL and cannot be any number."""
-        self.clocks_mhz = []
+        self.abilities.clocks_mhz.clear()
         for n, wanted in enumerate(self.package.manifest["hardware"]["clocks_mhz"]):
             built = (getattr(self.overlay, "clock_dict", None) or {}).get(n, {}).get("frequency")
             ceiling = min(float(wanted), float(built)) if built else float(wanted)
@@ -170,11 +170,11 @@ class Zynq:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of what is read back below
                     setattr(pynq.Clocks, f"fclk{n}_mhz", asked)
-                self.operations["clocks set"] += 1
+                self.abilities.operations["clocks set"] += 1
                 found, asked = self._clock(n), asked - ceiling / 100  # the nearest was above
-            self.clocks_mhz.append(found)
+            self.abilities.clocks_mhz.append(found)
             if found < wanted * 0.999:
-                self.notes.append(
+                self.abilities.notes.append(
                     f"PL clock {n} is {found:g} MHz; the design was made for {wanted}, and dividers give no more"
                 )
 
@@ -193,7 +193,7 @@ class Zynq:
         for port, address in self.package.manifest["hardware"]["widths"].items():
             registers = pynq.MMIO(int(address), 0x1000, device=self.device)
             for offset in (0x0, 0x14):
-                self.operations["register reads"] += 1
+                self.abilities.operations["register reads"] += 1
                 code = int(registers.read(offset)) & 3
                 if code:
                     narrow.append(f"{port} ({'reads' if offset == 0 else 'writes'}: {128 >> code} bits)")
@@ -256,7 +256,7 @@ class Zynq:
 
     @property
     def counters(self) -> Counters:
-        """Counts of registers and buffers are in `operations`; the fabric counts no bytes."""
+        """Counts of registers and buffers are in `abilities.operations`; the fabric counts no bytes."""
         return Counters(seconds=self.control.seconds, runs=self.control.runs)
 
     def close(self) -> None:

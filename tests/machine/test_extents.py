@@ -26,7 +26,7 @@ def change(folder: Path, step: int, word: int, value: int, program: str = "prefi
     """Set a word of an instruction, and repair every digest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     code = bytearray((folder / "program.bin").read_bytes())
-    at = manifest["programs"][program]["offset"] + step * isa.INSTRUCTION_BYTES + 4 * word
+    at = manifest["entries"][program]["offset"] + step * isa.INSTRUCTION_BYTES + 4 * word
     code[at : at + 4] = struct.pack("<I", value & 0xFFFFFFFF)
     (folder / "program.bin").write_bytes(code)
     manifest["files"]["program.bin"] = hashlib.sha256(code).hexdigest()
@@ -101,7 +101,7 @@ def test_a_step_may_not_write_over_what_it_reads(copy: Path) -> None:
 def test_every_slot_of_every_instruction_has_an_extent(tiny_package: Path) -> None:
     package = load(tiny_package)
     seen: dict[isa.Opcode, set[str]] = {}
-    for program in package.manifest["programs"]:
+    for program in package.manifest["entries"]:
         for opcode, fields in table.decode(package.program(program)):
             found = {e.field for e in extents(opcode, fields, package.design, package.packed_beats)}
             seen[opcode] = seen.get(opcode, set()) | found

@@ -82,8 +82,8 @@ def test_overlay_register_map_and_mmio_work_as_on_a_board(board: zynq.Zynq) -> N
     told = {k: v["address_offset"] for k, v in overlay.ip_dict["meadow_engine"]["registers"].items()}
     for name, at in offsets(engine_registers(board.package.design)).items():
         assert told.get(name, told.get(f"{name}_1")) == at
-    assert abs(pynq.Clocks.fclk0_mhz - 187.5) < 0.01 and board.clocks_mhz[0] == pynq.Clocks.fclk0_mhz
-    assert "made for 200" in board.notes[0]
+    assert abs(pynq.Clocks.fclk0_mhz - 187.5) < 0.01 and board.abilities.clocks_mhz[0] == pynq.Clocks.fclk0_mhz
+    assert "made for 200" in board.abilities.notes[0]
 
 
 def test_a_forgotten_flush_and_a_forgotten_invalidate_show(board: zynq.Zynq) -> None:
@@ -116,9 +116,9 @@ def test_a_wrong_address_a_busy_engine_and_a_hole_in_the_map_fail(board: zynq.Zy
     with pytest.raises(DeviceError, match="in no buffer"):
         board.read(0x2000_0000, 4)
     with Session(tiny_package, board) as session:
-        table = session.device.read(session._bases, 8 * len(session.addresses)).view(np.uint64)
+        table = session.device.read(session.loaded.bases, 8 * len(session.loaded.addresses)).view(np.uint64)
         table[1] = 0x7000_0000  # nobody's memory
-        session.device.write(session._bases, table.view(np.uint8))
+        session.device.write(session.loaded.bases, table.view(np.uint8))
         with pytest.raises(DeviceError, match="outside of memory"):
             session.prefill(PROMPT)
         board.device.board.fault = "engine-hang"
@@ -260,7 +260,7 @@ def test_compare_finds_the_layer_that_differs(tiny_package: Path, board: zynq.Zy
         assert [r.layer for r in rows] == list(range(session.package.model["layers"])) and all(r.equal for r in rows)
         norm_of_second = session.package.steps("prefill")
         gain = [s for s in norm_of_second if s.opcode.name == "NORM"][3].operands["gain"]
-        session.device.write(session.addresses[gain.space] + gain.offset, np.full(8, 0.5, np.float32))  # type: ignore[index, union-attr]
+        session.device.write(session.loaded.addresses[gain.space] + gain.offset, np.full(8, 0.5, np.float32))  # type: ignore[index, union-attr]
         rows = session.compare()
         assert rows[0].equal and not rows[1].equal and "differs from" in str(rows[1])
 

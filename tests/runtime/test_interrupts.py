@@ -131,7 +131,7 @@ def test_nothing_is_written_while_a_run_is_under_way(device: str, tiny_package: 
         session.device.wait = real  # type: ignore[method-assign]
         threading.Timer(0.3, os.kill, (engine.process.pid, signal.SIGCONT)).start()
         began = time.monotonic()
-        session.device.write(session._at("x"), np.zeros(16, np.uint8))
+        session.device.write(session.loaded.at("x"), np.zeros(16, np.uint8))
         assert time.monotonic() - began > 0.25, "the write waited for the end of the run"
         assert not engine.busy and answer(session) == wanted
 
@@ -211,7 +211,9 @@ def test_a_simulation_that_does_not_end_is_given_up_after_the_timeout(tiny_packa
     with Session(tiny_package, "csim") as session:
         assert isinstance(session.device, CSim)
         os.kill(session.device.engine.process.pid, signal.SIGSTOP)
-        session.device.start(Run(session._programs["decode"], session._bases, len(session.addresses), 0, 1, 0))
+        session.device.start(
+            Run(session.loaded.programs["decode"], session.loaded.bases, len(session.loaded.addresses), 0, 1, 0)
+        )
         with pytest.raises(DeviceError, match="did not end within 0.2 s"):
             session.device.wait(0.2)
         os.kill(session.device.engine.process.pid, signal.SIGCONT)

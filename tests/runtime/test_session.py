@@ -17,7 +17,8 @@ from meadow.machine.package.read import load
 from meadow.runtime import Session
 from meadow.runtime.devices.device import Run
 from meadow.runtime.devices.emulator import Memory
-from meadow.runtime.session import open_device, sampler
+from meadow.runtime.devices.open import open_device
+from meadow.runtime.text.sampler import sampler
 from meadow.runtime.text.tokenizer import Streamer, Tokenizer
 
 
@@ -140,7 +141,7 @@ def test_a_damaged_program_is_refused(tiny_package: Path, tmp_path: Path) -> Non
 def test_selftest_finds_overwritten_weights_and_stops_there(tiny_package: Path) -> None:
     with Session(tiny_package) as session:
         chunk = next(c for c in session.package.chunks if c.kind == "weights")
-        session.device.write(session.addresses[chunk.index] + 4096, np.full(16, 0x55, np.uint8))
+        session.device.write(session.loaded.addresses[chunk.index] + 4096, np.full(16, 0x55, np.uint8))
         rungs = session.selftest()
     assert [name for name, _, _ in rungs] == ["memory walk", "weight checksums"]
     assert not rungs[-1][1] and "chunk" in rungs[-1][2]
@@ -220,3 +221,52 @@ def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
     with pytest.raises(DeviceError, match="chat template failed"):
         Tokenizer(tmp_path).chat([])
+
+
+def test_rewinding_to_a_mark_forgets_what_came_after(tiny_package: Path) -> None:
+    """The cache is written over: another continuation gives what it would have given at once, digest included."""
+    with Session(tiny_package) as session:
+        session.prefill([1, 8, 15])
+        mark = session.mark()
+        first = session.step(22)
+        session.step(9)
+        session.rewind(mark)
+        assert session.position == 3
+        again = session.step(22)
+        digest = session.digest
+        assert (first == again).all()
+        session.reset()
+        session.prefill([1, 8, 15])
+        session.step(22)
+        assert session.digest == digest
+
+
+def test_a_mark_of_another_conversation_is_refused(tiny_package: Path) -> None:
+    with Session(tiny_package) as session:
+        session.prefill([1, 8, 15])
+        late = session.mark()
+        session.reset()
+        with pytest.raises(UsageError, match="mark is of position 3 in another conversation"):
+            session.rewind(late)
+        session.prefill([1, 8])
+        early = session.mark()
+        session.step(3)
+        later = session.mark()
+        session.rewind(early)
+        with pytest.raises(UsageError, match="was rewound over"):
+            session.rewind(later)
+
+
+def test_a_package_names_its_entries_their_tensors_and_its_regions(tiny_package: Path) -> None:
+    package = load(tiny_package)
+    assert {name: entry.most_tokens for name, entry in package.entries.items()} == {
+        "prefill": package.design.block,
+        "decode": 1,
+    }
+    for entry in package.entries.values():
+        assert [(t.name, t.shape) for t in entry.inputs] == [("x", ("tokens", package.model["dim"]))]
+        assert [(t.name, t.shape) for t in entry.outputs] == [("logits", ("tokens", package.model["vocab"]))]
+    changing = {name for name, row in package.manifest["regions"].items() if row["changes"]}
+    assert changing == {"kv", "pinned", "activations"} and package.region("kv").chunks
+    with pytest.raises(DeviceError, match="no memory called 'adapters'"):
+        package.region("adapters")
