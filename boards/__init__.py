@@ -57,10 +57,25 @@ class Board:
 
 
 FIELDS = {
-    "name": str, "title": str, "part": str, "lut": int, "ff": int, "dsp": int, "bram36": int, "uram": int,
-    "bandwidth_gb_s": float, "ddr_bytes": int, "dram_bytes": int, "ports": list, "port_bits": int, "clock_mhz": int, "board_part": str, "image": str,
-    "pynq": str, "pacq_clock_mhz": int,
-}  # fmt: skip
+    "name": str,
+    "title": str,
+    "part": str,
+    "lut": int,
+    "ff": int,
+    "dsp": int,
+    "bram36": int,
+    "uram": int,
+    "bandwidth_gb_s": float,
+    "ddr_bytes": int,
+    "dram_bytes": int,
+    "ports": list,
+    "port_bits": int,
+    "clock_mhz": int,
+    "board_part": str,
+    "image": str,
+    "pynq": str,
+    "pacq_clock_mhz": int,
+}
 
 
 PORTS = ("HP0", "HP1", "HP2", "HP3", "HPC0", "HPC1")

@@ -36,14 +36,47 @@ def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> 
     found = [boards.load(name) for name in (*boards.names(), *more)]
     served = {b.name: _serves(model, b) for b in found} if model is not None else {}
     if as_json:
-        emit_json({"boards": [{**vars(b), "most_weights": {"int8": _room(b), "int4": 2 * _room(b), "kind": "modelled"},
-                               **({"model": served[b.name]} if served else {})} for b in found]})  # fmt: skip
+        emit_json(
+            {
+                "boards": [
+                    {
+                        **vars(b),
+                        "most_weights": {"int8": _room(b), "int4": 2 * _room(b), "kind": "modelled"},
+                        **({"model": served[b.name]} if served else {}),
+                    }
+                    for b in found
+                ]
+            }
+        )
         return
-    rows = table("boards (a file of your own works too: --board my_board.toml)", "name", "part", "LUT", "DSP", "BRAM36",
-                 "URAM", "GB/s", "memory", "MHz, HLS", "pacq_gemv", "PYNQ image")  # fmt: skip
+    rows = table(
+        "boards (a file of your own works too: --board my_board.toml)",
+        "name",
+        "part",
+        "LUT",
+        "DSP",
+        "BRAM36",
+        "URAM",
+        "GB/s",
+        "memory",
+        "MHz, HLS",
+        "pacq_gemv",
+        "PYNQ image",
+    )
     for b in found:
-        rows.add_row(b.name, b.part, f"{b.lut:,}", f"{b.dsp:,}", str(b.bram36), str(b.uram), f"{b.bandwidth_gb_s:g}",
-                     f"{b.dram_bytes / 2**30:.1f} GiB", str(b.clock_mhz), str(b.pacq_clock_mhz), b.image)  # fmt: skip
+        rows.add_row(
+            b.name,
+            b.part,
+            f"{b.lut:,}",
+            f"{b.dsp:,}",
+            str(b.bram36),
+            str(b.uram),
+            f"{b.bandwidth_gb_s:g}",
+            f"{b.dram_bytes / 2**30:.1f} GiB",
+            str(b.clock_mhz),
+            str(b.pacq_clock_mhz),
+            b.image,
+        )
     out.print(rows)
     if model is None:
         for b in found:
@@ -52,8 +85,13 @@ def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> 
         shown = table(f"{model} on each (modelled)", "board", "prefill", "decode", "context", "tightest")
         for name, s in served.items():
             if "refused" not in s:
-                shown.add_row(name, f"{s['prefill_tokens_per_s']:.0f}/s", f"{s['decode_tokens_per_s']:.1f}/s", str(s["context"]),
-                              f"{s['share']:.0%} of the {s['resource']} budget")  # fmt: skip
+                shown.add_row(
+                    name,
+                    f"{s['prefill_tokens_per_s']:.0f}/s",
+                    f"{s['decode_tokens_per_s']:.1f}/s",
+                    str(s["context"]),
+                    f"{s['share']:.0%} of the {s['resource']} budget",
+                )
         out.print(shown)
         for name, s in served.items():
             if "refused" in s:
@@ -76,8 +114,10 @@ def _fits(board: Board) -> str:
     if board.port_bits != 128:
         return f"refused: {board.port_bits}-bit memory ports and {board.bandwidth_gb_s} GB/s, and the engine is built for 128-bit ports"
     rate = board.bandwidth_gb_s * 1e9
-    return (f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; reads 1 GB of weights at most "
-            f"{rate / 1e9:.1f} times a second, which bounds tokens/s (roofline)")  # fmt: skip
+    return (
+        f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; reads 1 GB of weights at most "
+        f"{rate / 1e9:.1f} times a second, which bounds tokens/s (roofline)"
+    )
 
 
 def _serves(model: Path, board: Board) -> dict[str, Any]:
@@ -102,8 +142,16 @@ def _serves(model: Path, board: Board) -> dict[str, Any]:
             "refused": f"{needed / 1e6:.0f} MB of weights and KV cache, {board.title} has {board.dram_bytes / 1e6:.0f} MB for them"
         }
     chosen = next(c for c in made.front if c.design == made.design)
-    return {"design_id": made.design.id, "kind": "modelled", "prefill_tokens_per_s": chosen.prefill, "context": made.design.context,
-            "decode_tokens_per_s": chosen.decode, "share": chosen.share, "resource": chosen.resource, "bytes": needed}  # fmt: skip
+    return {
+        "design_id": made.design.id,
+        "kind": "modelled",
+        "prefill_tokens_per_s": chosen.prefill,
+        "context": made.design.context,
+        "decode_tokens_per_s": chosen.decode,
+        "share": chosen.share,
+        "resource": chosen.resource,
+        "bytes": needed,
+    }
 
 
 TOOLS = (

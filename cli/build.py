@@ -43,8 +43,19 @@ HEARTBEAT = 60.0
     "--allow-timing-violation", "allow_timing", is_flag=True, help="Take a bitstream whose timing is not met."
 )
 @json_option
-def build_command(package: Path, dry_run: bool, release: str | None, start: str, csim: bool, cosim: bool, jobs: int,
-                  timeout: float | None, silence: float, allow_timing: bool, as_json: bool) -> None:  # fmt: skip
+def build_command(
+    package: Path,
+    dry_run: bool,
+    release: str | None,
+    start: str,
+    csim: bool,
+    cosim: bool,
+    jobs: int,
+    timeout: float | None,
+    silence: float,
+    allow_timing: bool,
+    as_json: bool,
+) -> None:
     """Make the bitstream of PACKAGE with Vitis and Vivado: overlay/meadow.bit, .hwh and .xsa.
 
     What was done before is left as it is.  A bitstream serves every package of the same design.  Hours; no step of this has run on a
@@ -112,18 +123,34 @@ def _show_plan(
         if name.startswith(("vitis/", "vivado/", "rtl/")) or name == "hls/top.cpp"
     )
     plan = {
-        "release": spell(release), "adapter": adapter(release), "part": package.design.part, "clocks_mhz": hardware["clocks_mhz"],
-        "ports": hardware["ports"], "blocks": {k: hex(v) for k, v in hardware["blocks"].items()},
-        "ddr": [[hex(at), hex(length)] for at, length in hardware["ddr"]], "files": texts,
-        "steps": [{"step": s.name, "what": s.what, "command": " ".join(s.command), "in": s.cwd, "makes": list(s.makes), "minutes": s.minutes}
-                  for s in steps],
-    }  # fmt: skip
+        "release": spell(release),
+        "adapter": adapter(release),
+        "part": package.design.part,
+        "clocks_mhz": hardware["clocks_mhz"],
+        "ports": hardware["ports"],
+        "blocks": {k: hex(v) for k, v in hardware["blocks"].items()},
+        "ddr": [[hex(at), hex(length)] for at, length in hardware["ddr"]],
+        "files": texts,
+        "steps": [
+            {
+                "step": s.name,
+                "what": s.what,
+                "command": " ".join(s.command),
+                "in": s.cwd,
+                "makes": list(s.makes),
+                "minutes": s.minutes,
+            }
+            for s in steps
+        ],
+    }
     if as_json:
         emit_json(plan)
         return
-    out.print(f"bitstream of design {package.design.id} for {package.design.board} ({package.design.part}) by Vitis and Vivado {plan['release']}"
-              + (" (none was named; --tool says another)" if guessed else "")
-              + ("" if plan["release"] in KNOWN else f"; plans were written for {', '.join(KNOWN)}"))  # fmt: skip
+    out.print(
+        f"bitstream of design {package.design.id} for {package.design.board} ({package.design.part}) by Vitis and Vivado {plan['release']}"
+        + (" (none was named; --tool says another)" if guessed else "")
+        + ("" if plan["release"] in KNOWN else f"; plans were written for {', '.join(KNOWN)}")
+    )
     rows = table("plan; nothing runs", "step", "in", "command", "ended after")
     for s in steps:
         rows.add_row(s.name, s.cwd, " ".join(s.command) or f"meadow: {s.what}", f"{s.minutes} min")

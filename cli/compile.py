@@ -38,18 +38,47 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--board", required=True, help="A board's name (meadowc boards), or the path of its .toml file.")
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Package folder [default: build/NAME].")
-@click.option("--dataflow", type=click.Choice(["auto", "gemm", "tphs"]), default="auto", show_default=True,
-              help="How attention runs; auto lets the cost model choose.")  # fmt: skip
-@click.option("--packing", type=click.Choice(schemes()), default="auto", show_default=True,
-              help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.")  # fmt: skip
-@click.option("--optimize", type=click.Choice(["balanced", "prefill", "decode"]), default="balanced", show_default=True,
-              help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.")  # fmt: skip
+@click.option(
+    "--dataflow",
+    type=click.Choice(["auto", "gemm", "tphs"]),
+    default="auto",
+    show_default=True,
+    help="How attention runs; auto lets the cost model choose.",
+)
+@click.option(
+    "--packing",
+    type=click.Choice(schemes()),
+    default="auto",
+    show_default=True,
+    help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.",
+)
+@click.option(
+    "--optimize",
+    type=click.Choice(["balanced", "prefill", "decode"]),
+    default="balanced",
+    show_default=True,
+    help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.",
+)
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=N",
-              help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries, pacq_ports, pacq_lanes, pacq_tokens, pacq_fifo, pacq_clock_mhz.")  # fmt: skip
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=N",
+    help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries, pacq_ports, pacq_lanes, pacq_tokens, pacq_fifo, pacq_clock_mhz.",
+)
 @json_option
-def compile_command(source: Path, board: str, target: Path | None, dataflow: str, packing: str, optimize: str, design: str,
-                    sets: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+def compile_command(
+    source: Path,
+    board: str,
+    target: Path | None,
+    dataflow: str,
+    packing: str,
+    optimize: str,
+    design: str,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compile SOURCE, an ONNX or GGUF file or a folder with one, for a board.
 
     \b
@@ -87,8 +116,10 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
         if d["pacq_ports"]
         else ""
     )
-    out.print(f"  {array}{pacq}{d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
-              f"context {d['context']}, {d['clock_mhz']} MHz, {'with' if d['prefix_codes'] else 'without'} the decoder of prefix codes")  # fmt: skip
+    out.print(
+        f"  {array}{pacq}{d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
+        f"context {d['context']}, {d['clock_mhz']} MHz, {'with' if d['prefix_codes'] else 'without'} the decoder of prefix codes"
+    )
     out.print(f"chosen for {s['optimize']}: {s['why']}")
     w = s["front_workload"]
     out.print(
@@ -108,8 +139,10 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(rows)
     w = s["weights"]
     grouped = f", {w['grouped_matrices']} in groups" if w.get("grouped_matrices") else ""
-    out.print(f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits a weight "
-              f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}")  # fmt: skip
+    out.print(
+        f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits a weight "
+        f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}"
+    )
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
     dec, pre = s["decode"], s["prefill"]
@@ -117,8 +150,10 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     for role, n in dec["bytes_per_token"].items():
         rows.add_row(role, megabytes(n))
     out.print(rows)
-    out.print(f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
-              f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}")  # fmt: skip
+    out.print(
+        f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
+        f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}"
+    )
     out.print(
         f"prefill: {pre['tokens_per_s']:.0f} tokens/s for blocks of {pre['tokens']} (modelled); limited by the {pre['limit']}"
     )

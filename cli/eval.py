@@ -27,8 +27,16 @@ from meadow.machine.errors import UsageError
 @device_option
 @trust_option
 @json_option
-def eval_command(package: Path, text: str, count: int, window_tokens: int, reference: Path | None, device: str,
-                 trust: bool, as_json: bool) -> None:  # fmt: skip
+def eval_command(
+    package: Path,
+    text: str,
+    count: int,
+    window_tokens: int,
+    reference: Path | None,
+    device: str,
+    trust: bool,
+    as_json: bool,
+) -> None:
     """Measure the perplexity of PACKAGE on text, beside onnxruntime on the lossless ONNX.
 
     \b
@@ -51,10 +59,21 @@ def eval_command(package: Path, text: str, count: int, window_tokens: int, refer
 
         ours, base = perplexity(session, onnx, pieces, tell)
         name = session.device.name
-    result = {"perplexity": ours, "reference": base, "ratio": ours / base, "kind": "measured", "device": name,
-              "text": text, "windows": count, "window_tokens": length, "reference_model": str(onnx.path)}  # fmt: skip
+    result = {
+        "perplexity": ours,
+        "reference": base,
+        "ratio": ours / base,
+        "kind": "measured",
+        "device": name,
+        "text": text,
+        "windows": count,
+        "window_tokens": length,
+        "reference_model": str(onnx.path),
+    }
     if as_json:
         emit_json(result)
     else:
-        out.print(f"perplexity {ours:.3f} on {name}, {base:.3f} in onnxruntime on {onnx.path}: ratio {ours / base:.4f} "
-                  f"(measured, {count} windows of {length} tokens of {text})")  # fmt: skip
+        out.print(
+            f"perplexity {ours:.3f} on {name}, {base:.3f} in onnxruntime on {onnx.path}: ratio {ours / base:.4f} "
+            f"(measured, {count} windows of {length} tokens of {text})"
+        )

@@ -67,9 +67,13 @@ def inspect(source: Path) -> dict[str, Any]:
         row["weights"] += weight.rows * weight.cols
     quantized = sum(r["weights"] for r in rows.values() if not r["type"].startswith("f"))
     facts |= {
-        "family": "LLaMA", "model": str(graph.model), "context": graph.model.context, "activations": graph.model.activations,
-        "weights": list(rows.values()), "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
-    }  # fmt: skip
+        "family": "LLaMA",
+        "model": str(graph.model),
+        "context": graph.model.context,
+        "activations": graph.model.activations,
+        "weights": list(rows.values()),
+        "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
+    }
     try:
         require_engines(graph)
     except UnsupportedModel as error:

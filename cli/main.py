@@ -48,8 +48,19 @@ COMMANDS = {
     "boards": ("meadow.cli.boards", "Show the boards."),
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
-EXTRAS = {"onnx": "compile", "gguf": "compile", "jinja2": "cli", "tokenizers": "cli", "onnxruntime": "reference",
-          "mwparserfromhell": "reference", "google": "compile", "pynq": "pynq", "nbclient": "notebooks", "pyosys": "synthesis", "matplotlib": "report"}  # fmt: skip
+EXTRAS = {
+    "onnx": "compile",
+    "gguf": "compile",
+    "jinja2": "cli",
+    "tokenizers": "cli",
+    "onnxruntime": "reference",
+    "mwparserfromhell": "reference",
+    "google": "compile",
+    "pynq": "pynq",
+    "nbclient": "notebooks",
+    "pyosys": "synthesis",
+    "matplotlib": "report",
+}
 
 
 class Meadowc(Lazy):

@@ -73,19 +73,45 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     show_default=True,
     help="Of groups: columns that share a scale (and with int4 and int2 a minimum).",
 )
-@click.option("--head", type=click.Choice(["int8", "same"]), default="int8", show_default=True,
-              help="Of int4 and int2: the head in 8 bits by groups, or as the linears are.")  # fmt: skip
-@click.option("--granularity", type=click.Choice(["tensor", "channel", "group"]), default=None,
-              help="Of int8: one scale per matrix, per output feature, or per group of columns, which runs with FP16 activations and "
-              "keeps the codes of what is grouped already  [default: channel].")  # fmt: skip
-@click.option("--activations", type=click.Choice(["int8", "float"]), default=None,
-              help="What the compiled program shall compute with: int8 is quantized per token at run time  "
-              "[default: int8; with int4 and int2 float, which runs as FP16].")  # fmt: skip
-@click.option("--smoothing", type=click.FloatRange(0, 1), default=None,
-              help="How much range to move from activations to weights [default: 1 by channel, 0.15 by tensor].")  # fmt: skip
+@click.option(
+    "--head",
+    type=click.Choice(["int8", "same"]),
+    default="int8",
+    show_default=True,
+    help="Of int4 and int2: the head in 8 bits by groups, or as the linears are.",
+)
+@click.option(
+    "--granularity",
+    type=click.Choice(["tensor", "channel", "group"]),
+    default=None,
+    help="Of int8: one scale per matrix, per output feature, or per group of columns, which runs with FP16 activations and "
+    "keeps the codes of what is grouped already  [default: channel].",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["int8", "float"]),
+    default=None,
+    help="What the compiled program shall compute with: int8 is quantized per token at run time  "
+    "[default: int8; with int4 and int2 float, which runs as FP16].",
+)
+@click.option(
+    "--smoothing",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="How much range to move from activations to weights [default: 1 by channel, 0.15 by tensor].",
+)
 @json_option
-def quantize_command(source: Path, target: Path, weights: str, group: int, head: str, granularity: str | None,
-                     activations: str | None, smoothing: float | None, as_json: bool) -> None:  # fmt: skip
+def quantize_command(
+    source: Path,
+    target: Path,
+    weights: str,
+    group: int,
+    head: str,
+    granularity: str | None,
+    activations: str | None,
+    smoothing: float | None,
+    as_json: bool,
+) -> None:
     """Give the ONNX folder SOURCE INT8, INT4 or INT2 weights, rounded to nearest.
 
     int8 is symmetric with a scale a tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
@@ -113,19 +139,36 @@ def quantize_command(source: Path, target: Path, weights: str, group: int, head:
     if weights == "int8" and head != "int8":
         raise click.UsageError("--head goes with --weights int4 and int2; drop it")
     with stages(("reading", "calibrating", "rounding", "writing"), as_json) as show:
-        result = quantize(source, target, granularity or "channel", activations or "int8", smoothing,
-                          lambda text: show(text.split(" ")[0], text.partition(" ")[2]), weights, group, head)  # fmt: skip
+        result = quantize(
+            source,
+            target,
+            granularity or "channel",
+            activations or "int8",
+            smoothing,
+            lambda text: show(text.split(" ")[0], text.partition(" ")[2]),
+            weights,
+            group,
+            head,
+        )
     if as_json:
         emit_json(result)
         return
-    out.print(f"{target}: {result['matrices']} of {result['matrices_total']} matrices are quantized, {weights} per {result['granularity']}; "
-              f"{megabytes(result['bytes_before'])} became {megabytes(result['bytes_after'])}")  # fmt: skip
-    out.print(f"  activations {result['activations']}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
-              f"tokens of bundled text; mean relative error {result['mean_relative_error']:.4f}")  # fmt: skip
+    out.print(
+        f"{target}: {result['matrices']} of {result['matrices_total']} matrices are quantized, {weights} per {result['granularity']}; "
+        f"{megabytes(result['bytes_before'])} became {megabytes(result['bytes_after'])}"
+    )
+    out.print(
+        f"  activations {result['activations']}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
+        f"tokens of bundled text; mean relative error {result['mean_relative_error']:.4f}"
+    )
     rows = table("largest errors (relative, ||W - W8|| / ||W||)", "matrix", "shape", "error", "scales")
     for row in result["worst"]:
-        rows.add_row(row["name"], f"{row['rows']} x {row['cols']}", f"{row['relative_error']:.4f}",
-                     f"{row['smallest_scale']:.2g} .. {row['largest_scale']:.2g}")  # fmt: skip
+        rows.add_row(
+            row["name"],
+            f"{row['rows']} x {row['cols']}",
+            f"{row['relative_error']:.4f}",
+            f"{row['smallest_scale']:.2g} .. {row['largest_scale']:.2g}",
+        )
     out.print(rows)
     absurd = result["absurd_scales"]
     out.print(f"absurd scales: {', '.join(absurd) if absurd else 'none'}")

@@ -21,8 +21,13 @@ from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import sampler
 from meadow.runtime.text.tokenizer import Streamer
 
-device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
-                             help="Where to run; auto is the board where there is one with its bitstream, else the emulator in numpy.")  # fmt: skip
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto is the board where there is one with its bitstream, else the emulator in numpy.",
+)
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -105,8 +110,21 @@ def rates(session: Session) -> str:
 @sampling_options
 @trust_option
 @json_option
-def run_command(package: Path, prompt: str, raw: bool, device: str, record: Path | None, replay: Path | None, max_tokens: int,
-                temperature: float, top_k: int, top_p: float, seed: int, trust: bool, as_json: bool) -> None:  # fmt: skip
+def run_command(
+    package: Path,
+    prompt: str,
+    raw: bool,
+    device: str,
+    record: Path | None,
+    replay: Path | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    trust: bool,
+    as_json: bool,
+) -> None:
     """Answer one prompt with PACKAGE.
 
     \b
@@ -157,12 +175,21 @@ def operations(session: Session) -> str:
 def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
     s = session.stats
     return {
-        "prompt": prompt, "text": text, "package": session.package.name, "board": session.package.design.board,
-        "device": session.device.name, "emulated": session.device.emulated, "digest": session.digest,
-        "operations": session.operations, "prefill_tokens": s.prefill_tokens, "decode_tokens": s.decode_tokens,
-        "measured": None if session.device.name.startswith("replay") else {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
+        "prompt": prompt,
+        "text": text,
+        "package": session.package.name,
+        "board": session.package.design.board,
+        "device": session.device.name,
+        "emulated": session.device.emulated,
+        "digest": session.digest,
+        "operations": session.operations,
+        "prefill_tokens": s.prefill_tokens,
+        "decode_tokens": s.decode_tokens,
+        "measured": None
+        if session.device.name.startswith("replay")
+        else {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
         "modelled": {f"{k}_tokens_per_s": v for k, v in modelled_rates(session).items()},
-    }  # fmt: skip
+    }
 
 
 @click.command("chat")
@@ -171,8 +198,17 @@ def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
 @sampling_options
 @trust_option
 @json_option
-def chat_command(package: Path, device: str, max_tokens: int, temperature: float, top_k: int, top_p: float, seed: int,
-                 trust: bool, as_json: bool) -> None:  # fmt: skip
+def chat_command(
+    package: Path,
+    device: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    trust: bool,
+    as_json: bool,
+) -> None:
     """Talk with PACKAGE, line by line; an empty line or Ctrl-D ends it, Ctrl-C stops an answer.
 
     \b

@@ -37,16 +37,20 @@ def require_trust(package: Package, trust: bool) -> None:
     try:
         from meadow.compiler.emit.emit import sources
     except ImportError:  # a board, or a CI job, with the runtime alone
-        raise UsageError(f"{package.folder}: this installation has no compiler, so it cannot tell whether the package's C++ is meadow's "
-                         f"own, which would be built and run here; {todo}") from None  # fmt: skip
+        raise UsageError(
+            f"{package.folder}: this installation has no compiler, so it cannot tell whether the package's C++ is meadow's "
+            f"own, which would be built and run here; {todo}"
+        ) from None
     wanted = sources(package.design, metadata.version("meadow"))
     found = package.sources("hls") | package.sources("rtl")
     found.pop(IDENTITY, None)
     different = sorted(name for name in wanted.keys() | found.keys() if not _same(found.get(name), wanted.get(name)))
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise UsageError(f"{package.folder}: {different[0]}{more} is not what this meadow emits for the design, and would be built and run "
-                         f"here; {todo}")  # fmt: skip
+        raise UsageError(
+            f"{package.folder}: {different[0]}{more} is not what this meadow emits for the design, and would be built and run "
+            f"here; {todo}"
+        )
 
 
 def _same(path: Path | None, text: str | None) -> bool:

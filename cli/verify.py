@@ -102,15 +102,19 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
             row["text"][:48].replace("\n", " "),
         )
     out.print(rows)
-    out.print(f"bit-exact from the emulator down: {'yes' if verdict.bit_exact else 'NO'} ({verdict.digests} digests: both dataflows, "
-              f"prefill lengths {', '.join(map(str, BLOCKS))})")  # fmt: skip
+    out.print(
+        f"bit-exact from the emulator down: {'yes' if verdict.bit_exact else 'NO'} ({verdict.digests} digests: both dataflows, "
+        f"prefill lengths {', '.join(map(str, BLOCKS))})"
+    )
     out.print(
         f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}"
     )
     if verdict.rtl:
         same = sum(row["same"] for row in verdict.rtl)
-        out.print(f"pacq_gemv in Verilog: {same} of {len(verdict.rtl)} matrices give the emulator's bits "
-                  f"({sum(row['cycles'] for row in verdict.rtl):,} cycles, simulated)")  # fmt: skip
+        out.print(
+            f"pacq_gemv in Verilog: {same} of {len(verdict.rtl)} matrices give the emulator's bits "
+            f"({sum(row['cycles'] for row in verdict.rtl):,} cycles, simulated)"
+        )
     if verdict.rewritten:
         out.print(verdict.rewritten["text"])
     for note in verdict.notes:

@@ -29,8 +29,10 @@ def require_engines(graph: Graph) -> None:
     problems = matrix_problems(graph)
     if problems:
         kinds = sorted({row[1] for row in problems})
-        raise UnsupportedModel(f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n"
-                               f"  {remedy(graph)}", tuple(_first(problems)))  # fmt: skip
+        raise UnsupportedModel(
+            f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n  {remedy(graph)}",
+            tuple(_first(problems)),
+        )
     array = [n for n in graph.nodes if isinstance(n.op, Linear) and graph.weight_of(n).elem == I8]
     if array and graph.model.activations != "int8":
         raise UnsupportedModel(
@@ -48,28 +50,40 @@ def lacks(node: Node) -> list[Problem]:
     found: list[tuple[bool, str, str]] = []
     match node.op:
         case Embedding() as op:
-            found = [(op.factor != 1, f"a factor of {op.factor:g} on the embedding", "rows as they are"),
-                     (op.positions is not None, "learned positions", "rotary positions")]  # fmt: skip
+            found = [
+                (op.factor != 1, f"a factor of {op.factor:g} on the embedding", "rows as they are"),
+                (op.positions is not None, "learned positions", "rotary positions"),
+            ]
         case Norm() as op:
-            found = [(op.kind != "rms", f"a {op.kind} norm", "RMS norms"), (op.bias is not None, "a bias", "gains alone"),
-                     (op.gain is None, "no gain", "norms with one"),
-                     (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}")]  # fmt: skip
+            found = [
+                (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
+                (op.bias is not None, "a bias", "gains alone"),
+                (op.gain is None, "no gain", "norms with one"),
+                (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
+            ]
         case Linear() as op:
             found = [(op.bias is not None, "a bias", "linears without a bias")]
             if isinstance(op, Head):
-                found += [(op.factor != 1, f"a factor of {op.factor:g} on the logits", "logits as they are"),
-                          (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are")]  # fmt: skip
+                found += [
+                    (op.factor != 1, f"a factor of {op.factor:g} on the logits", "logits as they are"),
+                    (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are"),
+                ]
         case Rotary() as op:
             part = 2 * len(op.frequencies)
-            found = [(part != op.head_dim, f"{part} of {op.head_dim} elements of a head turned", "whole heads"),
-                     (op.interleaved, "rotary pairs that are neighbours", "halves"),
-                     (op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none")]  # fmt: skip
+            found = [
+                (part != op.head_dim, f"{part} of {op.head_dim} elements of a head turned", "whole heads"),
+                (op.interleaved, "rotary pairs that are neighbours", "halves"),
+                (op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none"),
+            ]
         case Attention() as op:
-            found = [(op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
-                     (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
-                     (op.sinks is not None, "attention sinks", "none"), (not op.causal, "attention to later tokens", "causal attention"),
-                     (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
-                     (not op.scale > 0, f"a scale of {op.scale:g}", "a positive scale")]  # fmt: skip
+            found = [
+                (op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
+                (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
+                (op.sinks is not None, "attention sinks", "none"),
+                (not op.causal, "attention to later tokens", "causal attention"),
+                (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
+                (not op.scale > 0, f"a scale of {op.scale:g}", "a positive scale"),
+            ]
         case Activation() as op:
             found = [(op.kind != "silu" or not op.gated, f"{op.kind}{' of a gate' * op.gated}", "silu(gate) * up")]
     return [(f"%{node.name}", f"has {what}", f"the engines run {served}") for wrong, what, served in found if wrong]
@@ -86,8 +100,13 @@ def matrix_problems(graph: Graph) -> list[Problem]:
         if weight.elem.group and weight.scale is not None:
             problems += grouped_problems(weight)
         elif weight.elem != I8 or weight.scale is None:
-            problems.append((name, f"is {weight.elem}",
-                             "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups"))  # fmt: skip
+            problems.append(
+                (
+                    name,
+                    f"is {weight.elem}",
+                    "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups",
+                )
+            )
     return problems
 
 
@@ -100,8 +119,13 @@ def grouped_problems(weight: Weight) -> list[Problem]:
         return [(weight.name, f"is {weight.elem}", str(error))]
     found: list[Problem] = []
     if weight.scale.shape[1] > MOST_GROUPS:
-        found.append((weight.name, f"has {weight.scale.shape[1]} groups per row",
-                      f"at most {MOST_GROUPS} are possible; use larger groups"))  # fmt: skip
+        found.append(
+            (
+                weight.name,
+                f"has {weight.scale.shape[1]} groups per row",
+                f"at most {MOST_GROUPS} are possible; use larger groups",
+            )
+        )
     for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
         if values is None:
             continue

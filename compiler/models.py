@@ -44,9 +44,14 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
         if isinstance(node.op, Linear):
             kind = str(graph.weight_of(node).elem)
             types[kind] = types.get(kind, 0) + 1
-    return {"model": str(graph.model), "types": types, "tied": graph.nodes[0].weight == graph.nodes[-1].weight,
-            "chat_template": "chat_template.jinja" in texts, "folder": str(target),
-            "bytes": sum(p.stat().st_size for p in target.iterdir())}  # fmt: skip
+    return {
+        "model": str(graph.model),
+        "types": types,
+        "tied": graph.nodes[0].weight == graph.nodes[-1].weight,
+        "chat_template": "chat_template.jinja" in texts,
+        "folder": str(target),
+        "bytes": sum(p.stat().st_size for p in target.iterdir()),
+    }
 
 
 def save_folder(graph: Graph, target: Path, source: Path, texts: dict[str, bytes], metadata: dict[str, str]) -> None:
@@ -57,9 +62,17 @@ def save_folder(graph: Graph, target: Path, source: Path, texts: dict[str, bytes
             (folder / name).write_bytes(text)
 
 
-def quantize(source: Path, target: Path, granularity: str = "channel", activations: str = "int8",
-             smoothing: float | None = None, progress: Progress = lambda _: None,
-             weights: str = "int8", group: int = 32, head: str = "int8") -> dict[str, Any]:  # fmt: skip
+def quantize(
+    source: Path,
+    target: Path,
+    granularity: str = "channel",
+    activations: str = "int8",
+    smoothing: float | None = None,
+    progress: Progress = lambda _: None,
+    weights: str = "int8",
+    group: int = 32,
+    head: str = "int8",
+) -> dict[str, Any]:
     """Write `target`/ with quantized weights from the model `source`; returns the coverage and error report.
 
     weights      int8, or int4 or int2 in groups of `group` columns; then activations stay float
@@ -93,19 +106,36 @@ def quantize(source: Path, target: Path, granularity: str = "channel", activatio
             smoothed = smooth(graph, statistics, strength)
     made, rows = round_graph(smoothed, recipe, statistics, progress)
     progress("writing")
-    metadata = {"meadow.activations": activations, "meadow.context": str(graph.model.context),
-                "meadow.weights": str(recipe), **origin_of(graph, file, target)}  # fmt: skip
+    metadata = {
+        "meadow.activations": activations,
+        "meadow.context": str(graph.model.context),
+        "meadow.weights": str(recipe),
+        **origin_of(graph, file, target),
+    }
     save_folder(made, target, file, texts, metadata)
     return _report(graph, made, rows, recipe, target, activations, strength, statistics, notes)
 
 
-def _report(graph: Graph, made: Graph, rows: list[MatrixReport], recipe: Recipe, target: Path, activations: str, strength: float,
-            statistics: Statistics | None, notes: list[str]) -> dict[str, Any]:  # fmt: skip
+def _report(
+    graph: Graph,
+    made: Graph,
+    rows: list[MatrixReport],
+    recipe: Recipe,
+    target: Path,
+    activations: str,
+    strength: float,
+    statistics: Statistics | None,
+    notes: list[str],
+) -> dict[str, Any]:
     """What `quantize` ends with."""
     if recipe.grouped:
         after = sum(w.nbytes for w in made.weights.values())
-        kind: dict[str, Any] = {"weights": f"int{recipe.bits}", "group": recipe.group, "head": recipe.head,
-                                "granularity": f"group of {recipe.group}"}  # fmt: skip
+        kind: dict[str, Any] = {
+            "weights": f"int{recipe.bits}",
+            "group": recipe.group,
+            "head": recipe.head,
+            "granularity": f"group of {recipe.group}",
+        }
         absurd = [r.name for r in rows if not abs(r.largest_scale) < ABSURD_SCALE]
     else:
         per_row = recipe.granularity == "channel"
@@ -113,14 +143,21 @@ def _report(graph: Graph, made: Graph, rows: list[MatrixReport], recipe: Recipe,
         kind = {"granularity": recipe.granularity}
         absurd = [r.name for r in rows if not 0 < r.smallest_scale <= r.largest_scale < ABSURD_SCALE]
     return {
-        "folder": str(target), "matrices": len(rows), "matrices_total": len(made.weights),
-        "bytes_before": sum(w.nbytes for w in graph.weights.values()), "bytes_after": after, **kind, "activations": activations,
+        "folder": str(target),
+        "matrices": len(rows),
+        "matrices_total": len(made.weights),
+        "bytes_before": sum(w.nbytes for w in graph.weights.values()),
+        "bytes_after": after,
+        **kind,
+        "activations": activations,
         "smoothing": strength if statistics is not None else 0.0,
         "calibration_tokens": statistics.tokens if statistics else 0,
         "worst": [vars(r) for r in sorted(rows, key=lambda r: -r.relative_error)[:5]],
         "mean_relative_error": float(np.mean([r.relative_error for r in rows])),
-        "absurd_scales": absurd, "per_matrix": [vars(r) for r in rows], "notes": notes,
-    }  # fmt: skip
+        "absurd_scales": absurd,
+        "per_matrix": [vars(r) for r in rows],
+        "notes": notes,
+    }
 
 
 def origin_of(graph: Graph, file: Path, target: Path) -> dict[str, str]:

@@ -56,8 +56,13 @@ class Options:
     optimize: str = "balanced"
 
 
-def compile_model(source: Path, board: Board, target: Path, options: Options,
-                  progress: Callable[[str, str], None] = lambda stage, what: None) -> dict[str, Any]:  # fmt: skip
+def compile_model(
+    source: Path,
+    board: Board,
+    target: Path,
+    options: Options,
+    progress: Callable[[str, str], None] = lambda stage, what: None,
+) -> dict[str, Any]:
     """Compile the model `source` (an ONNX or GGUF file, or a folder with one) for `board` into the package folder `target`; returns the summary.
 
     A package that was made of the same inputs is left as it is (`up_to_date` in the summary).
@@ -95,12 +100,17 @@ def compile_model(source: Path, board: Board, target: Path, options: Options,
     hardware_digest = plan.digest()
     plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
     facts = {
-        "name": options.name or target.name, "board": board.name, "inputs": inputs, "meadow_version": version,
+        "name": options.name or target.name,
+        "board": board.name,
+        "inputs": inputs,
+        "meadow_version": version,
         "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
         "origin": origin(graph, file, target),
-        "options": asdict(options), "tile_rows": design.tile_rows, "hardware": hardware_facts(block_design(design, board)),
+        "options": asdict(options),
+        "tile_rows": design.tile_rows,
+        "hardware": hardware_facts(block_design(design, board)),
         "hardware_digest": hardware_digest,
-    }  # fmt: skip
+    }
     progress("save", str(target))
     save(target, graph, design, schedule, packed, parts_of, plan, facts, texts)
     return {**summary, "up_to_date": False}
@@ -118,8 +128,10 @@ def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[
     if tried.isdecimal() and context > int(tried):  # `file` was written anew of what was tried so far only
         before = (file.parent / graph.metadata.get("meadow.origin.path", "")).resolve()
         if not before.is_file():
-            raise UsageError(f"{file} was tried up to position {tried} of the model that it was quantized from, and {before} is gone; "
-                             f"compile with --set context={tried}, or quantize that model again")  # fmt: skip
+            raise UsageError(
+                f"{file} was tried up to position {tried} of the model that it was quantized from, and {before} is gone; "
+                f"compile with --set context={tried}, or quantize that model again"
+            )
         progress("read", f"{before}, up to position {context}")
         read_source(before, context)
 
@@ -150,8 +162,9 @@ def is_current(target: Path, inputs: str) -> bool:
         return False
 
 
-def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str,
-             progress: Callable[[str, str], None]) -> dict[str, Stored]:  # fmt: skip
+def pack_all(
+    graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str, progress: Callable[[str, str], None]
+) -> dict[str, Stored]:
     """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
 
     def packed_parts(name: str) -> dict[str, Stored]:
@@ -161,8 +174,9 @@ def pack_all(graph: Graph, design: Design, parts_of: dict[str, list[Part]], sche
                 made[part.name] = pack_groups(graph.weights[name], part.first_row, part.layout)
                 continue
             rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
-            made[part.name] = pack(rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes),
-                                   design.lookup_entries)  # fmt: skip
+            made[part.name] = pack(
+                rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes), design.lookup_entries
+            )
         return made
 
     # The largest first, so that no worker is left alone with it at the end.
@@ -209,28 +223,71 @@ def summarize(
     raw = sum(p.layout.rows * p.layout.cols for p in packed.values())
     stored = sum(p.nbytes for p in packed.values())
     return {
-        "model": str(graph.model), "board": board.name, "design": asdict(design), "design_id": design.id,
-        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()}, "resources_kind": "estimated", "optimize": fitted.optimize, "why": fitted.reason(chosen),
-        "front_kind": "modelled", "front_workload": {"prompt": work.prompt, "context": work.position},
-        "front": [{"design": asdict(c.design), "prefill_tokens_per_s": c.prefill, "decode_tokens_per_s": c.decode,
-                   "share": c.share, "resource": c.resource, "packing": c.packing, "chosen": c.design == design, "text": str(c)} for c in front],
-        "notes": [*fitted.notes, *packing_notes(packed)], "steps": {k: len(v) for k, v in schedule.programs.items()},
+        "model": str(graph.model),
+        "board": board.name,
+        "design": asdict(design),
+        "design_id": design.id,
+        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()},
+        "resources_kind": "estimated",
+        "optimize": fitted.optimize,
+        "why": fitted.reason(chosen),
+        "front_kind": "modelled",
+        "front_workload": {"prompt": work.prompt, "context": work.position},
+        "front": [
+            {
+                "design": asdict(c.design),
+                "prefill_tokens_per_s": c.prefill,
+                "decode_tokens_per_s": c.decode,
+                "share": c.share,
+                "resource": c.resource,
+                "packing": c.packing,
+                "chosen": c.design == design,
+                "text": str(c),
+            }
+            for c in front
+        ],
+        "notes": [*fitted.notes, *packing_notes(packed)],
+        "steps": {k: len(v) for k, v in schedule.programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
         "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
-        "weights": {"kind": "measured", "raw_bytes": raw, "stored_bytes": stored, "bits_per_weight": 8 * stored / raw,
-                    "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
-                    "packed_matrices": sum(p.kind == "packed" for p in packed.values()), "grouped_matrices": sum(p.kind == "grouped" for p in packed.values()), "matrices": len(packed)},
-        "decode": {"kind": "modelled", "context": work.position, "tokens_per_s": 1 / decode.seconds,
-                   "bytes_per_token": decode.bytes, "roofline_tokens_per_s": ceiling,
-                   "share_of_roofline": 1 / decode.seconds / ceiling,
-                   "limit": decode.limit},
-        "prefill": {"kind": "modelled", "tokens": work.prompt, "tokens_per_s": work.prompt / prefill.seconds,
-                    "bytes": prefill.bytes, "limit": prefill.limit},
-        "layers": graph.model.layers, "budget": BUDGET, "bandwidth_gb_s": board.bandwidth_gb_s,
-        "board_title": board.title, "dram_bytes": board.dram_bytes,
-        "timeline": {phase: [[e.kind, round(e.duration, 2), e.limit] for e in timeline(
-            steps, design, tokens, position, board.bandwidth_gb_s)]
+        "weights": {
+            "kind": "measured",
+            "raw_bytes": raw,
+            "stored_bytes": stored,
+            "bits_per_weight": 8 * stored / raw,
+            "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
+            "packed_matrices": sum(p.kind == "packed" for p in packed.values()),
+            "grouped_matrices": sum(p.kind == "grouped" for p in packed.values()),
+            "matrices": len(packed),
+        },
+        "decode": {
+            "kind": "modelled",
+            "context": work.position,
+            "tokens_per_s": 1 / decode.seconds,
+            "bytes_per_token": decode.bytes,
+            "roofline_tokens_per_s": ceiling,
+            "share_of_roofline": 1 / decode.seconds / ceiling,
+            "limit": decode.limit,
+        },
+        "prefill": {
+            "kind": "modelled",
+            "tokens": work.prompt,
+            "tokens_per_s": work.prompt / prefill.seconds,
+            "bytes": prefill.bytes,
+            "limit": prefill.limit,
+        },
+        "layers": graph.model.layers,
+        "budget": BUDGET,
+        "bandwidth_gb_s": board.bandwidth_gb_s,
+        "board_title": board.title,
+        "dram_bytes": board.dram_bytes,
+        "timeline": {
+            phase: [
+                [e.kind, round(e.duration, 2), e.limit]
+                for e in timeline(steps, design, tokens, position, board.bandwidth_gb_s)
+            ]
             for phase, tokens, position in (("decode", 1, work.position), ("prefill", design.block, 0))
-            for steps in (schedule.programs[phase],)},
-    }  # fmt: skip
+            for steps in (schedule.programs[phase],)
+        },
+    }

@@ -27,8 +27,22 @@ PREFIX_LUT = 17_300
 """LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
 LARGEST_CLOCK_MHZ = 600
 DEFAULT_TILE_ROWS = 128
-SETTABLE = ("clock_mhz", "weight_ports", "token_lanes", "float_lanes", "tile_rows", "block", "context", "prefix_codes", "lookup_entries",
-            "pacq_ports", "pacq_lanes", "pacq_tokens", "pacq_fifo", "pacq_clock_mhz")  # fmt: skip
+SETTABLE = (
+    "clock_mhz",
+    "weight_ports",
+    "token_lanes",
+    "float_lanes",
+    "tile_rows",
+    "block",
+    "context",
+    "prefix_codes",
+    "lookup_entries",
+    "pacq_ports",
+    "pacq_lanes",
+    "pacq_tokens",
+    "pacq_fifo",
+    "pacq_clock_mhz",
+)
 """Numbers of a design that `meadowc compile --set` takes."""
 
 
@@ -77,8 +91,13 @@ class Design:
 
     def check(self) -> None:
         """Raise ValueError when the numbers do not go together."""
-        for name, possible in (("weight_ports", (0, 1, 2, 4)), ("pacq_ports", (0, 1, 2, 4)), ("pacq_lanes", (4, 8)),
-                               ("pacq_tokens", (1, 2, 4)), ("pacq_fifo", (128, 256, 512, 1024, 2048, 4096, 8192))):  # fmt: skip
+        for name, possible in (
+            ("weight_ports", (0, 1, 2, 4)),
+            ("pacq_ports", (0, 1, 2, 4)),
+            ("pacq_lanes", (4, 8)),
+            ("pacq_tokens", (1, 2, 4)),
+            ("pacq_fifo", (128, 256, 512, 1024, 2048, 4096, 8192)),
+        ):
             if getattr(self, name) not in possible:
                 listed = ", ".join(str(n) for n in possible[:-1])
                 raise ValueError(f"{name} is {getattr(self, name)}; {listed} or {possible[-1]} are possible")
@@ -184,10 +203,12 @@ class Design:
         ring = (128 + 45) * self.pacq_words  # words, and half as many sums of 90 bits
         return {
             "DSP": 8 * lanes * tokens + 4 * units + 13,
-            "LUT": PACQ_LUT["fixed"] + PACQ_LUT["port"] * self.pacq_ports + tokens * (PACQ_LUT["column"] * 8 + PACQ_LUT["lane"] * 8 * lanes)
+            "LUT": PACQ_LUT["fixed"]
+            + PACQ_LUT["port"] * self.pacq_ports
+            + tokens * (PACQ_LUT["column"] * 8 + PACQ_LUT["lane"] * 8 * lanes)
             + PACQ_LUT["scale"] * units,
             "BRAM36": self.pacq_ports * bram36(128 * self.pacq_fifo) + tokens * bram36(ring),
-        }  # fmt: skip
+        }
 
     def memories(self) -> dict[str, int]:
         """Bits of each on-chip buffer."""

@@ -56,7 +56,12 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kPorts", len(PORTS), ""),
     ("int", "kRoles", len(ROLES), ""),
     ("int", "kLoops", len(LOOPS), ""),
-    ("float", "kSmallestNormal", float(np.finfo(np.float32).tiny), "docs/arithmetic.md has the constants of the arithmetic"),
+    (
+        "float",
+        "kSmallestNormal",
+        float(np.finfo(np.float32).tiny),
+        "docs/arithmetic.md has the constants of the arithmetic",
+    ),
     ("float", "kLargest", float(np.finfo(np.float32).max), ""),
     ("float", "kQuiet", float(int8.QUIET), ""),
     ("float", "kLevels", float(int8.LEVELS), ""),
@@ -72,7 +77,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kBlockRows", groups.BLOCK_ROWS, "output features of a port that share a visit of the activations"),
     ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),
     ("int", "kGroupColumns", groups.COLUMNS, "activations that meet a beat of grouped weights"),
-)  # fmt: skip
+)
 """(C++ type, name, value, what it is) of each constant."""
 
 

@@ -28,8 +28,16 @@ WORK = ".meadow-work"
 """In a folder that is being written: it may be swept when its process is gone."""
 KINDS = {
     "model": (),
-    "package": ("overlay", "overlay-*", "work", "work-*", "report/index.html", "report/trace.json", "report/.*.new"),  # save.py keeps them
-}  # fmt: skip
+    "package": (
+        "overlay",
+        "overlay-*",
+        "work",
+        "work-*",
+        "report/index.html",
+        "report/trace.json",
+        "report/.*.new",
+    ),  # save.py keeps them
+}
 """Of folders, with what other commands of meadow write into them: patterns of paths, or of their first part."""
 SHOWN = 5
 EXCHANGE = 2
@@ -96,8 +104,10 @@ def _refuse_others(target: Path, folder: Path, kind: str) -> None:
     for names, what in ((unknown, "which meadow did not make"), (edited, "which changed since meadow made it")):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            raise UsageError(f"{target} holds {', '.join(names[:SHOWN])}{more}, {what}: it is not replaced. "
-                             "Move these files, or choose another name")  # fmt: skip
+            raise UsageError(
+                f"{target} holds {', '.join(names[:SHOWN])}{more}, {what}: it is not replaced. "
+                "Move these files, or choose another name"
+            )
 
 
 def read_marker(folder: Path) -> tuple[str, dict[str, str]] | None:
@@ -119,8 +129,9 @@ def write_marker(folder: Path, kind: str) -> None:
     """Note every file of a folder that is whole, and the sha256 of a model's: people edit them.  A package has digests of its own."""
     files = {
         p.relative_to(folder).as_posix(): sha256(p) if kind == "model" else ""
-        for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
-    }  # fmt: skip
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != WORK
+    }
     (folder / MARKER).write_text(json.dumps({"kind": kind, "files": files}, indent=1) + "\n")
 
 

@@ -51,10 +51,13 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
         )
         at += 12
     for name, bits, what in (
-        ("instructions", 64, "address of the program"), ("bases", 64, "address of the table of chunks"),
-        ("pages", 32, "entries of that table"), ("position", 32, "tokens in the cache"), ("tokens", 32, "tokens of the run"),
+        ("instructions", 64, "address of the program"),
+        ("bases", 64, "address of the table of chunks"),
+        ("pages", 32, "entries of that table"),
+        ("position", 32, "tokens in the cache"),
+        ("tokens", 32, "tokens of the run"),
         ("first_logit", 32, "first token whose logits are wanted"),
-    ):  # fmt: skip
+    ):
         found.append(Register(name, at, "write", what, bits))
         at += 12 if bits == 64 else 8
     found.append(Register("progress", at, "read", "instruction that runs, counted from 1"))

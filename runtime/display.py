@@ -57,11 +57,15 @@ def rows(session: Session) -> list[tuple[str, str]]:
         ("model", f"{package.name}: {model['layers']} layers, {model['dim']} wide, vocabulary {model['vocab']}"),
         ("board", f"{package.design.board} ({package.design.part})"),
         ("device", ("EMULATED: " if session.device.emulated else "") + session.device.name),
-        ("clock", ", ".join(f"{c:g} MHz" for c in clocks) + " (read back)" if clocks
-         else ", ".join(f"{c} MHz" for c in asked) + " (designed, not running here)"),
+        (
+            "clock",
+            ", ".join(f"{c:g} MHz" for c in clocks) + " (read back)"
+            if clocks
+            else ", ".join(f"{c} MHz" for c in asked) + " (designed, not running here)",
+        ),
         ("memory", f"{sum(c.length for c in package.chunks) / 2**20:.1f} MiB, of which {weights / 2**20:.1f} weights"),
         ("context", f"{session.position} of {session.context} tokens"),
-    ]  # fmt: skip
+    ]
     stats = session.stats
     if stats.prefill_tokens and not session.device.name.startswith("replay"):
         kind = "on this machine, not the board's speed" if session.device.emulated else "on the board"
@@ -110,8 +114,14 @@ def timeline(session: Session, program: str) -> Any:
         at += microseconds
     line.set_yticks([])
     shown = [kind for kind, _ in ordered[:6]]
-    line.legend([pyplot.Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in shown], shown, ncols=6, loc="upper center",
-                bbox_to_anchor=(0.5, -0.9), frameon=False)  # fmt: skip
+    line.legend(
+        [pyplot.Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in shown],
+        shown,
+        ncols=6,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.9),
+        frameon=False,
+    )
     line.set_xlabel("ms, one step after another")
     line.margins(0)
     pyplot.close(figure)

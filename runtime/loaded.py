@@ -84,8 +84,9 @@ class Loaded:
             return
         wanted = [
             (address, data)
-            for address, (_, data) in zip(self.addresses, self.package.chunk_bytes(), strict=True) if data is not None
-        ]  # fmt: skip
+            for address, (_, data) in zip(self.addresses, self.package.chunk_bytes(), strict=True)
+            if data is not None
+        ]
         wanted += [(self.programs[name], np.frombuffer(self.package.program(name), np.uint8)) for name in self.programs]
         for address, data in wanted:
             for start in range(0, data.size, UPLOAD_BYTES):

@@ -78,9 +78,16 @@ class Session:
     Raises UsageError, DeviceError and ToolMissing.
     """
 
-    def __init__(self, package: str | Path, device: str | Device = "auto",
-                 progress: Callable[[int, int], None] | None = None, fault: str = "", record: str | Path | None = None,
-                 replay: str | Path | None = None, check: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        package: str | Path,
+        device: str | Device = "auto",
+        progress: Callable[[int, int], None] | None = None,
+        fault: str = "",
+        record: str | Path | None = None,
+        replay: str | Path | None = None,
+        check: bool = True,
+    ):
         self.package = load(Path(package))
         damaged = self.package.verify_files()
         if damaged:
@@ -127,8 +134,10 @@ class Session:
 
     def __repr__(self) -> str:
         mark = "CLOSED, " * self.loaded.closed + "EMULATED " * self.device.emulated
-        return (f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
-                f"position {self.position} of {self.context}>")  # fmt: skip
+        return (
+            f"<Session {self.package.name}: {mark}{self.package.design.board} on {self.device.name}, "
+            f"position {self.position} of {self.context}>"
+        )
 
     def _repr_html_(self) -> str:
         return html(self)
@@ -284,21 +293,34 @@ class Session:
         """
         with self._turn():
             if mark.conversation != self._conversation or mark.position > self.position:
-                raise UsageError(f"the mark is of position {mark.position} in another conversation, or was rewound over; "
-                                 f"this one is at {self.position}")  # fmt: skip
+                raise UsageError(
+                    f"the mark is of position {mark.position} in another conversation, or was rewound over; "
+                    f"this one is at {self.position}"
+                )
             self.position, self._digest = mark.position, mark.digest.copy()
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def generate(self, tokens: list[int], max_new_tokens: int = 64, choose: Callable[[Logits], int] | None = None,
-                 end_tokens: frozenset[int] = frozenset()) -> Iterator[int]:  # fmt: skip
+    def generate(
+        self,
+        tokens: list[int],
+        max_new_tokens: int = 64,
+        choose: Callable[[Logits], int] | None = None,
+        end_tokens: frozenset[int] = frozenset(),
+    ) -> Iterator[int]:
         """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end."""
         with self._turn():
             mine = self._conversation
         return self._generate(mine, tokens, max_new_tokens, choose or (lambda row: int(np.argmax(row))), end_tokens)
 
-    def _generate(self, mine: int, tokens: list[int], max_new_tokens: int, pick: Callable[[Logits], int],
-                  end_tokens: frozenset[int]) -> Iterator[int]:  # fmt: skip
+    def _generate(
+        self,
+        mine: int,
+        tokens: list[int],
+        max_new_tokens: int,
+        pick: Callable[[Logits], int],
+        end_tokens: frozenset[int],
+    ) -> Iterator[int]:
         """`generate` of the conversation `mine`, whichever thread asks for the next token."""
         with self._turn(mine):
             token = pick(self._prefill(tokens, "last", self.package.design.block)[-1])
@@ -322,8 +344,9 @@ class Session:
             return self.tokenizer.message(text)
         return self.tokenizer.conversation([{"role": "user", "content": text}])
 
-    def stream(self, prompt: str, max_new_tokens: int = 64, raw: bool = False,
-               choose: Callable[[Logits], int] | None = None) -> Iterator[str]:  # fmt: skip
+    def stream(
+        self, prompt: str, max_new_tokens: int = 64, raw: bool = False, choose: Callable[[Logits], int] | None = None
+    ) -> Iterator[str]:
         """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens."""
         streamer = Streamer(self.tokenizer)
         tokens = self.prompt(prompt, raw)

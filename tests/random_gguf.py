@@ -9,13 +9,24 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16,
-         "Q8_0": gguf.GGMLQuantizationType.Q8_0, "Q4_0": gguf.GGMLQuantizationType.Q4_0,
-         "Q4_1": gguf.GGMLQuantizationType.Q4_1}  # fmt: skip
+TYPES = {
+    "F32": gguf.GGMLQuantizationType.F32,
+    "F16": gguf.GGMLQuantizationType.F16,
+    "Q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "Q4_0": gguf.GGMLQuantizationType.Q4_0,
+    "Q4_1": gguf.GGMLQuantizationType.Q4_1,
+}
 
 
-def write_gguf(path: Path, kind: str = "Q4_1", embedding: str = "Q8_0", heads: int = 4, dim: int = 64, seed: int = 0,
-               **changes: object) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+def write_gguf(
+    path: Path,
+    kind: str = "Q4_1",
+    embedding: str = "Q8_0",
+    heads: int = 4,
+    dim: int = 64,
+    seed: int = 0,
+    **changes: object,
+) -> dict[str, NDArray[np.float32]]:
     """A random two-layer model in GGUF; returns the matrices as they dequantize, [N, K]."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), str(changes.get("architecture", "llama")))
@@ -55,9 +66,15 @@ def write_gguf(path: Path, kind: str = "Q4_1", embedding: str = "Q8_0", heads: i
     d = dim // heads
     for layer in range(2):
         p = f"blk.{layer}."
-        for name, rows, cols in (("attn_q", heads * d, dim), ("attn_k", kv * d, dim), ("attn_v", kv * d, dim),
-                                 ("attn_output", dim, heads * d), ("ffn_gate", ffn, dim), ("ffn_up", ffn, dim),
-                                 ("ffn_down", dim, ffn)):  # fmt: skip
+        for name, rows, cols in (
+            ("attn_q", heads * d, dim),
+            ("attn_k", kv * d, dim),
+            ("attn_v", kv * d, dim),
+            ("attn_output", dim, heads * d),
+            ("ffn_gate", ffn, dim),
+            ("ffn_up", ffn, dim),
+            ("ffn_down", dim, ffn),
+        ):
             matrix(f"{p}{name}.weight", rows, cols, kind)
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{p}{name}.weight", random.uniform(0.5, 1.5, dim).astype(np.float32))

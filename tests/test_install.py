@@ -33,8 +33,13 @@ def test_numpy_alone_runs_a_package(tiny_package: Path, tmp_path: Path) -> None:
         shutil.copyfile(ROOT / name, source / name)
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    done = subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(source)], capture_output=True, text=True,
-                          check=False, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = subprocess.run(
         [python, "-c", SCRIPT, tiny_package], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path

@@ -141,9 +141,18 @@ def test_grouped_weights_give_the_same_bits_on_every_design(
 
 def facts(design: Design, board: boards.Board) -> dict[str, Any]:
     """What the pipeline would say of a package."""
-    return {"name": "mixed", "board": board.name, "inputs": "", "meadow_version": "test", "options": {}, "tile_rows": 128,
-            "source": {"path": "", "sha256": ""}, "origin": None, "hardware_digest": "",
-            "hardware": hardware_facts(block_design(design, board))}  # fmt: skip
+    return {
+        "name": "mixed",
+        "board": board.name,
+        "inputs": "",
+        "meadow_version": "test",
+        "options": {},
+        "tile_rows": 128,
+        "source": {"path": "", "sha256": ""},
+        "origin": None,
+        "hardware_digest": "",
+        "hardware": hardware_facts(block_design(design, board)),
+    }
 
 
 @pytest.mark.csim
@@ -160,8 +169,17 @@ def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: P
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
     assert not any(step.operands.get("reuse") for step in schedule.programs["decode"] if step.name.endswith(".v"))
-    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
-         facts(fitted.design, board), {})  # fmt: skip
+    save(
+        tmp_path / "package",
+        mixed,
+        fitted.design,
+        schedule,
+        packed,
+        parts,
+        emit(fitted.design, "test", board),
+        facts(fitted.design, board),
+        {},
+    )
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -180,8 +198,17 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)
-    save(tmp_path / "package", mixed, fitted.design, schedule, packed, parts, emit(fitted.design, "test", board),
-         facts(fitted.design, board), {})  # fmt: skip
+    save(
+        tmp_path / "package",
+        mixed,
+        fitted.design,
+        schedule,
+        packed,
+        parts,
+        emit(fitted.design, "test", board),
+        facts(fitted.design, board),
+        {},
+    )
     assert digest(tmp_path / "package", "emulator", 64) == digest(tmp_path / "package", "csim", 64)
 
 
@@ -226,9 +253,12 @@ def test_the_cpp_runs_clean_under_sanitizers(name: str, packages: dict[str, Path
         ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     done = subprocess.run(
-        [sys.executable, "-c", code, str(packages[name])], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, str(packages[name])],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**__import__("os").environ, "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     with Session(packages[name]) as session:
         session.prefill(TOKENS[:20], logits="all")

@@ -34,13 +34,22 @@ ARROWS = {
     "compiler/program": ("machine", "boards", "compiler/graph", "compiler/price"),
     "compiler/size": ("machine", "boards", "compiler/graph", "compiler/price", "compiler/program"),
     "compiler/emit": ("machine", "boards", "compiler/graph", "compiler/program"),
-    "compiler": ("machine", "boards", "compiler/graph", "compiler/sources", "compiler/quantize", "compiler/price", "compiler/program",
-                 "compiler/size", "compiler/emit"),
+    "compiler": (
+        "machine",
+        "boards",
+        "compiler/graph",
+        "compiler/sources",
+        "compiler/quantize",
+        "compiler/price",
+        "compiler/program",
+        "compiler/size",
+        "compiler/emit",
+    ),
     "runtime": ("machine",),
     "evidence": ("machine", "boards", "compiler", "runtime"),
     "toolchain": ("machine", "boards"),
     "cli": ("machine", "boards", "compiler", "runtime", "evidence", "toolchain"),
-}  # fmt: skip
+}
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""
 THIRD_PARTY = {
     "machine": {"numpy", "tomli"},

@@ -60,8 +60,12 @@ def digest(package: Path, device: str, block: int) -> tuple[str, NDArray[np.floa
 @pytest.mark.csim
 def test_a_group_of_three_and_odd_sizes_have_one_digest(odd: Path) -> None:
     """Blocks of 7 tokens hold two of the three query heads of a group at once; 16 hold one, 3 all of them."""
-    found = {digest(odd / flow, device, block)[0]
-             for flow in ("tphs", "gemm") for device in ("emulator", "csim") for block in (16, 7, 3, 1)}  # fmt: skip
+    found = {
+        digest(odd / flow, device, block)[0]
+        for flow in ("tphs", "gemm")
+        for device in ("emulator", "csim")
+        for block in (16, 7, 3, 1)
+    }
     assert len(found) == 1
 
 

@@ -16,8 +16,16 @@ from meadow.machine.errors import UsageError
 LARGEST = 64 << 20
 KINDS = {"LUT": "LUT", "FF": "FF", "DSP": "DSP", "DSP48E": "DSP", "BRAM_18K": "BRAM36", "URAM": "URAM"}
 """By the names of csynth.xml: DSP48E until 2019, DSP since.  Two BRAM_18K are a BRAM36."""
-ROWS = {"CLB LUTs": "LUT", "Slice LUTs": "LUT", "CLB Registers": "FF", "Slice Registers": "FF", "DSPs": "DSP",
-        "DSP Slices": "DSP", "Block RAM Tile": "BRAM36", "URAM": "URAM"}  # fmt: skip
+ROWS = {
+    "CLB LUTs": "LUT",
+    "Slice LUTs": "LUT",
+    "CLB Registers": "FF",
+    "Slice Registers": "FF",
+    "DSPs": "DSP",
+    "DSP Slices": "DSP",
+    "Block RAM Tile": "BRAM36",
+    "URAM": "URAM",
+}
 CSYNTH = ("work/hls/hls/syn/report", "work/hls/meadow/solution1/syn/report")
 """Where the report lies: of v++ --mode hls, and of vitis_hls."""
 
@@ -67,13 +75,16 @@ def parse_csynth(path: Path) -> dict[str, Any]:
                 found[kind] = value / 2 if name == "BRAM_18K" else value
     latency = "PerformanceEstimates/SummaryOfOverallLatency"
     return {
-        "release": root.findtext("ReportVersion/Version"), "part": root.findtext("UserAssignments/Part"),
-        "top": root.findtext("UserAssignments/TopModelName"), "target_ns": number("UserAssignments/TargetClockPeriod"),
+        "release": root.findtext("ReportVersion/Version"),
+        "part": root.findtext("UserAssignments/Part"),
+        "top": root.findtext("UserAssignments/TopModelName"),
+        "target_ns": number("UserAssignments/TargetClockPeriod"),
         "uncertainty_ns": number("UserAssignments/ClockUncertainty"),
         "estimated_ns": number("PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod"),
         "latency_cycles": [number(f"{latency}/Best-caseLatency"), number(f"{latency}/Worst-caseLatency")],
-        "resources": resources, "available": available,
-    }  # fmt: skip
+        "resources": resources,
+        "available": available,
+    }
 
 
 def parse_utilization(path: Path) -> dict[str, dict[str, float]]:
@@ -117,8 +128,12 @@ def parse_timing(path: Path) -> dict[str, float | bool | None]:
 def parse_power(path: Path) -> dict[str, float]:
     """Watts and degrees of report_power."""
     text, found = _text(path), {}
-    for name, label in (("total_w", "Total On-Chip Power (W)"), ("dynamic_w", "Dynamic (W)"), ("static_w", "Device Static (W)"),
-                        ("junction_c", "Junction Temperature (C)")):  # fmt: skip
+    for name, label in (
+        ("total_w", "Total On-Chip Power (W)"),
+        ("dynamic_w", "Dynamic (W)"),
+        ("static_w", "Device Static (W)"),
+        ("junction_c", "Junction Temperature (C)"),
+    ):
         match = re.search(rf"\|\s*{re.escape(label)}\s*\|\s*<?([\d.]+)", text)
         if match:
             found[name] = float(match[1])
@@ -162,6 +177,13 @@ def beside(summary: dict[str, Any], reports: dict[str, Any]) -> list[dict[str, A
     csynth = reports.get("csynth", {}).get("resources", {})
     routed = reports.get("utilization", {}).get("values", {})
     for kind, (used, total) in summary["resources"].items():
-        rows.append({"resource": kind, "estimated": used, "csynth": csynth.get(kind), "routed": routed.get(kind, {}).get("used"),
-                     "available": total})  # fmt: skip
+        rows.append(
+            {
+                "resource": kind,
+                "estimated": used,
+                "csynth": csynth.get(kind),
+                "routed": routed.get(kind, {}).get("used"),
+                "available": total,
+            }
+        )
     return rows

@@ -140,8 +140,11 @@ def build(
             missing = [
                 pattern for pattern in step.makes if not any(any(folder.glob(place)) for place in pattern.split("|"))
             ]
-            raise BuildFailed(f"{step.name} ended without an error but left no {', '.join(missing)}; first error in its log: "
-                              f"{first_error(read_log(_log(folder, step)))} ({_log(folder, step)})", 6)  # fmt: skip
+            raise BuildFailed(
+                f"{step.name} ended without an error but left no {', '.join(missing)}; first error in its log: "
+                f"{first_error(read_log(_log(folder, step)))} ({_log(folder, step)})",
+                6,
+            )
         seconds = time.monotonic() - began
         state = read_state(folder)
         state[step.name] = {"fingerprint": digest, "seconds": round(seconds, 1)}
@@ -176,8 +179,16 @@ def _run(folder: Path, step: Step, setting: Setting, tell: Tell) -> None:
     minutes = setting.limits.minutes if setting.limits.minutes is not None else float(step.minutes)
     phase, last, heard = "starting", "", began
     try:
-        process = subprocess.Popen(command, cwd=folder / step.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=folder / step.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as error:
         raise BuildFailed(f"{command[0]} cannot be started: {error.strerror}", 6) from None
     lines: queue.Queue[str | None] = queue.Queue()
@@ -201,8 +212,11 @@ def _run(folder: Path, step: Step, setting: Setting, tell: Tell) -> None:
                     6,
                 )
             if now - heard > 60 * setting.limits.silence:
-                raise BuildFailed(f"{step.name} said nothing for {setting.limits.silence:g} minutes and was ended, in {phase}: {last}. Likely "
-                                  f"hung; run again, or wait longer with --silence ({log})", 6)  # fmt: skip
+                raise BuildFailed(
+                    f"{step.name} said nothing for {setting.limits.silence:g} minutes and was ended, in {phase}: {last}. Likely "
+                    f"hung; run again, or wait longer with --silence ({log})",
+                    6,
+                )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)  # it has said its last line
     finally:
@@ -272,16 +286,24 @@ def _collect(package: Package, setting: Setting) -> None:
     for name, place in OVERLAY.items():
         shutil.copyfile(folder / "work" / "vivado" / "overlay" / name, work / place)
     reports = gather(folder)
-    facts = {"design_id": package.design.id, "hardware_digest": package.manifest["hardware_digest"],
-             "release": spell(setting.release), "reports": reports}  # fmt: skip
+    facts = {
+        "design_id": package.design.id,
+        "hardware_digest": package.manifest["hardware_digest"],
+        "release": spell(setting.release),
+        "reports": reports,
+    }
     (work / "reports.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
     timing = reports.get("timing", {}).get("values", {})
     if timing.get("met") is not True and not setting.allow_timing:
         found = (
             f"timing is not met: worst slack {timing['wns_ns']} ns setup, {timing['whs_ns']} ns hold, {timing['wpws_ns']} ns pulse width"
-            if timing.get("met") is False else "nobody measured the timing: no report says that constraints are met"
-        )  # fmt: skip
-        raise BuildFailed(f"{found}; compile with a slower clock (--set clock_mhz=...), or take the bitstream as it is: "
-                          "--allow-timing-violation", 5)  # fmt: skip
+            if timing.get("met") is False
+            else "nobody measured the timing: no report says that constraints are met"
+        )
+        raise BuildFailed(
+            f"{found}; compile with a slower clock (--set clock_mhz=...), or take the bitstream as it is: "
+            "--allow-timing-violation",
+            5,
+        )
     shutil.rmtree(target, ignore_errors=True)
     work.rename(target)

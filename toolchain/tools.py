@@ -82,11 +82,24 @@ def plan(release: Release, csim: bool = False, cosim: bool = False) -> tuple[Ste
     return (
         *first,
         Step("ip", (), ".", ("work/ip/meadow_engine/component.xml",), 1, "the IP put where Vivado looks for it"),
-        Step("bitstream", vivado, ".", tuple(f"work/vivado/overlay/meadow.{end}" for end in ("bit", "hwh", "xsa")), 720,
-             "block design, synthesis, implementation, bitstream", ("work/vivado/overlay", "work/vivado/reports")),
-        Step("collect", (), ".", ("overlay/meadow.bit", "overlay/meadow.hwh", "overlay/platform/meadow.xsa", "overlay/reports.json"), 1,
-             "bit, hwh and xsa under one name, and the reports"),
-    )  # fmt: skip
+        Step(
+            "bitstream",
+            vivado,
+            ".",
+            tuple(f"work/vivado/overlay/meadow.{end}" for end in ("bit", "hwh", "xsa")),
+            720,
+            "block design, synthesis, implementation, bitstream",
+            ("work/vivado/overlay", "work/vivado/reports"),
+        ),
+        Step(
+            "collect",
+            (),
+            ".",
+            ("overlay/meadow.bit", "overlay/meadow.hwh", "overlay/platform/meadow.xsa", "overlay/reports.json"),
+            1,
+            "bit, hwh and xsa under one name, and the reports",
+        ),
+    )
 
 
 def _unified(release: Release, csim: bool, cosim: bool) -> tuple[Step, ...]:
@@ -99,11 +112,18 @@ def _unified(release: Release, csim: bool, cosim: bool) -> tuple[Step, ...]:
 
     return (
         *((Step("csim", run("csim"), "vitis", (), 30, "the C test bench", checks=True),) * csim),
-        Step("csynth", ("v++", "-c", "--mode", "hls", *work), "vitis", ("work/hls/hls/syn/report/*csynth.xml",), 360, "C++ to Verilog",
-             ("work/hls/hls/syn", "work/hls/hls/impl")),
+        Step(
+            "csynth",
+            ("v++", "-c", "--mode", "hls", *work),
+            "vitis",
+            ("work/hls/hls/syn/report/*csynth.xml",),
+            360,
+            "C++ to Verilog",
+            ("work/hls/hls/syn", "work/hls/hls/impl"),
+        ),
         *((Step("cosim", run("cosim"), "vitis", (), 360, "the test bench on the Verilog", checks=True),) * cosim),
         Step("package", run("package"), "vitis", ("|".join(IP),), 60, "the Verilog as an IP", IP),
-    )  # fmt: skip
+    )
 
 
 def _classic(csim: bool, cosim: bool) -> tuple[Step, ...]:
@@ -142,8 +162,10 @@ def find(release: Release | None) -> tuple[Release, dict[str, Path]]:
     if not whole:
         wanted = f"Vitis and Vivado {spell(release)}" if release else "Vitis and Vivado"
         looked = f"; found {', '.join(seen)}" if seen else ""
-        raise ToolMissing(f"{wanted} are not on PATH, nor below {', '.join(ROOTS)}{looked}. Source settings64.sh of the installation, or see "
-                          "what would run: meadowc build PACKAGE --dry-run --tool 2024.2")  # fmt: skip
+        raise ToolMissing(
+            f"{wanted} are not on PATH, nor below {', '.join(ROOTS)}{looked}. Source settings64.sh of the installation, or see "
+            "what would run: meadowc build PACKAGE --dry-run --tool 2024.2"
+        )
     return max(whole, key=lambda item: item[0])
 
 

@@ -45,13 +45,35 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
     ideal = min(min(r["share_by_port"]) for r in rows if r["memory"] == "ideal")
     offered = min(r["share_of_offered"] for r in rows if r["memory"] == "ddr4")
     if as_json:
-        emit_json({"kind": "simulated (Verilator, the package's own Verilog)", "clock_mhz": made.design.pacq_clock_mhz,
-                   "ideal": ideal, "ddr4": offered, "rows": rows})  # fmt: skip
+        emit_json(
+            {
+                "kind": "simulated (Verilator, the package's own Verilog)",
+                "clock_mhz": made.design.pacq_clock_mhz,
+                "ideal": ideal,
+                "ddr4": offered,
+                "rows": rows,
+            }
+        )
         return
-    shown = table("payload beats of pacq_gemv (simulated in Verilog)", "memory", "what", "cycles", "beats a port",
-                  "a cycle and port", "of the beats that the memory offers", "bits as the emulator")  # fmt: skip
+    shown = table(
+        "payload beats of pacq_gemv (simulated in Verilog)",
+        "memory",
+        "what",
+        "cycles",
+        "beats a port",
+        "a cycle and port",
+        "of the beats that the memory offers",
+        "bits as the emulator",
+    )
     for r in rows:
-        shown.add_row(r["memory"], r["what"], f"{r['cycles']:,}", f"{r['beats'][0]:,}", f"{min(r['share_by_port']):.1%}",
-                      f"{r['share_of_offered']:.1%}", "yes" if r["bits_as_the_emulator"] else "NO")  # fmt: skip
+        shown.add_row(
+            r["memory"],
+            r["what"],
+            f"{r['cycles']:,}",
+            f"{r['beats'][0]:,}",
+            f"{min(r['share_by_port']):.1%}",
+            f"{r['share_of_offered']:.1%}",
+            "yes" if r["bits_as_the_emulator"] else "NO",
+        )
     out.print(shown)
     out.print("cycles are all from the first command to the last result: start and end of a run are counted too")

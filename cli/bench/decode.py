@@ -49,9 +49,11 @@ def decode_command(package: Path, name: str, context: int, reference: Path | Non
     for part in result["parts"]:
         rows.add_row(part["part"], f"{part['seconds'] * 1e3:.3f}", part["kind"])
     out.print(rows)
-    out.print(f"{result['tokens_per_s']:.1f} tokens/s, {result['share_of_roofline']:.1%} of the DRAM roofline of "
-              f"{result['roofline_tokens_per_s']:.1f} ({sum(result['bytes_per_token'].values()) / 1e6:.1f} MB a token at "
-              f"{board.bandwidth_gb_s} GB/s); the memory's beats used: {result['share_of_offered']:.1%}")  # fmt: skip
+    out.print(
+        f"{result['tokens_per_s']:.1f} tokens/s, {result['share_of_roofline']:.1%} of the DRAM roofline of "
+        f"{result['roofline_tokens_per_s']:.1f} ({sum(result['bytes_per_token'].values()) / 1e6:.1f} MB a token at "
+        f"{board.bandwidth_gb_s} GB/s); the memory's beats used: {result['share_of_offered']:.1%}"
+    )
     out.print(f"{result['kind']}; {result['clock_mhz']} and {result['pacq_clock_mhz']} MHz")
     out.print(
         f"published for this model: {PUBLISHED['tokens_per_s']} tokens/s ({PUBLISHED['what']}; {PUBLISHED['kind']})"

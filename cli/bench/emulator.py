@@ -47,16 +47,33 @@ def emulator_command(
 
 
 def _show(package: Path, result: dict[str, Any]) -> None:
-    made = table(f"{package}: tokens a second (measured, median of rounds in turns: {result['repeats']}), prompt of {result['prompt']}",
-                 "runner", "start, s", "prefill", "x onnxruntime", "x its default", "decode", "x onnxruntime", "x its default")  # fmt: skip
+    made = table(
+        f"{package}: tokens a second (measured, median of rounds in turns: {result['repeats']}), prompt of {result['prompt']}",
+        "runner",
+        "start, s",
+        "prefill",
+        "x onnxruntime",
+        "x its default",
+        "decode",
+        "x onnxruntime",
+        "x its default",
+    )
     for name, r in result["runners"].items():
-        made.add_row(name, f"{r['start_seconds']:.1f}", f"{r['prefill']['tokens_per_s']:.1f}", f"{r['prefill']['ratio_to_onnxruntime']:.2f}",
-                     f"{r['prefill']['ratio_to_default']:.2f}",
-                     f"{r['decode']['tokens_per_s']:.1f}", f"{r['decode']['ratio_to_onnxruntime']:.2f}",
-                     f"{r['decode']['ratio_to_default']:.2f}")  # fmt: skip
+        made.add_row(
+            name,
+            f"{r['start_seconds']:.1f}",
+            f"{r['prefill']['tokens_per_s']:.1f}",
+            f"{r['prefill']['ratio_to_onnxruntime']:.2f}",
+            f"{r['prefill']['ratio_to_default']:.2f}",
+            f"{r['decode']['tokens_per_s']:.1f}",
+            f"{r['decode']['ratio_to_onnxruntime']:.2f}",
+            f"{r['decode']['ratio_to_default']:.2f}",
+        )
     out.print(made)
-    out.print(f"onnxruntime runs the file's own meaning in FP32, its default rounds activations to 8 bits; load on this machine while "
-              f"starting: {result['load']:.1f} of {result['cores']} cores")  # fmt: skip
+    out.print(
+        f"onnxruntime runs the file's own meaning in FP32, its default rounds activations to 8 bits; load on this machine while "
+        f"starting: {result['load']:.1f} of {result['cores']} cores"
+    )
     b = result["bounds"]
     for name in ("emulator_decode", "emulator_prefill"):
         out.print(

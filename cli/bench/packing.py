@@ -43,8 +43,17 @@ def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -
 
 
 def _show(package: Path, result: dict[str, Any]) -> None:
-    rows = table(f"{package}: bits a weight (measured; tables, directories and padding counted)",
-                 "matrix", "shape", "stored as", "bits", "entropy", "share", "published", "weights/cycle")  # fmt: skip
+    rows = table(
+        f"{package}: bits a weight (measured; tables, directories and padding counted)",
+        "matrix",
+        "shape",
+        "stored as",
+        "bits",
+        "entropy",
+        "share",
+        "published",
+        "weights/cycle",
+    )
     for r in (
         [*result["matrices"][:12], None, *result["matrices"][-3:]]
         if len(result["matrices"]) > 16
@@ -53,8 +62,16 @@ def _show(package: Path, result: dict[str, Any]) -> None:
         if r is None:
             rows.add_row("...", "", "", "", "", "", "", "")
             continue
-        rows.add_row(r["name"], "x".join(map(str, r["shape"])), r["scheme"], f"{r['bits_per_weight']:.3f}", f"{r['entropy_bits']:.3f}",
-                     f"{r['share_of_bound']:.1%}", f"{r['published_bits']['frequency']:.3f}", f"{r['weights_per_cycle']:.1f}")  # fmt: skip
+        rows.add_row(
+            r["name"],
+            "x".join(map(str, r["shape"])),
+            r["scheme"],
+            f"{r['bits_per_weight']:.3f}",
+            f"{r['entropy_bits']:.3f}",
+            f"{r['share_of_bound']:.1%}",
+            f"{r['published_bits']['frequency']:.3f}",
+            f"{r['weights_per_cycle']:.1f}",
+        )
     out.print(rows)
     w = result["whole"]
     out.print(
@@ -66,5 +83,7 @@ def _show(package: Path, result: dict[str, Any]) -> None:
         )
     if "unpack" in result:
         u = result["unpack"]
-        out.print(f"unpacking one token (simulated): {u['weights_per_cycle']:.1f} weights a cycle over all ports, "
-                  f"a beat goes in in {u['beats_per_cycle']:.1%} of the cycles")  # fmt: skip
+        out.print(
+            f"unpacking one token (simulated): {u['weights_per_cycle']:.1f} weights a cycle over all ports, "
+            f"a beat goes in in {u['beats_per_cycle']:.1%} of the cycles"
+        )

@@ -33,10 +33,16 @@ def paper_command(today: bool, as_json: bool) -> None:
     with stages(("model", "boards"), as_json) as show:
         show("model", "")
         result: dict[str, Any] = {
-            "kind": {"modelled": "this cost model", "published": "reported: MLSys 2025, arXiv 2503.11663, by readers' notes of the paper, not verified against it"},
-            "rows": rows(), "map": dataflow_map(), "assumptions": assumptions(), "sensitivity": sensitivity(),
+            "kind": {
+                "modelled": "this cost model",
+                "published": "reported: MLSys 2025, arXiv 2503.11663, by readers' notes of the paper, not verified against it",
+            },
+            "rows": rows(),
+            "map": dataflow_map(),
+            "assumptions": assumptions(),
+            "sensitivity": sensitivity(),
             "packing": packing(),
-        }  # fmt: skip
+        }
         if today:
             result["today"] = boards_today(lambda what: show("boards", what))
     if as_json:
@@ -64,8 +70,11 @@ def _show(result: dict[str, Any]) -> None:
     for r in result["rows"]:
         if r["reason"]:
             out.print(f"  {r['figure']}: {r['reason']}")
-    made = table("the question of Fig. 12 for OPT-125M and 512 tokens: time by GEMM over time by TPHS (modelled; above 1 TPHS wins)", "elements",
-                 *[f"{b} Gb/s" for b in BANDWIDTHS])  # fmt: skip
+    made = table(
+        "the question of Fig. 12 for OPT-125M and 512 tokens: time by GEMM over time by TPHS (modelled; above 1 TPHS wins)",
+        "elements",
+        *[f"{b} Gb/s" for b in BANDWIDTHS],
+    )
     for count in ELEMENTS:
         cells = [r for r in result["map"] if r["elements"] == count]
         made.add_row(str(count), *[f"{r['gemm_over_tphs']:.2f}" for r in cells])
@@ -73,8 +82,15 @@ def _show(result: dict[str, Any]) -> None:
     out.print(
         "published: low bandwidth, TPHS wins; high bandwidth, GEMM wins (Fig. 12; its crossing points are not reported)"
     )
-    made = table("what is assumed, and the gains of OPT-125M under it (modelled)", "assumption", "value", "TTFT 12 Gb/s",
-                 "TTFT 1 Gb/s", "TBT 12 Gb/s", "TBT 1 Gb/s")  # fmt: skip
+    made = table(
+        "what is assumed, and the gains of OPT-125M under it (modelled)",
+        "assumption",
+        "value",
+        "TTFT 12 Gb/s",
+        "TTFT 1 Gb/s",
+        "TBT 12 Gb/s",
+        "TBT 1 Gb/s",
+    )
     for r in result["sensitivity"]:
         value = "" if r["value"] is None else f"{r['value']:.3g}" if isinstance(r["value"], float) else str(r["value"])
         made.add_row(r["assumption"], value, *[_interval(r[k]) for k in ("ttft_12", "ttft_1", "tbt_12", "tbt_1")])
@@ -97,14 +113,35 @@ def _show(result: dict[str, Any]) -> None:
     if not ours:
         out.print(f"  not measured: {pack['todo']}")
     if "today" in result:
-        made = table("today's boards at full bandwidth, tokens a second (modelled): MEADOW's 96 elements at 100 MHz as published.py has them, and this engine",
-                     "board", "model", "prompt", "paper gemm", "tphs", "decode", "ours gemm", "tphs", "decode")  # fmt: skip
+        made = table(
+            "today's boards at full bandwidth, tokens a second (modelled): MEADOW's 96 elements at 100 MHz as published.py has them, and this engine",
+            "board",
+            "model",
+            "prompt",
+            "paper gemm",
+            "tphs",
+            "decode",
+            "ours gemm",
+            "tphs",
+            "decode",
+        )
         for r in result["today"]:
-            made.add_row(r["board"], r["model"], str(r["prompt"]), f"{r['paper_gemm']:.0f}", f"{r['paper_tphs']:.0f}", f"{r['paper_decode']:.1f}",
-                         f"{r['meadow_gemm']:.0f}", f"{r['meadow_tphs']:.0f}", f"{max(r['meadow_decode_tphs'], r['meadow_decode_gemm']):.1f}")  # fmt: skip
+            made.add_row(
+                r["board"],
+                r["model"],
+                str(r["prompt"]),
+                f"{r['paper_gemm']:.0f}",
+                f"{r['paper_tphs']:.0f}",
+                f"{r['paper_decode']:.1f}",
+                f"{r['meadow_gemm']:.0f}",
+                f"{r['meadow_tphs']:.0f}",
+                f"{max(r['meadow_decode_tphs'], r['meadow_decode_gemm']):.1f}",
+            )
         out.print(made)
-        out.print("  MEADOW's elements are priced without latency between steps and tiles, vector work or a check that they fit; this engine with "
-                  "all of them, and with its vocabulary projection")  # fmt: skip
+        out.print(
+            "  MEADOW's elements are priced without latency between steps and tiles, vector work or a check that they fit; this engine with "
+            "all of them, and with its vocabulary projection"
+        )
 
 
 def _interval(values: list[float] | None) -> str:

@@ -41,24 +41,61 @@ def rtl_command(modules: tuple[str, ...], as_json: bool) -> None:
         compare(name, row, found)
     board = boards.load("zcu102")
     if as_json:
-        emit_json({"kind": "synthesized (Yosys, no place and route)", "modules": list(found.values()), "dsp_in_lut": DSP_IN_LUT,
-                   "reported": REPORTED})  # fmt: skip
+        emit_json(
+            {
+                "kind": "synthesized (Yosys, no place and route)",
+                "modules": list(found.values()),
+                "dsp_in_lut": DSP_IN_LUT,
+                "reported": REPORTED,
+            }
+        )
         return
-    rows = table("Verilog for UltraScale+ (synthesized by Yosys; no place and route)", "module", "LUT", "of them memory", "FF",
-                 "DSP48E2", "BRAM", "cells deep", f"LUT of {board.title}")  # fmt: skip
+    rows = table(
+        "Verilog for UltraScale+ (synthesized by Yosys; no place and route)",
+        "module",
+        "LUT",
+        "of them memory",
+        "FF",
+        "DSP48E2",
+        "BRAM",
+        "cells deep",
+        f"LUT of {board.title}",
+    )
     for name, r in found.items():
-        rows.add_row(name, f"{r['LUT']:,}", f"{r['LUT_as_memory']:,}", f"{r['FF']:,}", str(r["DSP48E2"]), str(r["BRAM"]),
-                     str(r["longest_path_cells"] or "-"), f"{r['LUT'] / board.lut:.1%}")  # fmt: skip
+        rows.add_row(
+            name,
+            f"{r['LUT']:,}",
+            f"{r['LUT_as_memory']:,}",
+            f"{r['FF']:,}",
+            str(r["DSP48E2"]),
+            str(r["BRAM"]),
+            str(r["longest_path_cells"] or "-"),
+            f"{r['LUT'] / board.lut:.1%}",
+        )
     out.print(rows)
     out.print(
         "cells deep: the longest path that Yosys sees; it goes through DSP slices and memories, whose registers it does not know"
     )
     compared = [r for r in found.values() if "products" in r]
     if compared:
-        shown = table(f"a product a cycle, a DSP slice counted as {DSP_IN_LUT} LUT", "module", "products", "LUT each", "DSP each",
-                      "LUT and DSP each", "per LUT, x baseline", "per DSP, x baseline")  # fmt: skip
+        shown = table(
+            f"a product a cycle, a DSP slice counted as {DSP_IN_LUT} LUT",
+            "module",
+            "products",
+            "LUT each",
+            "DSP each",
+            "LUT and DSP each",
+            "per LUT, x baseline",
+            "per DSP, x baseline",
+        )
         for r in compared:
-            shown.add_row(r["name"], str(r["products"]), f"{r['lut_each']:.1f}", f"{r['dsp_each']:.2f}", f"{r['cost_each']:.1f}",
-                          *(f"{r[k]:.2f}" if k in r else "-" for k in ("per_lut_against_baseline", "per_dsp_against_baseline")))  # fmt: skip
+            shown.add_row(
+                r["name"],
+                str(r["products"]),
+                f"{r['lut_each']:.1f}",
+                f"{r['dsp_each']:.2f}",
+                f"{r['cost_each']:.1f}",
+                *(f"{r[k]:.2f}" if k in r else "-" for k in ("per_lut_against_baseline", "per_dsp_against_baseline")),
+            )
         out.print(shown)
         out.print(REPORTED)

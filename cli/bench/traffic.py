@@ -55,8 +55,14 @@ def traffic_command(package: Path, prompts: str, trust: bool, as_json: bool) -> 
     rows.sort(key=lambda r: (r["phase"] != "prefill", r["prompt"], r["dataflow"]))
     equal = all(r["predicted_bytes"] == r["counted_bytes"] and r["equal"] and r["cycles_equal"] for r in rows)
     if as_json:
-        emit_json({"package": str(package), "kind": {"predicted": "modelled", "counted": "simulated"}, "equal": equal,
-                   "rows": rows})  # fmt: skip
+        emit_json(
+            {
+                "package": str(package),
+                "kind": {"predicted": "modelled", "counted": "simulated"},
+                "equal": equal,
+                "rows": rows,
+            }
+        )
     else:
         _show(package, rows, equal)
     if not equal:
@@ -64,14 +70,35 @@ def traffic_command(package: Path, prompts: str, trust: bool, as_json: bool) -> 
 
 
 def _show(package: Path, rows: list[dict[str, Any]], equal: bool) -> None:
-    made = table(f"{package}: DRAM traffic, predicted (modelled) and counted (simulated)", "phase", "prompt", "dataflow", "predicted",
-                 "counted", "equal", "Q, S, P", "weights", "KV", "activations", "loops equal")  # fmt: skip
+    made = table(
+        f"{package}: DRAM traffic, predicted (modelled) and counted (simulated)",
+        "phase",
+        "prompt",
+        "dataflow",
+        "predicted",
+        "counted",
+        "equal",
+        "Q, S, P",
+        "weights",
+        "KV",
+        "activations",
+        "loops equal",
+    )
     for r in rows:
         roles = r["by_role"]
-        made.add_row(r["phase"], str(r["prompt"]), r["dataflow"], f"{r['predicted_bytes']:,}", f"{r['counted_bytes']:,}",
-                     "yes" if r["equal"] else "NO", megabytes(r["intermediate_bytes"]), megabytes(roles["weights"]),
-                     megabytes(roles["kv"]), megabytes(roles["activations"]),
-                     "yes" if r["cycles_equal"] else "NO")  # fmt: skip
+        made.add_row(
+            r["phase"],
+            str(r["prompt"]),
+            r["dataflow"],
+            f"{r['predicted_bytes']:,}",
+            f"{r['counted_bytes']:,}",
+            "yes" if r["equal"] else "NO",
+            megabytes(r["intermediate_bytes"]),
+            megabytes(roles["weights"]),
+            megabytes(roles["kv"]),
+            megabytes(roles["activations"]),
+            "yes" if r["cycles_equal"] else "NO",
+        )
     out.print(made)
     out.print(
         f"bytes are equal on every port, direction and role, and iterations of every loop that the codes do not decide: {'yes' if equal else 'NO'}"

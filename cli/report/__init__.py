@@ -71,7 +71,7 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     runs = {
         f"one token after {position}": timeline(steps["decode"], design, 1, position, bandwidth),
         f"a block of {block} tokens": timeline(steps["prefill"], design, block, 0, bandwidth),
-    }  # fmt: skip
+    }
     decode, prefill = runs.values()
     packing = package.packing()
     contexts = [c for c in CONTEXTS if c < design.context]
@@ -95,40 +95,98 @@ def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     layer = [e for e in decode if e.layer == 0]
     roles = [r for r in ROLES if any(b[r] > sum(b.values()) / 200 for b in by_context)]
     drawn = {
-        "roofline": charts.roofline(points(decode, "decode") + points(prefill, f"prefill of {block}"), peak,
-                                    [("DRAM", bandwidth), ("weight ports", ports)]),
-        "bytes": charts.stacked("bytes", "DRAM bytes of a decoded token by role", [str(c) for c in contexts],
-                                {r: [b[r] / 1e6 for b in by_context] for r in roles}, "MB a token; rows: tokens in the cache"),
-        "traffic": charts.curves("traffic", "DRAM traffic of GEMM and TPHS over prompt length", traffic["prompts"],
-                                 {m.upper(): [sum(t.values()) / 1e6 for t in traffic[m]] for m in ("gemm", "tphs")},
-                                 "prompt, tokens", "MB of DRAM traffic"),
-        "layer": charts.gantt("layer", "Layer 0 of a decoded token", [(e.kind, e.start - layer[0].start, e.duration, e.limit) for e in layer],
-                              "microseconds from the layer's beginning"),
-        "token": charts.stacked("token", "Where the time of a run goes", list(runs), _phases(list(runs.values())), "share of the cycles, %", height=2.2),
-        "packing": charts.bounds("packing", "Bits a weight of every matrix beside its entropy", [r["name"] for r in packing],
-                                 [8 * r["bytes"] / (r["rows"] * r["cols"]) for r in packing], [r["entropy_bits"] for r in packing],
-                                 "bits a weight", [_matrix_kind(r["name"]) for r in packing]),
-        "resources": charts.shares("resources", "Resources against the board",
-                                   [(k, used / total, summary["budget"][k]) for k, (used, total) in summary["resources"].items()]),
-        "front": charts.front([(c["prefill_tokens_per_s"], c["decode_tokens_per_s"], c["share"], c["chosen"]) for c in summary["front"]]),
-        "first": charts.curves("first", "Time to the first token", list(first_token), {"time to first token": list(first_token.values())},
-                               "prompt, tokens", "seconds"),
-    }  # fmt: skip
+        "roofline": charts.roofline(
+            points(decode, "decode") + points(prefill, f"prefill of {block}"),
+            peak,
+            [("DRAM", bandwidth), ("weight ports", ports)],
+        ),
+        "bytes": charts.stacked(
+            "bytes",
+            "DRAM bytes of a decoded token by role",
+            [str(c) for c in contexts],
+            {r: [b[r] / 1e6 for b in by_context] for r in roles},
+            "MB a token; rows: tokens in the cache",
+        ),
+        "traffic": charts.curves(
+            "traffic",
+            "DRAM traffic of GEMM and TPHS over prompt length",
+            traffic["prompts"],
+            {m.upper(): [sum(t.values()) / 1e6 for t in traffic[m]] for m in ("gemm", "tphs")},
+            "prompt, tokens",
+            "MB of DRAM traffic",
+        ),
+        "layer": charts.gantt(
+            "layer",
+            "Layer 0 of a decoded token",
+            [(e.kind, e.start - layer[0].start, e.duration, e.limit) for e in layer],
+            "microseconds from the layer's beginning",
+        ),
+        "token": charts.stacked(
+            "token",
+            "Where the time of a run goes",
+            list(runs),
+            _phases(list(runs.values())),
+            "share of the cycles, %",
+            height=2.2,
+        ),
+        "packing": charts.bounds(
+            "packing",
+            "Bits a weight of every matrix beside its entropy",
+            [r["name"] for r in packing],
+            [8 * r["bytes"] / (r["rows"] * r["cols"]) for r in packing],
+            [r["entropy_bits"] for r in packing],
+            "bits a weight",
+            [_matrix_kind(r["name"]) for r in packing],
+        ),
+        "resources": charts.shares(
+            "resources",
+            "Resources against the board",
+            [(k, used / total, summary["budget"][k]) for k, (used, total) in summary["resources"].items()],
+        ),
+        "front": charts.front(
+            [(c["prefill_tokens_per_s"], c["decode_tokens_per_s"], c["share"], c["chosen"]) for c in summary["front"]]
+        ),
+        "first": charts.curves(
+            "first",
+            "Time to the first token",
+            list(first_token),
+            {"time to first token": list(first_token.values())},
+            "prompt, tokens",
+            "seconds",
+        ),
+    }
     environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((resources.files("meadow.cli.report") / "page.html.j2").read_text())
     slowest = sorted(_kinds(decode).items(), key=lambda item: -item[1][2])
     total = sum(e.duration for e in decode)
     text = template.render(
-        name=package.name, s=summary, design=design, charts=drawn, version=metadata.version("meadow"), today=date.today().isoformat(),
-        trace=trace_name, memory=_memory(summary), packing=sorted(packing, key=lambda r: -r["bytes"])[:12], matrices=len(packing),
-        position=position, folder=str(package.folder),
+        name=package.name,
+        s=summary,
+        design=design,
+        charts=drawn,
+        version=metadata.version("meadow"),
+        today=date.today().isoformat(),
+        trace=trace_name,
+        memory=_memory(summary),
+        packing=sorted(packing, key=lambda r: -r["bytes"])[:12],
+        matrices=len(packing),
+        position=position,
+        folder=str(package.folder),
         slowest=[(k, macs, moved, time, time / total) for k, (macs, moved, time) in slowest[:10]],
-        phases=sorted(((k, v[0]) for k, v in _phases(list(runs.values())).items()), key=lambda i: -i[1]), title=package.model.get("name") or package.name, recipe=_recipe(package), saved={n: 1 - sum(t.values()) / sum(g.values()) for n, g, t in
-                                       zip(traffic["prompts"], traffic["gemm"], traffic["tphs"], strict=True)},
-        ports_gb_s=ports, ports_tokens=ports * 1e9 / sum(e.bytes["weights"] for e in decode),
-        built=built, built_rows=beside(summary, built["reports"]) if built else [],
-        bytes_a_token=sum(sum(e.bytes.values()) for e in decode), shown=_around_chosen(summary["front"]),
-    )  # fmt: skip
+        phases=sorted(((k, v[0]) for k, v in _phases(list(runs.values())).items()), key=lambda i: -i[1]),
+        title=package.model.get("name") or package.name,
+        recipe=_recipe(package),
+        saved={
+            n: 1 - sum(t.values()) / sum(g.values())
+            for n, g, t in zip(traffic["prompts"], traffic["gemm"], traffic["tphs"], strict=True)
+        },
+        ports_gb_s=ports,
+        ports_tokens=ports * 1e9 / sum(e.bytes["weights"] for e in decode),
+        built=built,
+        built_rows=beside(summary, built["reports"]) if built else [],
+        bytes_a_token=sum(sum(e.bytes.values()) for e in decode),
+        shown=_around_chosen(summary["front"]),
+    )
     return text, chrome_trace(runs, design)
 
 

@@ -25,12 +25,27 @@ VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", BACK: "--card"} | {
     c: f"--s{n}" for n, c in enumerate(SERIES, 1)
 }
 WIDTH = 5.4
-rcParams.update({
-    "svg.fonttype": "none", "svg.hashsalt": "meadow", "font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": FAINT, "ytick.color": FAINT, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "legend.fontsize": 8, "axes.titlesize": 9,
-})  # fmt: skip
+rcParams.update(
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "meadow",
+        "font.size": 9,
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "axes.titlesize": 9,
+    }
+)
 
 
 def figure(height: float = 3.0) -> tuple[Figure, Any]:
@@ -52,8 +67,13 @@ def svg(drawn: Figure, name: str, title: str) -> str:
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var({variable})")
     text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}" class="chart">'
-                  rf"<title>{title}</title>", text, count=1)  # fmt: skip
+    text = re.sub(
+        r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{title}" class="chart">'
+        rf"<title>{title}</title>",
+        text,
+        count=1,
+    )
     return text
 
 
@@ -100,8 +120,15 @@ def roofline(points: Sequence[tuple[str, float, float, str]], peak: float, lines
     return svg(drawn, "roofline", "Roofline with the model's steps")
 
 
-def stacked(name: str, title: str, labels: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str, horizontal: bool = True,
-            height: float = 2.6) -> str:  # fmt: skip
+def stacked(
+    name: str,
+    title: str,
+    labels: Sequence[str],
+    parts: Mapping[str, Sequence[float]],
+    unit: str,
+    horizontal: bool = True,
+    height: float = 2.6,
+) -> str:
     """Bars of `parts` on one another, a bar for each label."""
     drawn, ax = figure(height)
     base = [0.0] * len(labels)
@@ -124,8 +151,15 @@ def stacked(name: str, title: str, labels: Sequence[str], parts: Mapping[str, Se
     return svg(drawn, name, title)
 
 
-def curves(name: str, title: str, x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str,
-           log: bool = True) -> str:  # fmt: skip
+def curves(
+    name: str,
+    title: str,
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    log: bool = True,
+) -> str:
     drawn, ax = figure()
     for number, (label, values) in enumerate(series.items()):
         ax.plot(x, values, "-o", color=SERIES[number], ms=3.5, lw=1.6, label=label)

@@ -23,8 +23,13 @@ ENGINE, IDENTITY, PACQ = "meadow_engine", "meadow_identity", "pacq_gemv"
 GP_OF_PORT = {"HPC0": 0, "HPC1": 1, "HP0": 2, "HP1": 3, "HP2": 4, "HP3": 5}
 """S_AXI_GPn of the PS block, by the port's name in the manual (PG201)."""
 AFIFM_OF_PORT = {
-    "HPC0": 0xFD36_0000, "HPC1": 0xFD37_0000, "HP0": 0xFD38_0000, "HP1": 0xFD39_0000, "HP2": 0xFD3A_0000, "HP3": 0xFD3B_0000,
-}  # fmt: skip
+    "HPC0": 0xFD36_0000,
+    "HPC1": 0xFD37_0000,
+    "HP0": 0xFD38_0000,
+    "HP1": 0xFD39_0000,
+    "HP2": 0xFD3A_0000,
+    "HP3": 0xFD3B_0000,
+}
 """Registers that hold a port's width: RDCTRL at 0x0, WRCTRL at 0x14; bits 1..0 are 0 for 128 bits (UG1087)."""
 
 
@@ -97,8 +102,9 @@ def memory_pins(design: Design) -> tuple[str, ...]:
     return (
         *(f"{PACQ}/m_axi_{p}" for p in range(design.pacq_ports)),
         *(f"{ENGINE}/m_axi_weights{p}" for p in range(design.weight_ports)),
-        f"{ENGINE}/m_axi_memory", f"{ENGINE}/m_axi_constants",
-    )  # fmt: skip
+        f"{ENGINE}/m_axi_memory",
+        f"{ENGINE}/m_axi_constants",
+    )
 
 
 def control_blocks(design: Design) -> dict[str, int]:
@@ -138,8 +144,10 @@ def block_design(design: Design, board: Board) -> BlockDesign:
         Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", config),
         Cell(ENGINE, "ip", "meadow:hls:meadow_engine"),
         Cell(IDENTITY, "module", "meadow_identity"),
-        Cell("control", "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": len(blocks), "NUM_CLKS": len(clocks)}),
-    ]  # fmt: skip
+        Cell(
+            "control", "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": len(blocks), "NUM_CLKS": len(clocks)}
+        ),
+    ]
     interfaces = [(f"{PS}/M_AXI_HPM0_FPD", "control/S00_AXI")]
     slaves = {ENGINE: "s_axi_control", IDENTITY: "s_axil", PACQ: "s_axil"}
     interfaces += [(f"control/M{n:02d}_AXI", f"{name}/{slaves[name]}") for n, name in enumerate(blocks)]
@@ -192,7 +200,9 @@ def block_design(design: Design, board: Board) -> BlockDesign:
 def hardware_facts(made: BlockDesign) -> dict[str, object]:
     """What the manifest tells the runtime: where the registers are, which ports have which width, the clocks, the memory."""
     return {
-        "blocks": control_blocks(made.design), "ports": made.ports, "clocks_mhz": list(made.clocks),
+        "blocks": control_blocks(made.design),
+        "ports": made.ports,
+        "clocks_mhz": list(made.clocks),
         "widths": {port: AFIFM_OF_PORT[port] for port in made.ports.values()},
         "ddr": [[at, length] for _, at, length in ddr_windows(made.board)],
-    }  # fmt: skip
+    }

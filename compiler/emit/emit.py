@@ -24,14 +24,37 @@ from meadow.machine.errors import UsageError
 from meadow.machine.instructions import table
 from meadow.machine.storage.packets import Packets
 
-KERNELS = ("types.hpp", "memory.hpp", "arithmetic.hpp", "pacq.hpp", "weights.hpp", "linear.hpp", "norm.hpp", "attention.hpp", "tphs.hpp",
-           "gemm_attention.hpp", "sequencer.hpp")  # fmt: skip
+KERNELS = (
+    "types.hpp",
+    "memory.hpp",
+    "arithmetic.hpp",
+    "pacq.hpp",
+    "weights.hpp",
+    "linear.hpp",
+    "norm.hpp",
+    "attention.hpp",
+    "tphs.hpp",
+    "gemm_attention.hpp",
+    "sequencer.hpp",
+)
 SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "cosim.hpp", "csim.cpp")
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {
-    "INTERFACE", "PIPELINE", "UNROLL", "DATAFLOW", "ARRAY_PARTITION", "ARRAY_RESHAPE", "BIND_STORAGE", "STREAM", "INLINE",
-    "LOOP_TRIPCOUNT", "AGGREGATE", "DEPENDENCE", "LOOP_FLATTEN", "STABLE",
-}  # fmt: skip
+    "INTERFACE",
+    "PIPELINE",
+    "UNROLL",
+    "DATAFLOW",
+    "ARRAY_PARTITION",
+    "ARRAY_RESHAPE",
+    "BIND_STORAGE",
+    "STREAM",
+    "INLINE",
+    "LOOP_TRIPCOUNT",
+    "AGGREGATE",
+    "DEPENDENCE",
+    "LOOP_FLATTEN",
+    "STABLE",
+}
 """Every `#pragma HLS` word that may appear (UG1399, "HLS Pragmas"); a tool ignores a misspelt one silently."""
 
 
@@ -71,12 +94,21 @@ def sources(design: Design, version: str) -> dict[str, str]:
     """The C++ and Verilog of a design, by file name: hls/ and rtl/ of its packages."""
     folder = resources.files("meadow.hls")
     values = {
-        "version": version, "design": design, "banner": _banner(design, version),
-        "beat_bytes": BEAT_BYTES, "lane_cols": LANE_COLS, "lookup_lanes": LOOKUP_LANES, "code_bits": CODE_BITS,
-        "exp_bits": EXP_FRACTION_BITS, "one": ONE_PROBABILITY, "log2e": float(LOG2E).hex(),
+        "version": version,
+        "design": design,
+        "banner": _banner(design, version),
+        "beat_bytes": BEAT_BYTES,
+        "lane_cols": LANE_COLS,
+        "lookup_lanes": LOOKUP_LANES,
+        "code_bits": CODE_BITS,
+        "exp_bits": EXP_FRACTION_BITS,
+        "one": ONE_PROBABILITY,
+        "log2e": float(LOG2E).hex(),
         "ids_in_packet": [[0] + [Packets(1, n).count(w) for w in range(1, 17)] for n in (1, 2, 4)],
-        "exp_table": exp2_table().tolist(), "max_tile_rows": design.max_tile_rows, "depth": testbench(design).depth,
-    }  # fmt: skip
+        "exp_table": exp2_table().tolist(),
+        "max_tile_rows": design.max_tile_rows,
+        "depth": testbench(design).depth,
+    }
     files = {}
     for name in TEMPLATES:
         text = _environment().from_string((folder / name).read_text()).render(values)

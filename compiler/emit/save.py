@@ -61,8 +61,17 @@ def _sources(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
             yield path, entry.read_bytes()
 
 
-def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, Stored],
-         parts_of: dict[str, list[Part]], plan: BuildPlan, facts: dict[str, Any], texts: Mapping[str, bytes]) -> None:  # fmt: skip
+def save(
+    target: Path,
+    graph: Graph,
+    design: Design,
+    schedule: Schedule,
+    packed: Mapping[str, Stored],
+    parts_of: dict[str, list[Part]],
+    plan: BuildPlan,
+    facts: dict[str, Any],
+    texts: Mapping[str, bytes],
+) -> None:
     """Write the package `target`.
 
     facts  the manifest's fields that only the pipeline knows
@@ -86,15 +95,24 @@ def save(target: Path, graph: Graph, design: Design, schedule: Schedule, packed:
         model = asdict(graph.model)
         files = {
             p.relative_to(folder).as_posix(): sha256(p)
-            for p in sorted(folder.rglob("*")) if p.is_file() and p.name != WORK
-        }  # fmt: skip
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != WORK
+        }
         manifest = {
-            "format_version": FORMAT_VERSION, "isa_version": isa.VERSION, "model": model,
-            "design": asdict(design), "design_id": design.id, "entries": entries, "chunks": chunks,
+            "format_version": FORMAT_VERSION,
+            "isa_version": isa.VERSION,
+            "model": model,
+            "design": asdict(design),
+            "design_id": design.id,
+            "entries": entries,
+            "chunks": chunks,
             "regions": _regions(schedule),
-            "embedding": embedding, "tokenizer": names, "files": files,
-            "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()}, **facts,
-        }  # fmt: skip
+            "embedding": embedding,
+            "tokenizer": names,
+            "files": files,
+            "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()},
+            **facts,
+        }
         manifest["digest"] = manifest_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         try:
@@ -168,8 +186,14 @@ def _contents(
     return found
 
 
-def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedule, packed: Mapping[str, Stored],
-                   parts_of: dict[str, list[Part]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+def _write_weights(
+    folder: Path,
+    graph: Graph,
+    design: Design,
+    schedule: Schedule,
+    packed: Mapping[str, Stored],
+    parts_of: dict[str, list[Part]],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     contents = _contents(graph, design, packed, parts_of)
     entries: list[dict[str, Any]] = []
     offset = 0
@@ -197,15 +221,28 @@ def _write_weights(folder: Path, graph: Graph, design: Design, schedule: Schedul
         weight = graph.weights[embed]
         file.write(np.ascontiguousarray(weight.codes).data)
         if weight.scale is None:  # the host's alone: gathered as it is
-            return entries, {"tied": False, "file_offset": offset, "scale_offset": 0, "group": 0, "signed": False,
-                             "minimum": False, "float": weight.elem.bits}  # fmt: skip
+            return entries, {
+                "tied": False,
+                "file_offset": offset,
+                "scale_offset": 0,
+                "group": 0,
+                "signed": False,
+                "minimum": False,
+                "float": weight.elem.bits,
+            }
         at = padded(offset + weight.codes.size, HOST_ALIGN)
         file.write(b"\0" * (at - offset - weight.codes.size))
         file.write(np.ascontiguousarray(weight.scale).data)
         if weight.minimum is not None:
             file.write(np.ascontiguousarray(weight.minimum).data)
-    return entries, {"tied": False, "file_offset": offset, "scale_offset": at, "group": weight.elem.group,
-                     "signed": weight.codes.dtype == np.int8, "minimum": weight.minimum is not None}  # fmt: skip
+    return entries, {
+        "tied": False,
+        "file_offset": offset,
+        "scale_offset": at,
+        "group": weight.elem.group,
+        "signed": weight.codes.dtype == np.int8,
+        "minimum": weight.minimum is not None,
+    }
 
 
 def _packing_rows(
@@ -223,12 +260,22 @@ def _packing_rows(
             p = packed[part.name]
             checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
             common: dict[str, Any] = {
-                "name": part.name, "matrix": weight, "layer": node.layer, "role": node.role, "type": str(graph.weights[weight].elem),
-                "rows": part.layout.rows, "cols": part.layout.cols, "ports": part.layout.ports, "first_row": part.first_row,
-                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)], "bytes": p.nbytes,
-                "bits_per_weight": round(p.bits_per_weight, 4), "entropy_bits": round(p.entropy, 4),
-                "bus_cycles": p.bus_cycles, "crc32": zlib.crc32(checksums),
-            }  # fmt: skip
+                "name": part.name,
+                "matrix": weight,
+                "layer": node.layer,
+                "role": node.role,
+                "type": str(graph.weights[weight].elem),
+                "rows": part.layout.rows,
+                "cols": part.layout.cols,
+                "ports": part.layout.ports,
+                "first_row": part.first_row,
+                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)],
+                "bytes": p.nbytes,
+                "bits_per_weight": round(p.bits_per_weight, 4),
+                "entropy_bits": round(p.entropy, 4),
+                "bus_cycles": p.bus_cycles,
+                "crc32": zlib.crc32(checksums),
+            }
             rows.append({**common, **p.row(lambda suffix, name=part.name: where(f"{name}.{suffix}"))})  # type: ignore[misc]
     return rows
 

@@ -46,19 +46,36 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
         "vitis/hls_config_2026.cfg": render("meadow.hls", "hls_config.cfg.j2", flow_target=False),
         "vitis/run_hls.tcl": render("meadow.hls", "run_hls.tcl.j2"),
         "vitis/testbench.cpp": render(
-            "meadow.hls", "testbench.cpp.j2", depth=bench.depth, words=[int(w) for w in bench.image.view("<u8")],
-            golden=[(name, at, values.tolist()) for name, at, values in bench.golden], program=PROGRAM, bases=BASES, tokens=TOKENS,
+            "meadow.hls",
+            "testbench.cpp.j2",
+            depth=bench.depth,
+            words=[int(w) for w in bench.image.view("<u8")],
+            golden=[(name, at, values.tolist()) for name, at, values in bench.golden],
+            program=PROGRAM,
+            bases=BASES,
+            tokens=TOKENS,
         ),
         "vivado/build.tcl": render(
-            "meadow.boards", "build.tcl.j2", cells=made.cells, interfaces=made.interfaces, nets=made.nets, segments=made.segments,
-            ps=PS, excluded=sorted({(s.master, s.slave.rpartition("_DDR")[0]) for s in made.segments if "_DDR" in s.slave}),
+            "meadow.boards",
+            "build.tcl.j2",
+            cells=made.cells,
+            interfaces=made.interfaces,
+            nets=made.nets,
+            segments=made.segments,
+            ps=PS,
+            excluded=sorted({(s.master, s.slave.rpartition("_DDR")[0]) for s in made.segments if "_DDR" in s.slave}),
         ),
         "vivado/emulated.hwh": hwh(made),
         "rtl/meadow_identity.v": render(
-            "meadow.rtl", "meadow_identity.v.j2", id=IDENTITY_ID, version=IDENTITY_VERSION, isa=isa.VERSION,
-            fields=identity_fields(design), design_id=design.id,
+            "meadow.rtl",
+            "meadow_identity.v.j2",
+            id=IDENTITY_ID,
+            version=IDENTITY_VERSION,
+            isa=isa.VERSION,
+            fields=identity_fields(design),
+            design_id=design.id,
         ),
-    }  # fmt: skip
+    }
 
 
 def clock_dividers(mhz: int) -> tuple[int, int]:
@@ -92,9 +109,19 @@ def _element(tag: str, inside: str = "", **values: object) -> str:
 def _module(name: str, vlnv: str, inside: str, is_pl: bool = True) -> str:
     kind = {} if is_pl else {"IS_PL": "FALSE"}
     return _element(
-        "MODULE", inside, COREREVISION=1, FULLNAME=f"/{name}", HWVERSION=vlnv.split(":")[3], INSTANCE=name,
-        IPTYPE="PERIPHERAL", IS_ENABLE=1, MODCLASS="PERIPHERAL", MODTYPE=vlnv.split(":")[2], VLNV=vlnv, **kind,
-    )  # fmt: skip
+        "MODULE",
+        inside,
+        COREREVISION=1,
+        FULLNAME=f"/{name}",
+        HWVERSION=vlnv.split(":")[3],
+        INSTANCE=name,
+        IPTYPE="PERIPHERAL",
+        IS_ENABLE=1,
+        MODCLASS="PERIPHERAL",
+        MODTYPE=vlnv.split(":")[2],
+        VLNV=vlnv,
+        **kind,
+    )
 
 
 def _interfaces(rows: list[tuple[str, str, str]]) -> str:
@@ -122,24 +149,42 @@ def _processor(made: BlockDesign) -> str:
         on = n < len(made.clocks)
         first, second = clock_dividers(made.clocks[n]) if on else (15, 1)
         prefix = f"PSU__CRL_APB__PL{n}_REF_CTRL__"
-        values |= {f"PSU__FPGA_PL{n}_ENABLE": int(on), f"{prefix}DIVISOR0": first, f"{prefix}DIVISOR1": second,
-                   f"{prefix}SRCSEL": "IOPLL", f"{prefix}FREQMHZ": made.clocks[n] if on else 100,
-                   f"{prefix}ACT_FREQMHZ": PLL_MHZ / (first * second)}  # fmt: skip
+        values |= {
+            f"PSU__FPGA_PL{n}_ENABLE": int(on),
+            f"{prefix}DIVISOR0": first,
+            f"{prefix}DIVISOR1": second,
+            f"{prefix}SRCSEL": "IOPLL",
+            f"{prefix}FREQMHZ": made.clocks[n] if on else 100,
+            f"{prefix}ACT_FREQMHZ": PLL_MHZ / (first * second),
+        }
     ranges = "".join(_range(s, "M_AXI_HPM0_FPD") for s in made.segments if s.master == f"{PS}/Data")
     buses = [("M_AXI_HPM0_FPD", "MASTER", "control")]
     buses += [(f"S_AXI_{port}_FPD", "SLAVE", port.lower()) for port in made.ports.values()]
-    return _module(PS, "xilinx.com:ip:zynq_ultra_ps_e:3.5",
-                   _parameters(values) + _interfaces(buses) + f"<MEMORYMAP>{ranges}</MEMORYMAP>", is_pl=False)  # fmt: skip
+    return _module(
+        PS,
+        "xilinx.com:ip:zynq_ultra_ps_e:3.5",
+        _parameters(values) + _interfaces(buses) + f"<MEMORYMAP>{ranges}</MEMORYMAP>",
+        is_pl=False,
+    )
 
 
 def _range(s: Segment, master: str) -> str:
     """What a master's interface finds at an address."""
     cell, bus, block = s.slave.split("/")
     return _element(
-        "MEMRANGE", ADDRESSBLOCK=block, BASENAME="C_BASEADDR", BASEVALUE=f"0x{s.offset:08X}", HIGHNAME="C_HIGHADDR",
-        HIGHVALUE=f"0x{s.offset + s.length - 1:08X}", INSTANCE=cell, IS_DATA="TRUE", IS_INSTRUCTION="TRUE",
-        MASTERBUSINTERFACE=master, MEMTYPE="REGISTER" if cell != PS else "MEMORY", SLAVEBUSINTERFACE=bus,
-    )  # fmt: skip
+        "MEMRANGE",
+        ADDRESSBLOCK=block,
+        BASENAME="C_BASEADDR",
+        BASEVALUE=f"0x{s.offset:08X}",
+        HIGHNAME="C_HIGHADDR",
+        HIGHVALUE=f"0x{s.offset + s.length - 1:08X}",
+        INSTANCE=cell,
+        IS_DATA="TRUE",
+        IS_INSTRUCTION="TRUE",
+        MASTERBUSINTERFACE=master,
+        MEMTYPE="REGISTER" if cell != PS else "MEMORY",
+        SLAVEBUSINTERFACE=bus,
+    )
 
 
 def _slave(cell: Cell, made: BlockDesign) -> str:
@@ -152,8 +197,15 @@ def _slave(cell: Cell, made: BlockDesign) -> str:
             _parameters({}) + _interfaces([(bus, "SLAVE", "control")]),
         )
     registers = "".join(piece for r in engine_registers(made.design) for piece in _registers(r))
-    block = _element("ADDRESSBLOCK", f"<REGISTERS>{registers}</REGISTERS>", ACCESS="read-write", INTERFACE=bus, NAME="Reg",
-                     RANGE=BLOCK_BYTES, USAGE="register")  # fmt: skip
+    block = _element(
+        "ADDRESSBLOCK",
+        f"<REGISTERS>{registers}</REGISTERS>",
+        ACCESS="read-write",
+        INTERFACE=bus,
+        NAME="Reg",
+        RANGE=BLOCK_BYTES,
+        USAGE="register",
+    )
     masters = [
         (pin.partition("/")[2], "MASTER", port.lower())
         for pin, port in made.ports.items()
@@ -162,13 +214,24 @@ def _slave(cell: Cell, made: BlockDesign) -> str:
     ranges = "".join(
         _range(s, s.master.partition("/Data_")[2]) for s in made.segments if s.master.startswith(f"{ENGINE}/")
     )
-    return _module(cell.name, f"{cell.what}:1.0",
-                   f"<ADDRESSBLOCKS>{block}</ADDRESSBLOCKS>" + _parameters({}) + _interfaces([(bus, "SLAVE", "control"), *masters])
-                   + f"<MEMORYMAP>{ranges}</MEMORYMAP>")  # fmt: skip
+    return _module(
+        cell.name,
+        f"{cell.what}:1.0",
+        f"<ADDRESSBLOCKS>{block}</ADDRESSBLOCKS>"
+        + _parameters({})
+        + _interfaces([(bus, "SLAVE", "control"), *masters])
+        + f"<MEMORYMAP>{ranges}</MEMORYMAP>",
+    )
 
 
-CONTROL_FIELDS = (("AP_START", 0, "read-write"), ("AP_DONE", 1, "read-only"), ("AP_IDLE", 2, "read-only"),
-                  ("AP_READY", 3, "read-only"), ("AUTO_RESTART", 7, "read-write"), ("INTERRUPT", 9, "read-only"))  # fmt: skip
+CONTROL_FIELDS = (
+    ("AP_START", 0, "read-write"),
+    ("AP_DONE", 1, "read-only"),
+    ("AP_IDLE", 2, "read-only"),
+    ("AP_READY", 3, "read-only"),
+    ("AUTO_RESTART", 7, "read-write"),
+    ("INTERRUPT", 9, "read-only"),
+)
 
 
 def _registers(r: Register) -> list[str]:
@@ -194,7 +257,9 @@ def _register(name: str, offset: int, access: str, what: str, fields: tuple[tupl
     )
     return _element(
         "REGISTER",
-        properties(DESCRIPTION=what, ADDRESS_OFFSET=hex(offset), SIZE=32, ACCESS=access, IS_ENABLED="true", RESET_VALUE="0x0")
+        properties(
+            DESCRIPTION=what, ADDRESS_OFFSET=hex(offset), SIZE=32, ACCESS=access, IS_ENABLED="true", RESET_VALUE="0x0"
+        )
         + f"<FIELDS>{inside}</FIELDS>",
         NAME=name,
-    )  # fmt: skip
+    )

@@ -64,17 +64,22 @@ def testbench(design: Design) -> Testbench:
     y = int8.norm(x, gain, eps)
     places = {"x": memory.put(x), "gain": memory.put(gain)}
     norm: dict[str, Value] = {
-        "source": _slot(places["x"]), "gain": _slot(places["gain"]), "cols": COLS, "eps": float(eps),
+        "source": _slot(places["x"]),
+        "gain": _slot(places["gain"]),
+        "cols": COLS,
+        "eps": float(eps),
         "inverse": float(np.float32(1 / np.float32(COLS))),
-    }  # fmt: skip
+    }
     if not design.weight_ports:
         target = memory.room(y.nbytes)
         codes, scale = int8.quantize_rows(y)
         at, scale_at = memory.room(codes.nbytes), memory.room(padded(scale.nbytes, BEAT_BYTES))
         steps = [
             encode(Opcode.NORM, {**norm, "codes": _slot(target), "scale": 0, "floats": 1}),
-            encode(Opcode.QUANTIZE, {"source": _slot(target), "codes": _slot(at), "scale": _slot(scale_at), "cols": COLS}),
-        ]  # fmt: skip
+            encode(
+                Opcode.QUANTIZE, {"source": _slot(target), "codes": _slot(at), "scale": _slot(scale_at), "cols": COLS}
+            ),
+        ]
         return _finish(
             memory, steps, (("rows of the norm", target, y), ("codes", at, codes), ("scales", scale_at, scale))
         )
@@ -86,17 +91,33 @@ def testbench(design: Design) -> Testbench:
     placed = np.zeros(layout.scale_bytes // 4, np.float32)
     placed[layout.scale_places] = w_scale
     streams = [_slot(memory.put(stream)) for stream in layout.split(weights)]
-    sums = int8.int8_products(codes.astype(np.float32), weights.astype(np.float32),
-                                    int8.blocks_for_exact_sums(weights))  # fmt: skip
+    sums = int8.int8_products(codes.astype(np.float32), weights.astype(np.float32), int8.blocks_for_exact_sums(weights))
     result = int8.rescale(sums, scale, w_scale)
     target = memory.room(result.nbytes)
     linear: dict[str, Value] = {
-        "codes": _slot(codes_at), "scale": _slot(scale_at), "format": 0, "directory": 0, "table": 0, "entries": 0,
-        "weight_scale": _slot(memory.put(placed)), "reuse": 0, "hold": 0, "rows": ROWS, "cols": padded(COLS, LANE_COLS),
-        "tile_rows": layout.tile_rows, "epilogue": int(Epilogue.STORE), "target": _slot(target), "target_scale": 0,
-        "stride": ROWS, "capacity": 0, "append": 0, "head_dim": 0, "rope": 0, "first_row": 0,
+        "codes": _slot(codes_at),
+        "scale": _slot(scale_at),
+        "format": 0,
+        "directory": 0,
+        "table": 0,
+        "entries": 0,
+        "weight_scale": _slot(memory.put(placed)),
+        "reuse": 0,
+        "hold": 0,
+        "rows": ROWS,
+        "cols": padded(COLS, LANE_COLS),
+        "tile_rows": layout.tile_rows,
+        "epilogue": int(Epilogue.STORE),
+        "target": _slot(target),
+        "target_scale": 0,
+        "stride": ROWS,
+        "capacity": 0,
+        "append": 0,
+        "head_dim": 0,
+        "rope": 0,
+        "first_row": 0,
         **{f"weights{p}": streams[p] if p < len(streams) else 0 for p in range(4)},
-    }  # fmt: skip
+    }
     steps = [
         encode(Opcode.NORM, {**norm, "codes": _slot(codes_at), "scale": _slot(scale_at), "floats": 0}),
         encode(Opcode.LINEAR, linear),

@@ -14,11 +14,27 @@ from jinja2 import Environment, StrictUndefined
 from meadow.machine.design import Design
 
 SOURCES = (
-    "stream_fifo.v", "fixed_to_float.v", "float_add.v", "float_multiply.v", "half_to_float.v",
-    "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v", "pacq_sum.v", "pacq_activations.v", "pacq_commands.v",
-    "pacq_fetch.v", "pacq_split.v", "pacq_issue.v", "pacq_parameters.v", "pacq_scale.v", "pacq_results.v",
-    "pacq_registers.v", "pacq_gemv.v",
-)  # fmt: skip
+    "stream_fifo.v",
+    "fixed_to_float.v",
+    "float_add.v",
+    "float_multiply.v",
+    "half_to_float.v",
+    "pacq_align.v",
+    "pacq_lane.v",
+    "pacq_mac.v",
+    "pacq_dot.v",
+    "pacq_sum.v",
+    "pacq_activations.v",
+    "pacq_commands.v",
+    "pacq_fetch.v",
+    "pacq_split.v",
+    "pacq_issue.v",
+    "pacq_parameters.v",
+    "pacq_scale.v",
+    "pacq_results.v",
+    "pacq_registers.v",
+    "pacq_gemv.v",
+)
 """Files of rtl/, each after those it uses."""
 TOP = "pacq_top.v"
 
@@ -44,14 +60,21 @@ class Shape:
 
 def shape_of(design: Design) -> Shape:
     """The shape of a design's pacq_gemv."""
-    return Shape(design.pacq_ports, design.pacq_lanes, design.pacq_tokens, design.pacq_most_tokens, design.pacq_words,
-                 design.pacq_fifo)  # fmt: skip
+    return Shape(
+        design.pacq_ports,
+        design.pacq_lanes,
+        design.pacq_tokens,
+        design.pacq_most_tokens,
+        design.pacq_words,
+        design.pacq_fifo,
+    )
 
 
 def top(shape: Shape, design_id: str, banner: str) -> str:
     """pacq_top.v: pacq_gemv with named ports.  `design_id` is 16 hexadecimal digits."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-                              autoescape=False)  # fmt: skip
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
     text = (resources.files("meadow.rtl") / f"{TOP}.j2").read_text()
     return environment.from_string(text).render(banner=banner, design_id=design_id, **vars(shape))
 

@@ -60,8 +60,14 @@ class Evaluator:
         state.position += len(tokens)
         return logits
 
-    def follow(self, nodes: Sequence[Node], values: dict[str, Floats], tokens: NDArray[np.integer[Any]], state: State,
-               observe: Observe | None = None) -> Floats:  # fmt: skip
+    def follow(
+        self,
+        nodes: Sequence[Node],
+        values: dict[str, Floats],
+        tokens: NDArray[np.integer[Any]],
+        state: State,
+        observe: Observe | None = None,
+    ) -> Floats:
         """What the last of `nodes` computes, given `values` [T, width] by node name; the position of `state` stays."""
         position = np.arange(state.position, state.position + len(tokens))
         values = dict(values)
@@ -73,8 +79,14 @@ class Evaluator:
                 values[node.name] = self._node(node, inputs, tokens, position, state)
         return values[nodes[-1].name]
 
-    def _node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], position: NDArray[np.intp],
-              state: State) -> Floats:  # fmt: skip
+    def _node(
+        self,
+        node: Node,
+        inputs: list[Floats],
+        tokens: NDArray[np.integer[Any]],
+        position: NDArray[np.intp],
+        state: State,
+    ) -> Floats:
         match node.op:
             case Embedding() as op:
                 x = self.weights[op.weight][tokens]
@@ -199,10 +211,12 @@ def _erf(x: Floats) -> Floats:
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * (1 + _erf(x * np.float32(0.5**0.5))) * np.float32(0.5),
-    "gelu_tanh": lambda x: x * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x))) * np.float32(0.5),
+    "gelu_tanh": lambda x: (
+        x * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x))) * np.float32(0.5)
+    ),
     "relu": lambda x: np.maximum(x, np.float32(0)),
     "relu2": lambda x: np.square(np.maximum(x, np.float32(0))),
-}  # fmt: skip
+}
 
 
 def evaluate(graph: Graph, tokens: NDArray[np.integer[Any]], quantized: bool | None = None) -> Floats:

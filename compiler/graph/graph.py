@@ -157,8 +157,10 @@ class Graph:
     def used(self) -> Graph:
         """The graph without the tensors that no node names."""
         names = {getattr(n.op, f) for n in self.nodes for f in (*n.op.names, *n.op.vectors)}
-        return self.replace(weights={k: w for k, w in self.weights.items() if k in names},
-                            vectors={k: v for k, v in self.vectors.items() if k in names})  # fmt: skip
+        return self.replace(
+            weights={k: w for k, w in self.weights.items() if k in names},
+            vectors={k: v for k, v in self.vectors.items() if k in names},
+        )
 
     def __str__(self) -> str:
         lines = [f"graph {self.model.name}: {self.model}"]

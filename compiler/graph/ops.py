@@ -149,8 +149,9 @@ class Rotary(Op):
 
     def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
         if inputs[0] != self.heads * self.head_dim or 2 * len(self.frequencies) > self.head_dim:
-            raise ValueError(f"{inputs[0]} is not {self.heads} heads of {self.head_dim}, of which "
-                             f"{2 * len(self.frequencies)} turn")  # fmt: skip
+            raise ValueError(
+                f"{inputs[0]} is not {self.heads} heads of {self.head_dim}, of which {2 * len(self.frequencies)} turn"
+            )
         return inputs[0]
 
     def arguments(self) -> list[str]:

@@ -217,8 +217,15 @@ def rates(
     return work.prompt / cycles * hertz, hertz / decode
 
 
-def estimate(steps: Iterable[Step], design: Design, tokens: int, position: int, bandwidth_gb_s: float, logits: int = 1,
-             chunks: int = 0) -> Estimate:  # fmt: skip
+def estimate(
+    steps: Iterable[Step],
+    design: Design,
+    tokens: int,
+    position: int,
+    bandwidth_gb_s: float,
+    logits: int = 1,
+    chunks: int = 0,
+) -> Estimate:
     """The sum over the steps of one run of a program; `chunks` of memory in its table."""
     return _estimate(tuple(steps), design, [Tokens(tokens, position, logits)], bandwidth_gb_s, chunks)
 

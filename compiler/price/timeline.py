@@ -70,12 +70,31 @@ def chrome_trace(runs: dict[str, list[Event]], design: Design) -> dict[str, Any]
             events.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": track}})
         for e in run:
             args = {"limit": e.limit, "MACs": e.macs, **{f"{role} bytes": n for role, n in e.bytes.items() if n}}
-            events.append({"ph": "X", "name": e.name, "cat": e.opcode, "pid": pid, "tid": 0, "ts": round(e.start, 3),
-                           "dur": round(e.duration, 3), "args": args})  # fmt: skip
+            events.append(
+                {
+                    "ph": "X",
+                    "name": e.name,
+                    "cat": e.opcode,
+                    "pid": pid,
+                    "tid": 0,
+                    "ts": round(e.start, 3),
+                    "dur": round(e.duration, 3),
+                    "args": args,
+                }
+            )
             at = e.start
             for phase, cycles in e.phases.items():
                 if cycles:
-                    events.append({"ph": "X", "name": e.kind, "cat": phase, "pid": pid, "tid": tracks.index(phase), "ts": round(at, 3),
-                                   "dur": round(cycles / design.clock_mhz, 3)})  # fmt: skip
+                    events.append(
+                        {
+                            "ph": "X",
+                            "name": e.kind,
+                            "cat": phase,
+                            "pid": pid,
+                            "tid": tracks.index(phase),
+                            "ts": round(at, 3),
+                            "dur": round(cycles / design.clock_mhz, 3),
+                        }
+                    )
                     at += cycles / design.clock_mhz
     return {"displayTimeUnit": "ns", "traceEvents": events}

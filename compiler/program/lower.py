@@ -31,8 +31,7 @@ PHASES = ("prefill", "decode")
 Operands = dict[str, Slot | Value]
 
 
-def lower(graph: Graph, design: Design, packed: Mapping[str, Stored], dataflow: str,
-          bandwidth_gb_s: float) -> Schedule:  # fmt: skip
+def lower(graph: Graph, design: Design, packed: Mapping[str, Stored], dataflow: str, bandwidth_gb_s: float) -> Schedule:
     """Both programs.
 
     packed          every part of weight_parts, by its name
@@ -140,8 +139,10 @@ class _Lowering:
     def _int8(self, name: str, cols: int) -> tuple[str, str]:
         """Buffers for the INT8 codes and scales of `cols` wide rows."""
         block = self.design.block
-        return (self._buffer(f"{name}.codes", block * padded(cols, LANE_COLS)),
-                self._buffer(f"{name}.scale", block * 4))  # fmt: skip
+        return (
+            self._buffer(f"{name}.codes", block * padded(cols, LANE_COLS)),
+            self._buffer(f"{name}.scale", block * 4),
+        )
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -157,19 +158,37 @@ class _Lowering:
             else:
                 self.codes[node.name] = codes, scale = self._int8(node.name, cols)
                 made = {"codes": self.slot(codes), "scale": self.slot(scale)}
-            self._step(node, Opcode.NORM, {
-                "source": self.slot("x"), "gain": self.slot(gain_name(op)), **made, "floats": int(floats), "cols": cols,
-                "eps": float(np.float32(op.eps)), "inverse": float(np.float32(1) / np.float32(cols)),
-            }, "floats" if floats and len(kinds) > 1 else "")  # fmt: skip
+            self._step(
+                node,
+                Opcode.NORM,
+                {
+                    "source": self.slot("x"),
+                    "gain": self.slot(gain_name(op)),
+                    **made,
+                    "floats": int(floats),
+                    "cols": cols,
+                    "eps": float(np.float32(op.eps)),
+                    "inverse": float(np.float32(1) / np.float32(cols)),
+                },
+                "floats" if floats and len(kinds) > 1 else "",
+            )
 
     def _quantized(self, name: str) -> tuple[str, str]:
         """The INT8 codes and scales of node `name`, quantizing its FP32 value if it has none yet."""
         if name not in self.codes:
             cols = self.widths[name]
             self.codes[name] = codes, scale = self._int8(name, cols)
-            self._step(self.by_name[name], Opcode.QUANTIZE, {
-                "source": self.slot(self.values[name]), "codes": self.slot(codes), "scale": self.slot(scale), "cols": cols,
-            }, "quantize")  # fmt: skip
+            self._step(
+                self.by_name[name],
+                Opcode.QUANTIZE,
+                {
+                    "source": self.slot(self.values[name]),
+                    "codes": self.slot(codes),
+                    "scale": self.slot(scale),
+                    "cols": cols,
+                },
+                "quantize",
+            )
         return self.codes[name]
 
     def _inputs(self, node: str, weight: str) -> Operands:
@@ -197,13 +216,24 @@ class _Lowering:
             layout = part.layout
             grouped = isinstance(layout, GroupLayout)
             operands: Operands = {
-                **inputs, **self._weights(part.name), "rows": layout.rows,
+                **inputs,
+                **self._weights(part.name),
+                "rows": layout.rows,
                 "cols": layout.cols if grouped else layout.padded_cols,
-                "tile_rows": layout.tile_rows if isinstance(layout, Layout) else tile_rows(node, self.readers, self.design),
-                "epilogue": int(epilogue), "target": NOWHERE, "target_scale": NOWHERE,
-                "stride": 0, "capacity": 0, "append": 0, "head_dim": 0, "rope": NOWHERE, "first_row": part.first_row,
+                "tile_rows": layout.tile_rows
+                if isinstance(layout, Layout)
+                else tile_rows(node, self.readers, self.design),
+                "epilogue": int(epilogue),
+                "target": NOWHERE,
+                "target_scale": NOWHERE,
+                "stride": 0,
+                "capacity": 0,
+                "append": 0,
+                "head_dim": 0,
+                "rope": NOWHERE,
+                "first_row": part.first_row,
                 **extra,
-            }  # fmt: skip
+            }
             self._step(node, Opcode.LINEAR, operands, part=part.number)
 
     def _linear(self, node: Node) -> None:
@@ -235,11 +265,19 @@ class _Lowering:
 
     def _append(self, node: Node, kind: str, head_dim: int, rotary: Rotary | None = None) -> None:
         """K or V: rotated if K, quantized by head, and written into the cache."""
-        self._emit_linear(node, node.inputs[0], Epilogue.ROPE_HEADS if rotary else Epilogue.HEADS, {
-            "target": self.slot(f"l{node.layer}.{kind}"), "target_scale": self.slot(f"l{node.layer}.{kind}.scale"),
-            "capacity": self.design.context, "append": 1, "head_dim": head_dim,
-            "rope": self.slot(self.rotary[rotary.frequencies]) if rotary else NOWHERE,
-        })  # fmt: skip
+        self._emit_linear(
+            node,
+            node.inputs[0],
+            Epilogue.ROPE_HEADS if rotary else Epilogue.HEADS,
+            {
+                "target": self.slot(f"l{node.layer}.{kind}"),
+                "target_scale": self.slot(f"l{node.layer}.{kind}.scale"),
+                "capacity": self.design.context,
+                "append": 1,
+                "head_dim": head_dim,
+                "rope": self.slot(self.rotary[rotary.frequencies]) if rotary else NOWHERE,
+            },
+        )
 
     def _queries(self, node: Node, rotary: Rotary) -> None:
         """GEMM dataflow: Q goes to DRAM."""
@@ -247,19 +285,32 @@ class _Lowering:
         target = self._buffer(f"{node.name}.int8", rotary.heads * block * width)
         scale = self._buffer(f"{node.name}.int8.scale", rotary.heads * block * 4)
         self.values[node.name] = target
-        self._emit_linear(node, node.inputs[0], Epilogue.ROPE_HEADS, {
-            "target": self.slot(target), "target_scale": self.slot(scale), "capacity": block,
-            "head_dim": rotary.head_dim, "rope": self.slot(self.rotary[rotary.frequencies]),
-        })  # fmt: skip
+        self._emit_linear(
+            node,
+            node.inputs[0],
+            Epilogue.ROPE_HEADS,
+            {
+                "target": self.slot(target),
+                "target_scale": self.slot(scale),
+                "capacity": block,
+                "head_dim": rotary.head_dim,
+                "rope": self.slot(self.rotary[rotary.frequencies]),
+            },
+        )
 
     def _cache(self, node: Node, op: Attention) -> Operands:
         layer = node.layer
         return {
-            "heads": op.heads, "kv_heads": op.kv_heads, "head_dim": op.head_dim,
-            "keys": self.slot(f"l{layer}.keys"), "key_scale": self.slot(f"l{layer}.keys.scale"),
-            "values": self.slot(f"l{layer}.values"), "value_scale": self.slot(f"l{layer}.values.scale"),
-            "capacity": self.design.context, "kappa": float(int8.score_scale(op.scale)),
-        }  # fmt: skip
+            "heads": op.heads,
+            "kv_heads": op.kv_heads,
+            "head_dim": op.head_dim,
+            "keys": self.slot(f"l{layer}.keys"),
+            "key_scale": self.slot(f"l{layer}.keys.scale"),
+            "values": self.slot(f"l{layer}.values"),
+            "value_scale": self.slot(f"l{layer}.values.scale"),
+            "capacity": self.design.context,
+            "kappa": float(int8.score_scale(op.scale)),
+        }
 
     def _query(self, node: Node) -> tuple[Node, Rotary]:
         """The linear that makes an attention's queries, and their rotation."""
@@ -277,11 +328,19 @@ class _Lowering:
         q, rotary = self._query(node)
         (part,) = self.parts_of[q.weight or ""]
         cols = part.layout.padded_cols if isinstance(part.layout, Layout) else part.layout.cols
-        self._step(node, Opcode.TPHS, {
-            **self._inputs(q.inputs[0], q.weight or ""), **self._weights(part.name), "cols": cols, **self._cache(node, op),
-            "rope": self.slot(self.rotary[rotary.frequencies]),
-            "target": self.slot(target), "stride": padded(self.widths[node.name], 4),
-        })  # fmt: skip
+        self._step(
+            node,
+            Opcode.TPHS,
+            {
+                **self._inputs(q.inputs[0], q.weight or ""),
+                **self._weights(part.name),
+                "cols": cols,
+                **self._cache(node, op),
+                "rope": self.slot(self.rotary[rotary.frequencies]),
+                "target": self.slot(target),
+                "stride": padded(self.widths[node.name], 4),
+            },
+        )
 
     def gemm_steps(self, node: Node, op: Attention, target: str) -> None:
         """Three steps: scores, softmax and context, each reading and writing DRAM."""
@@ -296,20 +355,46 @@ class _Lowering:
         def common(*names: str) -> Operands:
             return {name: cache[name] for name in names}
 
-        self._step(node, Opcode.SCORES, {
-            "queries": self.slot(queries), "query_scale": self.slot(f"{queries}.scale"),
-            **common("keys", "key_scale", "heads", "kv_heads", "head_dim", "capacity", "kappa"),
-            "block": block, "target": self.slot(s), "row": row,
-        }, "scores")  # fmt: skip
-        self._step(node, Opcode.SOFTMAX, {
-            "scores": self.slot(s), **common("value_scale", "heads", "kv_heads", "capacity"),
-            "block": block, "row": row, "target": self.slot(p), "divisor": self.slot(d),
-        }, "softmax")  # fmt: skip
-        self._step(node, Opcode.CONTEXT, {
-            "weights": self.slot(p), "divisor": self.slot(d),
-            **common("values", "heads", "kv_heads", "head_dim", "capacity"),
-            "block": block, "row": row, "target": self.slot(target), "stride": padded(self.widths[node.name], 4),
-        }, "context")  # fmt: skip
+        self._step(
+            node,
+            Opcode.SCORES,
+            {
+                "queries": self.slot(queries),
+                "query_scale": self.slot(f"{queries}.scale"),
+                **common("keys", "key_scale", "heads", "kv_heads", "head_dim", "capacity", "kappa"),
+                "block": block,
+                "target": self.slot(s),
+                "row": row,
+            },
+            "scores",
+        )
+        self._step(
+            node,
+            Opcode.SOFTMAX,
+            {
+                "scores": self.slot(s),
+                **common("value_scale", "heads", "kv_heads", "capacity"),
+                "block": block,
+                "row": row,
+                "target": self.slot(p),
+                "divisor": self.slot(d),
+            },
+            "softmax",
+        )
+        self._step(
+            node,
+            Opcode.CONTEXT,
+            {
+                "weights": self.slot(p),
+                "divisor": self.slot(d),
+                **common("values", "heads", "kv_heads", "head_dim", "capacity"),
+                "block": block,
+                "row": row,
+                "target": self.slot(target),
+                "stride": padded(self.widths[node.name], 4),
+            },
+            "context",
+        )
 
     def choose(self, attend: Node, q: Node) -> None:
         """GEMM or TPHS for this block and phase: forced, or the cheaper one by the cost model, with the reason."""

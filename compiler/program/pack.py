@@ -276,8 +276,10 @@ def pack(
         entries = max(form.room(room) for form in module.FORMATS)
         named = {name for form in module.FORMATS for name in form.schemes}
         if entries and (scheme == "auto" or scheme in named):
-            found += [Packed(layout, form, coded, entropy)
-                      for form, coded in module.candidates(streams, layout, counts, entries, scheme)]  # fmt: skip
+            found += [
+                Packed(layout, form, coded, entropy)
+                for form, coded in module.candidates(streams, layout, counts, entries, scheme)
+            ]
     plain = Packed(layout, raw.Raw(), raw.coded(streams), entropy)
     if not found:
         return plain

@@ -76,6 +76,7 @@ def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:
             if weight.elem.group:
                 found[weight.name] = group_parts(weight, design.pacq_ports)
             else:
-                found[weight.name] = parts(weight.name, weight.rows, weight.cols, design.weight_ports,
-                                           tile_rows(node, readers, design))  # fmt: skip
+                found[weight.name] = parts(
+                    weight.name, weight.rows, weight.cols, design.weight_ports, tile_rows(node, readers, design)
+                )
     return found

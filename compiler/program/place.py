@@ -35,8 +35,9 @@ def place(schedule: Schedule, board: Board | None = None) -> Schedule:
     _place_activations(schedule, chunks, placed)
     done = schedule.replace(
         programs={name: tuple(_resolve(s, placed) for s in steps) for name, steps in schedule.programs.items()},
-        chunks=tuple(chunks), placed=placed,
-    )  # fmt: skip
+        chunks=tuple(chunks),
+        placed=placed,
+    )
     total = sum(c.length for c in chunks)
     if board is not None and total > board.dram_bytes:
         raise ResourceExceeded(

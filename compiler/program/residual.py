@@ -36,5 +36,7 @@ def check_residual(graph: Graph) -> None:
         elif isinstance(node.op, Add) and not any(isinstance(by_name[i].op, Linear) for i in node.inputs):
             problems.append((node.name, "the sum adds no linear layer"))
     if problems:
-        raise UnsupportedModel("the engine keeps one residual, and this model needs more (a parallel block?):",
-                               tuple((name, found, "") for name, found in problems))  # fmt: skip
+        raise UnsupportedModel(
+            "the engine keeps one residual, and this model needs more (a parallel block?):",
+            tuple((name, found, "") for name, found in problems),
+        )

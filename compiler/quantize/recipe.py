@@ -76,8 +76,9 @@ class MatrixReport:
     largest_scale: float
 
 
-def round_graph(graph: Graph, recipe: Recipe, statistics: Statistics | None,
-                progress: Callable[[str], None]) -> tuple[Graph, list[MatrixReport]]:  # fmt: skip
+def round_graph(
+    graph: Graph, recipe: Recipe, statistics: Statistics | None, progress: Callable[[str], None]
+) -> tuple[Graph, list[MatrixReport]]:
     """`graph` with its matrices rounded, and what each lost.  Matrices that are grouped already and have no more bits stay."""
     readers: dict[str, str] = {n.weight or "": n.name for n in graph.nodes if isinstance(n.op, Linear)}
     wanted = _grouped_widths(graph, recipe) if recipe.grouped else dict.fromkeys(graph.weights, 8)

@@ -55,16 +55,23 @@ def _factor(peak: Floats, matrices: list[Floats], strength: float) -> Floats:
     return (s / np.exp(np.mean(np.log(s)))).astype(np.float32)
 
 
-def _norm(op: Norm, linears: list[Node], weights: dict[str, Floats], vectors: dict[str, Floats], statistics: Statistics,
-          strength: float) -> None:  # fmt: skip
+def _norm(
+    op: Norm,
+    linears: list[Node],
+    weights: dict[str, Floats],
+    vectors: dict[str, Floats],
+    statistics: Statistics,
+    strength: float,
+) -> None:
     """A norm's gain against all linears that read it."""
     names = [n.weight or "" for n in linears]
     s = _factor(statistics.peak[linears[0].name], [weights[w] for w in names], strength)
     for name in names:
         weights[name] = weights[name] * s
     gain = op.gain or ""
-    vectors[gain] = ((vectors[gain] + np.float32(op.offset)) / s - np.float32(op.offset) if op.offset
-                     else vectors[gain] / s).astype(np.float32)  # fmt: skip
+    vectors[gain] = (
+        (vectors[gain] + np.float32(op.offset)) / s - np.float32(op.offset) if op.offset else vectors[gain] / s
+    ).astype(np.float32)
     if op.bias is not None:
         vectors[op.bias] = (vectors[op.bias] / s).astype(np.float32)
 
@@ -80,8 +87,9 @@ def _gated(up: Node, readers: list[Node], weights: dict[str, Floats], statistics
     statistics.power[down.name] = statistics.power[down.name] / s**2
 
 
-def _attention(op: Attention, v: Node, readers: list[Node], weights: dict[str, Floats], statistics: Statistics,
-               strength: float) -> None:  # fmt: skip
+def _attention(
+    op: Attention, v: Node, readers: list[Node], weights: dict[str, Floats], statistics: Statistics, strength: float
+) -> None:
     """The rows of V against the output projection; a bias of V keeps it as it is."""
     if len(readers) != 1 or type(v.op) is not Linear or v.op.bias is not None or type(readers[0].op) is not Linear:
         return

@@ -84,8 +84,15 @@ def over_budget(design: Design, board: Board) -> list[tuple[str, int, int]]:
     return [(k, n, int(limits[k] * BUDGET[k])) for k, n in used.items() if n > limits[k] * BUDGET[k]]
 
 
-def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, named: str = "", packing: str = "auto",
-        optimize: str = "balanced", dataflow: str = "auto") -> Fit:  # fmt: skip
+def fit(
+    graph: Graph,
+    board: Board,
+    settings: dict[str, int] | None = None,
+    named: str = "",
+    packing: str = "auto",
+    optimize: str = "balanced",
+    dataflow: str = "auto",
+) -> Fit:
     """The design that serves `graph` soonest on `board` within BUDGET, by the cost model.
 
     settings  numbers of SETTABLE that the user fixed
@@ -111,16 +118,23 @@ def fit(graph: Graph, board: Board, settings: dict[str, int] | None = None, name
     array = len(grouped) < len(matrices)
     wanted = fixed.get("context", model.context or DEFAULT_CONTEXT)
     base = Design(
-        board=board.name, part=board.part, clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
-        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim) // (2 if grouped else 1)) if array else 0,
+        board=board.name,
+        part=board.part,
+        clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
+        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim) // (2 if grouped else 1))
+        if array
+        else 0,
         token_lanes=fixed.get("token_lanes", 1),
         float_lanes=fixed.get("float_lanes", 4),
-        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS), block=fixed.get("block", min(64, max(1, wanted))), context=wanted,
-        max_cols=padded(cols, LANE_COLS), max_head_dim=padded(model.head_dim, BEAT_BYTES),
+        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS),
+        block=fixed.get("block", min(64, max(1, wanted))),
+        context=wanted,
+        max_cols=padded(cols, LANE_COLS),
+        max_head_dim=padded(model.head_dim, BEAT_BYTES),
         prefix_codes=fixed.get("prefix_codes", int(array and packing in ("auto", "prefix"))),
         lookup_entries=fixed.get("lookup_entries", 1024 if array and packing in PUBLISHED else 0),
         **_pacq(grouped, board, fixed, array, model.head_dim),
-    )  # fmt: skip
+    )
     try:
         base.check()
     except ValueError as error:
@@ -200,9 +214,12 @@ def _pacq(grouped: list[Weight], board: Board, fixed: dict[str, int], array: boo
     ports = fixed.get("pacq_ports", max(possible))
     affordable = [n for n in PACQ_FIFO if ports * bram36(n * 8 * BEAT_BYTES) <= FIFO_SHARE * available(board)["BRAM36"]]
     return {
-        "pacq_ports": ports, "pacq_lanes": lanes, "pacq_tokens": fixed.get("pacq_tokens", 1),
-        "pacq_fifo": fixed.get("pacq_fifo", max(affordable, default=min(PACQ_FIFO))), "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
-    }  # fmt: skip
+        "pacq_ports": ports,
+        "pacq_lanes": lanes,
+        "pacq_tokens": fixed.get("pacq_tokens", 1),
+        "pacq_fifo": fixed.get("pacq_fifo", max(affordable, default=min(PACQ_FIFO))),
+        "pacq_clock_mhz": fixed.get("pacq_clock_mhz", board.pacq_clock_mhz),
+    }
 
 
 def _starved(design: Design, grouped: list[Weight]) -> list[str]:
@@ -285,7 +302,11 @@ def kv_bytes(design: Design, graph: Graph) -> int:
 
 
 def _refusal(design: Design, board: Board, problems: list[tuple[str, int, int]]) -> str:
-    knobs = {"BRAM36": "--set context=... or block=... lower", "DSP": "--set token_lanes=... or weight_ports=... lower",
-             "LUT": "--set token_lanes=... lower", "FF": "--set token_lanes=... lower"}  # fmt: skip
+    knobs = {
+        "BRAM36": "--set context=... or block=... lower",
+        "DSP": "--set token_lanes=... or weight_ports=... lower",
+        "LUT": "--set token_lanes=... lower",
+        "FF": "--set token_lanes=... lower",
+    }
     rows = [f"{kind} {used:,} of {allowed:,} allowed ({knobs[kind]})" for kind, used, allowed in problems]
     return f"the design does not fit {board.title} (estimated): " + "; ".join(rows) + f"\n  tried: {design}"

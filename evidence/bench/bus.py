@@ -23,7 +23,10 @@ def measure(package: Package, work: list[Job], memory: Memory) -> dict[str, Any]
         exact &= bool((ordered(found.results[at : at + count], job.layout, len(job.a)) == job.y).all())
         at += count
     return {
-        "cycles": found.cycles, "beats": list(found.beats), "share_by_port": [n / found.cycles for n in found.beats],
+        "cycles": found.cycles,
+        "beats": list(found.beats),
+        "share_by_port": [n / found.cycles for n in found.beats],
         "share_while_streaming": [n / (found.last_beat - found.first_beat + 1) for n in found.beats],
-        "share_of_offered": sum(found.beats) / found.offered, "bits_as_the_emulator": exact,
-    }  # fmt: skip
+        "share_of_offered": sum(found.beats) / found.offered,
+        "bits_as_the_emulator": exact,
+    }

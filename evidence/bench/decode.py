@@ -141,12 +141,22 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board
         {"part": name, "seconds": n, "kind": "modelled"} for name, n in sorted(modelled.items(), key=lambda r: -r[1])
     ]
     return {
-        "board": board.name, "context": engine.position, "tokens_per_s": 1 / seconds, "seconds": seconds,
-        "roofline_tokens_per_s": roofline, "share_of_roofline": 1 / seconds / roofline, "bandwidth_gb_s": board.bandwidth_gb_s,
-        "bytes_per_token": bytes_by_role, "parts": parts, "clock_mhz": design.clock_mhz, "pacq_clock_mhz": design.pacq_clock_mhz,
-        "share_of_offered": (sum(found.beats) + found.others) / found.offered, "cycles": found.cycles, "published": PUBLISHED,
+        "board": board.name,
+        "context": engine.position,
+        "tokens_per_s": 1 / seconds,
+        "seconds": seconds,
+        "roofline_tokens_per_s": roofline,
+        "share_of_roofline": 1 / seconds / roofline,
+        "bandwidth_gb_s": board.bandwidth_gb_s,
+        "bytes_per_token": bytes_by_role,
+        "parts": parts,
+        "clock_mhz": design.clock_mhz,
+        "pacq_clock_mhz": design.pacq_clock_mhz,
+        "share_of_offered": (sum(found.beats) + found.others) / found.offered,
+        "cycles": found.cycles,
+        "published": PUBLISHED,
         "kind": "linears simulated (Verilog, DDR4-like memory), the rest modelled; clocks assumed, the host not counted",
-    }  # fmt: skip
+    }
 
 
 def _addresses(package: Package, step: Step) -> list[int] | None:

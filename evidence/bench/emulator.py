@@ -65,20 +65,33 @@ def measure(
         for name in DEVICES:
             if name in runners:
                 runners[name].close()
-    found: dict[str, Any] = {"package": str(package.folder), "model": str(model), "kind": "measured", "prompt": prompt, "tokens": tokens,
-                             "repeats": repeats, "load": load_before, "cores": os.cpu_count(), "runners": {}}  # fmt: skip
+    found: dict[str, Any] = {
+        "package": str(package.folder),
+        "model": str(model),
+        "kind": "measured",
+        "prompt": prompt,
+        "tokens": tokens,
+        "repeats": repeats,
+        "load": load_before,
+        "cores": os.cpu_count(),
+        "runners": {},
+    }
     base = {phase: statistics.median(rates[REFERENCES[0]][phase]) for phase in ("prefill", "decode")}
     default = {phase: statistics.median(rates[REFERENCES[1]][phase]) for phase in ("prefill", "decode")}
     for name, phases in rates.items():
         row: dict[str, Any] = {"start_seconds": started[name]}
         for phase, values in phases.items():
-            row[phase] = {"tokens_per_s": statistics.median(values), "spread": [min(values), max(values)],
-                          "ratio_to_onnxruntime": statistics.median(values) / base[phase],
-                          "ratio_to_default": statistics.median(values) / default[phase]}  # fmt: skip
+            row[phase] = {
+                "tokens_per_s": statistics.median(values),
+                "spread": [min(values), max(values)],
+                "ratio_to_onnxruntime": statistics.median(values) / base[phase],
+                "ratio_to_default": statistics.median(values) / default[phase],
+            }
         found["runners"][name] = row
     found["ratio_to_onnxruntime"] = {
-        name: {phase: found["runners"][name][phase]["ratio_to_onnxruntime"] for phase in ("prefill", "decode")} for name in DEVICES
-    }  # fmt: skip
+        name: {phase: found["runners"][name][phase]["ratio_to_onnxruntime"] for phase in ("prefill", "decode")}
+        for name in DEVICES
+    }
     found["bounds"] = bounds(package, found["runners"])
     return found
 
@@ -102,16 +115,27 @@ def bounds(package: Package, runners: dict[str, Any]) -> dict[str, Any]:
     emulator, csim = runners["emulator"], runners["csim"]
     ceiling = bandwidth / (4 * weights)
     return {
-        "matrix_vector_gb_s": bandwidth / 1e9, "matrix_gflop_s": peak / 1e9,
-        "emulator_decode": {"bound": "memory: FP32 weights, 4 bytes each, are read whole for every token", "tokens_per_s": ceiling,
-                            "share": emulator["decode"]["tokens_per_s"] / ceiling},
-        "emulator_prefill": {"bound": "FP32 matrix products of BLAS", "tokens_per_s": peak / (2 * weights),
-                             "share": emulator["prefill"]["tokens_per_s"] * 2 * weights / peak},
-        "csim_decode": {"bound": "one thread: every beat, word and loop iteration of the engine is simulated",
-                        "nanoseconds_per_weight": 1e9 / csim["decode"]["tokens_per_s"] / weights},
-        "csim_prefill": {"bound": "the same; a weight that was unpacked meets a block of tokens",
-                         "nanoseconds_per_product": 1e9 / csim["prefill"]["tokens_per_s"] / weights},
-    }  # fmt: skip
+        "matrix_vector_gb_s": bandwidth / 1e9,
+        "matrix_gflop_s": peak / 1e9,
+        "emulator_decode": {
+            "bound": "memory: FP32 weights, 4 bytes each, are read whole for every token",
+            "tokens_per_s": ceiling,
+            "share": emulator["decode"]["tokens_per_s"] / ceiling,
+        },
+        "emulator_prefill": {
+            "bound": "FP32 matrix products of BLAS",
+            "tokens_per_s": peak / (2 * weights),
+            "share": emulator["prefill"]["tokens_per_s"] * 2 * weights / peak,
+        },
+        "csim_decode": {
+            "bound": "one thread: every beat, word and loop iteration of the engine is simulated",
+            "nanoseconds_per_weight": 1e9 / csim["decode"]["tokens_per_s"] / weights,
+        },
+        "csim_prefill": {
+            "bound": "the same; a weight that was unpacked meets a block of tokens",
+            "nanoseconds_per_product": 1e9 / csim["prefill"]["tokens_per_s"] / weights,
+        },
+    }
 
 
 def _matrix_vector_bandwidth() -> float:

@@ -23,25 +23,39 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
         count = entry["rows"] * entry["cols"]
         if is_grouped(entry["format"]):
             bits = 8 * entry["bytes"] / count
-            rows.append({
-                "name": entry["name"], "shape": [entry["rows"], entry["cols"]], "scheme": str(GroupFormat.of_word(entry["format"])),
-                "bits_per_weight": bits, "entropy_bits": entry["entropy_bits"], "share_of_bound": _share(entry["entropy_bits"], bits),
-                "published_bits": dict.fromkeys(PUBLISHED, bits), "published_share": _share(entry["entropy_bits"], bits),
-                "weights_per_cycle": count / max(1, entry["bus_cycles"]), "ports": entry["ports"],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "name": entry["name"],
+                    "shape": [entry["rows"], entry["cols"]],
+                    "scheme": str(GroupFormat.of_word(entry["format"])),
+                    "bits_per_weight": bits,
+                    "entropy_bits": entry["entropy_bits"],
+                    "share_of_bound": _share(entry["entropy_bits"], bits),
+                    "published_bits": dict.fromkeys(PUBLISHED, bits),
+                    "published_share": _share(entry["entropy_bits"], bits),
+                    "weights_per_cycle": count / max(1, entry["bus_cycles"]),
+                    "ports": entry["ports"],
+                }
+            )
             continue
         codes, _ = package.matrix(entry)
         layout = Layout(entry["rows"], entry["cols"], entry["ports"], entry["tile_rows"])
         published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
         bits = 8 * entry["bytes"] / count
-        rows.append({
-            "name": entry["name"], "shape": [entry["rows"], entry["cols"]],
-            "scheme": str(format_of(entry["format"])) if entry["format"] else "raw", "bits_per_weight": bits,
-            "entropy_bits": entry["entropy_bits"], "share_of_bound": _share(entry["entropy_bits"], bits),
-            "published_bits": published,
-            "published_share": _share(entry["entropy_bits"], min(8.0, published["frequency"])),
-            "weights_per_cycle": count / max(1, entry["bus_cycles"]), "ports": layout.ports,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": entry["name"],
+                "shape": [entry["rows"], entry["cols"]],
+                "scheme": str(format_of(entry["format"])) if entry["format"] else "raw",
+                "bits_per_weight": bits,
+                "entropy_bits": entry["entropy_bits"],
+                "share_of_bound": _share(entry["entropy_bits"], bits),
+                "published_bits": published,
+                "published_share": _share(entry["entropy_bits"], min(8.0, published["frequency"])),
+                "weights_per_cycle": count / max(1, entry["bus_cycles"]),
+                "ports": layout.ports,
+            }
+        )
     weights = [r["shape"][0] * r["shape"][1] for r in rows]
 
     def mean(key: str) -> float:
@@ -51,11 +65,14 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
         s: sum(r["published_bits"][s] * n for r, n in zip(rows, weights, strict=True)) / sum(weights) for s in PUBLISHED
     }
     whole = {
-        "weights": sum(weights), "bits_per_weight": mean("bits_per_weight"), "entropy_bits": mean("entropy_bits"),
-        "share_of_bound": mean("entropy_bits") / mean("bits_per_weight"), "published_bits": published,
+        "weights": sum(weights),
+        "bits_per_weight": mean("bits_per_weight"),
+        "entropy_bits": mean("entropy_bits"),
+        "share_of_bound": mean("entropy_bits") / mean("bits_per_weight"),
+        "published_bits": published,
         "published_share": {s: mean("entropy_bits") / bits for s, bits in published.items()},
         "weights_per_cycle": sum(weights) / sum(n / r["weights_per_cycle"] for n, r in zip(weights, rows, strict=True)),
-    }  # fmt: skip
+    }
     return {"package": str(package.folder), "kind": "measured", "whole": whole, "matrices": rows}
 
 
@@ -75,6 +92,11 @@ def simulated_rate(package: Package) -> dict[str, Any]:
     cycles = after.cycles["unpack"] - before.cycles["unpack"]
     beats = after.cycles["fetch"] - before.cycles["fetch"]
     weights = sum(row["rows"] * row["cols"] for row in package.packing())
-    return {"kind": "simulated", "cycles_per_port": cycles / ports, "beats_per_port": beats / ports,
-            "beats_per_cycle": beats / cycles, "weights_per_cycle_and_port": weights / cycles,
-            "weights_per_cycle": weights / cycles * ports}  # fmt: skip
+    return {
+        "kind": "simulated",
+        "cycles_per_port": cycles / ports,
+        "beats_per_port": beats / ports,
+        "beats_per_cycle": beats / cycles,
+        "weights_per_cycle_and_port": weights / cycles,
+        "weights_per_cycle": weights / cycles * ports,
+    }

@@ -41,38 +41,90 @@ def rows() -> list[dict[str, Any]]:
     for (name, gbit_s), interval in TTFT.items():
         machine = paper.Machine(gbit_s=gbit_s)
         gains = [paper.first_token_gain(paper.SHAPES[name], machine, t) for t in PROMPTS]
-        found.append(_row(f"Fig. 6, time to first token, {name}, {gbit_s} Gb/s", gains, interval, f"prompts of {PROMPTS}",
-                          _first_token_reason(paper.SHAPES[name], machine)))  # fmt: skip
+        found.append(
+            _row(
+                f"Fig. 6, time to first token, {name}, {gbit_s} Gb/s",
+                gains,
+                interval,
+                f"prompts of {PROMPTS}",
+                _first_token_reason(paper.SHAPES[name], machine),
+            )
+        )
     for (name, gbit_s), interval in TBT.items():
         machine = paper.Machine(gbit_s=gbit_s)
         gains = [paper.next_token_gain(paper.SHAPES[name], machine, t) for t in PROMPTS]
-        found.append(_row(f"Fig. 7, time between tokens, {name}, {gbit_s} Gb/s", gains, interval, f"after {PROMPTS} tokens", (
-            "decode is bound by bytes, so the gain is the packing ratio (16/11 = 1.45 by ids of 11 bits) less what the KV cache adds; "
-            "the paper's packets pack some matrices further (1.54 reported for one with packets)")))  # fmt: skip
+        found.append(
+            _row(
+                f"Fig. 7, time between tokens, {name}, {gbit_s} Gb/s",
+                gains,
+                interval,
+                f"after {PROMPTS} tokens",
+                (
+                    "decode is bound by bytes, so the gain is the packing ratio (16/11 = 1.45 by ids of 11 bits) less what the KV cache adds; "
+                    "the paper's packets pack some matrices further (1.54 reported for one with packets)"
+                ),
+            )
+        )
     for name in ("DeiT-S", "DeiT-B"):
         shape = paper.SHAPES[name]
         gain = paper.first_token_gain(shape, paper.Machine(), shape.tokens)
-        found.append(_row(f"section 6.6, {name}", [gain], DEIT, "197 tokens, at 12 Gb/s (the bandwidth is not reported)",
-                          "nearly all of it packing; DeiT's own packing ratio is not reported"))  # fmt: skip
+        found.append(
+            _row(
+                f"section 6.6, {name}",
+                [gain],
+                DEIT,
+                "197 tokens, at 12 Gb/s (the bandwidth is not reported)",
+                "nearly all of it packing; DeiT's own packing ratio is not reported",
+            )
+        )
     shape = paper.SHAPES["OPT-1.3B"]
     rate = [1 / paper.latency(shape, paper.Machine(), 1, t, True, True) for t in PROMPTS]
-    found.append(_row("OPT-1.3B, decoded tokens a second", rate, (2.0, 2.0), f"after {PROMPTS} tokens",
-                      "reported as about 2 with no bandwidth named; at 12 Gb/s the weights alone, packed by 16/11, allow 1.8"))  # fmt: skip
-    found.append(_row("Fig. 10a, weight transfer, MLP 1, naive", [paper.NAIVE_RATIO], (1.4, 1.4), "1,272 unique chunks, 11-bit ids; chunks of two are inferred",
-                      "16/11 is the ratio of widths alone; what the reported 1.4 counts besides is not stated"))  # fmt: skip
+    found.append(
+        _row(
+            "OPT-1.3B, decoded tokens a second",
+            rate,
+            (2.0, 2.0),
+            f"after {PROMPTS} tokens",
+            "reported as about 2 with no bandwidth named; at 12 Gb/s the weights alone, packed by 16/11, allow 1.8",
+        )
+    )
+    found.append(
+        _row(
+            "Fig. 10a, weight transfer, MLP 1, naive",
+            [paper.NAIVE_RATIO],
+            (1.4, 1.4),
+            "1,272 unique chunks, 11-bit ids; chunks of two are inferred",
+            "16/11 is the ratio of widths alone; what the reported 1.4 counts besides is not stated",
+        )
+    )
     for scheme in ("packets", "frequency"):
         ratio = paper.REPORTED_RATIOS[scheme]
-        found.append({"figure": f"Fig. 10a, weight transfer, MLP 1, + {scheme}", "modelled": None, "published": [ratio, ratio],
-                      "inside": None, "over": "", "reason": "not modelled: it depends on OPT's weights, which no package registry has"})  # fmt: skip
+        found.append(
+            {
+                "figure": f"Fig. 10a, weight transfer, MLP 1, + {scheme}",
+                "modelled": None,
+                "published": [ratio, ratio],
+                "inside": None,
+                "over": "",
+                "reason": "not modelled: it depends on OPT's weights, which no package registry has",
+            }
+        )
     return found
 
 
 def _row(figure: str, values: list[float], interval: tuple[float, float], over: str, reason: str) -> dict[str, Any]:
     low, high = min(values), max(values)
     inside = interval[0] <= low and high <= interval[1]
-    return {"figure": figure, "modelled": [low, high], "published": list(interval), "inside": inside,
-            "overlap": low <= interval[1] and high >= interval[0], "over": over, "values": values,
-            "reason": "" if inside else reason}  # fmt: skip
+    return {
+        "figure": figure,
+        "modelled": [low, high],
+        "published": list(interval),
+        "inside": inside,
+        "overlap": low <= interval[1] and high >= interval[0],
+        "over": over,
+        "values": values,
+        "reason": "" if inside else reason,
+    }
 
 
 def _first_token_reason(shape: paper.Shape, machine: paper.Machine) -> str:

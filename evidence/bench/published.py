@@ -82,14 +82,29 @@ class Machine:
 
 
 ASSUMPTIONS = (
-    ("multipliers", 32, (16, 64), "multipliers of a processing element: the largest power of two for which 96 of them fit 2,520 DSP48E2 "
-     "at two INT8 products each; 64 is remembered from the paper and would not fit"),
-    ("overlap", True, (False,), "fetch and store overlap with compute, step by step; the paper shows the three as parts of a bar"),
+    (
+        "multipliers",
+        32,
+        (16, 64),
+        "multipliers of a processing element: the largest power of two for which 96 of them fit 2,520 DSP48E2 "
+        "at two INT8 products each; 64 is remembered from the paper and would not fit",
+    ),
+    (
+        "overlap",
+        True,
+        (False,),
+        "fetch and store overlap with compute, step by step; the paper shows the three as parts of a bar",
+    ),
     ("score_bytes", 1, (2, 4), "scores and probabilities cross DRAM as INT8, like all activations"),
     ("causal", False, (True,), "attention is computed over the whole block, masked"),
     ("head", False, (True,), "the vocabulary projection is not part of the latency"),
-    ("packing", NAIVE_RATIO, tuple(REPORTED_RATIOS.values()), "all weights shrink as chunks of two by ids of 11 bits; the chunk size is not stated, and the ratios are reported for one matrix"),
-)  # fmt: skip
+    (
+        "packing",
+        NAIVE_RATIO,
+        tuple(REPORTED_RATIOS.values()),
+        "all weights shrink as chunks of two by ids of 11 bits; the chunk size is not stated, and the ratios are reported for one matrix",
+    ),
+)
 """(field of Machine, value, others it might be, why)."""
 
 
@@ -123,8 +138,14 @@ def layer(s: Shape, m: Machine, tokens: int, seen: int, tphs: bool, packed: bool
     parts = []
 
     def linear(name: str, rows: int, cols: int) -> None:
-        parts.append(Part(name, rows * cols / ratio + tokens * cols, tokens * rows,
-                          tokens * rows * cols / (m.elements * m.multipliers)))  # fmt: skip
+        parts.append(
+            Part(
+                name,
+                rows * cols / ratio + tokens * cols,
+                tokens * rows,
+                tokens * rows * cols / (m.elements * m.multipliers),
+            )
+        )
 
     linear("K", s.dim, s.dim)
     linear("V", s.dim, s.dim)

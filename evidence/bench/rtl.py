@@ -86,9 +86,12 @@ def synthesize(module: Module) -> dict[str, Any]:
             source = TESTS / name if name.startswith("baseline") else folder / name
             (Path(work) / name).write_text(source.read_text())
         values = " ".join(f"-set {name} {value}" for name, value in module.parameters)
-        script = (f"read_verilog -sv -DMEADOW_COUNT_DSP48E2 {' '.join(module.files)}; " + (f"chparam {values} {top}; " if values else "")
-                  + f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; "
-                  "tee -q -o stat.json stat -json; tee -q -o depth.txt ltp -noff")  # fmt: skip
+        script = (
+            f"read_verilog -sv -DMEADOW_COUNT_DSP48E2 {' '.join(module.files)}; "
+            + (f"chparam {values} {top}; " if values else "")
+            + f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; "
+            "tee -q -o stat.json stat -json; tee -q -o depth.txt ltp -noff"
+        )
         code = f"from pyosys import libyosys as y; d = y.Design(); [y.run_pass(c.strip(), d) for c in {script!r}.split(';')]"
         done = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -101,6 +104,13 @@ def synthesize(module: Module) -> dict[str, Any]:
     def count(prefix: str) -> int:
         return sum(n for kind, n in cells.items() if kind.startswith(prefix))
 
-    return {"module": top, "LUT": count("LUT") + memory, "LUT_as_memory": memory, "FF": count("FD"),
-            "DSP48E2": cells.get("DSP48E2", 0), "BRAM": count("RAMB"), "CARRY4": cells.get("CARRY4", 0),
-            "longest_path_cells": int(depth.group(1)) if depth else None}  # fmt: skip
+    return {
+        "module": top,
+        "LUT": count("LUT") + memory,
+        "LUT_as_memory": memory,
+        "FF": count("FD"),
+        "DSP48E2": cells.get("DSP48E2", 0),
+        "BRAM": count("RAMB"),
+        "CARRY4": cells.get("CARRY4", 0),
+        "longest_path_cells": int(depth.group(1)) if depth else None,
+    }

@@ -36,14 +36,22 @@ def measure(
                 after = session.device.counters
                 counted = {name: n - before.bytes[name] for name, n in after.bytes.items() if n != before.bytes[name]}
                 predicted = predict(package, phase, position, tokens)
-                rows.append({
-                    "dataflow": dataflow, "prompt": length, "phase": phase, "predicted_bytes": sum(predicted.values()),
-                    "counted_bytes": sum(counted.values()), "equal": predicted == counted,
-                    "intermediate_bytes": _role(counted, "intermediates"),
-                    "by_role": {role: _role(counted, role) for role in ROLES},
-                    "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
-                    **_loops(package, phase, position, tokens, {k: n - before.cycles[k] for k, n in after.cycles.items()}),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "dataflow": dataflow,
+                        "prompt": length,
+                        "phase": phase,
+                        "predicted_bytes": sum(predicted.values()),
+                        "counted_bytes": sum(counted.values()),
+                        "equal": predicted == counted,
+                        "intermediate_bytes": _role(counted, "intermediates"),
+                        "by_role": {role: _role(counted, role) for role in ROLES},
+                        "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
+                        **_loops(
+                            package, phase, position, tokens, {k: n - before.cycles[k] for k, n in after.cycles.items()}
+                        ),
+                    }
+                )
     return rows
 
 

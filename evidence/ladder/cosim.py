@@ -46,8 +46,11 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
         counters["STATUS"] = driver.fabric.read(
             "pacq_gemv", offsets(PACQ_REGISTERS)["STATUS"]
         )  # cycles after the last result
-        identity = {name: driver.fabric.read("pacq_gemv", at) for name, at in offsets(PACQ_REGISTERS).items()
-                    if name in ("ID", "VERSION", "SHAPE", "SIZE")}  # fmt: skip
+        identity = {
+            name: driver.fabric.read("pacq_gemv", at)
+            for name, at in offsets(PACQ_REGISTERS).items()
+            if name in ("ID", "VERSION", "SHAPE", "SIZE")
+        }
         operations = session.operations
     shape, size = pacq_shape(design)
     checks = {
@@ -58,8 +61,16 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
         "idle without error": counters["STATUS"] == 0 == counters["ERROR"],
     }
     return {
-        "kind": "simulated (Verilator, the package's own Verilog and C++; clock cycles of pacq_gemv)", "layers": len(rows),
-        "steps": len(some), "commands": len(streamed), "predicted_beats": beats, "cycles": cycles, "counters": counters,
-        "identity": identity, "checks": checks, "agree": all(checks.values()), "operations": operations,
+        "kind": "simulated (Verilator, the package's own Verilog and C++; clock cycles of pacq_gemv)",
+        "layers": len(rows),
+        "steps": len(some),
+        "commands": len(streamed),
+        "predicted_beats": beats,
+        "cycles": cycles,
+        "counters": counters,
+        "identity": identity,
+        "checks": checks,
+        "agree": all(checks.values()),
+        "operations": operations,
         "differences": [str(r) for r in rows],
-    }  # fmt: skip
+    }

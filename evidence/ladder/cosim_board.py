@@ -45,13 +45,45 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
         values = [f"-G{name}={value}" for name, value in parameters.items()]
         made = Path(work) / "cosim.so"
         steps = (
-            [command, "--cc", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "-Wno-fatal", "-Wno-lint",
-             "-CFLAGS", "-O2 -march=native -std=c++17 -fPIC", "--top-module", "pacq_gemv", *values, *(str(p.resolve()) for p in rtl)],
-            [compiler, *FLAGS, "-DMEADOW_COSIM", f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
-             f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}", "-Wno-unused-parameter", "-isystem",
-             f"{environment['VERILATOR_ROOT']}/include", "-Iobj_dir", f"-I{hls / 'sim'}", f"-I{hls}", str(hls / "sim" / "csim.cpp"),
-             "obj_dir/libVpacq_gemv.a", "obj_dir/libverilated.a", "-pthread", "-o", str(made)],
-        )  # fmt: skip
+            [
+                command,
+                "--cc",
+                "--build",
+                "-O3",
+                "--x-assign",
+                "fast",
+                "--x-initial",
+                "fast",
+                "--no-timing",
+                "-Wno-fatal",
+                "-Wno-lint",
+                "-CFLAGS",
+                "-O2 -march=native -std=c++17 -fPIC",
+                "--top-module",
+                "pacq_gemv",
+                *values,
+                *(str(p.resolve()) for p in rtl),
+            ],
+            [
+                compiler,
+                *FLAGS,
+                "-DMEADOW_COSIM",
+                f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
+                f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}",
+                "-Wno-unused-parameter",
+                "-isystem",
+                f"{environment['VERILATOR_ROOT']}/include",
+                "-Iobj_dir",
+                f"-I{hls / 'sim'}",
+                f"-I{hls}",
+                str(hls / "sim" / "csim.cpp"),
+                "obj_dir/libVpacq_gemv.a",
+                "obj_dir/libverilated.a",
+                "-pthread",
+                "-o",
+                str(made),
+            ],
+        )
         for step in steps:
             try:
                 done = subprocess.run(

@@ -54,8 +54,10 @@ class Rewriting:
         found = []
         what = f"the {self.bits}-bit weights that were compiled"
         if not self.noise <= noise:
-            found.append(f"{what} compute something else than the user's file: logits differ by {self.noise:.2f} standard deviations, "
-                         f"at most {noise} comes of rounding")  # fmt: skip
+            found.append(
+                f"{what} compute something else than the user's file: logits differ by {self.noise:.2f} standard deviations, "
+                f"at most {noise} comes of rounding"
+            )
         before, after = self.perplexity
         if not after <= ratio * before:
             found.append(
@@ -69,9 +71,11 @@ class Rewriting:
 
     def __str__(self) -> str:
         judged = "" if self.bits in MOST else "; 2 bits by rounding are not judged"
-        return (f"rewritten weights ({self.bits} bits) against the user's file: noise {self.noise:.3f} standard deviations of the logits, "
-                f"perplexity {self.perplexity[1]:.3f} / {self.perplexity[0]:.3f} = {self.perplexity[1] / self.perplexity[0]:.4f}, "
-                f"{self.sure - self.flipped} of {self.sure} sure tokens the same (measured, {self.tokens} tokens{judged})")  # fmt: skip
+        return (
+            f"rewritten weights ({self.bits} bits) against the user's file: noise {self.noise:.3f} standard deviations of the logits, "
+            f"perplexity {self.perplexity[1]:.3f} / {self.perplexity[0]:.3f} = {self.perplexity[1] / self.perplexity[0]:.4f}, "
+            f"{self.sure - self.flipped} of {self.sure} sure tokens the same (measured, {self.tokens} tokens{judged})"
+        )
 
 
 def narrowest(package: Package) -> int:

@@ -171,8 +171,12 @@ def dataflow_packages(package: Package, source: Path, folder: Path) -> Iterator[
             continue
         target = folder / mode
         settings = tuple((str(k), int(v)) for k, v in options["settings"])
-        compile_model(source, boards.load(package.manifest["board"]), target,
-                      Options(mode, options["packing"], options["design"], settings, mode))  # fmt: skip
+        compile_model(
+            source,
+            boards.load(package.manifest["board"]),
+            target,
+            Options(mode, options["packing"], options["design"], settings, mode),
+        )
         yield mode, target
 
 
@@ -208,8 +212,15 @@ def flip_changes_digest(session: Session, tokens: list[int], before: str) -> boo
     return after != before
 
 
-def verify(package: Package, rungs: tuple[str, ...], count: int, file: Path | None, limit: int, reference: Path | None,
-           tell: Callable[[str], None]) -> Verdict:  # fmt: skip
+def verify(
+    package: Package,
+    rungs: tuple[str, ...],
+    count: int,
+    file: Path | None,
+    limit: int,
+    reference: Path | None,
+    tell: Callable[[str], None],
+) -> Verdict:
     """Run every prompt on every rung."""
     from meadow.compiler.graph.evaluate import Evaluator, State
     from meadow.compiler.sources.source import read_source
@@ -305,16 +316,18 @@ def _flip(session: Session, tokens: list[int]) -> bool:
     return flip_changes_digest(session, tokens, session.digest)
 
 
-def _traces(sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int, ends: frozenset[int]
-            ) -> dict[tuple[tuple[str, str], int], Trace]:  # fmt: skip
+def _traces(
+    sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int, ends: frozenset[int]
+) -> dict[tuple[tuple[str, str], int], Trace]:
     """Every session at every block size; each kind of device in a thread of its own (a C simulation is not reentrant)."""
 
     def run(device: str) -> dict[tuple[tuple[str, str], int], Trace]:
         return {
             (key, block): follow_session(session, tokens, count if block == BLOCKS[0] else 0, block, ends)
-            for key, session in sessions.items() if key[1] == device
+            for key, session in sessions.items()
+            if key[1] == device
             for block in BLOCKS
-        }  # fmt: skip
+        }
 
     found: dict[tuple[tuple[str, str], int], Trace] = {}
     with ThreadPoolExecutor(max_workers=len(devices)) as pool:

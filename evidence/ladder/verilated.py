@@ -140,11 +140,33 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
             (Path(work) / name).write_text(text)
         values = [f"-G{name}={value}" for name, value in parameters.items()]
         done = subprocess.run(
-            [command, "--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "-Wno-fatal",
-             "-Wno-lint", "-CFLAGS", f"-O2 -march=native -std=c++17 -DPORTS={parameters['PORTS']}", "--top-module", "pacq_gemv",
-             *values, *sources, "drive.cpp"],
-            cwd=work, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                command,
+                "--cc",
+                "--exe",
+                "--build",
+                "-O3",
+                "--x-assign",
+                "fast",
+                "--x-initial",
+                "fast",
+                "--no-timing",
+                "-Wno-fatal",
+                "-Wno-lint",
+                "-CFLAGS",
+                f"-O2 -march=native -std=c++17 -DPORTS={parameters['PORTS']}",
+                "--top-module",
+                "pacq_gemv",
+                *values,
+                *sources,
+                "drive.cpp",
+            ],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
             raise DeviceError(f"Verilator refused pacq_gemv: {lines[0] if lines else done.stderr[-300:]}")
@@ -155,9 +177,18 @@ def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) 
     """Run a script on the memory that the file `image` is.  Raises DeviceError when the engine does not finish."""
     with tempfile.TemporaryDirectory() as work:
         text, found = Path(work) / "script", Path(work) / "results"
-        header = struct.pack("<9Q", round(memory.beats_per_cycle * UNIT), memory.latency, memory.jitter, memory.refresh_period,
-                             memory.refresh, round(memory.foreign_rate * UNIT), len(script.commands), len(script.operations),
-                             MOST_CYCLES)  # fmt: skip
+        header = struct.pack(
+            "<9Q",
+            round(memory.beats_per_cycle * UNIT),
+            memory.latency,
+            memory.jitter,
+            memory.refresh_period,
+            memory.refresh,
+            round(memory.foreign_rate * UNIT),
+            len(script.commands),
+            len(script.operations),
+            MOST_CYCLES,
+        )
         with text.open("wb") as file:
             file.write(header)
             for command in script.commands:
@@ -173,5 +204,13 @@ def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) 
         if "error" in counted:
             raise DeviceError(f"pacq_gemv in simulation: {counted['error']}")
         results = np.fromfile(found, np.float32).reshape(-1, ports)
-    return Outcome(results, counted["cycles"], counted["first_beat"], counted["last_beat"], counted["offered"],
-                   counted["others"], counted["status"], tuple(counted["beats"]))  # fmt: skip
+    return Outcome(
+        results,
+        counted["cycles"],
+        counted["first_beat"],
+        counted["last_beat"],
+        counted["offered"],
+        counted["others"],
+        counted["status"],
+        tuple(counted["beats"]),
+    )

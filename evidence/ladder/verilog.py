@@ -124,8 +124,13 @@ def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0)
     foreign_mhz  clock of the engine, which reads over two ports of its own
     """
     cycle_ns = 1e3 / design_clock_mhz
-    return Memory(bandwidth_gb_s * 1e9 / 16 / (design_clock_mhz * 1e6), *LATENCY, round(REFRESH_EVERY_NS / cycle_ns),
-                  round(REFRESH_NS / cycle_ns), 2 * foreign_mhz / design_clock_mhz)  # fmt: skip
+    return Memory(
+        bandwidth_gb_s * 1e9 / 16 / (design_clock_mhz * 1e6),
+        *LATENCY,
+        round(REFRESH_EVERY_NS / cycle_ns),
+        round(REFRESH_NS / cycle_ns),
+        2 * foreign_mhz / design_clock_mhz,
+    )
 
 
 def queue(script: Script, job: Job) -> None:
@@ -158,6 +163,17 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
             found = run(made, package.file("weights.bin"), script, memory, package.design.pacq_ports)
             y = ordered(found.results, job.layout, len(job.a))
             same = found.status == 0 and bool((y.view(np.uint32) == job.y.view(np.uint32)).all())
-            rows.append({"phase": phase, "number": number, "matrix": job.name, "rows": job.layout.rows, "cols": job.layout.cols,
-                         "tokens": len(job.a), "format": str(job.layout.form), "cycles": found.cycles, "same": same})  # fmt: skip
+            rows.append(
+                {
+                    "phase": phase,
+                    "number": number,
+                    "matrix": job.name,
+                    "rows": job.layout.rows,
+                    "cols": job.layout.cols,
+                    "tokens": len(job.a),
+                    "format": str(job.layout.form),
+                    "cycles": found.cycles,
+                    "same": same,
+                }
+            )
     return rows

@@ -15,7 +15,7 @@ from meadow.machine.instructions.heads import (
     probability_beats,
     result_extent,
     square_extent,
-)  # fmt: skip
+)
 from meadow.machine.instructions.instruction import (
     SCRATCH,
     Beats,
@@ -29,7 +29,7 @@ from meadow.machine.instructions.instruction import (
     PackedBeats,
     Phases,
     Tokens,
-)  # fmt: skip
+)
 from meadow.machine.instructions.scores import head_macs, price_head_by_head
 from meadow.machine.instructions.tphs import context_beats
 from meadow.machine.isa import Opcode
@@ -67,8 +67,12 @@ class Context(Instruction):
             target[:, head * dim : (head + 1) * dim] = ar.context(sums, divisor[head, :, 0], exponent)
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
-        return [Extent("weights", square_extent(f, design, 2), SCRATCH), Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH),
-                *cache_extents(f, design, "values"), result_extent(f, design)]  # fmt: skip
+        return [
+            Extent("weights", square_extent(f, design, 2), SCRATCH),
+            Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH),
+            *cache_extents(f, design, "values"),
+            result_extent(f, design),
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()

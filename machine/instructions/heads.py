@@ -22,7 +22,7 @@ from meadow.machine.instructions.instruction import (
     Tokens,
     beats_of,
     need,
-)  # fmt: skip
+)
 from meadow.machine.storage.rows import padded
 
 
@@ -75,8 +75,10 @@ def visible(m: Machine, together: int) -> NDArray[np.bool_]:
 def cache_extents(f: Fields, design: Design, *names: str) -> list[Extent]:
     """Keys or values, and their scales."""
     need(f["capacity"] >= design.context, f"capacity is {f['capacity']} and the context {design.context}")
-    sizes = {"keys": f["kv_heads"] * f["capacity"] * padded(f.get("head_dim", 0), BEAT_BYTES),
-             "key_scale": f["kv_heads"] * padded(f["capacity"], FLOATS) * 4}  # fmt: skip
+    sizes = {
+        "keys": f["kv_heads"] * f["capacity"] * padded(f.get("head_dim", 0), BEAT_BYTES),
+        "key_scale": f["kv_heads"] * padded(f["capacity"], FLOATS) * 4,
+    }
     sizes |= {"values": sizes["keys"], "value_scale": sizes["key_scale"]}
     return [Extent(name, sizes[name], CACHE) for name in names]
 

@@ -27,7 +27,7 @@ from meadow.machine.instructions.instruction import (
     Tokens,
     beats_of,
     need,
-)  # fmt: skip
+)
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
@@ -90,8 +90,10 @@ class Linear(Instruction):
         least = design.context if f["append"] else block
         need(f["capacity"] >= least, f"capacity is {f['capacity']}; {least} tokens are written")
         heads, kinds = (first + rows) // dim, CACHE if f["append"] else SCRATCH
-        found += [Extent("target", heads * f["capacity"] * padded(dim, BEAT_BYTES), kinds, True),
-                  Extent("target_scale", heads * padded(f["capacity"], 4) * 4, kinds, True)]  # fmt: skip
+        found += [
+            Extent("target", heads * f["capacity"] * padded(dim, BEAT_BYTES), kinds, True),
+            Extent("target_scale", heads * padded(f["capacity"], 4) * 4, kinds, True),
+        ]
         return [*found, rope_extent(f, design)] if epilogue is Epilogue.ROPE_HEADS else found
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:

@@ -24,7 +24,7 @@ from meadow.machine.instructions.instruction import (
     beats_of,
     float_rows,
     need,
-)  # fmt: skip
+)
 from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import Step
@@ -63,9 +63,11 @@ class Norm(Instruction):
         need(f["inverse"] == float(np.float32(1) / np.float32(cols)), f"inverse is {f['inverse']}, not 1 / {cols}")
         codes = float_rows(block, cols) if f["floats"] else block * padded(cols, LANE_COLS)
         return [
-            Extent("source", float_rows(block, cols), SCRATCH), Extent("gain", float_rows(1, cols), CONSTANTS),
-            Extent("codes", codes, SCRATCH, True), Extent("scale", 0 if f["floats"] else block * 4, SCRATCH, True),
-        ]  # fmt: skip
+            Extent("source", float_rows(block, cols), SCRATCH),
+            Extent("gain", float_rows(1, cols), CONSTANTS),
+            Extent("codes", codes, SCRATCH, True),
+            Extent("scale", 0 if f["floats"] else block * 4, SCRATCH, True),
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         moved = row_beats(step.numbers, tokens, bool(step.numbers["floats"]))

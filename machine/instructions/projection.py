@@ -28,7 +28,7 @@ from meadow.machine.instructions.instruction import (
     float_rows,
     need,
     on_port,
-)  # fmt: skip
+)
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.coded import format_of
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
@@ -44,12 +44,16 @@ ACTIVATIONS = (
 )
 MATRIX = (
     *(Field(f"weights{p}", "slot", f"weights of port {p}: rows n = {p} mod ports") for p in range(4)),
-    Field("format", "int", "0 raw; 65536 prefix codes; bit 24: grouped weights (machine/storage/groups.py); else chunk size | packets a beat << 8"),
+    Field(
+        "format",
+        "int",
+        "0 raw; 65536 prefix codes; bit 24: grouped weights (machine/storage/groups.py); else chunk size | packets a beat << 8",
+    ),
     Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
     Field("table", "slot", "packed: code table, or `chunk size` int8 an entry"),
     Field("entries", "int", "packed: entries of the table"),
     Field("weight_scale", "slot", "FP32 scale of each row, every tile's beginning at a beat"),
-)  # fmt: skip
+)
 KEPT = (
     Field("reuse", "int", "grouped: 1 takes the activations that pacq_gemv has from the linear before"),
     Field("hold", "int", "grouped: 1 leaves them there for the next"),
@@ -67,11 +71,16 @@ def extents(f: Fields, rows: int, tile_rows: int, design: Design, packed: Packed
     else:
         need(not f["reuse"] and not f["hold"], "only grouped weights keep activations")
         whole = Layout(rows, cols, design.weight_ports, tile_rows)
-        found = [Extent("codes", block * cols, SCRATCH), Extent("scale", block * 4, SCRATCH),
-                 Extent("weight_scale", whole.scale_bytes, WEIGHTS)]  # fmt: skip
+        found = [
+            Extent("codes", block * cols, SCRATCH),
+            Extent("scale", block * 4, SCRATCH),
+            Extent("weight_scale", whole.scale_bytes, WEIGHTS),
+        ]
         if f["format"]:
-            found += [Extent("directory", whole.tiles * design.weight_ports * 4, WEIGHTS),
-                      Extent("table", format_of(f["format"]).table_bytes(f["entries"]), WEIGHTS)]  # fmt: skip
+            found += [
+                Extent("directory", whole.tiles * design.weight_ports * 4, WEIGHTS),
+                Extent("table", format_of(f["format"]).table_bytes(f["entries"]), WEIGHTS),
+            ]
             streams = packed(f, whole.tiles)
         else:
             streams = [whole.raw_beats] * design.weight_ports
@@ -155,8 +164,9 @@ def price(step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, m
         slower = design.clock_mhz / design.pacq_clock_mhz
         stages = {
             "weight ports": group_layout(o, design, rows).port_beats * slower,
-            "multipliers": made["pacq"] * slower, "vector unit": made["results"],
-        }  # fmt: skip
+            "multipliers": made["pacq"] * slower,
+            "vector unit": made["results"],
+        }
         phases["latency"] += tiles * GROUPED_TILE_OVERHEAD + PACQ_LATENCY
     else:
         form = format_of(int(o["format"]))
@@ -164,8 +174,9 @@ def price(step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, m
         stages = {
             "weight ports": max(on_port(moved, f"weights{p}") for p in range(design.weight_ports)),
             "look-up unit": words if form.packed else words * LANE_COLS / BEAT_BYTES,
-            "multipliers": made["multiply"], "rescaling": made["rescale"],
-        }  # fmt: skip
+            "multipliers": made["multiply"],
+            "rescaling": made["rescale"],
+        }
         phases["latency"] += tiles * TILE_OVERHEAD + form.load_cycles(int(o["entries"]))
     slowest = max(stages, key=lambda name: stages[name])
     phases[slowest] = phases.get(slowest, 0.0) + stages[slowest]

@@ -17,7 +17,7 @@ from meadow.machine.instructions.instruction import (
     Phases,
     Tokens,
     float_rows,
-)  # fmt: skip
+)
 from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
@@ -40,8 +40,11 @@ class Quantize(Instruction):
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         cols, block = f["cols"], design.block
-        return [Extent("source", float_rows(block, cols), SCRATCH), Extent("codes", block * padded(cols, LANE_COLS), SCRATCH, True),
-                Extent("scale", block * 4, SCRATCH, True)]  # fmt: skip
+        return [
+            Extent("source", float_rows(block, cols), SCRATCH),
+            Extent("codes", block * padded(cols, LANE_COLS), SCRATCH, True),
+            Extent("scale", block * 4, SCRATCH, True),
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         return row_beats(step.numbers, tokens, False)

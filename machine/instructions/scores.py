@@ -34,7 +34,7 @@ from meadow.machine.instructions.instruction import (
     beats_of,
     need,
     on_port,
-)  # fmt: skip
+)
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
@@ -74,9 +74,10 @@ class Scores(Instruction):
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
         return [
             Extent("queries", f["heads"] * f["block"] * padded(f["head_dim"], BEAT_BYTES), SCRATCH),
-            Extent("query_scale", f["heads"] * padded(f["block"], FLOATS) * 4, SCRATCH), *cache_extents(f, design, "keys", "key_scale"),
+            Extent("query_scale", f["heads"] * padded(f["block"], FLOATS) * 4, SCRATCH),
+            *cache_extents(f, design, "keys", "key_scale"),
             Extent("target", square_extent(f, design, 4), SCRATCH, True),
-        ]  # fmt: skip
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()

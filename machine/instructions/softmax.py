@@ -16,7 +16,7 @@ from meadow.machine.instructions.heads import (
     score_beats,
     square_extent,
     visible,
-)  # fmt: skip
+)
 from meadow.machine.instructions.instruction import (
     SCRATCH,
     Beats,
@@ -29,7 +29,7 @@ from meadow.machine.instructions.instruction import (
     PackedBeats,
     Phases,
     Tokens,
-)  # fmt: skip
+)
 from meadow.machine.instructions.scores import price_head_by_head
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
@@ -66,10 +66,11 @@ class Softmax(Instruction):
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         return [
-            Extent("scores", square_extent(f, design, 4), SCRATCH), *cache_extents(f, design, "value_scale"),
+            Extent("scores", square_extent(f, design, 4), SCRATCH),
+            *cache_extents(f, design, "value_scale"),
             Extent("target", square_extent(f, design, 2), SCRATCH, True),
             Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH, True),
-        ]  # fmt: skip
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()

@@ -21,7 +21,7 @@ from meadow.machine.instructions.heads import (
     rope_extent,
     rotated,
     visible,
-)  # fmt: skip
+)
 from meadow.machine.instructions.instruction import (
     TILE_OVERHEAD,
     Beats,
@@ -36,7 +36,7 @@ from meadow.machine.instructions.instruction import (
     Phases,
     Tokens,
     need,
-)  # fmt: skip
+)
 from meadow.machine.instructions.linear import store_beats
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
@@ -75,8 +75,9 @@ class Tphs(Instruction):
         for kv in range(f["kv_heads"]):
             mine = slice(kv * group, (kv + 1) * group)
             q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim).astype(np.float32)
-            s = ar.scores(q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv],
-                          np.float32(f["kappa"]))  # fmt: skip
+            s = ar.scores(
+                q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv], np.float32(f["kappa"])
+            )
             w, total, exponent = ar.softmax(s, v_scale[kv], seen)
             out = ar.context(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
             out = out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
@@ -85,8 +86,12 @@ class Tphs(Instruction):
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
         rows = f["heads"] * f["head_dim"]
-        return [*projection.extents(f, rows, f["head_dim"], design, packed), rope_extent(f, design),
-                *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"), result_extent(f, design)]  # fmt: skip
+        return [
+            *projection.extents(f, rows, f["head_dim"], design, packed),
+            rope_extent(f, design),
+            *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"),
+            result_extent(f, design),
+        ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()

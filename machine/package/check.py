@@ -34,9 +34,14 @@ def check_program(package: Package, name: str) -> None:
     The engine trusts its program: a wrong one would write over other memory of the board.
     """
     design = package.design
-    limits = {"cols": max(design.max_cols, padded(package.manifest["model"]["dim"], 32)), "head_dim": design.max_head_dim,
-              "tile_rows": design.max_tile_rows, "capacity": padded(design.context, 8),
-              "block": padded(design.block, 4), "row": padded(design.context, 8)}  # fmt: skip
+    limits = {
+        "cols": max(design.max_cols, padded(package.manifest["model"]["dim"], 32)),
+        "head_dim": design.max_head_dim,
+        "tile_rows": design.max_tile_rows,
+        "capacity": padded(design.context, 8),
+        "block": padded(design.block, 4),
+        "row": padded(design.context, 8),
+    }
     try:
         steps = table.decode(package.program(name))
     except ValueError as error:
@@ -117,13 +122,17 @@ def _check_matrix(
         raise DeviceError(f"{package.folder}: {where}: weights0 is not where a matrix begins; compile again")
     grouped = is_grouped(row["format"])
     found: dict[str, Any] = {
-        "rows": f.get("rows", int(f.get("heads", 0)) * int(f.get("head_dim", 0))), "cols": f["cols"], "format": f["format"],
+        "rows": f.get("rows", int(f.get("heads", 0)) * int(f.get("head_dim", 0))),
+        "cols": f["cols"],
+        "format": f["format"],
         "streams": [isa.unpack_slot(int(f[f"weights{port}"])) for port in range(len(row["streams"]))],
-    }  # fmt: skip
+    }
     wanted: dict[str, Any] = {
-        "rows": row["rows"], "cols": row["cols"] if grouped else padded(row["cols"], LANE_COLS), "format": row["format"],
+        "rows": row["rows"],
+        "cols": row["cols"] if grouped else padded(row["cols"], LANE_COLS),
+        "format": row["format"],
         "streams": [tuple(place[:2]) for place in row["streams"]],
-    }  # fmt: skip
+    }
     if not grouped:
         found |= {"tile_rows": f.get("tile_rows", f.get("head_dim")), "scale": isa.unpack_slot(int(f["weight_scale"]))}
         wanted |= {"tile_rows": row["tile_rows"], "scale": tuple(row["scale"][:2])}

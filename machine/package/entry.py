@@ -34,8 +34,13 @@ class Tensor:
         return cls(str(row["name"]), str(row["kind"]), shape, _count(row["stride"]), Slot(space, offset, length))
 
     def row(self) -> dict[str, Any]:
-        return {"name": self.name, "kind": self.kind, "shape": list(self.shape), "stride": self.stride,
-                "slot": [self.slot.space, self.slot.offset, self.slot.length]}  # fmt: skip
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "stride": self.stride,
+            "slot": [self.slot.space, self.slot.offset, self.slot.length],
+        }
 
     @property
     def width(self) -> int:
@@ -64,8 +69,14 @@ class Entry:
         return cls(name, offset, size, steps, most, inputs, outputs)
 
     def row(self) -> dict[str, Any]:
-        return {"offset": self.offset, "bytes": self.bytes, "steps": self.steps, "most_tokens": self.most_tokens,
-                "inputs": [t.row() for t in self.inputs], "outputs": [t.row() for t in self.outputs]}  # fmt: skip
+        return {
+            "offset": self.offset,
+            "bytes": self.bytes,
+            "steps": self.steps,
+            "most_tokens": self.most_tokens,
+            "inputs": [t.row() for t in self.inputs],
+            "outputs": [t.row() for t in self.outputs],
+        }
 
 
 @dataclass(frozen=True)

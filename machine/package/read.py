@@ -39,8 +39,24 @@ FABRIC = (0xA000_0000, 0xB000_0000)
 """What M_AXI_HPM0_FPD reaches (UG1085)."""
 PORT_REGISTERS = (0xFD36_0000, 0xFD3C_0000)
 """AFIFM of the memory ports (UG1087)."""
-REQUIRED = ("format_version", "isa_version", "name", "model", "design", "design_id", "entries", "regions", "chunks",
-            "embedding", "files", "source", "inputs", "hardware", "hardware_digest", "digest")  # fmt: skip
+REQUIRED = (
+    "format_version",
+    "isa_version",
+    "name",
+    "model",
+    "design",
+    "design_id",
+    "entries",
+    "regions",
+    "chunks",
+    "embedding",
+    "files",
+    "source",
+    "inputs",
+    "hardware",
+    "hardware_digest",
+    "digest",
+)
 
 
 class Embedding(NamedTuple):
@@ -159,8 +175,10 @@ class Package:
         for path in sorted(top.rglob("*")) if top.is_dir() and not top.is_symlink() else ():
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink() or (not path.is_dir() and (not path.is_file() or name not in listed)):
-                raise DeviceError(f"{self.folder} holds {name}, which is {'a link' if path.is_symlink() else 'not in its manifest'}: "
-                                  "it would be built into the simulation. Remove it, or compile the model again")  # fmt: skip
+                raise DeviceError(
+                    f"{self.folder} holds {name}, which is {'a link' if path.is_symlink() else 'not in its manifest'}: "
+                    "it would be built into the simulation. Remove it, or compile the model again"
+                )
             if path.is_file():
                 found[name] = path
         return found
@@ -217,8 +235,13 @@ class Package:
             made = [self.grouped(rows[name], whole) for name in entry["parts"]]
             form = GroupFormat.of_word(first["format"])
             minimum = np.concatenate([m for _, _, m in made if m is not None]) if form.minimum else None
-            return Embedding(np.concatenate([c for c, _, _ in made])[:, :dim], form.zero,
-                             np.concatenate([s for _, s, _ in made]), minimum, form.group)  # fmt: skip
+            return Embedding(
+                np.concatenate([c for c, _, _ in made])[:, :dim],
+                form.zero,
+                np.concatenate([s for _, s, _ in made]),
+                minimum,
+                form.group,
+            )
         parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
         scale = np.concatenate([s for _, s in parts])[:, None]
         return Embedding(np.concatenate([c for c, _ in parts])[:, :dim], 0, scale, None, dim)

@@ -160,8 +160,9 @@ class GroupLayout:
         """[padded rows, ...] as [blocks, tiles, lanes, ports, ...]."""
         return values.reshape(self.blocks, self.tiles, self.form.lanes, self.ports, *values.shape[1:])
 
-    def pack(self, codes: NDArray[np.uint8], scale: NDArray[np.float32],
-             minimum: NDArray[np.float32] | None) -> tuple[NDArray[np.uint8], ...]:  # fmt: skip
+    def pack(
+        self, codes: NDArray[np.uint8], scale: NDArray[np.float32], minimum: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.uint8], ...]:
         """The bytes of each port.
 
         codes    uint8 [rows, cols]
@@ -189,8 +190,9 @@ class GroupLayout:
         joined = np.concatenate([parameters, weights], axis=3)
         return tuple(np.ascontiguousarray(port).reshape(-1) for port in joined)
 
-    def unpack(self, streams: tuple[NDArray[np.uint8], ...] | list[NDArray[np.uint8]]
-               ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:  # fmt: skip
+    def unpack(
+        self, streams: tuple[NDArray[np.uint8], ...] | list[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
         """(codes [rows, padded cols], scale [rows, groups], minimum or None): the inverse of `pack`."""
         form = self.form
         joined = np.stack([s.reshape(self.blocks, self.groups, self.group_beats * BEAT_BYTES) for s in streams])

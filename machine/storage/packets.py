@@ -68,9 +68,14 @@ class Packets(Format):
         made = []
         for s in several:
             chunks = s.table[: s.entries * self.chunk].view(np.int8).reshape(s.entries, self.chunk)
-            made.append(np.stack([
-                unpack_packets(beats, s.directory[:, port], tile_weights, chunks, self) for port, beats in enumerate(s.streams)
-            ]))  # fmt: skip
+            made.append(
+                np.stack(
+                    [
+                        unpack_packets(beats, s.directory[:, port], tile_weights, chunks, self)
+                        for port, beats in enumerate(s.streams)
+                    ]
+                )
+            )
         return made
 
     def __str__(self) -> str:
@@ -156,8 +161,9 @@ def best_format(streams: NDArray[np.int8], max_entries: int, scheme: str) -> Pac
     return best
 
 
-def pack_packets(streams: NDArray[np.int8], layout: Layout, form: Packets, scheme: str
-                 ) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint32], NDArray[np.int8]]:  # fmt: skip
+def pack_packets(
+    streams: NDArray[np.int8], layout: Layout, form: Packets, scheme: str
+) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint32], NDArray[np.int8]]:
     """(beats of each port, directory [tiles, ports], table [entries, chunk])."""
     ids, table = chunk_ids(streams, form.chunk, scheme == "frequency")
     rows = ids.reshape(layout.ports, layout.port_rows, -1)
@@ -201,8 +207,9 @@ def _pack_tiles(
     return single.view(np.uint8), beats
 
 
-def candidates(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int,
-               scheme: str) -> list[tuple[Format, Coded]]:  # fmt: skip
+def candidates(
+    streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int, scheme: str
+) -> list[tuple[Format, Coded]]:
     """What pack.py may choose of this file: the best format whose table has room."""
     how = "frequency" if scheme == "auto" else scheme
     form = best_format(streams, room, how)
@@ -258,8 +265,13 @@ def _bits(
     return ((first | second | third) & mask).astype(np.uint16)
 
 
-def unpack_packets(beats: NDArray[np.uint8], tile_beats: NDArray[np.integer[Any]], tile_weights: NDArray[np.integer[Any]],
-                  table: NDArray[np.int8], form: Packets) -> NDArray[np.int8]:  # fmt: skip
+def unpack_packets(
+    beats: NDArray[np.uint8],
+    tile_beats: NDArray[np.integer[Any]],
+    tile_weights: NDArray[np.integer[Any]],
+    table: NDArray[np.int8],
+    form: Packets,
+) -> NDArray[np.int8]:
     """One port's weights.  A tile starts at a beat; what its last beat holds beyond `tile_weights` is padding.
 
     beats         uint8, all beats of the port

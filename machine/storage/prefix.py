@@ -87,8 +87,9 @@ def canonical_codes(lengths: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], NDA
     return codes, table, len(order)
 
 
-def pack_prefix(tiles: NDArray[np.int8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
-                ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:  # fmt: skip
+def pack_prefix(
+    tiles: NDArray[np.int8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The beats of `tiles` [tiles, weights], one after another, and how many each takes."""
     words = tiles.shape[1] // LANE_COLS
     step = max(1, BATCH_WEIGHTS // tiles.shape[1])
@@ -101,8 +102,9 @@ def pack_prefix(tiles: NDArray[np.int8], codes: NDArray[np.uint32], lengths: NDA
     return np.concatenate(pieces), np.concatenate(beats)
 
 
-def _pack_batch(symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
-                ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:  # fmt: skip
+def _pack_batch(
+    symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """symbols [tiles, words, lanes].  A lane takes its next halfword before the word for which it holds too few bits."""
     count, words, lanes = symbols.shape
     by_lane = np.ascontiguousarray(symbols.swapaxes(1, 2))  # [tiles, lanes, words]
@@ -187,8 +189,14 @@ def _unpack(several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[ND
     return [one.view(np.int8) for one in out]
 
 
-def _decode(tables: NDArray[np.uint16], which: NDArray[np.intp], halfwords: NDArray[Any], starts: NDArray[np.int64],
-            lengths: NDArray[np.int64], words: int) -> NDArray[np.uint8]:  # fmt: skip
+def _decode(
+    tables: NDArray[np.uint16],
+    which: NDArray[np.intp],
+    halfwords: NDArray[Any],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    words: int,
+) -> NDArray[np.uint8]:
     """`words` words of every stream: it begins at one of `starts` and has the table `which`.  [words, streams, LANE_COLS]."""
     shape = (len(starts), LANE_COLS)
     out = np.empty((words, *shape), np.uint8)
@@ -280,7 +288,8 @@ def encode(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64])
     return Coded(*layout.pack_tiles(streams, lambda tiles: pack_prefix(tiles, codes, lengths)), table, entries)
 
 
-def candidates(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int,
-               scheme: str) -> list[tuple[Format, Coded]]:  # fmt: skip
+def candidates(
+    streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int, scheme: str
+) -> list[tuple[Format, Coded]]:
     """What pack.py may choose of this file."""
     return [(Prefix(), encode(streams, layout, counts))]

@@ -38,9 +38,14 @@ def selftest(session: Session, healthy: Session) -> list[Rung]:
     The session is reset before and after.
     """
     checks: tuple[tuple[str, Check], ...] = (
-        ("memory walk", _memory), ("weight checksums", _weights), ("one step", _one_step), ("one layer", _one_layer),
-        ("first token", _first_token), (f"{TOKENS} tokens", _tokens), ("speed", _speed),
-    )  # fmt: skip
+        ("memory walk", _memory),
+        ("weight checksums", _weights),
+        ("one step", _one_step),
+        ("one layer", _one_layer),
+        ("first token", _first_token),
+        (f"{TOKENS} tokens", _tokens),
+        ("speed", _speed),
+    )
     rungs: list[Rung] = []
     for name, check in checks:
         session.reset()

@@ -22,9 +22,22 @@ from meadow.runtime.devices.csim_engine import Engine, SharedMemory
 from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 
 PAGE = 4096
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-         "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
-         "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")  # fmt: skip
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-gnu-unique",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-label",
+)
 """Hidden and not unique: engines of several designs live in one process, and their static buffers have one name."""
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g", "-DMEADOW_PLAIN_LANES")
 """With the loops that are synthesized, where a fast build decodes and multiplies in AVX-512 (hls/sim/lanes.hpp)."""
@@ -51,8 +64,16 @@ def build(package: Package, sanitize: bool = False) -> Path:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / "engine.so"
-        command = [compiler, *flags, *ports, f"-I{package.folder / 'hls' / 'sim'}", f"-I{package.folder / 'hls'}",
-                   str(package.folder / "hls" / "sim" / "csim.cpp"), "-o", str(made)]  # fmt: skip
+        command = [
+            compiler,
+            *flags,
+            *ports,
+            f"-I{package.folder / 'hls' / 'sim'}",
+            f"-I{package.folder / 'hls'}",
+            str(package.folder / "hls" / "sim" / "csim.cpp"),
+            "-o",
+            str(made),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_TIMEOUT)
         except subprocess.TimeoutExpired:

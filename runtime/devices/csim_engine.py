@@ -73,8 +73,12 @@ class Engine:
         box, ram = self._box_memory.descriptor, memory.descriptor
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", csim_worker.__file__, str(library), str(box), str(ram), str(memory.size)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=(box, ram), start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(box, ram),
+            start_new_session=True,
+        )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._end = weakref.finalize(self, _end, self.process)
         self._to, self._from = self.process.stdin.fileno(), self.process.stdout.fileno()

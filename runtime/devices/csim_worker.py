@@ -31,11 +31,19 @@ class Box(ctypes.Structure):
     """
 
     _fields_ = (
-        ("request", ctypes.c_uint32), ("answered", ctypes.c_uint32), ("kind", ctypes.c_uint32), ("status", ctypes.c_int32),
-        ("progress", ctypes.c_uint32), ("counted", ctypes.c_uint32), ("word", ctypes.c_uint64 * 10), ("value", ctypes.c_uint64),
-        ("seconds", ctypes.c_double), ("message", ctypes.c_char * MESSAGE), ("design", ctypes.c_char * 64),
+        ("request", ctypes.c_uint32),
+        ("answered", ctypes.c_uint32),
+        ("kind", ctypes.c_uint32),
+        ("status", ctypes.c_int32),
+        ("progress", ctypes.c_uint32),
+        ("counted", ctypes.c_uint32),
+        ("word", ctypes.c_uint64 * 10),
+        ("value", ctypes.c_uint64),
+        ("seconds", ctypes.c_double),
+        ("message", ctypes.c_char * MESSAGE),
+        ("design", ctypes.c_char * 64),
         ("counts", ctypes.c_uint64 * COUNTS),
-    )  # fmt: skip
+    )
 
 
 def serve(library: ctypes.CDLL, box: Box, memory: int) -> None:
@@ -48,9 +56,15 @@ def serve(library: ctypes.CDLL, box: Box, memory: int) -> None:
         progress = ctypes.c_uint32.from_buffer(box, Box.progress.offset)
         u64, u32 = ctypes.c_uint64, ctypes.c_uint32
         box.status = library.meadow_csim_run(
-            ctypes.c_void_p(memory), (u64 * 4)(*words[:4]), u64(words[4]), u64(words[5]), *(u32(w) for w in words[6:]),
-            ctypes.byref(progress), message, u64(MESSAGE),
-        )  # fmt: skip
+            ctypes.c_void_p(memory),
+            (u64 * 4)(*words[:4]),
+            u64(words[4]),
+            u64(words[5]),
+            *(u32(w) for w in words[6:]),
+            ctypes.byref(progress),
+            message,
+            u64(MESSAGE),
+        )
         box.message = message.value
         library.meadow_csim_traffic(ctypes.byref(box.counts))
     elif box.kind == READ:

@@ -119,9 +119,14 @@ class EngineBlock:
             self.values[offset] = value
             return
         if value & START:
-            run = Run(self.wide("instructions"), self.wide("bases"), self.values.get(self.where["pages"], 0),
-                      self.values.get(self.where["position"], 0), self.values.get(self.where["tokens"], 0),
-                      self.values.get(self.where["first_logit"], 0))  # fmt: skip
+            run = Run(
+                self.wide("instructions"),
+                self.wide("bases"),
+                self.values.get(self.where["pages"], 0),
+                self.values.get(self.where["position"], 0),
+                self.values.get(self.where["tokens"], 0),
+                self.values.get(self.where["first_logit"], 0),
+            )
             for port in (name for name in self.where if name.startswith("weights") or name in ("constants", "memory")):
                 if self.wide(port):
                     raise DeviceError(f"emulated board: port {port} does not begin at address 0")
@@ -157,10 +162,14 @@ class IdentityBlock:
             fields = {**fields, "token_lanes": 2 * fields["token_lanes"]}
             number ^= 0xBAD
         self.values = {
-            where["ID"]: IDENTITY_ID, where["VERSION"]: IDENTITY_VERSION, where["ISA"]: isa.VERSION,
-            where["FIELDS"]: len(fields), where["DESIGN_ID"]: number & 0xFFFFFFFF, where["DESIGN_ID"] + 4: number >> 32,
+            where["ID"]: IDENTITY_ID,
+            where["VERSION"]: IDENTITY_VERSION,
+            where["ISA"]: isa.VERSION,
+            where["FIELDS"]: len(fields),
+            where["DESIGN_ID"]: number & 0xFFFFFFFF,
+            where["DESIGN_ID"] + 4: number >> 32,
             **{where[name]: value for name, value in fields.items()},
-        }  # fmt: skip
+        }
 
     def read(self, offset: int) -> int:
         if offset - self.cycles_at in (0, 4):
@@ -185,8 +194,15 @@ class PacqBlock:
         self.board = board
         shape, size = pacq_shape(board.package.design)
         number = int(board.package.design.id, 16)
-        self.values = {0x00: PACQ_ID, 0x04: PACQ_VERSION, 0x08: shape, 0x0C: size, 0x10: number & 0xFFFFFFFF,
-                       0x14: number >> 32, 0x24: 65536}  # fmt: skip
+        self.values = {
+            0x00: PACQ_ID,
+            0x04: PACQ_VERSION,
+            0x08: shape,
+            0x0C: size,
+            0x10: number & 0xFFFFFFFF,
+            0x14: number >> 32,
+            0x24: 65536,
+        }
 
     def read(self, offset: int) -> int:
         name = self.COUNTED.get(offset)
@@ -249,8 +265,10 @@ class EmulatedBoard:
             if isinstance(block, EngineBlock):
                 block.reset()
         makers: dict[str, Callable[[EmulatedBoard], Block]] = {
-            "meadow_engine": EngineBlock, "meadow_identity": IdentityBlock, "pacq_gemv": PacqBlock
-        }  # fmt: skip
+            "meadow_engine": EngineBlock,
+            "meadow_identity": IdentityBlock,
+            "pacq_gemv": PacqBlock,
+        }
         self.blocks = [
             (int(at), BLOCK_BYTES, makers[name](self))
             for name, at in self.package.manifest["hardware"]["blocks"].items()

@@ -116,8 +116,10 @@ class Emulator:
     def start(self, run: Run) -> None:
         began = time.perf_counter()
         if not 0 < run.tokens <= self.design.block or run.position + run.tokens > self.design.context:
-            raise DeviceError(f"{run.tokens} tokens after {run.position}: the design takes {self.design.block} a run "
-                              f"and a context of {self.design.context}")  # fmt: skip
+            raise DeviceError(
+                f"{run.tokens} tokens after {run.position}: the design takes {self.design.block} a run "
+                f"and a context of {self.design.context}"
+            )
         self.run = run
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows saturates (docs/arithmetic.md)
             self._execute(run)

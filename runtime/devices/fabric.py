@@ -66,12 +66,16 @@ class Fabric:
             )
         version = self.read("meadow_identity", where["VERSION"])
         if version != IDENTITY_VERSION:
-            raise DeviceError(f"the fabric's registers are of version {version}, this meadow reads {IDENTITY_VERSION}; "
-                              "synthesize again (hours): meadowc build")  # fmt: skip
+            raise DeviceError(
+                f"the fabric's registers are of version {version}, this meadow reads {IDENTITY_VERSION}; "
+                "synthesize again (hours): meadowc build"
+            )
         instructions = self.read("meadow_identity", where["ISA"])
         if instructions != isa.VERSION:
-            raise DeviceError(f"the fabric runs programs of version {instructions}, the package has version {isa.VERSION}; "
-                              "synthesize again (hours): meadowc build")  # fmt: skip
+            raise DeviceError(
+                f"the fabric runs programs of version {instructions}, the package has version {isa.VERSION}; "
+                "synthesize again (hours): meadowc build"
+            )
         wrong = []
         for name, wanted in identity_fields(design).items():
             found = self.read("meadow_identity", where[name])
@@ -81,8 +85,10 @@ class Fabric:
             raise DeviceError(self._other_design(wrong))
         number = self.read_wide("meadow_identity", where["DESIGN_ID"])
         if number != int(design.id, 16):
-            raise DeviceError(f"the fabric's design is {number:016x}, the package's {design.id}: it was made for another board or part; "
-                              "compile for that board (seconds) or build (hours)")  # fmt: skip
+            raise DeviceError(
+                f"the fabric's design is {number:016x}, the package's {design.id}: it was made for another board or part; "
+                "compile for that board (seconds) or build (hours)"
+            )
         if "pacq_gemv" in self.blocks:
             self._check_pacq()
 

@@ -137,8 +137,10 @@ class Replay:
         row = self._next()
         for key, value in asked.items():
             if row.get(key) != value:
-                raise DeviceError(f"{self.path}:{self.line}: {key} is {value} now and {_plain(row.get(key))} in the recording; "
-                                  "the runtime or the prompt changed, so record it again")  # fmt: skip
+                raise DeviceError(
+                    f"{self.path}:{self.line}: {key} is {value} now and {_plain(row.get(key))} in the recording; "
+                    "the runtime or the prompt changed, so record it again"
+                )
         return row
 
     def alloc(self, length: int) -> int:

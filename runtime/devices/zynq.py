@@ -198,8 +198,10 @@ class Zynq:
                 if code:
                     narrow.append(f"{port} ({'reads' if offset == 0 else 'writes'}: {128 >> code} bits)")
         if narrow:
-            raise DeviceError(f"memory ports are not 128 bits wide: {', '.join(narrow)}. The overlay's .hwh sets them when pynq loads "
-                              "it; use the .hwh that was built with this .bit")  # fmt: skip
+            raise DeviceError(
+                f"memory ports are not 128 bits wide: {', '.join(narrow)}. The overlay's .hwh sets them when pynq loads "
+                "it; use the .hwh that was built with this .bit"
+            )
 
     def _check_memory(self) -> None:
         needed = sum(-(-c.length // PAGE) * PAGE for c in self.package.chunks) + SPARE
@@ -343,8 +345,15 @@ class EmulatedDevice(PynqDevice):  # type: ignore[misc]
         length = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self.board.allocate(length)
         host = np.zeros(length, np.uint8)
-        made = pynq.buffer.PynqBuffer(shape, dtype, buffer=host.data, device=self, device_address=address, bo=EmulatedBo(self.board, address, host),
-                                      coherent=False)  # fmt: skip
+        made = pynq.buffer.PynqBuffer(
+            shape,
+            dtype,
+            buffer=host.data,
+            device=self,
+            device_address=address,
+            bo=EmulatedBo(self.board, address, host),
+            coherent=False,
+        )
         # freebuffer() would unmap host memory unless it is told where to return it, and runs once more when the object dies.
         made.memory, made.pointer, made.return_to, made.freed = self, address, self, True
         return made

@@ -72,9 +72,13 @@ class Template:
         except ImportError:
             raise ToolMissing("chat templates need jinja2: pip install 'meadow[cli]'") from None
         process = subprocess.Popen(
-            [sys.executable, "-I", template_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-I", template_worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
         weakref.finalize(self, _end, process)
         return process
 

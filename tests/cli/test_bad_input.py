@@ -55,8 +55,13 @@ def test_a_missing_file_and_a_folder_without_a_model(meadowc: Any, tmp_path: Pat
 def test_a_vision_model_exits_with_3_and_a_table(meadowc: Any, tmp_path: Path) -> None:
     node = onnx.helper.make_node("Conv", ["pixel_values", "w"], ["out"], name="conv0")
     value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph([node], "g", [value("pixel_values", 1, [1, 3, 8, 8])], [value("out", 1, None)],
-                                   [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")])  # fmt: skip
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [value("pixel_values", 1, [1, 3, 8, 8])],
+        [value("out", 1, None)],
+        [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")],
+    )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "vision.onnx")
     result = meadowc("compile", tmp_path / "vision.onnx", "--board", "zcu102", "--json")
     assert result.code == 3 and result.json["exit_code"] == 3 and len(result.json["problems"]) == 4
@@ -159,8 +164,9 @@ def test_a_full_disk_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk_keeps_the_package_that_was_there(meadowc: Any, tiny_package: Path, tiny_int8: Path, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_full_disk_keeps_the_package_that_was_there(
+    meadowc: Any, tiny_package: Path, tiny_int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
     before = (copy / "manifest.json").read_bytes()
 
@@ -212,10 +218,17 @@ def test_a_folder_that_is_not_ours_is_never_replaced(
     shutil.copyfile(FIXTURES / "tiny.gguf", gguf)
     monkeypatch.chdir(precious)
     for arguments in (
-        ("convert", gguf, "-o", precious), ("convert", gguf, "-o", ""), ("convert", gguf, "-o", "."), ("convert", gguf, "-o", ".."),
-        ("convert", gguf, "-o", gguf.parent), ("quantize", copy, "-o", copy), ("compile", copy, "--board", "zcu102", "-o", copy),
-        ("compile", copy, "--board", "zcu102", "-o", tmp_path), ("convert", gguf, "-o", gguf), ("quantize", copy, "-o", gguf / "sub"),
-    ):  # fmt: skip
+        ("convert", gguf, "-o", precious),
+        ("convert", gguf, "-o", ""),
+        ("convert", gguf, "-o", "."),
+        ("convert", gguf, "-o", ".."),
+        ("convert", gguf, "-o", gguf.parent),
+        ("quantize", copy, "-o", copy),
+        ("compile", copy, "--board", "zcu102", "-o", copy),
+        ("compile", copy, "--board", "zcu102", "-o", tmp_path),
+        ("convert", gguf, "-o", gguf),
+        ("quantize", copy, "-o", gguf / "sub"),
+    ):
         result = meadowc(*arguments)
         assert result.code == 2 and any(word in result.err for word in ("choose", "not replaced", "no name")), arguments
     assert (precious / "thesis.txt").read_text() == "years of work"
@@ -248,9 +261,16 @@ def test_any_damaged_file_of_a_package_is_named(name: str, meadowc: Any, tiny_pa
     assert result.code == 7 and (name in result.err or "damaged" in result.err)
 
 
-@pytest.mark.parametrize("change", [("lut = 117120", "lut = true"), ("bandwidth_gb_s = 19.2", "bandwidth_gb_s = nan"),
-                                    ("clock_mhz = 200", "clock_mhz = 0"), ('name = "kv260"', 'name = "../x"'),
-                                    ('"HP0", "HP3"', '"HP0", "HP0"')])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("lut = 117120", "lut = true"),
+        ("bandwidth_gb_s = 19.2", "bandwidth_gb_s = nan"),
+        ("clock_mhz = 200", "clock_mhz = 0"),
+        ('name = "kv260"', 'name = "../x"'),
+        ('"HP0", "HP3"', '"HP0", "HP0"'),
+    ],
+)
 def test_a_board_of_nonsense_is_refused(change: tuple[str, str], meadowc: Any, tiny_int8: Path, tmp_path: Path) -> None:
     from meadow import boards
 

@@ -129,8 +129,13 @@ def test_inspect_says_what_a_model_is_and_whether_it_compiles(
     assert export["producer"] == "pytorch" and export["quantized_share"] == 0 and not export["compilable"]
     node = onnx.helper.make_node("Conv", ["pixel_values", "w"], ["out"], name="conv0")
     value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph([node], "g", [value("pixel_values", 1, [1, 3, 8, 8])], [value("out", 1, None)],
-                                   [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")])  # fmt: skip
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [value("pixel_values", 1, [1, 3, 8, 8])],
+        [value("out", 1, None)],
+        [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")],
+    )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "vision.onnx")
     vision = meadowc("inspect", tmp_path / "vision.onnx", "--json")
     assert vision.code == 3 and vision.json["family"] is None and len(vision.json["problems"]) == 4

@@ -33,8 +33,18 @@ def test_the_page_fetches_nothing(page: str) -> None:
 
 
 def test_the_page_has_every_part_and_no_stand_in_is_left(page: str) -> None:
-    for title in ("Roofline", "Bytes of a decoded token", "GEMM or TPHS", "Time to the first token", "Where the time goes",
-                  "Timeline of a token", "Packing", "Resources", "Memory map", "What was chosen, and why"):  # fmt: skip
+    for title in (
+        "Roofline",
+        "Bytes of a decoded token",
+        "GEMM or TPHS",
+        "Time to the first token",
+        "Where the time goes",
+        "Timeline of a token",
+        "Packing",
+        "Resources",
+        "Memory map",
+        "What was chosen, and why",
+    ):
         assert f"<h2>{title}" in page
     assert page.count('class="chart"') == 9
     assert not re.search(r"#0a0[bc]", page) and "nan" not in re.findall(r"<b>([^<]*)</b>", page)
@@ -82,9 +92,20 @@ def test_the_page_shows_in_a_browser(width: int, scheme: str, page: str, tmp_pat
     file.write_text(
         page.replace("</body>", "<script>document.title = document.documentElement.scrollWidth</script></body>")
     )
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}",
-             f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", f"--window-size={width},2400"]  # fmt: skip
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        f"--window-size={width},2400",
+    ]
     assert BROWSER is not None
     subprocess.run(
         [BROWSER, *flags, f"--screenshot={shot}", file.as_uri()], check=True, capture_output=True, timeout=120

@@ -89,8 +89,12 @@ def test_quantized_activations_are_called_so(tmp_path: Path) -> None:
     model = export()
     source = linears(model)[0].input[0]
     scale, zero = constant(model, "s", np.float32(0.1)), constant(model, "z", np.int8(0))
-    behind(model, source, helper.make_node("QuantizeLinear", [source, scale, zero], ["q8"]),
-           helper.make_node("DequantizeLinear", ["q8", scale, zero], ["dq8"]))  # fmt: skip
+    behind(
+        model,
+        source,
+        helper.make_node("QuantizeLinear", [source, scale, zero], ["q8"]),
+        helper.make_node("DequantizeLinear", ["q8", scale, zero], ["dq8"]),
+    )
     text = refusal(model, tmp_path)
     assert "statically quantized activations (QDQ); quantize the float model with meadowc quantize" in text
 

@@ -137,8 +137,11 @@ def test_scores_that_are_bent_only_where_they_are_large_are_found(most: float, t
     scores = softmax.input[0]
     # A clamp is no operator of the pattern; one hidden in the mask's sum is: min(scores, most) by two sums.
     place = next(i for i, n in enumerate(s.model.graph.node) if n is softmax or n.output[0] == softmax.output[0])
-    made = [helper.make_node("Min", [scores, s.const(most)], ["bent.low"]), helper.make_node("Sub", ["bent.low", scores], ["bent.off"]),
-            helper.make_node("Add", [scores, "bent.off"], ["bent"])]  # fmt: skip
+    made = [
+        helper.make_node("Min", [scores, s.const(most)], ["bent.low"]),
+        helper.make_node("Sub", ["bent.low", scores], ["bent.off"]),
+        helper.make_node("Add", [scores, "bent.off"], ["bent"]),
+    ]
     softmax.input[0] = "bent"
     for offset, node in enumerate(made):
         s.model.graph.node.insert(place + offset, node)

@@ -117,8 +117,15 @@ def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:
 
 def test_the_folder_has_what_other_tools_expect(tiny: Path) -> None:
     names = {p.name for p in tiny.iterdir()}
-    assert names == {".meadow", "model.onnx", "model.onnx.data", "tokenizer.json", "config.json", "generation_config.json",
-                     "tokenizer_config.json"}  # fmt: skip
+    assert names == {
+        ".meadow",
+        "model.onnx",
+        "model.onnx.data",
+        "tokenizer.json",
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+    }
     config = json.loads((tiny / "config.json").read_text())
     assert config["num_hidden_layers"] == 4 and config["vocab_size"] == 1024 and config["tie_word_embeddings"]
     assert json.loads((tiny / "generation_config.json").read_text())["eos_token_id"] == 3
@@ -174,14 +181,17 @@ def test_all_groups_of_the_real_file_come_back_bit_for_bit() -> None:
     assert groups == 3_317_760
 
 
-@pytest.mark.parametrize("claim", [
-    struct.pack("<IQQ", 3, 1 << 60, 1 << 60),
-    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 0, 1 << 50),
-    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62) + b"abcd",
-    struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 9, 1 << 50),
-    struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<I", 1 << 30),
-    struct.pack("<IQQ", 7, 0, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "claim",
+    [
+        struct.pack("<IQQ", 3, 1 << 60, 1 << 60),
+        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 0, 1 << 50),
+        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62) + b"abcd",
+        struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"abcd" + struct.pack("<IIQ", 9, 9, 1 << 50),
+        struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"t" + struct.pack("<I", 1 << 30),
+        struct.pack("<IQQ", 7, 0, 0),
+    ],
+)
 def test_a_file_that_claims_too_much_is_refused_at_once(claim: bytes, tmp_path: Path) -> None:
     (tmp_path / "hostile.gguf").write_bytes(b"GGUF" + claim)
     with pytest.raises(UsageError):
@@ -194,13 +204,21 @@ def gguf_with(path: Path, **fields: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("key", "value", "said"), [
-    ("rope__scale_linear", 4.0, "changes what is computed"), ("attention__sliding_window", 8, "changes what is computed"),
-    ("rope__scaling__factor", 2.0, "changes what is computed"), ("logit_scale", 0.5, "changes what is computed"),
-    ("attention__causal", False, "changes what is computed"), ("attn_logit_softcapping", 50.0, "changes what is computed"),
-    ("rope__scaling__attn_factor", 1.5, "changes what is computed"), ("a_new_key", 1, "is not known here"),
-    ("block_count", 1_000_000, "a number from 0 to 1024"), ("embedding_length", 2**31 - 1, "a number from 0 to"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("rope__scale_linear", 4.0, "changes what is computed"),
+        ("attention__sliding_window", 8, "changes what is computed"),
+        ("rope__scaling__factor", 2.0, "changes what is computed"),
+        ("logit_scale", 0.5, "changes what is computed"),
+        ("attention__causal", False, "changes what is computed"),
+        ("attn_logit_softcapping", 50.0, "changes what is computed"),
+        ("rope__scaling__attn_factor", 1.5, "changes what is computed"),
+        ("a_new_key", 1, "is not known here"),
+        ("block_count", 1_000_000, "a number from 0 to 1024"),
+        ("embedding_length", 2**31 - 1, "a number from 0 to"),
+    ],
+)
 def test_a_key_that_changes_what_is_computed_is_refused_by_name(
     key: str, value: Any, said: str, tmp_path: Path
 ) -> None:
@@ -208,8 +226,16 @@ def test_a_key_that_changes_what_is_computed_is_refused_by_name(
         convert(gguf_with(tmp_path / "m.gguf", **{key: value}), tmp_path / "m")
 
 
-@pytest.mark.parametrize(("key", "value"), [("rope__scale_linear", 1.0), ("attention__sliding_window", 4096), ("rope__scaling__type", "none"),
-                                            ("expert_count", 0), ("attention__causal", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope__scale_linear", 1.0),
+        ("attention__sliding_window", 4096),
+        ("rope__scaling__type", "none"),
+        ("expert_count", 0),
+        ("attention__causal", True),
+    ],
+)
 def test_a_key_that_changes_nothing_is_taken(key: str, value: Any, tmp_path: Path) -> None:
     assert convert(gguf_with(tmp_path / "m.gguf", **{key: value}), tmp_path / "m")["types"]
 

@@ -31,8 +31,15 @@ RANDOM = np.random.default_rng(0)
 def plain(family: Family | None = None, heads: int = 4, kv_heads: int = 2) -> Graph:
     """A decoder of random floats."""
     family = family or Family("plain")
-    sizes = {"q": (heads * HEAD_DIM, DIM), "k": (kv_heads * HEAD_DIM, DIM), "v": (kv_heads * HEAD_DIM, DIM),
-             "o": (DIM, heads * HEAD_DIM), "gate": (FFN, DIM), "up": (FFN, DIM), "down": (DIM, FFN)}  # fmt: skip
+    sizes = {
+        "q": (heads * HEAD_DIM, DIM),
+        "k": (kv_heads * HEAD_DIM, DIM),
+        "v": (kv_heads * HEAD_DIM, DIM),
+        "o": (DIM, heads * HEAD_DIM),
+        "gate": (FFN, DIM),
+        "up": (FFN, DIM),
+        "down": (DIM, FFN),
+    }
     weights, vectors = {}, {"norm": vector(DIM)}
     nodes = Nodes()
 
@@ -119,12 +126,16 @@ VARIANTS: dict[str, Callable[[], Graph]] = {
     "one head per KV head": lambda: plain(heads=4, kv_heads=4),
     "fused gate": lambda: fuse_glu(plain()),
     "layer norms with biases": lambda: plain(Family("layered", norm="layer")),
-    "biases of all linears": lambda: plain(Family("biased", biases=frozenset(["q", "k", "v", "o", "gate", "up", "down"]))),
+    "biases of all linears": lambda: plain(
+        Family("biased", biases=frozenset(["q", "k", "v", "o", "gate", "up", "down"]))
+    ),
     "an offset on the gains": lambda: plain(Family("offset", offset=1.0)),
     "no gain": setting(Norm, gain=None),
     "rotary pairs that are neighbours": interleaved,
     "part of a head turned": setting(Rotary, frequencies=(0.5, 0.1, 0.02)),
-    "part of a head turned, neighbours": lambda: changed(Rotary, lambda op, _: replace(op, frequencies=(0.5, 0.1, 0.02)), interleaved()),
+    "part of a head turned, neighbours": lambda: changed(
+        Rotary, lambda op, _: replace(op, frequencies=(0.5, 0.1, 0.02)), interleaved()
+    ),
     "a factor on the rotation": setting(Rotary, factor=1.25),
     "another table in each layer": with_tables,
     "a scale": setting(Attention, scale=0.7),
@@ -140,7 +151,7 @@ VARIANTS: dict[str, Callable[[], Graph]] = {
     "a factor on the logits": setting(Head, factor=0.25),
     **{f"{kind} with a gate": setting(Activation, kind=kind) for kind in KINDS},
     **{f"{kind} without a gate": partial(plain, Family("plain", activation=kind, gated=False)) for kind in KINDS},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -156,8 +167,21 @@ def test_the_written_file_means_what_the_graph_says(name: str, tmp_path: Path) -
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"plain", "one head per KV head", "fused gate", "silu with a gate", "an offset on the gains",
-                                                 "a scale", "another table in each layer"}))  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        set(VARIANTS)
+        - {
+            "plain",
+            "one head per KV head",
+            "fused gate",
+            "silu with a gate",
+            "an offset on the gains",
+            "a scale",
+            "another table in each layer",
+        }
+    ),
+)
 def test_what_an_engine_lacks_is_said_with_the_nodes_name(name: str) -> None:
     graph = VARIANTS[name]()
     problems = [p for node in graph.nodes for p in lacks(node)]

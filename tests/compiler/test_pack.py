@@ -33,10 +33,15 @@ def unpack(packed: Packed) -> NDArray[np.int8]:
 
 matrices = st.builds(
     lambda rows, cols, ports, spread, seed: (
-        np.clip(np.rint(np.random.default_rng(seed).normal(0, spread, (rows, cols))), -127, 127).astype(np.int8), ports
+        np.clip(np.rint(np.random.default_rng(seed).normal(0, spread, (rows, cols))), -127, 127).astype(np.int8),
+        ports,
     ),
-    st.integers(1, 150), st.integers(1, 90), st.sampled_from([1, 2, 4]), st.floats(0, 60), st.integers(0, 1 << 16),
-)  # fmt: skip
+    st.integers(1, 150),
+    st.integers(1, 90),
+    st.sampled_from([1, 2, 4]),
+    st.floats(0, 60),
+    st.integers(0, 1 << 16),
+)
 
 
 @settings(max_examples=120, deadline=None)
@@ -84,8 +89,10 @@ def test_the_published_steps_shrink_step_by_step_and_prefix_codes_more() -> None
     random = np.random.default_rng(5)
     codes = np.clip(np.rint(random.laplace(0, 3, (512, 512)) * random.lognormal(0, 0.6, (512, 1))), -127, 127)
     codes = codes.astype(np.int8)
-    sizes = [pack(codes, Layout(512, 512, 4, 128), scheme, lookup_entries=65536).nbytes
-             for scheme in ("naive", "packets", "frequency", "prefix")]  # fmt: skip
+    sizes = [
+        pack(codes, Layout(512, 512, 4, 128), scheme, lookup_entries=65536).nbytes
+        for scheme in ("naive", "packets", "frequency", "prefix")
+    ]
     assert codes.size > sizes[0] > sizes[1] > sizes[2] > sizes[3]
     assert published_bytes(codes, "naive") > published_bytes(codes, "frequency") > sizes[3]
 
@@ -193,9 +200,15 @@ def test_tables_and_directories_that_do_not_fit_are_refused(scheme: str) -> None
     empty_tile[-2] += empty_tile[-1]
     empty_tile[-1] = 0
     assert packed.form.packed
-    for damage in ({"entries": 0}, {"entries": 10**6}, {"table": packed.coded.table[:10]}, {"directory": packed.coded.directory[:0]},
-                   {"directory": np.vstack([packed.coded.directory, packed.coded.directory[:1] * 0])}, {"directory": packed.coded.directory[:, :1]},
-                   {"directory": empty_tile}):  # fmt: skip
+    for damage in (
+        {"entries": 0},
+        {"entries": 10**6},
+        {"table": packed.coded.table[:10]},
+        {"directory": packed.coded.directory[:0]},
+        {"directory": np.vstack([packed.coded.directory, packed.coded.directory[:1] * 0])},
+        {"directory": packed.coded.directory[:, :1]},
+        {"directory": empty_tile},
+    ):
         with pytest.raises(ValueError, match="table|directory|stream"):
             unpack_streams(packed.form, whole._replace(**damage), weights)
 
@@ -236,6 +249,8 @@ def test_what_packing_makes_of_two_kinds_of_weights(golden: Any) -> None:
     for name, values in kinds.items():
         packed = pack(np.clip(np.rint(values), -127, 127).astype(np.int8), Layout(192, 576, 4, 64))
         form = str(packed.form) if packed.form.packed else "raw"
-        lines.append(f"{name}: {form}, {packed.coded.entries} entries, {packed.bits_per_weight:.3f} bits a weight, "
-                     f"entropy {packed.entropy:.3f}")  # fmt: skip
+        lines.append(
+            f"{name}: {form}, {packed.coded.entries} entries, {packed.bits_per_weight:.3f} bits a weight, "
+            f"entropy {packed.entropy:.3f}"
+        )
     golden.check("\n".join(lines) + "\n")

@@ -92,8 +92,10 @@ def small(inputs: list[str], outputs: list[str], nodes: list[onnx.NodeProto]) ->
 
 
 def test_a_vision_model_gets_all_its_problems(tmp_path: Path, golden: Any) -> None:
-    nodes = [helper.make_node("Conv", ["pixel_values", "w"], ["c"], name="conv0"),
-             helper.make_node("GlobalAveragePool", ["c"], ["out"], name="pool")]  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "w"], ["c"], name="conv0"),
+        helper.make_node("GlobalAveragePool", ["c"], ["out"], name="pool"),
+    ]
     onnx.save(small(["pixel_values"], ["out"], nodes), tmp_path / "vision.onnx")
     with pytest.raises(UnsupportedModel) as caught:
         read(tmp_path / "vision.onnx")
@@ -190,8 +192,9 @@ def values_from_the_residual(nodes: dict[str, onnx.NodeProto], model: onnx.Model
     nodes["linear_2"].input[0] = next(n for n in nodes.values() if n.op_type == "Gather").output[0]
 
 
-@pytest.mark.parametrize("change", [softmax_axis, no_mask, swapped_halves, cosine_twice, cubes, scaled_embedding,
-                                    values_from_the_residual])  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [softmax_axis, no_mask, swapped_halves, cosine_twice, cubes, scaled_embedding, values_from_the_residual]
+)
 def test_a_graph_that_only_looks_like_llama_is_found_out(change: Any, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel):
         read(mutate(tmp_path / "m.onnx", change))

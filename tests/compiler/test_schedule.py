@@ -35,9 +35,13 @@ def lowered(graph: Graph, dataflow: str) -> Schedule:
     board = boards.load("zcu102")
     design = fit(graph, board).design
     packed = {
-        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw")
-        for name, found in weight_parts(graph, design).items() for p in found if isinstance(p.layout, Layout)
-    }  # fmt: skip
+        p.name: pack(
+            graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw"
+        )
+        for name, found in weight_parts(graph, design).items()
+        for p in found
+        if isinstance(p.layout, Layout)
+    }
     return lower(graph, design, packed, dataflow, board.bandwidth_gb_s)
 
 

@@ -18,7 +18,7 @@ from meadow.evidence.bench.published import (
     latency,
     layer,
     next_token_gain,
-)  # fmt: skip
+)
 
 OPT = SHAPES["OPT-125M"]
 

@@ -42,9 +42,24 @@ CORNERS = [
 def driver(package: Path, folder: Path, *flags: str) -> ctypes.CDLL:
     library = folder / "driver.so"
     hls = package / "hls"
-    command = ["g++", "-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-fvisibility=default",
-               "-fno-gnu-unique", "-Wno-unknown-pragmas", *flags,
-               f"-I{hls / 'sim'}", f"-I{hls}", str(Path(__file__).with_name("driver.cpp")), "-o", str(library)]  # fmt: skip
+    command = [
+        "g++",
+        "-std=c++17",
+        "-O2",
+        "-march=native",
+        "-ffp-contract=off",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=default",
+        "-fno-gnu-unique",
+        "-Wno-unknown-pragmas",
+        *flags,
+        f"-I{hls / 'sim'}",
+        f"-I{hls}",
+        str(Path(__file__).with_name("driver.cpp")),
+        "-o",
+        str(library),
+    ]
     subprocess.run(command, check=True)
     found = ctypes.CDLL(str(library))
     found.range_of.restype = ctypes.c_uint64

@@ -27,9 +27,12 @@ from meadow.runtime.session import Session
 PROMPT = [5, 9, 200, 31, 7, 44, 18]
 SMALL = (("context", 64), ("block", 16), ("token_lanes", 4))
 GAINS = {
-    "gains of 1e20": {1: 1e20}, "gains of 1e38": {2: 3e38, 5: -3e38}, "gains of 1e-40": {0: 1e-40}, "a last gain of 1e38": {8: 3e38},
+    "gains of 1e20": {1: 1e20},
+    "gains of 1e38": {2: 3e38, 5: -3e38},
+    "gains of 1e-40": {0: 1e-40},
+    "a last gain of 1e38": {8: 3e38},
     "gains that are not finite": {0: np.nan, 3: np.inf, 6: -np.inf},
-}  # fmt: skip
+}
 """By the number of the norm."""
 
 

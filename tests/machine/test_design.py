@@ -32,9 +32,13 @@ def lowered(graph: Graph, board: str, dataflow: str = "auto", **settings: int) -
     b = boards.load(board)
     design = fit(graph, b, settings).design
     packed = {
-        p.name: pack(graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw")
-        for name, parts in weight_parts(graph, design).items() for p in parts if isinstance(p.layout, Layout)
-    }  # fmt: skip
+        p.name: pack(
+            graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw"
+        )
+        for name, parts in weight_parts(graph, design).items()
+        for p in parts
+        if isinstance(p.layout, Layout)
+    }
     return design, lower(graph, design, packed, dataflow, b.bandwidth_gb_s)
 
 
@@ -178,8 +182,12 @@ def test_small_contexts_get_small_blocks_and_contradictions_a_sentence(graph: Gr
         fit(graph, board, {"block": 128, "context": 64})
     with pytest.raises(ResourceExceeded, match="BRAM36 .* allowed"):
         fit(graph, board, {"lookup_entries": 65536, "weight_ports": 4}, packing="frequency")
-    for packing, settings in (("prefix", {"prefix_codes": 0}), ("raw", {"prefix_codes": 1}), ("naive", {"lookup_entries": 0}),
-                              ("prefix", {"lookup_entries": 1024})):  # fmt: skip
+    for packing, settings in (
+        ("prefix", {"prefix_codes": 0}),
+        ("raw", {"prefix_codes": 1}),
+        ("naive", {"lookup_entries": 0}),
+        ("prefix", {"lookup_entries": 1024}),
+    ):
         with pytest.raises(UsageError, match="drop one of them"):
             fit(graph, board, settings, packing=packing)
 
@@ -195,8 +203,19 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
         assert key in text
         if key.startswith("pacq_"):
             continue  # of models with grouped weights
-        fit(graph, boards.load("zcu102"), {key: 1024 if key == "lookup_entries" else 128 if key in ("context", "tile_rows", "clock_mhz") else 4
-                                           if key != "prefix_codes" else 1})  # fmt: skip
+        fit(
+            graph,
+            boards.load("zcu102"),
+            {
+                key: 1024
+                if key == "lookup_entries"
+                else 128
+                if key in ("context", "tile_rows", "clock_mhz")
+                else 4
+                if key != "prefix_codes"
+                else 1
+            },
+        )
 
 
 def test_the_published_packings_are_priced_as_they_are(graph: Graph) -> None:

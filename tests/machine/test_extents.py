@@ -57,12 +57,36 @@ def slot_near_the_end(folder: Path, kind: str) -> int:
 
 L, N, T = isa.Opcode.LINEAR, isa.Opcode.NORM, isa.Opcode.TPHS
 WRONG = {
-    "a target that begins inside and ends outside": (L, {"epilogue": 1}, "target", "end of pinned", "lies outside of its memory"),
-    "rows written into the weights": (L, {"epilogue": 1}, "target", "in weights", "target lies in weights, not in activations or pinned"),
-    "a cache written into the constants": (L, {"epilogue": 3}, "target", "in constants", "target lies in constants, not in kv"),
+    "a target that begins inside and ends outside": (
+        L,
+        {"epilogue": 1},
+        "target",
+        "end of pinned",
+        "lies outside of its memory",
+    ),
+    "rows written into the weights": (
+        L,
+        {"epilogue": 1},
+        "target",
+        "in weights",
+        "target lies in weights, not in activations or pinned",
+    ),
+    "a cache written into the constants": (
+        L,
+        {"epilogue": 3},
+        "target",
+        "in constants",
+        "target lies in constants, not in kv",
+    ),
     "weights read from the cache": (L, {"epilogue": 1}, "weights0", "in kv", "weights0 lies in kv, not in weights"),
     "a gain read from the weights": (N, {}, "gain", "in weights", "gain lies in weights, not in constants"),
-    "a scale that reaches into nothing": (N, {}, "scale", "end of activations", "written over|lies outside of its memory"),
+    "a scale that reaches into nothing": (
+        N,
+        {},
+        "scale",
+        "end of activations",
+        "written over|lies outside of its memory",
+    ),
     "another inverse": (N, {}, "inverse", 0x3F800000, "inverse is 1.0, not 1 / 128"),
     "an epsilon of NaN": (N, {}, "eps", 0x7FC00000, "eps is nan"),
     "an infinite kappa": (T, {}, "kappa", 0x7F800000, "kappa is inf"),
@@ -72,9 +96,15 @@ WRONG = {
     "activations kept by the array": (L, {"epilogue": 1}, "reuse", 1, "only grouped weights keep activations"),
     "rows that are no whole heads": (L, {"epilogue": 3}, "rows", 40, "not whole heads"),
     "a table with fewer entries": (L, {"epilogue": 1}, "entries", 3, "entries is 3, the matrix has"),
-    "weights that begin a beat later": (L, {"epilogue": 1}, "weights0", "in weights", "weights0 is not where a matrix begins|read otherwise"),
+    "weights that begin a beat later": (
+        L,
+        {"epilogue": 1},
+        "weights0",
+        "in weights",
+        "weights0 is not where a matrix begins|read otherwise",
+    ),
     "tiles that are no heads": (L, {"epilogue": 3}, "tile_rows", 64, "are not heads"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -318,8 +318,14 @@ def test_the_compilers_digest_sees_every_source(monkeypatch: pytest.MonkeyPatch)
         for name in ("boards", "compiler", "hls", "machine", "rtl")
         for path, _ in save._sources(resources.files(f"meadow.{name}"), name)
     ]
-    for path in ("boards/zcu102.toml", "compiler/program/lower.py", "compiler/graph/passes/fuse_glu.py", "hls/sim/csim.cpp",
-                 "rtl/pacq_gemv.v", "compiler/quantize/calibration.txt"):  # fmt: skip
+    for path in (
+        "boards/zcu102.toml",
+        "compiler/program/lower.py",
+        "compiler/graph/passes/fuse_glu.py",
+        "hls/sim/csim.cpp",
+        "rtl/pacq_gemv.v",
+        "compiler/quantize/calibration.txt",
+    ):
         assert path in seen, path
     assert any(path.startswith("boards/") and path.endswith(".j2") for path in seen)
     before = save.compiler_digest()

@@ -160,11 +160,20 @@ def with_field(package: Path, opcode: isa.Opcode, field: str, value: int) -> Non
 @pytest.mark.parametrize(
     ("opcode", "field", "value"),
     [
-        (isa.Opcode.LINEAR, "tile_rows", 0), (isa.Opcode.LINEAR, "rows", 0), (isa.Opcode.LINEAR, "cols", 0), (isa.Opcode.LINEAR, "cols", 33),
-        (isa.Opcode.LINEAR, "tile_rows", 3), (isa.Opcode.TPHS, "cols", 33), (isa.Opcode.TPHS, "heads", 0), (isa.Opcode.TPHS, "head_dim", 0),
-        (isa.Opcode.LINEAR, "format", 7), (isa.Opcode.LINEAR, "entries", 300), (isa.Opcode.LINEAR, "entries", 0), (isa.Opcode.NORM, "cols", 0),
+        (isa.Opcode.LINEAR, "tile_rows", 0),
+        (isa.Opcode.LINEAR, "rows", 0),
+        (isa.Opcode.LINEAR, "cols", 0),
+        (isa.Opcode.LINEAR, "cols", 33),
+        (isa.Opcode.LINEAR, "tile_rows", 3),
+        (isa.Opcode.TPHS, "cols", 33),
+        (isa.Opcode.TPHS, "heads", 0),
+        (isa.Opcode.TPHS, "head_dim", 0),
+        (isa.Opcode.LINEAR, "format", 7),
+        (isa.Opcode.LINEAR, "entries", 300),
+        (isa.Opcode.LINEAR, "entries", 0),
+        (isa.Opcode.NORM, "cols", 0),
     ],
-)  # fmt: skip
+)
 def test_a_program_that_would_stop_or_misuse_the_engine_is_refused(
     opcode: isa.Opcode, field: str, value: int, copy: Path
 ) -> None:

@@ -111,8 +111,12 @@ def test_a_matrix_is_streamed_in_the_least_that_says_the_same() -> None:
         "bytes": Weight("w", grouped(8, 32), codes.view(np.int8), half),
     }
     found = {name: group_format(w) for name, w in made.items()}
-    assert found == {"middle": GroupFormat(4, 32, False, False), "minimum": GroupFormat(4, 32, True, False),
-                     "wide": GroupFormat(4, 32, False, True), "bytes": GroupFormat(8, 32, False, False)}  # fmt: skip
+    assert found == {
+        "middle": GroupFormat(4, 32, False, False),
+        "minimum": GroupFormat(4, 32, True, False),
+        "wide": GroupFormat(4, 32, False, True),
+        "bytes": GroupFormat(8, 32, False, False),
+    }
     for name, weight in made.items():
         layout = GroupLayout(8, 64, 2, found[name])
         back, scale, minimum = layout.unpack(pack_groups(weight, 0, layout).streams)

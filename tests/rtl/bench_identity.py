@@ -43,8 +43,13 @@ async def the_registers_are_the_design(dut: Any) -> None:
         return int.from_bytes((await bus.read(offset, 4)).data, "little")
 
     where = offsets(identity_registers(design))
-    wanted = {"ID": IDENTITY_ID, "VERSION": IDENTITY_VERSION, "ISA": isa.VERSION, "FIELDS": len(identity_fields(design)),
-              **identity_fields(design)}  # fmt: skip
+    wanted = {
+        "ID": IDENTITY_ID,
+        "VERSION": IDENTITY_VERSION,
+        "ISA": isa.VERSION,
+        "FIELDS": len(identity_fields(design)),
+        **identity_fields(design),
+    }
     for name, value in wanted.items():
         assert await word(where[name]) == value, name
     assert f"{await word(where['DESIGN_ID'] + 4):08x}{await word(where['DESIGN_ID']):08x}" == design.id

@@ -31,9 +31,22 @@ from meadow.machine.storage.groups import GroupFormat, GroupLayout
 PORTS = int(os.environ.get("MEADOW_PORTS", "4"))
 LANES = int(os.environ.get("MEADOW_LANES", "4"))
 BASE = 0x1_0000_0000
-REGISTERS = {"id": 0x00, "shape": 0x08, "size": 0x0C, "control": 0x18, "status": 0x1C, "error": 0x20, "watchdog": 0x24, "cycles": 0x40,
-             "commands": 0x48, "waits_weights": 0x4C, "waits_activations": 0x50, "waits_results": 0x54,
-             "waits_multipliers": 0x58, "beats": 0x60}  # fmt: skip
+REGISTERS = {
+    "id": 0x00,
+    "shape": 0x08,
+    "size": 0x0C,
+    "control": 0x18,
+    "status": 0x1C,
+    "error": 0x20,
+    "watchdog": 0x24,
+    "cycles": 0x40,
+    "commands": 0x48,
+    "waits_weights": 0x4C,
+    "waits_activations": 0x50,
+    "waits_results": 0x54,
+    "waits_multipliers": 0x58,
+    "beats": 0x60,
+}
 
 
 class Matrix:
@@ -61,8 +74,10 @@ class Bench:
         self.dut = dut
         cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
         self.memory = SparseMemory(1 << 40)
-        self.rams = [AxiRamRead(AxiReadBus.from_prefix(dut, f"m_axi_{p}"), dut.clk_i, dut.rst_i, mem=self.memory)
-                     for p in range(PORTS)]  # fmt: skip
+        self.rams = [
+            AxiRamRead(AxiReadBus.from_prefix(dut, f"m_axi_{p}"), dut.clk_i, dut.rst_i, mem=self.memory)
+            for p in range(PORTS)
+        ]
 
         def stream(kind: Any, prefix: str) -> Any:
             return kind(AxiStreamBus.from_prefix(dut, prefix), dut.clk_i, dut.rst_i)
@@ -139,8 +154,15 @@ def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     return bool(((a.view(np.uint32) == b.view(np.uint32)) | ((a == 0) & (b == 0))).all())
 
 
-FORMS = [GroupFormat(4, 32, True, False), GroupFormat(8, 32, False, False), GroupFormat(4, 32, False, False),
-         GroupFormat(4, 64, True, True), GroupFormat(8, 16, True, False), GroupFormat(4, 16, False, True), GroupFormat(8, 128, True, True)]  # fmt: skip
+FORMS = [
+    GroupFormat(4, 32, True, False),
+    GroupFormat(8, 32, False, False),
+    GroupFormat(4, 32, False, False),
+    GroupFormat(4, 64, True, True),
+    GroupFormat(8, 16, True, False),
+    GroupFormat(4, 16, False, True),
+    GroupFormat(8, 128, True, True),
+]
 if LANES == 8:
     FORMS += [GroupFormat(2, 32, True, False), GroupFormat(2, 64, False, False), GroupFormat(2, 16, True, True)]
 
@@ -233,8 +255,16 @@ async def a_command_that_it_cannot_run_stops_it(dut: Any) -> None:
     bench = Bench(dut)
     await bench.reset()
     good = FORM.word | 1 << 32 | 3 << 48 | 1 << 64
-    words = [good ^ 4 ^ 3, good ^ (5 << 8) ^ (3 << 8), good ^ (5 << 8) ^ (9 << 8), good ^ 1 << 32, good ^ 3 << 48,
-             good ^ 1 << 64, good + (await bench.register("size") & 0xFFFF) * (1 << 64), good | 1 << 25]  # fmt: skip
+    words = [
+        good ^ 4 ^ 3,
+        good ^ (5 << 8) ^ (3 << 8),
+        good ^ (5 << 8) ^ (9 << 8),
+        good ^ 1 << 32,
+        good ^ 3 << 48,
+        good ^ 1 << 64,
+        good + (await bench.register("size") & 0xFFFF) * (1 << 64),
+        good | 1 << 25,
+    ]
     for word in words:
         await bench.commands.send(word.to_bytes(16, "little") + bytes(16 * ((PORTS + 1) // 2)))
         await stopped(bench, 1)

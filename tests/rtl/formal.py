@@ -37,5 +37,8 @@ if __name__ == "__main__":
     for some in (2, 4):
         began = time.perf_counter()
         prove(some)
-        print(f"stream_fifo of {some}: no run of {CYCLES} cycles loses, doubles, reorders or changes a word "
-              f"({time.perf_counter() - began:.1f} s)", file=sys.stderr)  # fmt: skip
+        print(
+            f"stream_fifo of {some}: no run of {CYCLES} cycles loses, doubles, reorders or changes a word "
+            f"({time.perf_counter() - began:.1f} s)",
+            file=sys.stderr,
+        )

@@ -15,8 +15,16 @@ from meadow.compiler.emit.verilog import SOURCES, TOP, Shape, top
 RTL = Path(__file__).parents[2] / "rtl"
 
 
-def run_test(name: str, bench: str, work: Path, sources: list[str], parameters: dict[str, int] | None = None,
-             environment: dict[str, str] | None = None, folder: Path = RTL, test: str | None = None) -> int:  # fmt: skip
+def run_test(
+    name: str,
+    bench: str,
+    work: Path,
+    sources: list[str],
+    parameters: dict[str, int] | None = None,
+    environment: dict[str, str] | None = None,
+    folder: Path = RTL,
+    test: str | None = None,
+) -> int:
     """Build the module `name` of `folder` and run tests/rtl/`bench`.py, or one `test` of it; returns how many failed.
 
     MEADOW_WAVES=1 keeps the waves of the run in `work` (FST).
@@ -27,11 +35,25 @@ def run_test(name: str, bench: str, work: Path, sources: list[str], parameters: 
     waves = bool(os.environ.get("MEADOW_WAVES"))
     sim = runner.get_runner("icarus")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    sim.build(sources=[folder / source for source in sources], hdl_toplevel=name, build_dir=work, parameters=parameters or {},
-              build_args=["-Wall", "-Wno-timescale"], timescale=("1ns", "1ps"), waves=waves)  # fmt: skip
+    sim.build(
+        sources=[folder / source for source in sources],
+        hdl_toplevel=name,
+        build_dir=work,
+        parameters=parameters or {},
+        build_args=["-Wall", "-Wno-timescale"],
+        timescale=("1ns", "1ps"),
+        waves=waves,
+    )
     try:
-        results = sim.test(test_module=f"rtl.{bench}", hdl_toplevel=name, build_dir=work, test_dir=work, waves=waves,
-                           extra_env=environment or {}, test_filter=test)  # fmt: skip
+        results = sim.test(
+            test_module=f"rtl.{bench}",
+            hdl_toplevel=name,
+            build_dir=work,
+            test_dir=work,
+            waves=waves,
+            extra_env=environment or {},
+            test_filter=test,
+        )
         total, failed = runner.get_results(results)
     except (SystemExit, RuntimeError):  # the runner ends pytest where a cocotb test fails
         try:
@@ -42,8 +64,14 @@ def run_test(name: str, bench: str, work: Path, sources: list[str], parameters: 
     return int(failed)
 
 
-def simulate(name: str, bench: str, work: Path, sources: list[str], parameters: dict[str, int] | None = None,
-             environment: dict[str, str] | None = None) -> None:  # fmt: skip
+def simulate(
+    name: str,
+    bench: str,
+    work: Path,
+    sources: list[str],
+    parameters: dict[str, int] | None = None,
+    environment: dict[str, str] | None = None,
+) -> None:
     """The same; a failing test fails the pytest test that called."""
     failed = run_test(name, bench, work, sources, parameters, environment)
     assert failed == 0, f"{failed} tests of {bench} failed"

@@ -24,17 +24,37 @@ def test_the_prefix_decoder_gives_the_weights_back_at_the_rate_of_the_bus(tmp_pa
 def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_path: Path) -> None:
     """Rung 4: the same weights as the emulator and the C simulation.  MEADOW_PACKAGE takes another package."""
     package = os.environ.get("MEADOW_PACKAGE", str(tiny_package))
-    simulate("prefix_unpack", "bench_prefix_model", tmp_path, ["prefix_lane.v", "prefix_unpack.v"],
-             environment={"MEADOW_PACKAGE": package})  # fmt: skip
+    simulate(
+        "prefix_unpack",
+        "bench_prefix_model",
+        tmp_path,
+        ["prefix_lane.v", "prefix_unpack.v"],
+        environment={"MEADOW_PACKAGE": package},
+    )
 
 
 def test_the_fabric_tells_every_number_of_its_design(tiny_package: Path, tmp_path: Path) -> None:
     shutil.copyfile(tiny_package / "rtl" / "meadow_identity.v", tmp_path / "meadow_identity.v")
-    assert run_test("meadow_identity", "bench_identity", tmp_path, ["meadow_identity.v"], folder=tmp_path,
-                    environment={"MEADOW_PACKAGE": str(tiny_package)}) == 0  # fmt: skip
+    assert (
+        run_test(
+            "meadow_identity",
+            "bench_identity",
+            tmp_path,
+            ["meadow_identity.v"],
+            folder=tmp_path,
+            environment={"MEADOW_PACKAGE": str(tiny_package)},
+        )
+        == 0
+    )
     command, environment = verilator()
-    done = subprocess.run([command, "--lint-only", "-Wall", "-Wno-UNUSEDSIGNAL", "meadow_identity.v"], cwd=tmp_path,
-                          env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [command, "--lint-only", "-Wall", "-Wno-UNUSEDSIGNAL", "meadow_identity.v"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0 and "%" not in done.stderr, done.stderr
 
 
@@ -68,8 +88,11 @@ def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -
 
 LINTED = {
     "prefix_unpack": (["prefix_lane.v", "prefix_unpack.v"], [{}]),
-    "pacq_gemv": (list(SOURCES), [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))]),
-}  # fmt: skip
+    "pacq_gemv": (
+        list(SOURCES),
+        [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))],
+    ),
+}
 
 
 @pytest.mark.parametrize("top", LINTED)
@@ -78,8 +101,14 @@ def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
     files, parameters = LINTED[top]
     for some in parameters:  # type: ignore[attr-defined]
         values = [f"-G{name.upper()}={value}" for name, value in some.items()]
-        done = subprocess.run([command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files], cwd=RTL,
-                              env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files],
+            cwd=RTL,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0 and "%" not in done.stderr, done.stderr
 
 

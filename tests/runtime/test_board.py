@@ -155,11 +155,14 @@ def test_a_process_that_dies_gives_the_fabric_back(tmp_path: Path) -> None:
 
 
 FOUND = {
-    "engine-hang": (4, "one step", "did not finish"), "corrupted-weights": (4, "weight checksums", "differs near byte"),
-    "wrong-id": (7, "open", "token_lanes is 16 in the fabric and 8 in the package"), "no-memory": (7, "open", "cma="),
-    "stale-lines": (4, "memory walk", "cache handling"), "slow-bus": (4, "speed", "too narrow or shared"),
+    "engine-hang": (4, "one step", "did not finish"),
+    "corrupted-weights": (4, "weight checksums", "differs near byte"),
+    "wrong-id": (7, "open", "token_lanes is 16 in the fabric and 8 in the package"),
+    "no-memory": (7, "open", "cma="),
+    "stale-lines": (4, "memory walk", "cache handling"),
+    "slow-bus": (4, "speed", "too narrow or shared"),
     "narrow-port": (7, "open", "HP0 (reads: 32 bits)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

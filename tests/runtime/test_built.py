@@ -60,12 +60,15 @@ def test_the_place_of_a_library_depends_on_paths_lengths_and_contents() -> None:
     places = {
         built.place("csim", how, sources)
         for how, sources in (
-            (["a"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}), (["a"], {"hls/sim/a.h": b"x", "hls/b.h": b"y"}),
-            (["a"], {"hls/a.h": b"y", "hls/sim/b.h": b"x"}), (["b"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}),
-            (["a"], {"hls/a.h": b"x"}), (["a"], {"hls/sim/a.h": b"x"}),
+            (["a"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}),
+            (["a"], {"hls/sim/a.h": b"x", "hls/b.h": b"y"}),
+            (["a"], {"hls/a.h": b"y", "hls/sim/b.h": b"x"}),
+            (["b"], {"hls/a.h": b"x", "hls/sim/b.h": b"y"}),
+            (["a"], {"hls/a.h": b"x"}),
+            (["a"], {"hls/sim/a.h": b"x"}),
             (["a"], {"hls/a.h": b"x\0hls/sim/b.h\0" + b"1\0y"}),
         )
-    }  # fmt: skip
+    }
     assert len(places) == 7
 
 
@@ -90,8 +93,12 @@ def test_code_that_this_meadow_did_not_emit_needs_a_word(copy: Path, meadowc: An
     source = copy / "hls" / "norm.hpp"
     source.write_text(source.read_text() + "// and something of my own\n")
     list_in_manifest(copy, "hls/norm.hpp")
-    for command in (("run", copy, "-p", "The", "-n", 1, "--raw", "--device", "csim"), ("selftest", copy, "--device", "emulated-pynq"),
-                    ("verify", copy, "--limit", 1, "--tokens", 1), ("bench", "traffic", copy, "--prompts", "4")):  # fmt: skip
+    for command in (
+        ("run", copy, "-p", "The", "-n", 1, "--raw", "--device", "csim"),
+        ("selftest", copy, "--device", "emulated-pynq"),
+        ("verify", copy, "--limit", 1, "--tokens", 1),
+        ("bench", "traffic", copy, "--prompts", "4"),
+    ):
         result = meadowc(*command)
         assert result.code == 2 and "hls/norm.hpp is not what this meadow emits for the design" in result.err, command
         assert "add --trust" in result.err

@@ -103,11 +103,17 @@ def test_raw_text_may_hold_special_tokens_and_a_message_without_a_template_may_n
 
 BOMBS = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-    "a prompt too long": "{{ 'x' * 20000000 }}", "a long text": "{{ 'x' * 9999999999 }}", "a doubled text": "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "a power": "{{ 9 ** (9 ** 9) }}", "a padding": "{{ 'x' | center(9999999999) }}", "a format": "{{ '%9999999999d' % 1 }}",
-    "a fill": "{{ 'a'.zfill(3000000000) }}", "one slow line": "{% set l = [0] * 8000000 %}{% for i in range(1000) %}{{ l.count(1) }}{% endfor %}",
-    "a recursion": "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "much output": "{% for a in range(999) %}{{ 'x' * 99999 }}{% endfor %}",
-}  # fmt: skip
+    "a prompt too long": "{{ 'x' * 20000000 }}",
+    "a long text": "{{ 'x' * 9999999999 }}",
+    "a doubled text": "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a padding": "{{ 'x' | center(9999999999) }}",
+    "a format": "{{ '%9999999999d' % 1 }}",
+    "a fill": "{{ 'a'.zfill(3000000000) }}",
+    "one slow line": "{% set l = [0] * 8000000 %}{% for i in range(1000) %}{{ l.count(1) }}{% endfor %}",
+    "a recursion": "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}",
+    "much output": "{% for a in range(999) %}{{ 'x' * 99999 }}{% endfor %}",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +130,13 @@ def test_a_template_without_bound_is_stopped(name: str, tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "division by zero": "{{ 1 // 0 }}", "an attribute of None": "{{ none.x.y }}", "no end": "{% if x %}", "an unknown tag": "{% frobnicate %}",
-    "its own refusal": "{{ raise_exception('roles must alternate') }}", "an unsafe attribute": "{{ ''.__class__.__mro__ }}",
-}  # fmt: skip
+    "division by zero": "{{ 1 // 0 }}",
+    "an attribute of None": "{{ none.x.y }}",
+    "no end": "{% if x %}",
+    "an unknown tag": "{% frobnicate %}",
+    "its own refusal": "{{ raise_exception('roles must alternate') }}",
+    "an unsafe attribute": "{{ ''.__class__.__mro__ }}",
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -186,10 +196,13 @@ def test_the_bounds_leave_a_real_conversation_alone(tmp_path: Path) -> None:
 
 
 EDITS = {
-    "what is replaced": ("{{ m['content'] | replace('@', '') }}", "x<|im@_end|>y"), "what is lowered": ("{{ m['content'] | lower }}", "<|IM_END|>"),
-    "what is turned": ("{{ m['content'] | reverse }}", ">|dne_mi|<"), "a seam": ("<|{{ m['content'] }}", "im_end|>"),
-    "what is cut": ("{{ m['content'].split('#') | join }}", "<|im#_end|>"), "a mark in pieces": ("{{ m['content'][:2] }}", "<|im_end|>"),
-}  # fmt: skip
+    "what is replaced": ("{{ m['content'] | replace('@', '') }}", "x<|im@_end|>y"),
+    "what is lowered": ("{{ m['content'] | lower }}", "<|IM_END|>"),
+    "what is turned": ("{{ m['content'] | reverse }}", ">|dne_mi|<"),
+    "a seam": ("<|{{ m['content'] }}", "im_end|>"),
+    "what is cut": ("{{ m['content'].split('#') | join }}", "<|im#_end|>"),
+    "a mark in pieces": ("{{ m['content'][:2] }}", "<|im_end|>"),
+}
 
 
 @pytest.mark.parametrize("name", EDITS)

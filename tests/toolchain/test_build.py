@@ -129,9 +129,24 @@ def test_a_build_goes_on_where_it_stopped_and_a_new_design_starts_anew(
     assert meadowc("build", package).code == 0 and machine.steps() == ["csynth", "package", "bitstream"]
 
 
-STEP_OF = {"licence": "bitstream", "part": "csynth", "killed": "bitstream", "crash": "bitstream", "disk": "bitstream", "revision": "package",
-           "board": "bitstream", "ip": "bitstream", "csim": "csim", "source": "csynth", "dataflow": "csynth", "resources": "bitstream",
-           "clock pins": "bitstream", "clocks differ": "bitstream", "locale": "csynth", "slack": "bitstream"}  # fmt: skip
+STEP_OF = {
+    "licence": "bitstream",
+    "part": "csynth",
+    "killed": "bitstream",
+    "crash": "bitstream",
+    "disk": "bitstream",
+    "revision": "package",
+    "board": "bitstream",
+    "ip": "bitstream",
+    "csim": "csim",
+    "source": "csynth",
+    "dataflow": "csynth",
+    "resources": "bitstream",
+    "clock pins": "bitstream",
+    "clocks differ": "bitstream",
+    "locale": "csynth",
+    "slack": "bitstream",
+}
 
 
 @pytest.mark.parametrize("name", STEP_OF)
@@ -161,9 +176,13 @@ def test_a_tool_that_leaves_nothing_is_found_out(machine: Machine, package: Path
     assert result.code == 6 and "left no work/hls/hls/syn/report/*csynth.xml" in result.err
 
 
-@pytest.mark.parametrize(("scenario", "option", "said"), [
-    ("hang@bitstream", "--silence", "said nothing for 0.03 minutes"), ("chatter@csynth", "--timeout", "was ended after 0.03 minutes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scenario", "option", "said"),
+    [
+        ("hang@bitstream", "--silence", "said nothing for 0.03 minutes"),
+        ("chatter@csynth", "--timeout", "was ended after 0.03 minutes"),
+    ],
+)
 def test_a_tool_that_hangs_is_ended(
     scenario: str, option: str, said: str, machine: Machine, package: Path, meadowc: Any
 ) -> None:

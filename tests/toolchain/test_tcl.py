@@ -41,8 +41,12 @@ def record(script: Path, spec: str, log: Path, *answers: str) -> tuple[int, str,
     """(exit code, what it said, its calls) of a script."""
     done = subprocess.run(
         ["tclsh", HERE / "recorder.tcl", HERE / f"{spec}.spec", script, log, *answers],
-        capture_output=True, text=True, check=False, timeout=60, cwd=script.parent,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=script.parent,
+    )
     calls = [line.split("\x1f") for line in log.read_text().splitlines()] if log.exists() else []
     return done.returncode, done.stdout + done.stderr, calls
 
@@ -131,9 +135,14 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
     assert config["control"]["CONFIG.NUM_CLKS"] == "2" and cells["pacq_gemv"] == "pacq_top"
 
 
-@pytest.mark.parametrize(("answer", "code", "said"), [
-    ("slack=-0.2", 5, "negative slack -0.2"), ("parts=0", 6, "is not installed"), ("progress=40%", 1, "implementation ended"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ("slack=-0.2", 5, "negative slack -0.2"),
+        ("parts=0", 6, "is not installed"),
+        ("progress=40%", 1, "implementation ended"),
+    ],
+)
 def test_the_script_ends_with_a_code_that_says_why(
     answer: str, code: int, said: str, grouped: Package, tmp_path: Path
 ) -> None:

@@ -26,10 +26,27 @@ def grouped(tiny_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(package: Path, work: Path) -> subprocess.CompletedProcess[str]:
     program = work / "testbench"
     subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-label",
-         "-I../hls/sim", "-I../hls", "testbench.cpp", "../hls/top.cpp", "-o", program],
-        cwd=package / "vitis", check=True, timeout=120,
-    )  # fmt: skip
+        [
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-Wno-unused-label",
+            "-I../hls/sim",
+            "-I../hls",
+            "testbench.cpp",
+            "../hls/top.cpp",
+            "-o",
+            program,
+        ],
+        cwd=package / "vitis",
+        check=True,
+        timeout=120,
+    )
     return subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -14,9 +14,16 @@ from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Hea
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 GGUF = {
-    "attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
-    "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
-}  # fmt: skip
+    "attn_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
 """What GGUF calls the tensors of a layer, by role (the names of gguf.TensorNameMap)."""
 
 

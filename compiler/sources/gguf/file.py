@@ -30,9 +30,18 @@ MAX_LAYERS = 1024
 LARGEST_SIZE = 1 << 20
 """Of any dimension and of the context: a larger one is damage."""
 READ = {
-    "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count",
-    "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count",
-}  # fmt: skip
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.dimension_count",
+}
 """Keys that are read, without the architecture."""
 
 
@@ -64,10 +73,12 @@ class GgufFile:
         if self.family.permuted and role in ("q", "k"):
             order = unpermute(weight.rows, self.model.heads if role == "q" else self.model.kv_heads)
             weight = Weight(
-                name, weight.elem, weight.codes[order],
+                name,
+                weight.elem,
+                weight.codes[order],
                 None if weight.scale is None else weight.scale[order],
                 None if weight.minimum is None else weight.minimum[order],
-            )  # fmt: skip
+            )
         return weight
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -169,9 +180,16 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
     if problems:  # the sizes are used from here on
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
     model = Model(
-        name=str(fields.get("general.name", path.stem)), layers=layers, dim=dim, heads=heads, kv_heads=kv_heads,
-        head_dim=head_dim, ffn=ffn, vocab=vocab, context=context,
-    )  # fmt: skip
+        name=str(fields.get("general.name", path.stem)),
+        layers=layers,
+        dim=dim,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        vocab=vocab,
+        context=context,
+    )
     problems = _check_tensors(family, model, tensors) or _check_values(tensors)
     if problems:
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
@@ -183,18 +201,38 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
 def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
     """Every key of the architecture is read, says nothing new, or is refused: most change what is computed."""
     nothing: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(("expert_count", "expert_used_count", "attn_logit_softcapping", "final_logit_softcapping",
-                         "use_parallel_residual", "attention.clamp_kqv", "attention.max_alibi_bias"), lambda v: not v),
-        **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor", "logit_scale", "embedding_scale",
-                         "residual_scale"), lambda v: v in (0, 1)),
+        **dict.fromkeys(
+            (
+                "expert_count",
+                "expert_used_count",
+                "attn_logit_softcapping",
+                "final_logit_softcapping",
+                "use_parallel_residual",
+                "attention.clamp_kqv",
+                "attention.max_alibi_bias",
+            ),
+            lambda v: not v,
+        ),
+        **dict.fromkeys(
+            (
+                "rope.scaling.factor",
+                "rope.scale_linear",
+                "rope.scaling.attn_factor",
+                "logit_scale",
+                "embedding_scale",
+                "residual_scale",
+            ),
+            lambda v: v in (0, 1),
+        ),
         "rope.scaling.type": lambda v: v in ("none", "linear"),  # its factor is a key of its own
-        "rope.scaling.original_context_length": lambda v: True, "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
+        "rope.scaling.original_context_length": lambda v: True,
+        "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
         "attention.sliding_window": lambda v: not v or v >= context > 0,
         "attention.causal": lambda v: v is True,
         "attention.scale": lambda v: not v or bool(np.isclose(v, head_dim**-0.5, rtol=1e-6)),
         "attention.value_length": lambda v: v == head_dim,
         "tensor_data_layout": lambda v: v == "Meta AI original pth",
-    }  # fmt: skip
+    }
     problems = []
     for key, value in fields.items():
         name = key.removeprefix(f"{family.name}.")
@@ -213,8 +251,15 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
 def expected_shapes(family: Family, model: Model) -> dict[str, tuple[int, ...]]:
     """Every tensor of a file of the family and its shape, [N, K] as numpy has it."""
     q, kv, dim, ffn = model.heads * model.head_dim, model.kv_heads * model.head_dim, model.dim, model.ffn
-    matrices = {"q": (q, dim), "k": (kv, dim), "v": (kv, dim), "o": (dim, q), "gate": (ffn, dim), "up": (ffn, dim),
-                "down": (dim, ffn)}  # fmt: skip
+    matrices = {
+        "q": (q, dim),
+        "k": (kv, dim),
+        "v": (kv, dim),
+        "o": (dim, q),
+        "gate": (ffn, dim),
+        "up": (ffn, dim),
+        "down": (dim, ffn),
+    }
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (model.vocab, dim), "output_norm.weight": (dim,)}
     for layer in range(model.layers):
         for role in family.roles():
@@ -234,8 +279,13 @@ def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
             blocks = data.view(np.uint8).reshape(-1, BLOCK_BYTES[kind])[:, : 2 * halves]
             data = np.ascontiguousarray(blocks).view(np.float16)
         if not np.isfinite(data).all():
-            problems.append((name, f"its {'values' if kind in ('F32', 'F16') else 'scales'} hold NaN or infinity",
-                             "the file is damaged; get or export it again"))  # fmt: skip
+            problems.append(
+                (
+                    name,
+                    f"its {'values' if kind in ('F32', 'F16') else 'scales'} hold NaN or infinity",
+                    "the file is damaged; get or export it again",
+                )
+            )
     return problems
 
 
@@ -258,6 +308,11 @@ def _check_tensors(family: Family, model: Model, tensors: dict[str, Any]) -> lis
         if tensor.tensor_type.name not in SUPPORTED_TYPES:
             wrong.setdefault(tensor.tensor_type.name, []).append(name)
     for kind, names in sorted(wrong.items()):
-        problems.append((f"type {kind}", f"of {len(names)} tensors ({names[0]}, ...)",
-                         f"supported are {', '.join(SUPPORTED_TYPES)}"))  # fmt: skip
+        problems.append(
+            (
+                f"type {kind}",
+                f"of {len(names)} tensors ({names[0]}, ...)",
+                f"supported are {', '.join(SUPPORTED_TYPES)}",
+            )
+        )
     return problems

@@ -48,8 +48,10 @@ def _bpe(vocab: dict[str, int], merges: list[tuple[str, ...]], **how: Any) -> To
     wrong = [pair for pair in merges if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys()]
     if wrong:
         shown = ", ".join(repr(" ".join(pair)) for pair in wrong[:3])
-        raise UsageError(f"{len(wrong)} of the file's {len(merges)} merges do not make a token of two tokens ({shown}); the file is damaged: "
-                         "get it again, or convert the model to GGUF again")  # fmt: skip
+        raise UsageError(
+            f"{len(wrong)} of the file's {len(merges)} merges do not make a token of two tokens ({shown}); the file is damaged: "
+            "get it again, or convert the model to GGUF again"
+        )
     return Tokenizer(models.BPE(vocab, [(left, right) for left, right in merges], **how))
 
 
@@ -112,16 +114,28 @@ def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dic
     known = {k: int(v) for k, v in ids.items() if v is not None}
     named = {k.replace("_id", ""): tokens[v] for k, v in known.items() if v < len(tokens)}
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": file.family.name, "hidden_act": "silu",
-        "hidden_size": model.dim, "intermediate_size": model.ffn, "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim,
-        "vocab_size": model.vocab, "max_position_embeddings": model.context, "rms_norm_eps": file.shape.eps[0],
-        "rope_theta": base, "tie_word_embeddings": tied, **known,
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": file.family.name,
+        "hidden_act": "silu",
+        "hidden_size": model.dim,
+        "intermediate_size": model.ffn,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "vocab_size": model.vocab,
+        "max_position_embeddings": model.context,
+        "rms_norm_eps": file.shape.eps[0],
+        "rope_theta": base,
+        "tie_word_embeddings": tied,
+        **known,
+    }
     tokenizer_config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
-        "model_max_length": model.context, **named,
-    }  # fmt: skip
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
+        "model_max_length": model.context,
+        **named,
+    }
     template = fields.get("tokenizer.chat_template")
     if isinstance(template, str):
         tokenizer_config["chat_template"] = template

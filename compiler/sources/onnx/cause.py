@@ -78,8 +78,10 @@ def _attention(g: OnnxGraph, graph: Graph, core: Core, context: int, random: np.
         first = _last_where(lambda past: not attention.differs(past, 1, q=0.0), last) + 1
         width = attention.seen(last)
         if width:
-            return (f"a token sees the last {width} tokens only, not all before it (a sliding window, or attention in chunks), "
-                    f"from position {first} on")  # fmt: skip
+            return (
+                f"a token sees the last {width} tokens only, not all before it (a sliding window, or attention in chunks), "
+                f"from position {first} on"
+            )
         return f"not all earlier tokens weigh alike before their scores, from position {first} on (a mask or a bias by distance, sinks, heads apart)"
     if last and attention.differs(last, 1):
         first = _last_where(lambda past: not attention.differs(past, 1), last) + 1
@@ -117,8 +119,11 @@ class Attention:
         given = set(feeds(g, graph, np.zeros(1, np.int64), 1)) | {core.q, core.k, core.v}
         self.piece = Piece(g, [core.attended], given)
         q_rope, k_rope, attend = (graph.node(role, core.layer) for role in ("q_rope", "k_rope", "attend"))
-        self.nodes = [replace(q_rope, inputs=("q",)), replace(k_rope, inputs=("k",)),
-                      replace(attend, inputs=(q_rope.name, k_rope.name, "v"))]  # fmt: skip
+        self.nodes = [
+            replace(q_rope, inputs=("q",)),
+            replace(k_rope, inputs=("k",)),
+            replace(attend, inputs=(q_rope.name, k_rope.name, "v")),
+        ]
 
     def _run(
         self, past: int, tokens: int, q: Floats, k: Floats, v: Floats, keys: Floats, values: Floats

@@ -233,8 +233,12 @@ class _Trial:
         """One layer, residual in to residual out, in each of `trials`; the last, which its weights do not decide, once per form."""
         layer = core.layer
         first, nodes = self.graph.entry(layer).name, list(self.graph.layer(layer))
-        kept = {kind: next(o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name))
-                for kind in ("key", "value")}  # fmt: skip
+        kept = {
+            kind: next(
+                o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name)
+            )
+            for kind in ("key", "value")
+        }
         outputs = [self.stream.values[layer + 1], kept["key"], kept["value"]]
         piece, tried = None, False
         for number, (trial, (keys, values)) in enumerate(zip(trials(context), caches, strict=True)):

@@ -167,8 +167,9 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
     count = int(np.prod(tensor.dims)) if tensor.dims else 1
     if count * dtype.itemsize > (info.length or count * dtype.itemsize):
         raise UsageError(f"{tensor.name!r} needs {count * dtype.itemsize} bytes and its data has {info.length}")
-    mapped = np.memmap(folder / info.location, dtype=np.uint8, mode="r", offset=info.offset or 0,
-                       shape=(count * dtype.itemsize,))  # fmt: skip
+    mapped = np.memmap(
+        folder / info.location, dtype=np.uint8, mode="r", offset=info.offset or 0, shape=(count * dtype.itemsize,)
+    )
     return mapped.view(dtype).reshape(tuple(tensor.dims))
 
 
@@ -199,9 +200,14 @@ def save_model(model: onnx.ModelProto, folder: Path) -> Path:
     """Write `folder`/model.onnx with its larger tensors in model.onnx.data.  Deterministic; returns the file."""
     path = folder / "model.onnx"
     onnx.save_model(
-        model, str(path), save_as_external_data=True, all_tensors_to_one_file=True,
-        location="model.onnx.data", size_threshold=EXTERNAL_THRESHOLD, convert_attribute=False,
-    )  # fmt: skip
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location="model.onnx.data",
+        size_threshold=EXTERNAL_THRESHOLD,
+        convert_attribute=False,
+    )
     for written in folder.glob("model.onnx*"):
         written.chmod(0o644)  # onnx creates them private
     return path

@@ -244,14 +244,25 @@ class Layer:
             (x, lin[reader].input, r.vectors[gain], eps)
             for reader, (gain, x, eps) in (("q", self.attn_norm), ("up", self.ffn_norm))
         )
-        moved = [p for name in (*self.passed, *(lin[k].input for k in readers), self.attn_norm[1], self.ffn_norm[1])
-                 for p in r.passed(name)]  # fmt: skip
+        moved = [
+            p
+            for name in (*self.passed, *(lin[k].input for k in readers), self.attn_norm[1], self.ffn_norm[1])
+            for p in r.passed(name)
+        ]
         return Core(
-            self.layer, lin["q"].output, lin["k"].output, lin["v"].output, lin["o"].input,
-            lin["gate"].output, lin["up"].output, lin["down"].input, norms, tuple(dict.fromkeys(moved)),
+            self.layer,
+            lin["q"].output,
+            lin["k"].output,
+            lin["v"].output,
+            lin["o"].input,
+            lin["gate"].output,
+            lin["up"].output,
+            lin["down"].input,
+            norms,
+            tuple(dict.fromkeys(moved)),
             frozenset(r.gain_inputs[gain] for gain, _, _ in (self.attn_norm, self.ffn_norm))
             | {name for p in lin.values() for name in (*p.node.input[1:], p.minima, p.bias)},
-        )  # fmt: skip
+        )
 
     def emit(self, x: str) -> str:
         """Append the layer's nodes to the reader's, after the residual stream %x; returns the stream after the layer."""

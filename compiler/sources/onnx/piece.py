@@ -63,8 +63,20 @@ class MatMulNBits(OpRun):  # type: ignore[misc]
 
     op_domain = "com.microsoft"
 
-    def _run(self, a: Any, b: Any, scales: Any, zero_points: Any = None, group: Any = None, bias: Any = None, K: int = 0, N: int = 0,
-             bits: int = 4, block_size: int = 32, accuracy_level: int = 0) -> tuple[Any]:  # fmt: skip
+    def _run(
+        self,
+        a: Any,
+        b: Any,
+        scales: Any,
+        zero_points: Any = None,
+        group: Any = None,
+        bias: Any = None,
+        K: int = 0,
+        N: int = 0,
+        bits: int = 4,
+        block_size: int = 32,
+        accuracy_level: int = 0,
+    ) -> tuple[Any]:
         if group is not None:
             raise NotImplementedError("MatMulNBits with a group index")
         blocks = -(-K // block_size)
@@ -124,8 +136,14 @@ class DequantizeLinear(OpRun):  # type: ignore[misc]
         return (made,)
 
 
-def feeds(g: OnnxGraph, graph: Graph, ids: NDArray[np.int64], past: int, keys: NDArray[np.float32] | None = None,
-          values: NDArray[np.float32] | None = None) -> Values:  # fmt: skip
+def feeds(
+    g: OnnxGraph,
+    graph: Graph,
+    ids: NDArray[np.int64],
+    past: int,
+    keys: NDArray[np.float32] | None = None,
+    values: NDArray[np.float32] | None = None,
+) -> Values:
     """The graph's inputs for `ids` after `past` tokens, in the types it names; the cache is the same in every layer.
 
     keys, values  [past, kv_heads, head_dim]
@@ -133,9 +151,10 @@ def feeds(g: OnnxGraph, graph: Graph, ids: NDArray[np.int64], past: int, keys: N
     model, tokens = graph.model, len(ids)
     empty = np.zeros((past, model.kv_heads, model.head_dim), np.float32)
     given: Values = {
-        "input_ids": ids[None], "attention_mask": np.ones((1, past + tokens), np.int64),
+        "input_ids": ids[None],
+        "attention_mask": np.ones((1, past + tokens), np.int64),
         "position_ids": np.arange(past, past + tokens, dtype=np.int64)[None],
-    }  # fmt: skip
+    }
     cached = [
         np.ascontiguousarray(part.swapaxes(0, 1)[None])
         for part in (empty if keys is None else keys, empty if values is None else values)

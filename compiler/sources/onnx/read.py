@@ -44,18 +44,27 @@ FOREIGN = {
     "MaxPool": "pooling: this looks like a vision model",
     "GlobalAveragePool": "pooling: this looks like a vision model",
     "BatchNormalization": "batch normalization: this looks like a vision model",
-    "LSTM": "a recurrent network", "GRU": "a recurrent network",
-    "If": "a branch", "Loop": "a loop", "Scan": "a scan",
+    "LSTM": "a recurrent network",
+    "GRU": "a recurrent network",
+    "If": "a branch",
+    "Loop": "a loop",
+    "Scan": "a scan",
     "TopK": "top-k routing (a mixture of experts?)",
     "LayerNormalization": "LayerNorm (OPT, GPT-2, BERT); the LLaMA family has RMS norms",
-    "Gelu": "a GELU; the LLaMA family has SiLU", "Erf": "a GELU; the LLaMA family has SiLU",
+    "Gelu": "a GELU; the LLaMA family has SiLU",
+    "Erf": "a GELU; the LLaMA family has SiLU",
     "DynamicQuantizeLinear": "dynamically quantized activations; quantize the float model with meadowc quantize",
     "MatMulInteger": "dynamically quantized weights; quantize the float model with meadowc quantize",
     "QuantizeLinear": "statically quantized activations (QDQ); quantize the float model with meadowc quantize",
-    "GroupQueryAttention": FUSED, "MultiHeadAttention": FUSED, "SkipSimplifiedLayerNormalization": FUSED,
-    "SkipLayerNormalization": FUSED, "QuickGelu": FUSED, "BiasGelu": FUSED, "FastGelu": FUSED,
+    "GroupQueryAttention": FUSED,
+    "MultiHeadAttention": FUSED,
+    "SkipSimplifiedLayerNormalization": FUSED,
+    "SkipLayerNormalization": FUSED,
+    "QuickGelu": FUSED,
+    "BiasGelu": FUSED,
+    "FastGelu": FUSED,
     "QLinearMatMul": "QOperator quantization; write it as QDQ or use meadowc quantize",
-}  # fmt: skip
+}
 
 
 def read(path: Path, context: int | None = None) -> Graph:
@@ -191,13 +200,23 @@ class Reader:
                 )
             )
         elif not pasts:
-            self.problems.append(("inputs", "no KV cache (past_key_values.N.key and .value)",
-                                  "export with a cache: optimum-cli export onnx --task text-generation-with-past"))  # fmt: skip
+            self.problems.append(
+                (
+                    "inputs",
+                    "no KV cache (past_key_values.N.key and .value)",
+                    "export with a cache: optimum-cli export onnx --task text-generation-with-past",
+                )
+            )
         self.layers = len(pasts) // 2
         wanted = {(layer, kind) for layer in range(self.layers) for kind in ("key", "value")}
         if pasts and (pasts != wanted or presents != wanted):
-            self.problems.append(("cache", f"{len(pasts)} past inputs and {len(presents)} present outputs",
-                                  "each layer needs past and present, key and value"))  # fmt: skip
+            self.problems.append(
+                (
+                    "cache",
+                    f"{len(pasts)} past inputs and {len(presents)} present outputs",
+                    "each layer needs past and present, key and value",
+                )
+            )
         for value in self.g.graph.input:
             match = PAST.match(value.name)
             dims = value.type.tensor_type.shape.dim
@@ -206,8 +225,13 @@ class Reader:
         if pasts and not (self.kv_heads and self.head_dim):
             value = next(v for v in self.g.graph.input if PAST.match(v.name))
             dims = [str(d.dim_value or d.dim_param or "?") for d in value.type.tensor_type.shape.dim]
-            self.problems.append(("cache", f"the shape of {value.name} is [{', '.join(dims)}]",
-                                  "heads and head size must be numbers: [batch, kv_heads, past, head_dim]"))  # fmt: skip
+            self.problems.append(
+                (
+                    "cache",
+                    f"the shape of {value.name} is [{', '.join(dims)}]",
+                    "heads and head size must be numbers: [batch, kv_heads, past, head_dim]",
+                )
+            )
 
     def _check_operators(self) -> None:
         counts: dict[str, list[str]] = {}
@@ -277,11 +301,17 @@ class Reader:
         ffn = next(self.weights[n.weight or ""].rows for n in nodes if n.role == "up")
         context = metadata.get("meadow.context", "0")
         return Model(
-            name=re.sub(r"[^A-Za-z0-9_.-]+", "-", self.g.graph.name or self.file.stem), layers=self.layers,
-            dim=embed.cols, heads=attention.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, ffn=ffn,
-            vocab=head.rows, context=int(context) if re.fullmatch(r"[0-9]{1,7}", context) else 0,
+            name=re.sub(r"[^A-Za-z0-9_.-]+", "-", self.g.graph.name or self.file.stem),
+            layers=self.layers,
+            dim=embed.cols,
+            heads=attention.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            ffn=ffn,
+            vocab=head.rows,
+            context=int(context) if re.fullmatch(r"[0-9]{1,7}", context) else 0,
             activations=metadata.get("meadow.activations", "float"),
-        )  # fmt: skip
+        )
 
     # -- walking back ----------------------------------------------------------------------------------------------
 

@@ -20,8 +20,15 @@ from meadow.machine.storage.groups import WIDTHS
 from meadow.machine.types import F16, F32, I8, Weight, grouped
 
 ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "Attention": {"scale": (), "is_causal": (), "q_num_heads": (), "kv_num_heads": (), "softmax_precision": (),
-                  "qk_matmul_output_mode": (0,), "softcap": (0.0,)},
+    "Attention": {
+        "scale": (),
+        "is_causal": (),
+        "q_num_heads": (),
+        "kv_num_heads": (),
+        "softmax_precision": (),
+        "qk_matmul_output_mode": (0,),
+        "softcap": (0.0,),
+    },
     "RotaryEmbedding": {"interleaved": (0,), "rotary_embedding_dim": (0,), "num_heads": ()},
     "RMSNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
     "SimplifiedLayerNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
@@ -30,7 +37,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
     "MatMulNBits": {"K": (), "N": (), "bits": (), "block_size": (), "accuracy_level": ()},
     "DequantizeLinear": {"axis": (), "block_size": (), "output_dtype": ()},
     "Gather": {"axis": (0,)},
-}  # fmt: skip
+}
 """Attributes that are read, by operator, with the values that are served: () for any, whose meaning numbers confirm."""
 
 
@@ -175,8 +182,13 @@ def _rows_first(weight: Weight) -> Weight:
     if weight.elem.group:
         scale = weight.scale.T if turned else weight.scale
         minimum = weight.minimum.T if turned and weight.minimum is not None else weight.minimum
-        return Weight(name, elem, weight.codes, np.ascontiguousarray(scale),
-                      None if minimum is None else np.ascontiguousarray(minimum))  # fmt: skip
+        return Weight(
+            name,
+            elem,
+            weight.codes,
+            np.ascontiguousarray(scale),
+            None if minimum is None else np.ascontiguousarray(minimum),
+        )
     return Weight(name, elem, weight.codes, weight.scale)
 
 
@@ -217,8 +229,14 @@ def _zero_points(g: OnnxGraph, node: onnx.NodeProto, place: int) -> NDArray[np.g
     return found
 
 
-def _blocked(name: str, codes: NDArray[np.generic], scales: NDArray[np.float32], zero: NDArray[np.generic] | None, axis: int,
-             block: int) -> Weight:  # fmt: skip
+def _blocked(
+    name: str,
+    codes: NDArray[np.generic],
+    scales: NDArray[np.float32],
+    zero: NDArray[np.generic] | None,
+    axis: int,
+    block: int,
+) -> Weight:
     """Codes of 2, 4 or 8 bits with a scale, and perhaps a zero point, for each `block` along `axis`."""
     kind = codes.dtype.name
     bits = int(kind.removeprefix("u").removeprefix("int") or 0) if kind.removeprefix("u").startswith("int") else 0

@@ -200,8 +200,10 @@ class _Writer:
             x = b.node("Slice", x, b.ints(0), b.ints(2 * half), b.ints(-1), name=f"{name}.turning")
         last = f"{name}.turned" if rest else name
         if op.interleaved:
-            pairs = [b.node("Slice", x, b.ints(n), b.ints(2 * half), b.ints(-1), b.ints(2), name=f"{name}.{part}")
-                     for n, part in enumerate(("low", "high"))]  # fmt: skip
+            pairs = [
+                b.node("Slice", x, b.ints(n), b.ints(2 * half), b.ints(-1), b.ints(2), name=f"{name}.{part}")
+                for n, part in enumerate(("low", "high"))
+            ]
 
             def product(x: str, y: str, what: str) -> str:
                 return b.node("Mul", x, y, name=f"{name}.{what}")
@@ -229,8 +231,13 @@ class _Writer:
         name = "mask" + ("" if op.causal else "_all") + (f"_{op.window}" if op.window else "")
         b.once("Shape", "attention_mask", name="mask_shape")
         total = b.once("Gather", "mask_shape", b.const("int_1", np.array(1, np.int64)), name="total_length")
-        keys = b.once("Range", b.const("int_0", np.array(0, np.int64)), total, b.const("int_1", np.array(1, np.int64)),
-                      name="key_positions")  # fmt: skip
+        keys = b.once(
+            "Range",
+            b.const("int_0", np.array(0, np.int64)),
+            total,
+            b.const("int_1", np.array(1, np.int64)),
+            name="key_positions",
+        )
         keys = b.once("Unsqueeze", keys, b.ints(0, 1, 2), name="key_row")
         queries = b.once("Unsqueeze", "position_ids", b.ints(1, 3), name="query_column")
         real = b.once("Cast", "attention_mask", name="real_tokens", to=TensorProto.BOOL)
@@ -262,8 +269,10 @@ class _Writer:
         b, name, layer = self.b, node.name, node.layer
         if op.keys_from is not None:
             layer = op.keys_from
-        q, *new = (self.by_heads.get(i) or self._heads(i, count, op.head_dim)
-                   for i, count in zip(inputs, (op.heads, op.kv_heads, op.kv_heads), strict=False))  # fmt: skip
+        q, *new = (
+            self.by_heads.get(i) or self._heads(i, count, op.head_dim)
+            for i, count in zip(inputs, (op.heads, op.kv_heads, op.kv_heads), strict=False)
+        )
         for kind, value in zip(("key", "value"), new, strict=False):
             b.node("Concat", f"past_key_values.{layer}.{kind}", value, name=f"present.{layer}.{kind}", axis=2)
         keys = self._repeat(f"present.{layer}.key", op, f"{name}.k")
@@ -295,8 +304,10 @@ class _Writer:
         b, gate = self.b, inputs[0]
         if op.alternating:
             last = b.ints(np.iinfo(np.int64).max)
-            gate, up = (b.node("Slice", inputs[0], b.ints(n), last, b.ints(-1), b.ints(2), name=f"{name}.{part}")
-                        for n, part in enumerate(("gate", "up")))  # fmt: skip
+            gate, up = (
+                b.node("Slice", inputs[0], b.ints(n), last, b.ints(-1), b.ints(2), name=f"{name}.{part}")
+                for n, part in enumerate(("gate", "up"))
+            )
             inputs = [gate, up]
         last_name = f"{name}.{op.kind}" if len(inputs) == 2 else name
         if op.kind == "silu":
@@ -321,8 +332,11 @@ def _value(name: str, kind: int, *shape: int | str) -> ValueInfoProto:
 
 def _caches(graph: Graph) -> list[tuple[int, Attention]]:
     """(layer, attention) of each attention that has a cache of its own."""
-    return [(node.layer or 0, node.op) for node in graph.nodes
-            if isinstance(node.op, Attention) and node.op.keys_from is None]  # fmt: skip
+    return [
+        (node.layer or 0, node.op)
+        for node in graph.nodes
+        if isinstance(node.op, Attention) and node.op.keys_from is None
+    ]
 
 
 def _inputs(graph: Graph) -> list[ValueInfoProto]:
@@ -360,8 +374,15 @@ def write_linear(b: Builder, x: str, weight: Weight, out: str) -> str:
     if weight.elem.bits == 8:
         extra = [] if weight.minimum is None else [_zero(b, weight, zero)]
         assert weight.scale is not None
-        source = b.once("DequantizeLinear", b.const(weight.name, weight.codes), b.const(f"{weight.name}.scale", weight.scale),
-                        *extra, name=f"{weight.name}.float", axis=1, block_size=weight.elem.group)  # fmt: skip
+        source = b.once(
+            "DequantizeLinear",
+            b.const(weight.name, weight.codes),
+            b.const(f"{weight.name}.scale", weight.scale),
+            *extra,
+            name=f"{weight.name}.float",
+            axis=1,
+            block_size=weight.elem.group,
+        )
         y = b.node("MatMul", x, b.once("Transpose", source, name=f"{weight.name}.transposed", perm=[1, 0]), name=y)
     else:
         y = _matmul_nbits(b, x, weight, zero, y)
@@ -395,10 +416,18 @@ def _matmul_nbits(b: Builder, x: str, weight: Weight, zero: NDArray[np.uint8] | 
     codes = np.pad(np.asarray(weight.codes, np.uint8), ((0, 0), (0, missing))).reshape(rows, groups, -1)
     points = np.zeros((rows, groups), np.uint8) if zero is None else zero
     return b.node(
-        "MatMulNBits", x, b.const(weight.name, packed_codes(codes, bits)), b.const(f"{weight.name}.scale", weight.scale),
-        b.const(f"{weight.name}.zero", packed_codes(points, bits)), name=out, domain="com.microsoft",
-        K=weight.cols, N=rows, bits=bits, block_size=weight.elem.group,
-    )  # fmt: skip
+        "MatMulNBits",
+        x,
+        b.const(weight.name, packed_codes(codes, bits)),
+        b.const(f"{weight.name}.scale", weight.scale),
+        b.const(f"{weight.name}.zero", packed_codes(points, bits)),
+        name=out,
+        domain="com.microsoft",
+        K=weight.cols,
+        N=rows,
+        bits=bits,
+        block_size=weight.elem.group,
+    )
 
 
 def _minima(b: Builder, x: str, weight: Weight, y: str, out: str) -> str:
