@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,17 @@ from meadow.compiler.emit.save import compiler_digest, save
 from meadow.compiler.engines import require_engines
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
-from meadow.compiler.price.run import Workload, estimate, prompt_estimate
-from meadow.compiler.price.timeline import timeline
-from meadow.compiler.price.traffic import by_role, prompts_beats
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.pack import Stored, pack, pack_groups
 from meadow.compiler.program.parts import Part, weight_parts
 from meadow.compiler.program.place import place
-from meadow.compiler.size.fit import BUDGET, Fit, fit
+from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
+from meadow.compiler.summary import dataflow_traffic, summarize
 from meadow.machine.design import Design
 from meadow.machine.errors import MeadowError, UsageError
 from meadow.machine.folder import refuse_target
 from meadow.machine.package.read import load
-from meadow.machine.program import Schedule
 from meadow.machine.storage.groups import GroupLayout
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
@@ -187,107 +184,3 @@ def pack_all(
             progress("pack", f"matrix {index + 1}/{len(parts_of)}")
             found[name] = made
     return {part: p for name in parts_of for part, p in found[name].items()}
-
-
-def packing_notes(packed: Mapping[str, Stored]) -> list[str]:
-    """What a forced scheme made larger than it was."""
-    grown = [p for p in packed.values() if p.kind == "packed" and p.bits_per_weight > 8]
-    if not grown:
-        return []
-    return [f"{len(grown)} matrices are larger by this scheme than raw; --packing auto stores such as they are"]
-
-
-def dataflow_traffic(graph: Graph, design: Design, packed: Mapping[str, Stored], board: Board) -> dict[str, Any]:
-    """DRAM bytes by role of a prompt of each length (a power of two), by GEMM and by TPHS."""
-    lengths = [n for n in (16, 32, 64, 128, 256, 512, 1024, 2048) if n <= design.context]
-    found: dict[str, Any] = {"kind": "modelled", "prompts": lengths}
-    for mode in ("gemm", "tphs"):
-        schedule = place(lower(graph, design, packed, mode, board.bandwidth_gb_s))
-        beats = prompts_beats(schedule.programs["prefill"], design, lengths, len(schedule.chunks))
-        found[mode] = [by_role(moved) for moved in beats]
-    return found
-
-
-def summarize(
-    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, Stored]
-) -> dict[str, Any]:
-    """What `compile` ends with: bytes by role, memory map, modelled rates with their roofline."""
-    design = fitted.design
-    work, chunks = Workload.of(design), len(schedule.chunks)
-    decode = estimate(schedule.programs["decode"], design, 1, work.position, board.bandwidth_gb_s, 1, chunks)
-    prefill = prompt_estimate(schedule.programs["prefill"], design, work.prompt, board.bandwidth_gb_s, chunks)
-    # The chosen design as its weights were packed; the others as a sample of them says.
-    chosen = replace(fitted.chosen, prefill=work.prompt / prefill.seconds, decode=1 / decode.seconds)
-    front = [chosen if c.design == design else c for c in fitted.front]
-    ceiling = board.bandwidth_gb_s * 1e9 / decode.total_bytes
-    raw = sum(p.layout.rows * p.layout.cols for p in packed.values())
-    stored = sum(p.nbytes for p in packed.values())
-    return {
-        "model": str(graph.model),
-        "board": board.name,
-        "design": asdict(design),
-        "design_id": design.id,
-        "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()},
-        "resources_kind": "estimated",
-        "optimize": fitted.optimize,
-        "why": fitted.reason(chosen),
-        "front_kind": "modelled",
-        "front_workload": {"prompt": work.prompt, "context": work.position},
-        "front": [
-            {
-                "design": asdict(c.design),
-                "prefill_tokens_per_s": c.prefill,
-                "decode_tokens_per_s": c.decode,
-                "share": c.share,
-                "resource": c.resource,
-                "packing": c.packing,
-                "chosen": c.design == design,
-                "text": str(c),
-            }
-            for c in front
-        ],
-        "notes": [*fitted.notes, *packing_notes(packed)],
-        "steps": {k: len(v) for k, v in schedule.programs.items()},
-        "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
-        "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
-        "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
-        "weights": {
-            "kind": "measured",
-            "raw_bytes": raw,
-            "stored_bytes": stored,
-            "bits_per_weight": 8 * stored / raw,
-            "entropy_bits": sum(p.entropy * p.layout.rows * p.layout.cols for p in packed.values()) / raw,
-            "packed_matrices": sum(p.kind == "packed" for p in packed.values()),
-            "grouped_matrices": sum(p.kind == "grouped" for p in packed.values()),
-            "matrices": len(packed),
-        },
-        "decode": {
-            "kind": "modelled",
-            "context": work.position,
-            "tokens_per_s": 1 / decode.seconds,
-            "bytes_per_token": decode.bytes,
-            "roofline_tokens_per_s": ceiling,
-            "share_of_roofline": 1 / decode.seconds / ceiling,
-            "limit": decode.limit,
-        },
-        "prefill": {
-            "kind": "modelled",
-            "tokens": work.prompt,
-            "tokens_per_s": work.prompt / prefill.seconds,
-            "bytes": prefill.bytes,
-            "limit": prefill.limit,
-        },
-        "layers": graph.model.layers,
-        "budget": BUDGET,
-        "bandwidth_gb_s": board.bandwidth_gb_s,
-        "board_title": board.title,
-        "dram_bytes": board.dram_bytes,
-        "timeline": {
-            phase: [
-                [e.kind, round(e.duration, 2), e.limit]
-                for e in timeline(steps, design, tokens, position, board.bandwidth_gb_s)
-            ]
-            for phase, tokens, position in (("decode", 1, work.position), ("prefill", design.block, 0))
-            for steps in (schedule.programs[phase],)
-        },
-    }

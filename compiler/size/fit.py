@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board
-from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.graph import Graph, Model
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.program.pack import group_format
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search
@@ -101,54 +101,14 @@ def fit(
     optimize  what is to be soon, of search.OBJECTIVES
     Raises ResourceExceeded when nothing fits (with the knob to turn), UsageError for settings that are not known.
     """
-    if named and named not in DESIGNS:
-        raise UsageError(f"design {named!r} is not known; known are {', '.join(DESIGNS)}")
-    if optimize not in OBJECTIVES:
-        raise UsageError(f"--optimize {optimize!r} is not known; known are {', '.join(OBJECTIVES)}")
-    fixed = {**DESIGNS.get(named, {}), **(settings or {})}
-    unknown = [key for key in fixed if key not in SETTABLE]
-    if unknown:
-        raise UsageError(f"--set {', '.join(unknown)}: not known; settable are {', '.join(SETTABLE)}")
+    fixed = _settings(settings or {}, named, optimize)
     _check_ports(board, fixed)
     _check_packing(packing, fixed)
-    model = graph.model
     matrices = [graph.weight_of(n) for n in graph.nodes if isinstance(n.op, Linear)]
-    cols = max(w.cols for w in matrices)
     grouped = [w for w in matrices if w.elem.group]
     array = len(grouped) < len(matrices)
-    wanted = fixed.get("context", model.context or DEFAULT_CONTEXT)
-    base = Design(
-        board=board.name,
-        part=board.part,
-        clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
-        weight_ports=fixed.get("weight_ports", _most_ports(board, model.head_dim) // (2 if grouped else 1))
-        if array
-        else 0,
-        token_lanes=fixed.get("token_lanes", 1),
-        float_lanes=fixed.get("float_lanes", 4),
-        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS),
-        block=fixed.get("block", min(64, max(1, wanted))),
-        context=wanted,
-        max_cols=padded(cols, LANE_COLS),
-        max_head_dim=padded(model.head_dim, BEAT_BYTES),
-        prefix_codes=fixed.get("prefix_codes", int(array and packing in ("auto", "prefix"))),
-        lookup_entries=fixed.get("lookup_entries", 1024 if array and packing in PUBLISHED else 0),
-        **_pacq(grouped, board, fixed, array, model.head_dim),
-    )
-    try:
-        base.check()
-    except ValueError as error:
-        raise UsageError(f"--set: {error}") from None
-    if not array and fixed.get("weight_ports"):
-        raise UsageError(
-            "--set weight_ports: every matrix is of grouped weights, which stream over pacq_ports; drop it"
-        )
-    if array and model.head_dim % base.weight_ports:
-        raise UsageError(f"heads of {model.head_dim} do not divide over {base.weight_ports} weight ports")
-    if not array and packing != "auto":
-        raise UsageError(
-            f"--packing {packing}: every matrix is of grouped weights, which are streamed as they are; drop it"
-        )
+    base = _base(graph.model, board, fixed, packing, matrices, grouped)
+    _check_base(base, graph.model, fixed, packing, array)
     base, limited = _shrink_context(base, board, graph, "context" in fixed)
     if base.lookup_entries and "lookup_entries" not in fixed:
         base = _grow(base, board, "lookup_entries", (16384, 8192, 4096, 2048))
@@ -164,6 +124,73 @@ def fit(
     if found is None:
         raise ResourceExceeded(_refusal(base, board, over_budget(base, board)))
     design = found.best.design
+    notes = _notes(design, graph.model, board, limited, grouped)
+    if named:
+        notes.append(f"{named} gives clock, ports and lanes; the rest is searched, and weights are packed by {packing}")
+    if array and packing == "auto" and not design.prefix_codes:
+        notes.append("weights are stored raw: the decoder of prefix codes does not fit, or does not pay")
+    return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
+
+
+def _settings(settings: dict[str, int], named: str, optimize: str) -> dict[str, int]:
+    """The numbers that the user fixed.  Raises UsageError for what is not known."""
+    if named and named not in DESIGNS:
+        raise UsageError(f"design {named!r} is not known; known are {', '.join(DESIGNS)}")
+    if optimize not in OBJECTIVES:
+        raise UsageError(f"--optimize {optimize!r} is not known; known are {', '.join(OBJECTIVES)}")
+    fixed = {**DESIGNS.get(named, {}), **settings}
+    unknown = [key for key in fixed if key not in SETTABLE]
+    if unknown:
+        raise UsageError(f"--set {', '.join(unknown)}: not known; settable are {', '.join(SETTABLE)}")
+    return fixed
+
+
+def _base(
+    model: Model, board: Board, fixed: dict[str, int], packing: str, matrices: list[Weight], grouped: list[Weight]
+) -> Design:
+    """The design that the search starts from.  Raises UsageError for numbers that make no design."""
+    array = len(grouped) < len(matrices)
+    context = fixed.get("context", model.context or DEFAULT_CONTEXT)
+    ports = fixed.get("weight_ports", _most_ports(board, model.head_dim) // (2 if grouped else 1)) if array else 0
+    base = Design(
+        board=board.name,
+        part=board.part,
+        clock_mhz=fixed.get("clock_mhz", board.clock_mhz),
+        weight_ports=ports,
+        token_lanes=fixed.get("token_lanes", 1),
+        float_lanes=fixed.get("float_lanes", 4),
+        tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS),
+        block=fixed.get("block", min(64, max(1, context))),
+        context=context,
+        max_cols=padded(max(w.cols for w in matrices), LANE_COLS),
+        max_head_dim=padded(model.head_dim, BEAT_BYTES),
+        prefix_codes=fixed.get("prefix_codes", int(array and packing in ("auto", "prefix"))),
+        lookup_entries=fixed.get("lookup_entries", 1024 if array and packing in PUBLISHED else 0),
+        **_pacq(grouped, board, fixed, array, model.head_dim),
+    )
+    try:
+        base.check()
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from None
+    return base
+
+
+def _check_base(base: Design, model: Model, fixed: dict[str, int], packing: str, array: bool) -> None:
+    """Raise UsageError for settings of the array where there is none, and for heads that its ports do not share."""
+    if array and model.head_dim % base.weight_ports:
+        raise UsageError(f"heads of {model.head_dim} do not divide over {base.weight_ports} weight ports")
+    if not array and fixed.get("weight_ports"):
+        raise UsageError(
+            "--set weight_ports: every matrix is of grouped weights, which stream over pacq_ports; drop it"
+        )
+    if not array and packing != "auto":
+        raise UsageError(
+            f"--packing {packing}: every matrix is of grouped weights, which are streamed as they are; drop it"
+        )
+
+
+def _notes(design: Design, model: Model, board: Board, limited: str, grouped: list[Weight]) -> list[str]:
+    """What the user should know of the design."""
     notes = [f"clock {design.clock_mhz} MHz is assumed, not closed"]
     if design.pacq_ports:
         notes = [
@@ -182,11 +209,7 @@ def fit(
         notes.append(
             f"{board.uram} UltraRAM blocks count as {URAM_IN_BRAM36 * board.uram} BRAM36 beside {board.bram36} of these"
         )
-    if named:
-        notes.append(f"{named} gives clock, ports and lanes; the rest is searched, and weights are packed by {packing}")
-    if array and packing == "auto" and not design.prefix_codes:
-        notes.append("weights are stored raw: the decoder of prefix codes does not fit, or does not pay")
-    return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
+    return notes
 
 
 def _pacq(grouped: list[Weight], board: Board, fixed: dict[str, int], array: bool, head_dim: int) -> dict[str, int]:

@@ -18,27 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine import isa
-from meadow.machine.design import LARGEST_CLOCK_MHZ, Design
+from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.instructions import table
-from meadow.machine.package.check import check_program, check_slot
 from meadow.machine.package.entry import Entry, Region, Tensor
+from meadow.machine.package.manifest import check_hardware, check_sizes
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.coded import Coded, format_of, unpack
 from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
-from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.storage.rows import Layout
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
 FORMAT_VERSION = 6
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
-FABRIC = (0xA000_0000, 0xB000_0000)
-"""What M_AXI_HPM0_FPD reaches (UG1085)."""
-PORT_REGISTERS = (0xFD36_0000, 0xFD3C_0000)
-"""AFIFM of the memory ports (UG1087)."""
 REQUIRED = (
     "format_version",
     "isa_version",
@@ -342,8 +338,8 @@ def _load(folder: Path, path: Path) -> Package:
         chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
         entries = {name: Entry.of(name, row) for name, row in manifest["entries"].items()}
         package = Package(folder, manifest, design, chunks, entries)
-        _check_hardware(manifest["hardware"])
-        _check_sizes(package)
+        check_hardware(manifest["hardware"])
+        check_sizes(package)
     except (KeyError, TypeError, ValueError) as error:
         raise DeviceError(f"{path} is damaged ({error}); compile the model again") from None
     if design.id != manifest["design_id"]:
@@ -357,79 +353,6 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
     """sha256 over a manifest's fields but for the digest itself: finds damage, not malice."""
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_sizes(package: Package) -> None:
-    size = package.file("weights.bin").stat().st_size
-    for entry in package.manifest["chunks"]:
-        offset = entry["file_offset"]
-        if offset is not None and not 0 <= offset <= offset + entry["bytes"] <= size:
-            raise DeviceError(
-                f"{package.folder}/weights.bin has {size} bytes and chunk {entry['index']} ends beyond: it is truncated; compile the model again"
-            )
-    program = package.file("program.bin").stat().st_size
-    for name, entry in package.entries.items():
-        if entry.offset + entry.bytes > program:
-            raise DeviceError(
-                f"{package.folder}/program.bin has {program} bytes and {name} ends beyond: it is truncated; compile the model again"
-            )
-        check_program(package, name)
-        _check_places(package, name)
-    _check_entries(package)
-
-
-def _check_entries(package: Package) -> None:
-    """Raise ValueError unless the host's tensors lie in memory, and the model's are there."""
-    model, widths = package.model, {}
-    for entry in package.entries.values():
-        if not 1 <= entry.most_tokens <= package.design.block:
-            raise ValueError(f"{entry.name} takes {entry.most_tokens} tokens and the design {package.design.block}")
-        for tensor in (*entry.inputs, *entry.outputs):
-            if tensor.stride != padded(tensor.width, 4):
-                raise ValueError(f"{tensor.name} has rows of {tensor.width} at a stride of {tensor.stride}")
-            assert isinstance(tensor.slot.space, int)
-            length = entry.most_tokens * tensor.stride * 4
-            check_slot(package, tensor.slot.space, tensor.slot.offset, length, tensor.name)
-            widths[tensor.name] = tensor.width
-    if widths.get("x") != model["dim"] or widths.get("logits") != model["vocab"]:
-        raise ValueError(f"the entries take {widths}, and the model has {model['dim']} and {model['vocab']}")
-    named = sorted(n for row in package.manifest["regions"].values() for n in row["chunks"])
-    if named != sorted(c.index for c in package.chunks):
-        raise ValueError("the regions are not those of the chunks")
-
-
-def _check_places(package: Package, name: str) -> None:
-    """Raise ValueError unless steps.json has one whole row for each step, and every layer has steps in order."""
-    try:
-        rows = json.loads(package.file("steps.json").read_text())[name]
-    except (ValueError, KeyError, RecursionError):
-        raise ValueError("steps.json is not whole") from None
-    count, layers = package.entries[name].steps, int(package.model["layers"])
-    whole = isinstance(rows, list) and len(rows) == count and all(isinstance(r, list) and len(r) == 3 for r in rows)
-    if not whole or not all(
-        isinstance(role, str) and all(n is None or (type(n) is int and n >= 0) for n in (layer, part))
-        for layer, role, part in rows
-    ):
-        raise ValueError(f"steps.json does not name the {count} steps of {name}")
-    seen = [layer for layer, _, _ in rows if layer is not None]
-    if sorted(seen) != seen or set(seen) != set(range(layers)):
-        raise ValueError(f"the steps of {name} are not those of {layers} layers")
-
-
-def _check_hardware(hardware: dict[str, Any]) -> None:
-    """Raise ValueError unless the addresses by which a board is driven are addresses of what they say."""
-    blocks, widths = hardware["blocks"], hardware["widths"]
-    if not {"meadow_engine", "meadow_identity"} <= set(blocks) <= {"meadow_engine", "meadow_identity", "pacq_gemv"}:
-        raise ValueError(f"hardware has the blocks {', '.join(blocks)}")
-    first, last = FABRIC
-    if any(not first <= at < last or at % 0x10000 for at in blocks.values()):
-        raise ValueError("a block of registers lies outside of the fabric")
-    if any(not PORT_REGISTERS[0] <= at < PORT_REGISTERS[1] for at in widths.values()):
-        raise ValueError("the width of a port lies outside of the ports' registers")
-    if not hardware["clocks_mhz"] or any(not 0 < mhz <= LARGEST_CLOCK_MHZ for mhz in hardware["clocks_mhz"]):
-        raise ValueError(f"clocks of {hardware['clocks_mhz']} MHz")
-    if not hardware["ddr"] or any(at < 0 or length <= 0 or at + length > 1 << 40 for at, length in hardware["ddr"]):
-        raise ValueError("the DRAM lies outside of the address map")
 
 
 def sha256(path: Path) -> str:
