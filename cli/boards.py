@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.output import emit_json, json_option, listing, out, table
 
 if TYPE_CHECKING:
     from meadow.boards import Board
@@ -36,69 +36,60 @@ def boards_command(model: Path | None, more: tuple[str, ...], as_json: bool) -> 
     found = [boards.load(name) for name in (*boards.names(), *more)]
     served = {b.name: _serves(model, b) for b in found} if model is not None else {}
     if as_json:
-        emit_json(
-            {
-                "boards": [
-                    {
-                        **vars(b),
-                        "most_weights": {"int8": _room(b), "int4": 2 * _room(b), "kind": "modelled"},
-                        **({"model": served[b.name]} if served else {}),
-                    }
-                    for b in found
-                ]
-            }
-        )
+        emit_json({"boards": [{**vars(b), **_modelled(b, served)} for b in found]})
         return
-    rows = table(
-        "boards (a file of your own works too: --board my_board.toml)",
-        "name",
-        "part",
-        "LUT",
-        "DSP",
-        "BRAM36",
-        "URAM",
-        "GB/s",
-        "memory",
-        "MHz, HLS",
-        "pacq_gemv",
-        "PYNQ image",
-    )
-    for b in found:
-        rows.add_row(
-            b.name,
-            b.part,
-            f"{b.lut:,}",
-            f"{b.dsp:,}",
-            str(b.bram36),
-            str(b.uram),
-            f"{b.bandwidth_gb_s:g}",
-            f"{b.dram_bytes / 2**30:.1f} GiB",
-            str(b.clock_mhz),
-            str(b.pacq_clock_mhz),
-            b.image,
+    out.print(
+        listing(
+            "boards (a file of your own works too: --board my_board.toml)",
+            {
+                "name": lambda b: b.name,
+                "part": lambda b: b.part,
+                "LUT": lambda b: f"{b.lut:,}",
+                "DSP": lambda b: f"{b.dsp:,}",
+                "BRAM36": lambda b: str(b.bram36),
+                "URAM": lambda b: str(b.uram),
+                "GB/s": lambda b: f"{b.bandwidth_gb_s:g}",
+                "memory": lambda b: f"{b.dram_bytes / 2**30:.1f} GiB",
+                "MHz, HLS": lambda b: str(b.clock_mhz),
+                "pacq_gemv": lambda b: str(b.pacq_clock_mhz),
+                "PYNQ image": lambda b: b.image,
+            },
+            found,
         )
-    out.print(rows)
+    )
     if model is None:
         for b in found:
             out.print(f"  {b.name}: {b.pynq}; {_fits(b)}")
     else:
-        shown = table(f"{model} on each (modelled)", "board", "prefill", "decode", "context", "tightest")
-        for name, s in served.items():
-            if "refused" not in s:
-                shown.add_row(
-                    name,
-                    f"{s['prefill_tokens_per_s']:.0f}/s",
-                    f"{s['decode_tokens_per_s']:.1f}/s",
-                    str(s["context"]),
-                    f"{s['share']:.0%} of the {s['resource']} budget",
-                )
-        out.print(shown)
-        for name, s in served.items():
-            if "refused" in s:
-                out.print(f"  {name}: refused: {s['refused']}")
+        _show_served(model, served)
     out.print(
         "Clocks are assumed, not closed; nothing here has run on hardware yet.  Easiest to start with: kv260 and zcu104 (docs/boards.md)."
     )
+
+
+def _modelled(board: Board, served: dict[str, Any]) -> dict[str, Any]:
+    """What --json adds to a board's own facts."""
+    room = {"int8": _room(board), "int4": 2 * _room(board), "kind": "modelled"}
+    return {"most_weights": room, **({"model": served[board.name]} if served else {})}
+
+
+def _show_served(model: Path, served: dict[str, Any]) -> None:
+    out.print(
+        listing(
+            f"{model} on each (modelled)",
+            {
+                "board": lambda item: item[0],
+                "prefill": lambda item: f"{item[1]['prefill_tokens_per_s']:.0f}/s",
+                "decode": lambda item: f"{item[1]['decode_tokens_per_s']:.1f}/s",
+                "context": lambda item: str(item[1]["context"]),
+                "tightest": lambda item: f"{item[1]['share']:.0%} of the {item[1]['resource']} budget",
+            },
+            [item for item in served.items() if "refused" not in item[1]],
+        )
+    )
+    for name, found in served.items():
+        if "refused" in found:
+            out.print(f"  {name}: refused: {found['refused']}")
 
 
 KV_SHARE = 0.2

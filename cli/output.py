@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,6 +72,14 @@ def table(title: str, *columns: str) -> Table:
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return made
+
+
+def listing(title: str, columns: dict[str, Callable[[Any], str]], rows: Iterable[Any]) -> Table:
+    """A table with one row per item: each column's heading beside the text that it shows of an item."""
+    made = table(title, *columns)
+    for row in rows:
+        made.add_row(*(show(row) for show in columns.values()))
     return made
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from meadow import boards
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, listing, out, stages
 from meadow.evidence.bench.rtl import DSP_IN_LUT, MODULES, TESTS, compare, synthesize
 
 REPORTED = (
@@ -39,7 +40,6 @@ def rtl_command(modules: tuple[str, ...], as_json: bool) -> None:
             found[name] = {"name": name, **synthesize(MODULES[name])}
     for name, row in found.items():
         compare(name, row, found)
-    board = boards.load("zcu102")
     if as_json:
         emit_json(
             {
@@ -49,53 +49,51 @@ def rtl_command(modules: tuple[str, ...], as_json: bool) -> None:
                 "reported": REPORTED,
             }
         )
-        return
-    rows = table(
-        "Verilog for UltraScale+ (synthesized by Yosys; no place and route)",
-        "module",
-        "LUT",
-        "of them memory",
-        "FF",
-        "DSP48E2",
-        "BRAM",
-        "cells deep",
-        f"LUT of {board.title}",
-    )
-    for name, r in found.items():
-        rows.add_row(
-            name,
-            f"{r['LUT']:,}",
-            f"{r['LUT_as_memory']:,}",
-            f"{r['FF']:,}",
-            str(r["DSP48E2"]),
-            str(r["BRAM"]),
-            str(r["longest_path_cells"] or "-"),
-            f"{r['LUT'] / board.lut:.1%}",
+    else:
+        _show(list(found.values()))
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    board = boards.load("zcu102")
+    out.print(
+        listing(
+            "Verilog for UltraScale+ (synthesized by Yosys; no place and route)",
+            {
+                "module": lambda r: r["name"],
+                "LUT": lambda r: f"{r['LUT']:,}",
+                "of them memory": lambda r: f"{r['LUT_as_memory']:,}",
+                "FF": lambda r: f"{r['FF']:,}",
+                "DSP48E2": lambda r: str(r["DSP48E2"]),
+                "BRAM": lambda r: str(r["BRAM"]),
+                "cells deep": lambda r: str(r["longest_path_cells"] or "-"),
+                f"LUT of {board.title}": lambda r: f"{r['LUT'] / board.lut:.1%}",
+            },
+            found,
         )
-    out.print(rows)
+    )
     out.print(
         "cells deep: the longest path that Yosys sees; it goes through DSP slices and memories, whose registers it does not know"
     )
-    compared = [r for r in found.values() if "products" in r]
-    if compared:
-        shown = table(
-            f"a product a cycle, a DSP slice counted as {DSP_IN_LUT} LUT",
-            "module",
-            "products",
-            "LUT each",
-            "DSP each",
-            "LUT and DSP each",
-            "per LUT, x baseline",
-            "per DSP, x baseline",
+    compared = [r for r in found if "products" in r]
+    if not compared:
+        return
+
+    def ratio(key: str) -> Callable[[dict[str, Any]], str]:
+        return lambda r: f"{r[key]:.2f}" if key in r else "-"
+
+    out.print(
+        listing(
+            f"one product per cycle, a DSP slice counted as {DSP_IN_LUT} LUT",
+            {
+                "module": lambda r: r["name"],
+                "products": lambda r: str(r["products"]),
+                "LUT each": lambda r: f"{r['lut_each']:.1f}",
+                "DSP each": lambda r: f"{r['dsp_each']:.2f}",
+                "LUT and DSP each": lambda r: f"{r['cost_each']:.1f}",
+                "per LUT, x baseline": ratio("per_lut_against_baseline"),
+                "per DSP, x baseline": ratio("per_dsp_against_baseline"),
+            },
+            compared,
         )
-        for r in compared:
-            shown.add_row(
-                r["name"],
-                str(r["products"]),
-                f"{r['lut_each']:.1f}",
-                f"{r['dsp_each']:.2f}",
-                f"{r['cost_each']:.1f}",
-                *(f"{r[k]:.2f}" if k in r else "-" for k in ("per_lut_against_baseline", "per_dsp_against_baseline")),
-            )
-        out.print(shown)
-        out.print(REPORTED)
+    )
+    out.print(REPORTED)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meadow.cli.report import build
+from meadow.cli.report.page import build
 from meadow.machine.package.read import load
 
 
