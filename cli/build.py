@@ -70,11 +70,7 @@ def build_command(
     from meadow.toolchain.run import Limits, Setting, build
 
     opened = load(package)
-    changed = opened.verify_files()
-    if changed:
-        raise DeviceError(
-            f"{package}: {', '.join(changed[:5])} changed since it was compiled; compile the model again before hours go into it"
-        )
+    _check_unchanged(opened)
     wanted = tools.parse(release) if release else None
     if dry_run:
         target = wanted or tools.parse(tools.KNOWN[-1])
@@ -104,6 +100,14 @@ def build_command(
     out.print(
         f"{package / 'overlay' / 'meadow.bit'}\nnext: copy {package} to the board and run: meadowc selftest {package} --device pynq"
     )
+
+
+def _check_unchanged(package: Package) -> None:
+    changed = package.verify_files()
+    if changed:
+        raise DeviceError(
+            f"{package.folder}: {', '.join(changed[:5])} changed since it was compiled; compile the model again before hours go into it"
+        )
 
 
 def _check_start(start: str, names: list[str]) -> None:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, megabytes, out, stages, table
+from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, stages
 
 
 @click.command("fetch")
@@ -124,20 +125,7 @@ def quantize_command(
     """
     from meadow.compiler.models import quantize
 
-    by_group = weights != "int8" or granularity == "group"
-    kind = f"--weights {weights}" if weights != "int8" else "--granularity group"
-    idle = {
-        "--granularity": granularity if weights != "int8" else None,
-        "--activations": activations if activations == "int8" else None,
-        "--smoothing": smoothing,
-    }
-    if by_group and any(value is not None for value in idle.values()):
-        named = ", ".join(key for key, value in idle.items() if value is not None)
-        raise click.UsageError(f"{named}: of no use with {kind}, which runs with FP16 activations; drop it")
-    if not by_group and (group != 32 or head != "int8"):
-        raise click.UsageError("--group and --head go with --weights int4 and int2; drop them")
-    if weights == "int8" and head != "int8":
-        raise click.UsageError("--head goes with --weights int4 and int2; drop it")
+    _check_options(weights, granularity, activations, smoothing, group, head)
     with stages(("reading", "calibrating", "rounding", "writing"), as_json) as show:
         result = quantize(
             source,
@@ -152,7 +140,31 @@ def quantize_command(
         )
     if as_json:
         emit_json(result)
-        return
+    else:
+        _show_quantized(target, weights, result)
+
+
+def _check_options(
+    weights: str, granularity: str | None, activations: str | None, smoothing: float | None, group: int, head: str
+) -> None:
+    """Raise click.UsageError for options that would do nothing."""
+    by_group = weights != "int8" or granularity == "group"
+    kind = f"--weights {weights}" if weights != "int8" else "--granularity group"
+    idle = {
+        "--granularity": granularity if weights != "int8" else None,
+        "--activations": activations if activations == "int8" else None,
+        "--smoothing": smoothing,
+    }
+    if by_group and any(value is not None for value in idle.values()):
+        named = ", ".join(key for key, value in idle.items() if value is not None)
+        raise click.UsageError(f"{named}: of no use with {kind}, which runs with FP16 activations; drop it")
+    if not by_group and (group != 32 or head != "int8"):
+        raise click.UsageError("--group and --head go with --weights int4 and int2; drop them")
+    if weights == "int8" and head != "int8":
+        raise click.UsageError("--head goes with --weights int4 and int2; drop it")
+
+
+def _show_quantized(target: Path, weights: str, result: dict[str, Any]) -> None:
     out.print(
         f"{target}: {result['matrices']} of {result['matrices_total']} matrices are quantized, {weights} per {result['granularity']}; "
         f"{megabytes(result['bytes_before'])} became {megabytes(result['bytes_after'])}"
@@ -161,15 +173,18 @@ def quantize_command(
         f"  activations {result['activations']}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
         f"tokens of bundled text; mean relative error {result['mean_relative_error']:.4f}"
     )
-    rows = table("largest errors (relative, ||W - W8|| / ||W||)", "matrix", "shape", "error", "scales")
-    for row in result["worst"]:
-        rows.add_row(
-            row["name"],
-            f"{row['rows']} x {row['cols']}",
-            f"{row['relative_error']:.4f}",
-            f"{row['smallest_scale']:.2g} .. {row['largest_scale']:.2g}",
+    out.print(
+        listing(
+            "largest errors (relative, ||W - W8|| / ||W||)",
+            {
+                "matrix": lambda r: r["name"],
+                "shape": lambda r: f"{r['rows']} x {r['cols']}",
+                "error": lambda r: f"{r['relative_error']:.4f}",
+                "scales": lambda r: f"{r['smallest_scale']:.2g} .. {r['largest_scale']:.2g}",
+            },
+            result["worst"],
         )
-    out.print(rows)
+    )
     absurd = result["absurd_scales"]
     out.print(f"absurd scales: {', '.join(absurd) if absurd else 'none'}")
     for note in result["notes"]:

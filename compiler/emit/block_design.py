@@ -120,14 +120,48 @@ def ddr_windows(board: Board) -> tuple[tuple[str, int, int], ...]:
     return low if rest <= 0 else (*low, ("DDR_HIGH", DDR_HIGH, 1 << (rest - 1).bit_length()))
 
 
-def block_design(design: Design, board: Board) -> BlockDesign:
-    """The block design that carries `design` on `board`: one SmartConnect a memory port, so that no two masters share one."""
-    pins = memory_pins(design)
-    ports = dict(zip(pins, board.ports, strict=False))
-    pacq = design.pacq_ports > 0
-    clocks = (design.clock_mhz, design.pacq_clock_mhz) if pacq else (design.clock_mhz,)
-    blocks = control_blocks(design)
+@dataclass
+class _Wiring:
+    """What is laid so far.  `domains`, `low` and `high` list, for each clock, the pins of the clock and of both polarities of reset."""
 
+    cells: list[Cell] = field(default_factory=list)
+    interfaces: list[tuple[str, str]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    domains: list[list[str]] = field(default_factory=lambda: [[], []])
+    low: list[list[str]] = field(default_factory=lambda: [[], []])
+    high: list[list[str]] = field(default_factory=lambda: [[], []])
+
+
+def block_design(design: Design, board: Board) -> BlockDesign:
+    """The block design that carries `design` on `board`: one SmartConnect per memory port, so that no two masters share one."""
+    ports = dict(zip(memory_pins(design), board.ports, strict=False))
+    clocks = (design.clock_mhz, design.pacq_clock_mhz) if design.pacq_ports else (design.clock_mhz,)
+    blocks = control_blocks(design)
+    w = _Wiring()
+    w.cells.append(Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", _processor(board, ports, clocks)))
+    _lay_control(w, blocks, len(clocks))
+    if design.pacq_ports:
+        _lay_pacq(w)
+    for pin, port in ports.items():
+        _lay_memory(w, pin, port, board)
+    nets: list[tuple[str, tuple[str, ...]]] = [(f"{ENGINE}/interrupt", (f"{PS}/pl_ps_irq0",))]
+    for n in range(len(clocks)):
+        w.cells.append(Cell(f"reset_{n}", "ip", "xilinx.com:ip:proc_sys_reset"))
+        nets.append((f"{PS}/pl_clk{n}", (*w.domains[n], f"reset_{n}/slowest_sync_clk")))
+        nets.append((f"reset_{n}/peripheral_aresetn", tuple(w.low[n])))
+        nets.append((f"reset_{n}/peripheral_reset", tuple(w.high[n])))
+    nets.append((f"{PS}/pl_resetn0", tuple(f"reset_{n}/ext_reset_in" for n in range(len(clocks)))))
+    registers = {ENGINE: "s_axi_control/Reg", IDENTITY: "s_axil/reg0", PACQ: "s_axil/reg0"}
+    w.segments += [Segment(f"{PS}/Data", f"{name}/{registers[name]}", at, BLOCK_BYTES) for name, at in blocks.items()]
+    made = BlockDesign(
+        design, board, tuple(w.cells), tuple(w.interfaces), tuple(nets), tuple(w.segments), ports, clocks
+    )
+    made.check()
+    return made
+
+
+def _processor(board: Board, ports: dict[str, str], clocks: tuple[int, ...]) -> dict[str, str | int]:
+    """Settings of the PS block (PG201): its master, the memory ports in use, clocks, interrupt and high memory."""
     config: dict[str, str | int] = {"PSU__USE__M_AXI_GP0": 1, "PSU__USE__M_AXI_GP1": 0, "PSU__USE__M_AXI_GP2": 0}
     for port, gp in GP_OF_PORT.items():
         config[f"PSU__USE__S_AXI_GP{gp}"] = int(port in ports.values())
@@ -139,62 +173,53 @@ def block_design(design: Design, board: Board) -> BlockDesign:
     config["PSU__USE__IRQ0"] = 1
     if len(ddr_windows(board)) > 1:
         config["PSU__HIGH_ADDRESS__ENABLE"] = 1
+    return config
 
-    cells = [
-        Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", config),
+
+def _lay_control(w: _Wiring, blocks: dict[str, int], clocks: int) -> None:
+    """The engine, the identity block, and the SmartConnect to every block of registers."""
+    w.cells += [
         Cell(ENGINE, "ip", "meadow:hls:meadow_engine"),
         Cell(IDENTITY, "module", "meadow_identity"),
-        Cell(
-            "control", "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": len(blocks), "NUM_CLKS": len(clocks)}
-        ),
+        Cell("control", "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": len(blocks), "NUM_CLKS": clocks}),
     ]
-    interfaces = [(f"{PS}/M_AXI_HPM0_FPD", "control/S00_AXI")]
     slaves = {ENGINE: "s_axi_control", IDENTITY: "s_axil", PACQ: "s_axil"}
-    interfaces += [(f"control/M{n:02d}_AXI", f"{name}/{slaves[name]}") for n, name in enumerate(blocks)]
-    domains: list[list[str]] = [[f"{PS}/maxihpm0_fpd_aclk", "control/aclk", f"{ENGINE}/ap_clk", f"{IDENTITY}/clk_i"]]
-    low: list[list[str]] = [["control/aresetn", f"{ENGINE}/ap_rst_n"]]
-    high: list[list[str]] = [[f"{IDENTITY}/rst_i"]]
-    if pacq:
-        cells.append(Cell(PACQ, "module", "pacq_top"))
-        domains.append(["control/aclk1", f"{PACQ}/clk_i"])
-        low.append([])
-        high.append([f"{PACQ}/rst_i"])
-        for name, source, sink, out in (
-            ("command_clocks", f"{ENGINE}/pacq_command", f"{PACQ}/s_axis_command", True),
-            ("activation_clocks", f"{ENGINE}/pacq_activation", f"{PACQ}/s_axis_activation", True),
-            ("result_clocks", f"{PACQ}/m_axis_result", f"{ENGINE}/pacq_result", False),
-        ):
-            cells.append(Cell(name, "ip", "xilinx.com:ip:axis_clock_converter"))
-            interfaces += [(source, f"{name}/S_AXIS"), (f"{name}/M_AXIS", sink)]
-            for side, domain in (("s", 0 if out else 1), ("m", 1 if out else 0)):
-                domains[domain].append(f"{name}/{side}_axis_aclk")
-                low[domain].append(f"{name}/{side}_axis_aresetn")
-    segments = []
-    for pin, port in ports.items():
-        connect, domain = f"{port.lower()}_connect", int(pin.startswith(PACQ))
-        cells.append(Cell(connect, "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": 1}))
-        interfaces += [(pin, f"{connect}/S00_AXI"), (f"{connect}/M00_AXI", f"{PS}/S_AXI_{port}_FPD")]
-        domains[domain] += [f"{connect}/aclk", f"{PS}/saxi{port.lower()}_fpd_aclk"]
-        low[domain].append(f"{connect}/aresetn")
-        space = f"{ENGINE}/Data_{pin.partition('/')[2]}" if pin.startswith(ENGINE) else pin
-        segments += [
-            Segment(space, f"{PS}/SAXIGP{GP_OF_PORT[port]}/{port}_{half}", at, length)
-            for half, at, length in ddr_windows(board)
-        ]
-    nets: list[tuple[str, tuple[str, ...]]] = [(f"{ENGINE}/interrupt", (f"{PS}/pl_ps_irq0",))]
-    sinks = []
-    for n in range(len(clocks)):
-        cells.append(Cell(f"reset_{n}", "ip", "xilinx.com:ip:proc_sys_reset"))
-        nets.append((f"{PS}/pl_clk{n}", (*domains[n], f"reset_{n}/slowest_sync_clk")))
-        nets.append((f"reset_{n}/peripheral_aresetn", tuple(low[n])))
-        nets.append((f"reset_{n}/peripheral_reset", tuple(high[n])))
-        sinks.append(f"reset_{n}/ext_reset_in")
-    nets.append((f"{PS}/pl_resetn0", tuple(sinks)))
-    seg_of = {ENGINE: "s_axi_control/Reg", IDENTITY: "s_axil/reg0", PACQ: "s_axil/reg0"}
-    segments += [Segment(f"{PS}/Data", f"{name}/{seg_of[name]}", at, BLOCK_BYTES) for name, at in blocks.items()]
-    made = BlockDesign(design, board, tuple(cells), tuple(interfaces), tuple(nets), tuple(segments), ports, clocks)
-    made.check()
-    return made
+    w.interfaces.append((f"{PS}/M_AXI_HPM0_FPD", "control/S00_AXI"))
+    w.interfaces += [(f"control/M{n:02d}_AXI", f"{name}/{slaves[name]}") for n, name in enumerate(blocks)]
+    w.domains[0] += [f"{PS}/maxihpm0_fpd_aclk", "control/aclk", f"{ENGINE}/ap_clk", f"{IDENTITY}/clk_i"]
+    w.low[0] += ["control/aresetn", f"{ENGINE}/ap_rst_n"]
+    w.high[0].append(f"{IDENTITY}/rst_i")
+
+
+def _lay_pacq(w: _Wiring) -> None:
+    """pacq_gemv on the second clock, and a clock converter in each of its streams."""
+    w.cells.append(Cell(PACQ, "module", "pacq_top"))
+    w.domains[1] += ["control/aclk1", f"{PACQ}/clk_i"]
+    w.high[1].append(f"{PACQ}/rst_i")
+    for name, source, sink, out in (
+        ("command_clocks", f"{ENGINE}/pacq_command", f"{PACQ}/s_axis_command", True),
+        ("activation_clocks", f"{ENGINE}/pacq_activation", f"{PACQ}/s_axis_activation", True),
+        ("result_clocks", f"{PACQ}/m_axis_result", f"{ENGINE}/pacq_result", False),
+    ):
+        w.cells.append(Cell(name, "ip", "xilinx.com:ip:axis_clock_converter"))
+        w.interfaces += [(source, f"{name}/S_AXIS"), (f"{name}/M_AXIS", sink)]
+        for side, domain in (("s", 0 if out else 1), ("m", 1 if out else 0)):
+            w.domains[domain].append(f"{name}/{side}_axis_aclk")
+            w.low[domain].append(f"{name}/{side}_axis_aresetn")
+
+
+def _lay_memory(w: _Wiring, pin: str, port: str, board: Board) -> None:
+    """The SmartConnect between one master and its memory port, and what the master finds behind it."""
+    connect, domain = f"{port.lower()}_connect", int(pin.startswith(PACQ))
+    w.cells.append(Cell(connect, "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": 1}))
+    w.interfaces += [(pin, f"{connect}/S00_AXI"), (f"{connect}/M00_AXI", f"{PS}/S_AXI_{port}_FPD")]
+    w.domains[domain] += [f"{connect}/aclk", f"{PS}/saxi{port.lower()}_fpd_aclk"]
+    w.low[domain].append(f"{connect}/aresetn")
+    space = f"{ENGINE}/Data_{pin.partition('/')[2]}" if pin.startswith(ENGINE) else pin
+    w.segments += [
+        Segment(space, f"{PS}/SAXIGP{GP_OF_PORT[port]}/{port}_{half}", at, length)
+        for half, at, length in ddr_windows(board)
+    ]
 
 
 def hardware_facts(made: BlockDesign) -> dict[str, object]:

@@ -78,21 +78,14 @@ def save(
     texts  the tokenizer and what else goes with the model, by file name
     """
     with beside(target, "package", (Path(graph.source),)) as folder:
-        (folder / "report").mkdir()
-        for name, text in plan.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        _write_texts(folder, plan, graph, schedule)
         entries = _write_programs(folder, graph, design, schedule)
         chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
         rows = _packing_rows(graph, schedule, packed, parts_of)
         (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
         places = {name: [[s.layer, s.role, s.part] for s in steps] for name, steps in schedule.programs.items()}
         (folder / "steps.json").write_text(json.dumps(places) + "\n")
-        (folder / "report" / "schedule.txt").write_text(str(schedule))
-        (folder / "report" / "graph.txt").write_text(str(graph))
         names = _write_companions(texts, folder / "tokenizer")
-        model = asdict(graph.model)
         files = {
             p.relative_to(folder).as_posix(): sha256(p)
             for p in sorted(folder.rglob("*"))
@@ -101,7 +94,7 @@ def save(
         manifest = {
             "format_version": FORMAT_VERSION,
             "isa_version": isa.VERSION,
-            "model": model,
+            "model": asdict(graph.model),
             "design": asdict(design),
             "design_id": design.id,
             "entries": entries,
@@ -115,14 +108,30 @@ def save(
         }
         manifest["digest"] = manifest_digest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        try:
-            load(folder)
-        except DeviceError as error:
-            why = str(error).replace(str(folder), "it").removesuffix("; compile again")
-            raise ResourceExceeded(
-                f"this design cannot run this model, so nothing was saved: {why}. Drop --set, or set other numbers"
-            ) from None
+        _load_once(folder)
         _keep_builds(target, folder, design.id)
+
+
+def _write_texts(folder: Path, plan: BuildPlan, graph: Graph, schedule: Schedule) -> None:
+    """The generated sources, and what a person reads of the model."""
+    (folder / "report").mkdir()
+    for name, text in plan.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "report" / "schedule.txt").write_text(str(schedule))
+    (folder / "report" / "graph.txt").write_text(str(graph))
+
+
+def _load_once(folder: Path) -> None:
+    """Raise ResourceExceeded when the device would refuse what was written."""
+    try:
+        load(folder)
+    except DeviceError as error:
+        why = str(error).replace(str(folder), "it").removesuffix("; compile again")
+        raise ResourceExceeded(
+            f"this design cannot run this model, so nothing was saved: {why}. Drop --set, or set other numbers"
+        ) from None
 
 
 def _keep_builds(target: Path, folder: Path, design_id: str) -> None:

@@ -74,17 +74,33 @@ def testbench(design: Design) -> Testbench:
         target = memory.room(y.nbytes)
         codes, scale = int8.quantize_rows(y)
         at, scale_at = memory.room(codes.nbytes), memory.room(padded(scale.nbytes, BEAT_BYTES))
+        quantize: dict[str, Value] = {"source": _slot(target), "codes": _slot(at), "scale": _slot(scale_at)}
         steps = [
             encode(Opcode.NORM, {**norm, "codes": _slot(target), "scale": 0, "floats": 1}),
-            encode(
-                Opcode.QUANTIZE, {"source": _slot(target), "codes": _slot(at), "scale": _slot(scale_at), "cols": COLS}
-            ),
+            encode(Opcode.QUANTIZE, {**quantize, "cols": COLS}),
         ]
         return _finish(
             memory, steps, (("rows of the norm", target, y), ("codes", at, codes), ("scales", scale_at, scale))
         )
     codes, scale = int8.quantize_rows(y)
     codes_at, scale_at = memory.room(codes.nbytes), memory.room(padded(scale.nbytes, BEAT_BYTES))
+    linear, target, result = _linear(random, memory, design, codes, scale)
+    linear |= {"codes": _slot(codes_at), "scale": _slot(scale_at)}
+    steps = [
+        encode(Opcode.NORM, {**norm, "codes": _slot(codes_at), "scale": _slot(scale_at), "floats": 0}),
+        encode(Opcode.LINEAR, linear),
+    ]
+    return _finish(memory, steps, (("codes", codes_at, codes), ("scales", scale_at, scale), ("rows", target, result)))
+
+
+def _linear(
+    random: np.random.Generator,
+    memory: _Memory,
+    design: Design,
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+) -> tuple[dict[str, Value], int, NDArray[np.float32]]:
+    """A matrix stored raw: the fields of its LINEAR but for where the activations are, the address of its results, and the results."""
     layout = Layout(ROWS, COLS, design.weight_ports, min(design.tile_rows, ROWS // 2))
     weights = random.integers(-127, 128, (ROWS, COLS)).astype(np.int8)
     w_scale = (random.random(ROWS) / 100).astype(np.float32)
@@ -94,35 +110,19 @@ def testbench(design: Design) -> Testbench:
     sums = int8.int8_products(codes.astype(np.float32), weights.astype(np.float32), int8.blocks_for_exact_sums(weights))
     result = int8.rescale(sums, scale, w_scale)
     target = memory.room(result.nbytes)
-    linear: dict[str, Value] = {
-        "codes": _slot(codes_at),
-        "scale": _slot(scale_at),
-        "format": 0,
-        "directory": 0,
-        "table": 0,
-        "entries": 0,
+    idle = ("format", "directory", "table", "entries", "reuse", "hold", "target_scale", "capacity", "append")
+    fields: dict[str, Value] = {
+        **dict.fromkeys((*idle, "head_dim", "rope", "first_row"), 0),
         "weight_scale": _slot(memory.put(placed)),
-        "reuse": 0,
-        "hold": 0,
         "rows": ROWS,
         "cols": padded(COLS, LANE_COLS),
         "tile_rows": layout.tile_rows,
         "epilogue": int(Epilogue.STORE),
         "target": _slot(target),
-        "target_scale": 0,
         "stride": ROWS,
-        "capacity": 0,
-        "append": 0,
-        "head_dim": 0,
-        "rope": 0,
-        "first_row": 0,
         **{f"weights{p}": streams[p] if p < len(streams) else 0 for p in range(4)},
     }
-    steps = [
-        encode(Opcode.NORM, {**norm, "codes": _slot(codes_at), "scale": _slot(scale_at), "floats": 0}),
-        encode(Opcode.LINEAR, linear),
-    ]
-    return _finish(memory, steps, (("codes", codes_at, codes), ("scales", scale_at, scale), ("rows", target, result)))
+    return fields, target, result
 
 
 def _slot(address: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench emulator: tokens a second of the emulator and the C simulation beside onnxruntime, same model, same run.
+"""bench emulator: tokens per second of the emulator and the C simulation beside onnxruntime, same model, same run.
 
 Measured on this machine; the ratio is what travels.  Says what bounds each: memory for FP32 weights, or the simulation's own work.
 """
@@ -20,6 +20,7 @@ from meadow.machine.package.read import Package
 REFERENCES = ("onnxruntime", "onnxruntime, its default")
 """The file's own meaning in FP32, as rung 0 runs it; and with the kernels that onnxruntime would choose, of 8-bit activations."""
 DEVICES = ("emulator", "csim")
+PHASES = ("prefill", "decode")
 
 
 def measure(
@@ -30,42 +31,22 @@ def measure(
     reference: Path | None,
     progress: Callable[[str, str], None],
 ) -> dict[str, Any]:
-    """Seconds to start, and tokens a second of each runner, round after round in turns."""
-    from meadow.evidence.ladder.reference import OnnxModel, reference_model
-    from meadow.runtime.session import Session
+    """Seconds to start, and tokens per second of each runner, round after round in turns."""
+    from meadow.evidence.ladder.reference import reference_model
 
     load_before = os.getloadavg()[0]
     vocabulary = int(package.model["vocab"])
     words = [(7 * i + 11) % vocabulary for i in range(prompt + tokens)]
-    started: dict[str, float] = {}
-    runners: dict[str, Any] = {}
     model = reference_model(package, reference)
-    for name in (*REFERENCES, *DEVICES):
-        progress("start", name)
-        began = time.perf_counter()
-        runners[name] = OnnxModel(model, name == REFERENCES[0]) if name in REFERENCES else Session(package.folder, name)
-        run_prompt(runners[name], words[:2])  # weights are unpacked, libraries built and pages touched
-        run_token(runners[name], words[2])
-        started[name] = time.perf_counter() - began
-    rates: dict[str, dict[str, list[float]]] = {n: {"prefill": [], "decode": []} for n in runners}
+    runners: dict[str, Any] = {}
     try:
-        for number in range(repeats):
-            for name, runner in runners.items():
-                progress("time", f"round {number + 1}/{repeats}, {name}")
-                runner.reset()
-                began = time.perf_counter()
-                run_prompt(runner, words[:prompt])
-                middle = time.perf_counter()
-                for token in words[prompt:]:
-                    run_token(runner, token)
-                ended = time.perf_counter()
-                rates[name]["prefill"].append(prompt / (middle - began))
-                rates[name]["decode"].append(tokens / (ended - middle))
+        started = _start(runners, package, model, words, progress)
+        rates = _rates(runners, words, prompt, repeats, progress)
     finally:
-        for name in DEVICES:
-            if name in runners:
-                runners[name].close()
-    found: dict[str, Any] = {
+        for name in runners.keys() & set(DEVICES):
+            runners[name].close()
+    rows = {name: {"start_seconds": started[name], **_row(rates[name], rates)} for name in runners}
+    return {
         "package": str(package.folder),
         "model": str(model),
         "kind": "measured",
@@ -74,25 +55,64 @@ def measure(
         "repeats": repeats,
         "load": load_before,
         "cores": os.cpu_count(),
-        "runners": {},
+        "runners": rows,
+        "ratio_to_onnxruntime": {
+            name: {phase: rows[name][phase]["ratio_to_onnxruntime"] for phase in PHASES} for name in DEVICES
+        },
+        "bounds": bounds(package, rows),
     }
-    base = {phase: statistics.median(rates[REFERENCES[0]][phase]) for phase in ("prefill", "decode")}
-    default = {phase: statistics.median(rates[REFERENCES[1]][phase]) for phase in ("prefill", "decode")}
-    for name, phases in rates.items():
-        row: dict[str, Any] = {"start_seconds": started[name]}
-        for phase, values in phases.items():
-            row[phase] = {
-                "tokens_per_s": statistics.median(values),
-                "spread": [min(values), max(values)],
-                "ratio_to_onnxruntime": statistics.median(values) / base[phase],
-                "ratio_to_default": statistics.median(values) / default[phase],
-            }
-        found["runners"][name] = row
-    found["ratio_to_onnxruntime"] = {
-        name: {phase: found["runners"][name][phase]["ratio_to_onnxruntime"] for phase in ("prefill", "decode")}
-        for name in DEVICES
-    }
-    found["bounds"] = bounds(package, found["runners"])
+
+
+def _start(
+    runners: dict[str, Any], package: Package, model: Path, words: list[int], progress: Callable[[str, str], None]
+) -> dict[str, float]:
+    """Fill `runners` and return the seconds until each has run once: weights are unpacked, libraries built and pages touched."""
+    from meadow.evidence.ladder.reference import OnnxModel
+    from meadow.runtime.session import Session
+
+    started: dict[str, float] = {}
+    for name in (*REFERENCES, *DEVICES):
+        progress("start", name)
+        began = time.perf_counter()
+        runners[name] = OnnxModel(model, name == REFERENCES[0]) if name in REFERENCES else Session(package.folder, name)
+        run_prompt(runners[name], words[:2])
+        run_token(runners[name], words[2])
+        started[name] = time.perf_counter() - began
+    return started
+
+
+def _rates(
+    runners: dict[str, Any], words: list[int], prompt: int, repeats: int, progress: Callable[[str, str], None]
+) -> dict[str, dict[str, list[float]]]:
+    """Tokens per second of both phases in every round; the runners take turns, so that a busy minute hits them all."""
+    rates: dict[str, dict[str, list[float]]] = {n: {phase: [] for phase in PHASES} for n in runners}
+    for number in range(repeats):
+        for name, runner in runners.items():
+            progress("time", f"round {number + 1}/{repeats}, {name}")
+            runner.reset()
+            began = time.perf_counter()
+            run_prompt(runner, words[:prompt])
+            middle = time.perf_counter()
+            for token in words[prompt:]:
+                run_token(runner, token)
+            ended = time.perf_counter()
+            rates[name]["prefill"].append(prompt / (middle - began))
+            rates[name]["decode"].append((len(words) - prompt) / (ended - middle))
+    return rates
+
+
+def _row(mine: dict[str, list[float]], rates: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Median and spread of one runner, and its ratios to both references."""
+    found: dict[str, Any] = {}
+    for phase, values in mine.items():
+        rate = statistics.median(values)
+        to = [rate / statistics.median(rates[reference][phase]) for reference in REFERENCES]
+        found[phase] = {
+            "tokens_per_s": rate,
+            "spread": [min(values), max(values)],
+            "ratio_to_onnxruntime": to[0],
+            "ratio_to_default": to[1],
+        }
     return found
 
 

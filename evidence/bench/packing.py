@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from meadow.machine.package.read import Package
@@ -11,69 +12,63 @@ from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 
 def measure(package: Package, progress: Any = lambda done, total: None) -> dict[str, Any]:
     """Rows of every stored matrix and their sum.  Bits count tables, directories and padding."""
-    from meadow.compiler.program.pack import published_bytes
-    from meadow.machine.storage.coded import format_of
-    from meadow.machine.storage.groups import GroupFormat, is_grouped
-    from meadow.machine.storage.rows import Layout
-
     rows = []
     stored = package.packing()
     for number, entry in enumerate(stored):
         progress(number + 1, len(stored))
-        count = entry["rows"] * entry["cols"]
-        if is_grouped(entry["format"]):
-            bits = 8 * entry["bytes"] / count
-            rows.append(
-                {
-                    "name": entry["name"],
-                    "shape": [entry["rows"], entry["cols"]],
-                    "scheme": str(GroupFormat.of_word(entry["format"])),
-                    "bits_per_weight": bits,
-                    "entropy_bits": entry["entropy_bits"],
-                    "share_of_bound": _share(entry["entropy_bits"], bits),
-                    "published_bits": dict.fromkeys(PUBLISHED, bits),
-                    "published_share": _share(entry["entropy_bits"], bits),
-                    "weights_per_cycle": count / max(1, entry["bus_cycles"]),
-                    "ports": entry["ports"],
-                }
-            )
-            continue
+        rows.append(_row(package, entry))
+    return {"package": str(package.folder), "kind": "measured", "whole": _whole(rows), "matrices": rows}
+
+
+def _row(package: Package, entry: dict[str, Any]) -> dict[str, Any]:
+    """One matrix.  The published schemes pack INT8 codes; a grouped matrix counts as it is stored."""
+    from meadow.compiler.program.pack import published_bytes
+    from meadow.machine.storage.coded import format_of
+    from meadow.machine.storage.groups import GroupFormat, is_grouped
+
+    count = entry["rows"] * entry["cols"]
+    bits = 8 * entry["bytes"] / count
+    if is_grouped(entry["format"]):
+        scheme = str(GroupFormat.of_word(entry["format"]))
+        published, best = dict.fromkeys(PUBLISHED, bits), bits
+    else:
+        scheme = str(format_of(entry["format"])) if entry["format"] else "raw"
         codes, _ = package.matrix(entry)
-        layout = Layout(entry["rows"], entry["cols"], entry["ports"], entry["tile_rows"])
         published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
-        bits = 8 * entry["bytes"] / count
-        rows.append(
-            {
-                "name": entry["name"],
-                "shape": [entry["rows"], entry["cols"]],
-                "scheme": str(format_of(entry["format"])) if entry["format"] else "raw",
-                "bits_per_weight": bits,
-                "entropy_bits": entry["entropy_bits"],
-                "share_of_bound": _share(entry["entropy_bits"], bits),
-                "published_bits": published,
-                "published_share": _share(entry["entropy_bits"], min(8.0, published["frequency"])),
-                "weights_per_cycle": count / max(1, entry["bus_cycles"]),
-                "ports": layout.ports,
-            }
-        )
-    weights = [r["shape"][0] * r["shape"][1] for r in rows]
-
-    def mean(key: str) -> float:
-        return sum(r[key] * n for r, n in zip(rows, weights, strict=True)) / sum(weights)
-
-    published = {
-        s: sum(r["published_bits"][s] * n for r, n in zip(rows, weights, strict=True)) / sum(weights) for s in PUBLISHED
-    }
-    whole = {
-        "weights": sum(weights),
-        "bits_per_weight": mean("bits_per_weight"),
-        "entropy_bits": mean("entropy_bits"),
-        "share_of_bound": mean("entropy_bits") / mean("bits_per_weight"),
+        best = min(8.0, published["frequency"])
+    return {
+        "name": entry["name"],
+        "shape": [entry["rows"], entry["cols"]],
+        "scheme": scheme,
+        "bits_per_weight": bits,
+        "entropy_bits": entry["entropy_bits"],
+        "share_of_bound": _share(entry["entropy_bits"], bits),
         "published_bits": published,
-        "published_share": {s: mean("entropy_bits") / bits for s, bits in published.items()},
-        "weights_per_cycle": sum(weights) / sum(n / r["weights_per_cycle"] for n, r in zip(weights, rows, strict=True)),
+        "published_share": _share(entry["entropy_bits"], best),
+        "weights_per_cycle": count / max(1, entry["bus_cycles"]),
+        "ports": entry["ports"],
     }
-    return {"package": str(package.folder), "kind": "measured", "whole": whole, "matrices": rows}
+
+
+def _whole(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """All matrices together, each by its number of weights."""
+    weights = [r["shape"][0] * r["shape"][1] for r in rows]
+    total = sum(weights)
+
+    def mean(of: Callable[[dict[str, Any]], float]) -> float:
+        return sum(of(r) * n for r, n in zip(rows, weights, strict=True)) / total
+
+    bits, entropy = mean(lambda r: r["bits_per_weight"]), mean(lambda r: r["entropy_bits"])
+    published = {s: mean(lambda r, s=s: r["published_bits"][s]) for s in PUBLISHED}  # type: ignore[misc]
+    return {
+        "weights": total,
+        "bits_per_weight": bits,
+        "entropy_bits": entropy,
+        "share_of_bound": entropy / bits,
+        "published_bits": published,
+        "published_share": {s: entropy / bits for s, bits in published.items()},
+        "weights_per_cycle": total / sum(n / r["weights_per_cycle"] for n, r in zip(weights, rows, strict=True)),
+    }
 
 
 def _share(entropy: float, bits: float) -> float:

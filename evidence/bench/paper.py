@@ -36,80 +36,63 @@ DEIT = (1.5, 1.6)
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a figure: the modelled and published range, and why they part where they do."""
+    """One row per figure: the modelled and published range, and why they part where they do."""
+    return [*_times(), *_other_models(), *_weight_transfer()]
+
+
+def _times() -> list[dict[str, Any]]:
+    """Figures 6 and 7: OPT's time to the first token, and between tokens."""
     found = []
     for (name, gbit_s), interval in TTFT.items():
-        machine = paper.Machine(gbit_s=gbit_s)
-        gains = [paper.first_token_gain(paper.SHAPES[name], machine, t) for t in PROMPTS]
-        found.append(
-            _row(
-                f"Fig. 6, time to first token, {name}, {gbit_s} Gb/s",
-                gains,
-                interval,
-                f"prompts of {PROMPTS}",
-                _first_token_reason(paper.SHAPES[name], machine),
-            )
-        )
+        machine, shape = paper.Machine(gbit_s=gbit_s), paper.SHAPES[name]
+        figure = f"Fig. 6, time to first token, {name}, {gbit_s} Gb/s"
+        gains = [paper.first_token_gain(shape, machine, t) for t in PROMPTS]
+        found.append(_row(figure, gains, interval, f"prompts of {PROMPTS}", _first_token_reason(shape, machine)))
+    why = (
+        "decode is bound by bytes, so the gain is the packing ratio (16/11 = 1.45 by ids of 11 bits) less what the KV cache adds; "
+        "the paper's packets pack some matrices further (1.54 reported for one with packets)"
+    )
     for (name, gbit_s), interval in TBT.items():
         machine = paper.Machine(gbit_s=gbit_s)
+        figure = f"Fig. 7, time between tokens, {name}, {gbit_s} Gb/s"
         gains = [paper.next_token_gain(paper.SHAPES[name], machine, t) for t in PROMPTS]
-        found.append(
-            _row(
-                f"Fig. 7, time between tokens, {name}, {gbit_s} Gb/s",
-                gains,
-                interval,
-                f"after {PROMPTS} tokens",
-                (
-                    "decode is bound by bytes, so the gain is the packing ratio (16/11 = 1.45 by ids of 11 bits) less what the KV cache adds; "
-                    "the paper's packets pack some matrices further (1.54 reported for one with packets)"
-                ),
-            )
-        )
+        found.append(_row(figure, gains, interval, f"after {PROMPTS} tokens", why))
+    return found
+
+
+def _other_models() -> list[dict[str, Any]]:
+    """DeiT in section 6.6, and the rate of OPT-1.3B."""
+    over = "197 tokens, at 12 Gb/s (the bandwidth is not reported)"
+    why = "nearly all of it packing; DeiT's own packing ratio is not reported"
+    found = []
     for name in ("DeiT-S", "DeiT-B"):
         shape = paper.SHAPES[name]
         gain = paper.first_token_gain(shape, paper.Machine(), shape.tokens)
-        found.append(
-            _row(
-                f"section 6.6, {name}",
-                [gain],
-                DEIT,
-                "197 tokens, at 12 Gb/s (the bandwidth is not reported)",
-                "nearly all of it packing; DeiT's own packing ratio is not reported",
-            )
-        )
+        found.append(_row(f"section 6.6, {name}", [gain], DEIT, over, why))
     shape = paper.SHAPES["OPT-1.3B"]
     rate = [1 / paper.latency(shape, paper.Machine(), 1, t, True, True) for t in PROMPTS]
-    found.append(
-        _row(
-            "OPT-1.3B, decoded tokens a second",
-            rate,
-            (2.0, 2.0),
-            f"after {PROMPTS} tokens",
-            "reported as about 2 with no bandwidth named; at 12 Gb/s the weights alone, packed by 16/11, allow 1.8",
-        )
-    )
-    found.append(
-        _row(
-            "Fig. 10a, weight transfer, MLP 1, naive",
-            [paper.NAIVE_RATIO],
-            (1.4, 1.4),
-            "1,272 unique chunks, 11-bit ids; chunks of two are inferred",
-            "16/11 is the ratio of widths alone; what the reported 1.4 counts besides is not stated",
-        )
-    )
-    for scheme in ("packets", "frequency"):
-        ratio = paper.REPORTED_RATIOS[scheme]
-        found.append(
-            {
-                "figure": f"Fig. 10a, weight transfer, MLP 1, + {scheme}",
-                "modelled": None,
-                "published": [ratio, ratio],
-                "inside": None,
-                "over": "",
-                "reason": "not modelled: it depends on OPT's weights, which no package registry has",
-            }
-        )
+    why = "reported as about 2 with no bandwidth named; at 12 Gb/s the weights alone, packed by 16/11, allow 1.8"
+    found.append(_row("OPT-1.3B, decoded tokens per second", rate, (2.0, 2.0), f"after {PROMPTS} tokens", why))
     return found
+
+
+def _weight_transfer() -> list[dict[str, Any]]:
+    """Fig. 10a: what each step of packing saves on one matrix."""
+    over = "1,272 unique chunks, 11-bit ids; chunks of two are inferred"
+    why = "16/11 is the ratio of widths alone; what the reported 1.4 counts besides is not stated"
+    naive = _row("Fig. 10a, weight transfer, MLP 1, naive", [paper.NAIVE_RATIO], (1.4, 1.4), over, why)
+    reported = [
+        {
+            "figure": f"Fig. 10a, weight transfer, MLP 1, + {scheme}",
+            "modelled": None,
+            "published": [paper.REPORTED_RATIOS[scheme]] * 2,
+            "inside": None,
+            "over": "",
+            "reason": "not modelled: it depends on OPT's weights, which no package registry has",
+        }
+        for scheme in ("packets", "frequency")
+    ]
+    return [naive, *reported]
 
 
 def _row(figure: str, values: list[float], interval: tuple[float, float], over: str, reason: str) -> dict[str, Any]:
@@ -190,7 +173,7 @@ def packing() -> dict[str, Any]:
 
     try:
         own = load(OWN)
-    except MeadowError as error:  # of another version, say: the rest of the page does not hang on it
+    except MeadowError as error:  # of another version, say: the rest of the page does not depend on it
         return {**result, "measured": None, "todo": str(error)}
     whole = measure(own)["whole"]
     ours = {scheme: 8 / bits for scheme, bits in whole["published_bits"].items()}

@@ -40,63 +40,54 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
     if is_whole(library):
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
-    hls = (package.folder / "hls").resolve()
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
-        values = [f"-G{name}={value}" for name, value in parameters.items()]
         made = Path(work) / "cosim.so"
-        steps = (
-            [
-                command,
-                "--cc",
-                "--build",
-                "-O3",
-                "--x-assign",
-                "fast",
-                "--x-initial",
-                "fast",
-                "--no-timing",
-                "-Wno-fatal",
-                "-Wno-lint",
-                "-CFLAGS",
-                "-O2 -march=native -std=c++17 -fPIC",
-                "--top-module",
-                "pacq_gemv",
-                *values,
-                *(str(p.resolve()) for p in rtl),
-            ],
-            [
-                compiler,
-                *FLAGS,
-                "-DMEADOW_COSIM",
-                f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}",
-                f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}",
-                "-Wno-unused-parameter",
-                "-isystem",
-                f"{environment['VERILATOR_ROOT']}/include",
-                "-Iobj_dir",
-                f"-I{hls / 'sim'}",
-                f"-I{hls}",
-                str(hls / "sim" / "csim.cpp"),
-                "obj_dir/libVpacq_gemv.a",
-                "obj_dir/libverilated.a",
-                "-pthread",
-                "-o",
-                str(made),
-            ],
-        )
-        for step in steps:
-            try:
-                done = subprocess.run(
-                    step, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
-                )
-            except subprocess.TimeoutExpired:
-                raise DeviceError(f"{Path(step[0]).name} did not end within {TIMEOUT} s") from None
-            if done.returncode:
-                lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
-                raise DeviceError(
-                    f"{Path(step[0]).name} refused the engine: {lines[0] if lines else done.stderr[-300:]}"
-                )
+        _run(_verilate(command, rtl, parameters), work, environment)
+        _run(_compile(compiler, package, Path(environment["VERILATOR_ROOT"]), made), work, environment)
         return keep(made, library)
+
+
+def _verilate(command: str, rtl: list[Path], parameters: dict[str, int]) -> list[str]:
+    """Verilator's command: a static library of pacq_gemv in obj_dir."""
+    return [
+        command,
+        *("--cc", "--build", "-O3", "--no-timing", "-Wno-fatal", "-Wno-lint"),
+        *("--x-assign", "fast", "--x-initial", "fast"),
+        *("-CFLAGS", "-O2 -march=native -std=c++17 -fPIC"),
+        *("--top-module", "pacq_gemv"),
+        *(f"-G{name}={value}" for name, value in parameters.items()),
+        *(str(p.resolve()) for p in rtl),
+    ]
+
+
+def _compile(compiler: str, package: Package, verilator_root: Path, made: Path) -> list[str]:
+    """g++'s command: the package's C simulation with that library instead of its own model of pacq_gemv."""
+    hls, design = (package.folder / "hls").resolve(), package.design
+    return [
+        compiler,
+        *FLAGS,
+        "-DMEADOW_COSIM",
+        f"-DMEADOW_WEIGHT_PORTS={design.weight_ports}",
+        f"-DMEADOW_PACQ_PORTS={design.pacq_ports}",
+        "-Wno-unused-parameter",
+        *("-isystem", f"{verilator_root}/include"),
+        *("-Iobj_dir", f"-I{hls / 'sim'}", f"-I{hls}", str(hls / "sim" / "csim.cpp")),
+        *("obj_dir/libVpacq_gemv.a", "obj_dir/libverilated.a", "-pthread"),
+        *("-o", str(made)),
+    ]
+
+
+def _run(step: list[str], work: str, environment: dict[str, str]) -> None:
+    tool = Path(step[0]).name
+    try:
+        done = subprocess.run(
+            step, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceError(f"{tool} did not end within {TIMEOUT} s") from None
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
+        raise DeviceError(f"{tool} refused the engine: {lines[0] if lines else done.stderr[-300:]}")
 
 
 class VerilogBlock:

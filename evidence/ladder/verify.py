@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from meadow.evidence.ladder.rewritten import compare, narrowest
 from meadow.machine.errors import UsageError
 from meadow.machine.package.read import Package
 from meadow.runtime.session import Session
+
+if TYPE_CHECKING:
+    from meadow.compiler.graph.evaluate import Evaluator
 
 BLOCKS = (64, 7, 1)
 """Prefill lengths whose digests must agree; the first is also the one that decodes."""
@@ -222,68 +225,25 @@ def verify(
     tell: Callable[[str], None],
 ) -> Verdict:
     """Run every prompt on every rung."""
-    from meadow.compiler.graph.evaluate import Evaluator, State
-    from meadow.compiler.sources.source import read_source
-
     verdict = Verdict()
     if "rtl" in rungs:
         engine.require_grouped(package)
     with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
-        files = sources(package, reference) if "onnx" in rungs else None
-        source = files.source if files else reference_model(package, reference)
-        user = OnnxModel(files.user) if files and "onnx" in rungs else None
-        onnx = OnnxModel(files.source) if user and files and files.rewritten else user
-        evaluator = Evaluator(read_source(source), quantized=True) if "graph" in rungs else None
-        sessions: dict[tuple[str, str], Session] = {}
-        devices = [r for r in rungs if r in ("emulator", "csim")]
-        for mode, folder in dataflow_packages(package, source, work):
-            for device in devices:
-                sessions[mode, device] = stack.enter_context(Session(folder, device))
-        if not sessions:
-            raise UsageError("--rungs needs emulator or csim to verify")
-        first = next(iter(sessions.values()))
-        ends = first.tokenizer.end_tokens if first.has_tokenizer else frozenset[int]()
+        ladder = _ladder(stack, package, rungs, reference)
+        first = next(iter(ladder.sessions.values()))
         asked = prompts(first, file, limit)
         if file is None and not first.has_tokenizer:
             verdict.notes.append("no tokenizer in the package: the prompts are random token ids")
         sequences: list[list[int]] = []
         for title, tokens in asked:
             tell(f"{title!r} ({len(tokens)} tokens)")
-            traces = _traces(sessions, devices, tokens, count, ends)
-            mine = traces[next(iter(sessions)), BLOCKS[0]]
-            _check_bits(verdict, title, traces, mine)
-            row: dict[str, Any] = {"prompt": title, "prompt_tokens": len(tokens), "digest": mine.digest, "partings": []}
-            rung0 = rung1 = None
-            if onnx is not None:
-                onnx.reset()
-                rung0 = follow(onnx.step, tokens, count, ends)
-                row["onnx"] = row["rewritten"] = rung0.tokens
-                if user is not None and user is not onnx:
-                    user.reset()
-                    row["onnx"] = follow(user.step, tokens, count, ends).tokens
-                sequences.append([*tokens, *rung0.tokens])
-            if evaluator is not None:
-                state = State()
-                rung1 = follow(lambda t, s=state: evaluator.run(np.array(t), s), tokens, count, ends)  # type: ignore[misc]
-                row["graph"] = rung1.tokens
-                _check_logits(verdict, title, rung1, mine, row)
-            row["emulator"] = mine.tokens
-            for name, other in (("graph", rung1), ("emulator", mine)):
-                if rung0 is not None and other is not None:
-                    part = compare_tokens(verdict, title, name, rung0, other)
-                    if part is not None:
-                        row["partings"].append(part)
-            row["text"] = (
-                first.tokenizer.decode(mine.tokens) if first.has_tokenizer else " ".join(map(str, mine.tokens))
-            )
-            verdict.prompts.append(row)
-        if user is not None and onnx is not None and onnx is not user:
+            sequences += _climb(verdict, ladder, title, tokens, count)
+        if ladder.user is not None and ladder.onnx is not None and ladder.onnx is not ladder.user:
             tell("comparing with the user's own file")
-            _check_rewriting(verdict, package, user, onnx, sequences)
+            _check_rewriting(verdict, package, ladder.user, ladder.onnx, sequences)
         _, shortest = min(asked, key=lambda p: len(p[1]))
         tell("flipping a bit")
-        verdict.flipped_bit_detected = all(_flip(s, shortest) for s in sessions.values())
+        verdict.flipped_bit_detected = all(_flip(s, shortest) for s in ladder.sessions.values())
         if not verdict.flipped_bit_detected:
             verdict.fail("a flipped weight bit did not change the digest", bits=True)
         if "rtl" in rungs:
@@ -292,6 +252,77 @@ def verify(
                 if not row["same"]:
                     verdict.fail(f"{row['phase']}: {row['matrix']} differs in the Verilog from the emulator", bits=True)
     return verdict
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What stands on each rung.
+
+    user      the user's own file, and onnx the file that quantize wrote of it, or the same; None without the rung "onnx"
+    graph     the evaluator of rung 1, or None
+    sessions  by (dataflow, device)
+    """
+
+    user: OnnxModel | None
+    onnx: OnnxModel | None
+    graph: Evaluator | None
+    sessions: dict[tuple[str, str], Session]
+
+
+def _ladder(stack: ExitStack, package: Package, rungs: tuple[str, ...], reference: Path | None) -> Ladder:
+    """Every rung that was asked for; `stack` closes them."""
+    from meadow.compiler.graph.evaluate import Evaluator
+    from meadow.compiler.sources.source import read_source
+
+    devices = [r for r in rungs if r in ("emulator", "csim")]
+    if not devices:
+        raise UsageError("--rungs needs emulator or csim to verify")
+    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
+    files = sources(package, reference) if "onnx" in rungs else None
+    source = files.source if files else reference_model(package, reference)
+    user = OnnxModel(files.user) if files else None
+    onnx = OnnxModel(files.source) if files and files.rewritten else user
+    evaluator = Evaluator(read_source(source), quantized=True) if "graph" in rungs else None
+    sessions = {
+        (mode, device): stack.enter_context(Session(folder, device))
+        for mode, folder in dataflow_packages(package, source, work)
+        for device in devices
+    }
+    return Ladder(user, onnx, evaluator, sessions)
+
+
+def _climb(verdict: Verdict, ladder: Ladder, title: str, tokens: list[int], count: int) -> list[list[int]]:
+    """One prompt on every rung, and its row; returns the sequences to compare a rewritten file on."""
+    from meadow.compiler.graph.evaluate import State
+
+    first = next(iter(ladder.sessions.values()))
+    ends = first.tokenizer.end_tokens if first.has_tokenizer else frozenset[int]()
+    traces = _traces(ladder.sessions, tokens, count, ends)
+    mine = traces[next(iter(ladder.sessions)), BLOCKS[0]]
+    _check_bits(verdict, title, traces, mine)
+    row: dict[str, Any] = {"prompt": title, "prompt_tokens": len(tokens), "digest": mine.digest, "partings": []}
+    rung0 = rung1 = None
+    if ladder.onnx is not None:
+        ladder.onnx.reset()
+        rung0 = follow(ladder.onnx.step, tokens, count, ends)
+        row["onnx"] = row["rewritten"] = rung0.tokens
+        if ladder.user is not None and ladder.user is not ladder.onnx:
+            ladder.user.reset()
+            row["onnx"] = follow(ladder.user.step, tokens, count, ends).tokens
+    if ladder.graph is not None:
+        graph, state = ladder.graph, State()
+        rung1 = follow(lambda t: graph.run(np.array(t), state), tokens, count, ends)
+        row["graph"] = rung1.tokens
+        _check_logits(verdict, title, rung1, mine, row)
+    row["emulator"] = mine.tokens
+    for name, other in (("graph", rung1), ("emulator", mine)):
+        if rung0 is not None and other is not None:
+            part = compare_tokens(verdict, title, name, rung0, other)
+            if part is not None:
+                row["partings"].append(part)
+    row["text"] = first.tokenizer.decode(mine.tokens) if first.has_tokenizer else " ".join(map(str, mine.tokens))
+    verdict.prompts.append(row)
+    return [[*tokens, *rung0.tokens]] if rung0 is not None else []
 
 
 def _check_rewriting(
@@ -317,7 +348,7 @@ def _flip(session: Session, tokens: list[int]) -> bool:
 
 
 def _traces(
-    sessions: dict[tuple[str, str], Session], devices: list[str], tokens: list[int], count: int, ends: frozenset[int]
+    sessions: dict[tuple[str, str], Session], tokens: list[int], count: int, ends: frozenset[int]
 ) -> dict[tuple[tuple[str, str], int], Trace]:
     """Every session at every block size; each kind of device in a thread of its own (a C simulation is not reentrant)."""
 
@@ -330,6 +361,7 @@ def _traces(
         }
 
     found: dict[tuple[tuple[str, str], int], Trace] = {}
+    devices = list(dict.fromkeys(device for _, device in sessions))
     with ThreadPoolExecutor(max_workers=len(devices)) as pool:
         for part in pool.map(run, devices):
             found |= part
