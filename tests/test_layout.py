@@ -129,9 +129,9 @@ def test_importing_the_compiler_loads_no_quantizer_and_no_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_one_file_imports_pynq(path: Path) -> None:
+def test_only_the_driver_and_its_emulated_device_import_pynq(path: Path) -> None:
     wants = any(name.split(".")[0] in ("pynq", "pynqmetadata") for name in imports(path))
-    assert wants == (path == ROOT / "runtime" / "devices" / "zynq.py")
+    assert wants == (path in (ROOT / "runtime" / "devices" / name for name in ("zynq.py", "emulated_pynq.py")))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -164,3 +164,21 @@ def test_cpp_has_no_constant_of_its_own_that_python_has_too(tiny_package: Path) 
             assert not re.search(rf"constexpr \w+ {name}\b", path.read_text()), f"{path.name} defines {name} again"
     config = (tiny_package / "hls" / "config.hpp").read_text()
     assert ", ".join(str(v) for v in int8.exp2_table()[:16]) in config
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+"""Lines of a product file, and of a function with its signature and docstring."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short_enough_to_be_read_at_once(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST_FILE
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno is not None}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_no_line_is_kept_from_the_formatter() -> None:
+    kept = ("fmt: " + "skip", "fmt: " + "off")
+    assert [p for p in SOURCES if any(k in p.read_text() for k in kept)] == []

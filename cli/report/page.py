@@ -17,7 +17,7 @@ from meadow.compiler.price.timeline import Event, chrome_trace, timeline
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.package.read import Package
-from meadow.machine.program import Step
+from meadow.machine.step import Step
 from meadow.toolchain.reports import beside
 
 CONTEXTS = (16, 64, 128, 512, 1024, 2048, 4096)
@@ -36,7 +36,7 @@ class Facts:
 
     package: Package
     summary: dict[str, Any]
-    steps: dict[str, list[Step]]
+    steps: dict[str, tuple[Step, ...]]
     runs: dict[str, list[Event]]
     position: int
     block: int

@@ -11,10 +11,11 @@ from meadow.evidence.ladder.cosim_board import CosimBoard
 from meadow.machine.instructions.instruction import Tokens, on_port
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package
-from meadow.machine.program import Step
 from meadow.machine.registers import PACQ_REGISTERS, offsets, pacq_shape
+from meadow.machine.step import Step
 from meadow.runtime.check.compare import TOKENS
-from meadow.runtime.devices.zynq import EmulatedDevice, Zynq, emulated_overlay
+from meadow.runtime.devices.emulated_pynq import EmulatedDevice, emulated_overlay
+from meadow.runtime.devices.zynq import Zynq
 from meadow.runtime.session import Session
 
 

@@ -30,7 +30,7 @@ def open_device(name: str, package: Package, fault: str = "") -> Device:
 
         return Zynq(package)
     if name == "emulated-pynq":
-        from meadow.runtime.devices.zynq import emulated
+        from meadow.runtime.devices.emulated_pynq import emulated
 
         return emulated(package, fault)
     if name == "csim":

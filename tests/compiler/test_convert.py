@@ -21,11 +21,12 @@ from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.models import convert
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.gguf.file import read_gguf, unpermute
+from meadow.compiler.sources.onnx.builder import Builder
 from meadow.compiler.sources.onnx.codes import packed_codes, unpacked_codes
 from meadow.compiler.sources.onnx.projection import projected_weight
 from meadow.compiler.sources.onnx.read import Reader, read
 from meadow.compiler.sources.onnx.weight import OnnxGraph
-from meadow.compiler.sources.onnx.write import Builder, write_linear
+from meadow.compiler.sources.onnx.write_weight import write_linear
 from meadow.compiler.sources.source import read_source
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel, UsageError

@@ -29,7 +29,7 @@ from meadow.runtime.devices.emulated_board import FAULTS, EmulatedBoard
 from meadow.runtime.devices.fabric import claim
 
 pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
-from meadow.runtime.devices import zynq  # noqa: E402
+from meadow.runtime.devices import emulated_pynq, zynq  # noqa: E402
 
 pytestmark = pytest.mark.csim
 PROMPT = [1, 8, 15, 22, 29, 36, 43]
@@ -38,7 +38,7 @@ ENGINE = 0xA000_0000
 
 @pytest.fixture
 def board(tiny_package: Path) -> Iterator[zynq.Zynq]:
-    made = zynq.emulated(load(tiny_package))
+    made = emulated_pynq.emulated(load(tiny_package))
     yield made
     made.close()
 
@@ -139,12 +139,12 @@ def test_memory_comes_from_both_halves_and_goes_back(board: zynq.Zynq) -> None:
 
 def test_a_second_session_on_the_fabric_is_told_who_holds_it(board: zynq.Zynq, tiny_package: Path) -> None:
     with (
-        zynq.emulated_overlay(load(tiny_package)) as bit,
+        emulated_pynq.emulated_overlay(load(tiny_package)) as bit,
         pytest.raises(DeviceError, match=r"in use by process \d+ with .*tiny"),
     ):
         zynq.Zynq(load(tiny_package), bit, board.device)
     board.close()
-    with zynq.emulated_overlay(load(tiny_package)) as bit:
+    with emulated_pynq.emulated_overlay(load(tiny_package)) as bit:
         zynq.Zynq(load(tiny_package), bit, board.device).close()
 
 
@@ -169,8 +169,8 @@ FOUND = {
 def test_every_fault_is_found_at_its_rung(
     fault: str, tiny_package: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = zynq.emulated
-    monkeypatch.setattr(zynq, "emulated", lambda package, fault="": real(package, fault, stall=1.0))
+    real = emulated_pynq.emulated
+    monkeypatch.setattr(emulated_pynq, "emulated", lambda package, fault="": real(package, fault, stall=1.0))
     code, rung, said = FOUND[fault]
     began = time.monotonic()
     result = meadowc("selftest", tiny_package, "--device", "emulated-pynq", "--inject", fault, "--json")
@@ -188,7 +188,7 @@ def test_a_healthy_board_passes_and_a_fault_needs_an_emulated_one(tiny_package: 
 
 
 def test_a_timeout_tells_the_state_of_both_engines(grouped: Path) -> None:
-    board = zynq.emulated(load(grouped), "engine-hang")
+    board = emulated_pynq.emulated(load(grouped), "engine-hang")
     with Session(grouped, board) as session:
         session.device.start(Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
         with pytest.raises(DeviceError) as caught:
@@ -232,13 +232,13 @@ def test_the_fabrics_version_and_a_foreign_design_id_are_named(tiny_package: Pat
     folder = tmp_path / "other"
     shutil.copytree(tiny_package, folder)
     package = load(folder)
-    device = zynq.EmulatedDevice(EmulatedBoard(package))
+    device = emulated_pynq.EmulatedDevice(EmulatedBoard(package))
     for name, value, said in (
         ("ISA", 99, "programs of version 99"),
         ("VERSION", 7, "of version 7"),
         ("ID", 0, "no overlay of meadow"),
     ):
-        with zynq.emulated_overlay(package) as bit:
+        with emulated_pynq.emulated_overlay(package) as bit:
             program = device.board.program
 
             def changed(file: Path, name: str = name, value: int = value, program: Any = program) -> None:
@@ -283,7 +283,7 @@ def test_a_session_shows_itself(tiny_package: Path, board: zynq.Zynq) -> None:
 def test_a_dropped_session_gives_the_fabric_back(tiny_package: Path, board: zynq.Zynq) -> None:
     device = board.device
     board.close()
-    with zynq.emulated_overlay(load(tiny_package)) as bit:
+    with emulated_pynq.emulated_overlay(load(tiny_package)) as bit:
         dropped = zynq.Zynq(load(tiny_package), bit, device)
         assert device.board.meminfo()[1] == device.board.meminfo()[0]
         dropped.alloc(1 << 20)
@@ -295,7 +295,7 @@ def test_a_dropped_session_gives_the_fabric_back(tiny_package: Path, board: zynq
 
 
 def test_memory_is_kept_while_the_engine_runs(tiny_package: Path) -> None:
-    board = zynq.emulated(load(tiny_package), "engine-hang", stall=0.2)
+    board = emulated_pynq.emulated(load(tiny_package), "engine-hang", stall=0.2)
     board.alloc(4096)
     board.start(Run(0x1000_0000, 0x1000_0000, 1, 0, 1, 0))
     with pytest.warns(ResourceWarning, match="still runs"):
@@ -308,7 +308,7 @@ def test_a_session_that_cannot_record_leaves_the_board_free(
 ) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         Session(tiny_package, board, record=tmp_path / "no" / "tape")
-    zynq.emulated(load(tiny_package)).close()
+    emulated_pynq.emulated(load(tiny_package)).close()
     with Session(tiny_package, "csim") as session:
         for _ in range(20):
             assert session.selftest()[0][1]
@@ -316,10 +316,10 @@ def test_a_session_that_cannot_record_leaves_the_board_free(
 
 def test_an_overlay_without_the_upper_half_keeps_below_it(tiny_package: Path, tmp_path: Path) -> None:
     package = load(tiny_package)
-    with zynq.emulated_overlay(package) as bit:
+    with emulated_pynq.emulated_overlay(package) as bit:
         text = bit.with_suffix(".hwh").read_text()
         bit.with_suffix(".hwh").write_text(text.replace("DDR_HIGH", "DDR_NONE"))
-        board = zynq.Zynq(package, bit, zynq.EmulatedDevice(EmulatedBoard(package)))
+        board = zynq.Zynq(package, bit, emulated_pynq.EmulatedDevice(EmulatedBoard(package)))
         board.alloc(4096)
         with pytest.raises(DeviceError, match="maps the DRAM below 0x80000000 alone"):
             board.alloc(4096)
@@ -327,15 +327,15 @@ def test_an_overlay_without_the_upper_half_keeps_below_it(tiny_package: Path, tm
 
 
 def test_a_pynq_without_ranges_is_served_by_whole_buffers(board: zynq.Zynq, tiny_package: Path) -> None:
-    real = zynq.EmulatedBo.sync
+    real = emulated_pynq.EmulatedBo.sync
     with pytest.MonkeyPatch.context() as patch:
 
-        def whole(self: zynq.EmulatedBo, direction: str, size: int, offset: int = -1) -> None:
+        def whole(self: emulated_pynq.EmulatedBo, direction: str, size: int, offset: int = -1) -> None:
             if sys._getframe(1).f_code.co_name == "sync":
                 raise TypeError("sync() takes one argument")
             real(self, direction, size, offset)
 
-        patch.setattr(zynq.EmulatedBo, "sync", whole)
+        patch.setattr(emulated_pynq.EmulatedBo, "sync", whole)
         with Session(tiny_package, board) as session:
             list(session.generate(PROMPT, 8))
             assert session.digest == digest_of(tiny_package, "emulator")
@@ -384,8 +384,8 @@ def test_the_command_for_another_bitstream_makes_a_package_that_it_takes(
         fabric,
         Options(settings=(("token_lanes", 4), ("block", 32), ("tile_rows", 64))),
     )
-    device = zynq.EmulatedDevice(EmulatedBoard(load(fabric)))
-    with zynq.emulated_overlay(load(fabric)) as bit:
+    device = emulated_pynq.EmulatedDevice(EmulatedBoard(load(fabric)))
+    with emulated_pynq.emulated_overlay(load(fabric)) as bit:
         with pytest.raises(DeviceError, match=r"meadowc compile .* --board zcu102") as caught:
             zynq.Zynq(load(tiny_package), bit, device)
         words = str(caught.value).split(";")[0].split()
@@ -401,7 +401,7 @@ def test_the_command_for_another_bitstream_makes_a_package_that_it_takes(
 
 
 def test_a_bitstream_without_the_models_engine_says_so(tiny_package: Path, grouped: Path) -> None:
-    device = zynq.EmulatedDevice(EmulatedBoard(load(grouped)))
-    with zynq.emulated_overlay(load(grouped)) as bit, pytest.raises(DeviceError) as caught:
+    device = emulated_pynq.EmulatedDevice(EmulatedBoard(load(grouped)))
+    with emulated_pynq.emulated_overlay(load(grouped)) as bit, pytest.raises(DeviceError) as caught:
         zynq.Zynq(load(tiny_package), bit, device)
     assert "has the engine for" in str(caught.value) and "--set" not in str(caught.value)

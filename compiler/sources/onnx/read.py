@@ -22,49 +22,17 @@ from meadow.compiler.sources.families.family import Nodes
 from meadow.compiler.sources.families.llama import FAMILY as LLAMA
 from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Stream, confirm
 from meadow.compiler.sources.onnx.file import external_files, find_model, load_model
+from meadow.compiler.sources.onnx.interface import Problem, foreign_operators, interface
 from meadow.compiler.sources.onnx.layer import Layer
 from meadow.compiler.sources.onnx.projection import LINEAR, Projection, projected_weight, projection
-from meadow.compiler.sources.onnx.weight import OnnxGraph, Reject, embedding_weight
+from meadow.compiler.sources.onnx.weight import TRANSPARENT, OnnxGraph, Reject, embedding_weight
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.storage.groups import LARGEST
 from meadow.machine.types import I8, Weight, grouped
 
-HALF_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)$")
 ABSURD_SCALE = 1e4
 """No INT8 weight has such a scale."""
-PRESENT = re.compile(r"present(?:_key_values)?\.(\d+)\.(key|value)$")
-TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
-"""Operators that move values without changing them: structure is looked for through these."""
-FUSED = "an operator that onnxruntime fused; export without fusion (or undo the optimizer: give it the exported file)"
-FOREIGN = {
-    "Conv": "a convolution: this looks like a vision or audio model",
-    "ConvTranspose": "a convolution: this looks like a vision or audio model",
-    "MaxPool": "pooling: this looks like a vision model",
-    "GlobalAveragePool": "pooling: this looks like a vision model",
-    "BatchNormalization": "batch normalization: this looks like a vision model",
-    "LSTM": "a recurrent network",
-    "GRU": "a recurrent network",
-    "If": "a branch",
-    "Loop": "a loop",
-    "Scan": "a scan",
-    "TopK": "top-k routing (a mixture of experts?)",
-    "LayerNormalization": "LayerNorm (OPT, GPT-2, BERT); the LLaMA family has RMS norms",
-    "Gelu": "a GELU; the LLaMA family has SiLU",
-    "Erf": "a GELU; the LLaMA family has SiLU",
-    "DynamicQuantizeLinear": "dynamically quantized activations; quantize the float model with meadowc quantize",
-    "MatMulInteger": "dynamically quantized weights; quantize the float model with meadowc quantize",
-    "QuantizeLinear": "statically quantized activations (QDQ); quantize the float model with meadowc quantize",
-    "GroupQueryAttention": FUSED,
-    "MultiHeadAttention": FUSED,
-    "SkipSimplifiedLayerNormalization": FUSED,
-    "SkipLayerNormalization": FUSED,
-    "QuickGelu": FUSED,
-    "BiasGelu": FUSED,
-    "FastGelu": FUSED,
-    "QLinearMatMul": "QOperator quantization; write it as QDQ or use meadowc quantize",
-}
 
 
 def read(path: Path, context: int | None = None) -> Graph:
@@ -80,7 +48,7 @@ def read(path: Path, context: int | None = None) -> Graph:
         return Reader(OnnxGraph(proto, file.parent.resolve()), file).read(context)
 
 
-def absurd_numbers(graph: Graph) -> list[tuple[str, str, str]]:
+def absurd_numbers(graph: Graph) -> list[Problem]:
     """The weights, scales, minima and gains that hold NaN, infinity, or scales that no weight has."""
     problems = []
     for name, weight in graph.weights.items():
@@ -120,7 +88,7 @@ class Reader:
         self.weights: dict[str, Weight] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.gain_inputs: dict[str, str] = {}  # of a gain's name: the value that its norm multiplies with
-        self.problems: list[tuple[str, str, str]] = []
+        self.problems: list[Problem] = []
         self.stream: list[str] = []
         self.layers = 0
         self.head_dim = self.kv_heads = self.dim = 0
@@ -128,8 +96,9 @@ class Reader:
     # -- the whole -------------------------------------------------------------------------------------------------
 
     def read(self, context: int | None) -> Graph:
-        self._check_interface()
-        self._check_operators()
+        face, problems = interface(self.g)
+        self.layers, self.kv_heads, self.head_dim = face.layers, face.kv_heads, face.head_dim
+        self.problems += [*problems, *foreign_operators(self.g)]
         if self.problems:
             self._refuse()
         try:
@@ -172,85 +141,6 @@ class Reader:
 
     def _refuse(self) -> None:
         raise UnsupportedModel(f"{self.file} cannot be compiled:", tuple(self.problems))
-
-    def _check_interface(self) -> None:
-        inputs, outputs = self.g.inputs, [o.name for o in self.g.graph.output]
-        pasts = {(int(m[1]), m[2]) for i in inputs if (m := PAST.match(i))}
-        presents = {(int(m[1]), m[2]) for o in outputs if (m := PRESENT.match(o))}
-        if "input_ids" not in inputs:
-            guess = "an image model" if any("pixel" in i or "image" in i for i in inputs) else "not a language model"
-            self.problems.append(("inputs", f"no input_ids among {', '.join(inputs[:4])}", f"this looks like {guess}"))
-        named = next((o for o in outputs if o.startswith("logits")), "")
-        if "logits" not in outputs and named:
-            self.problems.append(
-                ("outputs", f"the logits are called {named!r}", "call the output logits: a tool renamed it")
-            )
-        elif "logits" not in outputs:
-            guess = "an encoder" if any("hidden_state" in o for o in outputs) else "not a language model"
-            self.problems.append(("outputs", f"no logits among {', '.join(outputs[:4])}", f"this looks like {guess}"))
-        if any("encoder" in i for i in inputs):
-            self.problems.append(("inputs", "encoder states are read", "encoder-decoder models are not supported"))
-        states = [i for i in inputs if re.search(r"ssm|conv|recurrent|state", i) and "encoder" not in i]
-        if not pasts and states:
-            self.problems.append(
-                (
-                    "inputs",
-                    f"a recurrent state ({states[0]}) and no KV cache",
-                    "recurrent models (Mamba) are not served",
-                )
-            )
-        elif not pasts:
-            self.problems.append(
-                (
-                    "inputs",
-                    "no KV cache (past_key_values.N.key and .value)",
-                    "export with a cache: optimum-cli export onnx --task text-generation-with-past",
-                )
-            )
-        self.layers = len(pasts) // 2
-        wanted = {(layer, kind) for layer in range(self.layers) for kind in ("key", "value")}
-        if pasts and (pasts != wanted or presents != wanted):
-            self.problems.append(
-                (
-                    "cache",
-                    f"{len(pasts)} past inputs and {len(presents)} present outputs",
-                    "each layer needs past and present, key and value",
-                )
-            )
-        for value in self.g.graph.input:
-            match = PAST.match(value.name)
-            dims = value.type.tensor_type.shape.dim
-            if match and len(dims) == 4:
-                self.kv_heads, self.head_dim = dims[1].dim_value, dims[3].dim_value
-        if pasts and not (self.kv_heads and self.head_dim):
-            value = next(v for v in self.g.graph.input if PAST.match(v.name))
-            dims = [str(d.dim_value or d.dim_param or "?") for d in value.type.tensor_type.shape.dim]
-            self.problems.append(
-                (
-                    "cache",
-                    f"the shape of {value.name} is [{', '.join(dims)}]",
-                    "heads and head size must be numbers: [batch, kv_heads, past, head_dim]",
-                )
-            )
-
-    def _check_operators(self) -> None:
-        counts: dict[str, list[str]] = {}
-        for node in self.g.graph.node:
-            counts.setdefault(node.op_type, []).append(node.name or node.output[0])
-        for node in self.g.graph.node:
-            halves = any(a.name == "to" and a.i in HALF_TYPES for a in node.attribute)
-            if node.op_type == "Cast" and halves and self.strip(node.input[0]) in ("position_ids", "input_ids"):
-                self.problems.append(
-                    (
-                        f"Cast {node.name!r}",
-                        f"rounds {self.strip(node.input[0])} to 16 bits",
-                        "positions and tokens must stay whole",
-                    )
-                )
-        for kind, why in FOREIGN.items():
-            if kind in counts:
-                names = counts[kind]
-                self.problems.append((f"{kind} ({len(names)}, first {names[0]})", why, ""))
 
     def _match_model(self) -> list[Layer]:
         """The layers, first to last; their nodes and weights are emitted."""
@@ -316,10 +206,7 @@ class Reader:
     # -- walking back ----------------------------------------------------------------------------------------------
 
     def strip(self, name: str) -> str:
-        """`name` without the operators that only move values."""
-        while name in self.g.producer and self.g.producer[name].op_type in TRANSPARENT:
-            name = self.g.producer[name].input[0]
-        return name
+        return self.g.strip(name)
 
     def passed(self, name: str) -> list[str]:
         """The operators that `strip` passes from `name` on, but for Identity."""

@@ -40,6 +40,9 @@ ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """Attributes that are read, by operator, with the values that are served: () for any, whose meaning numbers confirm."""
 
+TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
+"""Operators that move values without changing them: structure is looked for through these."""
+
 
 class Reject(Exception):
     """A node that is not what the caller looked for; the message says why, for the table of problems."""
@@ -57,6 +60,12 @@ class OnnxGraph:
         self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in self.graph.initializer}
         self.inputs = [i.name for i in self.graph.input if i.name not in self.initializers]
         self._arrays: dict[str, NDArray[np.generic]] = {}
+
+    def strip(self, name: str) -> str:
+        """`name` without the operators that only move values."""
+        while name in self.producer and self.producer[name].op_type in TRANSPARENT:
+            name = self.producer[name].input[0]
+        return name
 
     def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """The attributes of a node.  Raises Reject for one that ATTRIBUTES does not know, or a value that it does not serve."""

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""attend: the two dataflows of attention, and the choice between them.
+
+GEMM    Q, scores and probabilities go through DRAM: a linear layer and three steps.
+TPHS    one step: Q projection, QK^T, softmax and softmax x V as a token-parallel, head-sequential pipeline that keeps them on chip.
+"""
+
+from __future__ import annotations
+
+from meadow.compiler.graph.graph import Node
+from meadow.compiler.graph.ops import Attention, Rotary
+from meadow.compiler.price import cost
+from meadow.compiler.program.assembly import Assembly, Operands
+from meadow.machine.arithmetic import int8
+from meadow.machine.design import BEAT_BYTES
+from meadow.machine.instructions.instruction import Tokens
+from meadow.machine.isa import Epilogue, Opcode
+from meadow.machine.step import Step
+from meadow.machine.storage.rows import Layout, padded
+
+MODES = ("tphs", "gemm")
+
+
+def choose(p: Assembly, attend: Node, q: Node, bandwidth_gb_s: float) -> tuple[str, str]:
+    """(dataflow, reason): the cheaper one for this block and phase by the cost model, with the board's DRAM bandwidth."""
+    tokens = p.design.block if p.phase == "prefill" else 1
+    position = max(0, min(p.design.context, 512) - tokens)
+    totals = {
+        mode: sum(
+            cost.step_cost(s, p.design, Tokens(tokens, position), bandwidth_gb_s).cycles
+            for s in _trial(p, attend, q, mode)
+        )
+        for mode in MODES
+    }
+    best, other = sorted(MODES, key=lambda m: totals[m])
+    cycles = f"{totals[best]:,.0f} cycles against {totals[other]:,.0f} for {other}"
+    return best, f"{cycles}, modelled at {tokens} token{'s' * (tokens > 1)} after {position}"
+
+
+def _trial(p: Assembly, attend: Node, q: Node, mode: str) -> list[Step]:
+    """The steps of an attention block by one dataflow, made apart from the program."""
+    trial = p.apart()
+    rotary = p.by_name[attend.inputs[0]].op
+    assert isinstance(attend.op, Attention) and isinstance(rotary, Rotary)
+    if mode == "gemm":
+        queries(trial, q, rotary)
+    steps(trial, attend, attend.op, mode, "x")
+    return trial.steps
+
+
+def steps(p: Assembly, node: Node, op: Attention, mode: str, target: str) -> None:
+    """Append the steps of an attention by dataflow `mode`; its rows go to the buffer `target`."""
+    (_tphs if mode == "tphs" else _gemm)(p, node, op, target)
+
+
+def queries(p: Assembly, node: Node, rotary: Rotary) -> None:
+    """GEMM dataflow: Q goes to DRAM."""
+    block, width = padded(p.design.block, 4), padded(rotary.head_dim, BEAT_BYTES)
+    target = p.buffer(f"{node.name}.int8", rotary.heads * block * width)
+    scale = p.buffer(f"{node.name}.int8.scale", rotary.heads * block * 4)
+    p.values[node.name] = target
+    p.linear(
+        node,
+        node.inputs[0],
+        Epilogue.ROPE_HEADS,
+        {
+            "target": p.slot(target),
+            "target_scale": p.slot(scale),
+            "capacity": block,
+            "head_dim": rotary.head_dim,
+            "rope": p.slot(p.rotary[rotary.frequencies]),
+        },
+    )
+
+
+def _cache(p: Assembly, node: Node, op: Attention) -> Operands:
+    layer = node.layer
+    return {
+        "heads": op.heads,
+        "kv_heads": op.kv_heads,
+        "head_dim": op.head_dim,
+        "keys": p.slot(f"l{layer}.keys"),
+        "key_scale": p.slot(f"l{layer}.keys.scale"),
+        "values": p.slot(f"l{layer}.values"),
+        "value_scale": p.slot(f"l{layer}.values.scale"),
+        "capacity": p.design.context,
+        "kappa": float(int8.score_scale(op.scale)),
+    }
+
+
+def _query(p: Assembly, node: Node) -> tuple[Node, Rotary]:
+    """The linear that makes an attention's queries, and their rotation."""
+    rotary = p.by_name[node.inputs[0]]
+    assert isinstance(rotary.op, Rotary)
+    return p.by_name[rotary.inputs[0]], rotary.op
+
+
+def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
+    """One step: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head."""
+    q, rotary = _query(p, node)
+    (part,) = p.parts_of[q.weight or ""]
+    cols = part.layout.padded_cols if isinstance(part.layout, Layout) else part.layout.cols
+    p.step(
+        node,
+        Opcode.TPHS,
+        {
+            **p.inputs(q.inputs[0], q.weight or ""),
+            **p.weights(part.name),
+            "cols": cols,
+            **_cache(p, node, op),
+            "rope": p.slot(p.rotary[rotary.frequencies]),
+            "target": p.slot(target),
+            "stride": padded(p.widths[node.name], 4),
+        },
+    )
+
+
+def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
+    """Three steps: scores, softmax and context, each reading and writing DRAM."""
+    block, row = padded(p.design.block, 4), padded(p.design.context, 8)
+    cache = _cache(p, node, op)
+    size = op.heads * block * row
+    scores = p.buffer(f"{node.name}.scores", size * 4)
+    probabilities = p.buffer(f"{node.name}.softmax", size * 2)
+    divisor = p.buffer(f"{node.name}.divisor", op.heads * block * BEAT_BYTES)
+    queries = p.values[_query(p, node)[0].name]
+
+    def common(*names: str) -> Operands:
+        return {name: cache[name] for name in names}
+
+    p.step(
+        node,
+        Opcode.SCORES,
+        {
+            "queries": p.slot(queries),
+            "query_scale": p.slot(f"{queries}.scale"),
+            **common("keys", "key_scale", "heads", "kv_heads", "head_dim", "capacity", "kappa"),
+            "block": block,
+            "target": p.slot(scores),
+            "row": row,
+        },
+        "scores",
+    )
+    p.step(
+        node,
+        Opcode.SOFTMAX,
+        {
+            "scores": p.slot(scores),
+            **common("value_scale", "heads", "kv_heads", "capacity"),
+            "block": block,
+            "row": row,
+            "target": p.slot(probabilities),
+            "divisor": p.slot(divisor),
+        },
+        "softmax",
+    )
+    p.step(
+        node,
+        Opcode.CONTEXT,
+        {
+            "weights": p.slot(probabilities),
+            "divisor": p.slot(divisor),
+            **common("values", "heads", "kv_heads", "head_dim", "capacity"),
+            "block": block,
+            "row": row,
+            "target": p.slot(target),
+            "stride": padded(p.widths[node.name], 4),
+        },
+        "context",
+    )
