@@ -64,16 +64,16 @@ FAULTS = (
     ),
     Fault(
         "the dataflow is chosen for an empty cache",
-        "compiler/program/lower.py",
-        "position = max(0, min(self.design.context, 512) - tokens)",
+        "compiler/program/attend.py",
+        "position = max(0, min(p.design.context, 512) - tokens)",
         "position = 0",
         f"{LIMITS} -k reason_names",
     ),
     Fault(
         "rows of logits are not padded",
         "compiler/program/lower.py",
-        "stride = padded(self.graph.model.vocab, 4)",
-        "stride = self.graph.model.vocab",
+        "stride = padded(self.p.graph.model.vocab, 4)",
+        "stride = self.p.graph.model.vocab",
         f"{LIMITS} -k group_of_three",
     ),
     Fault(
