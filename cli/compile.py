@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.machine.design import SETTABLE
 from meadow.machine.errors import UsageError
 from meadow.machine.storage.coded import schemes
 
@@ -65,7 +66,7 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     "sets",
     multiple=True,
     metavar="KEY=N",
-    help="Fix a number of the design: clock_mhz, weight_ports, token_lanes, float_lanes, tile_rows, block, context, prefix_codes, lookup_entries, pacq_ports, pacq_lanes, pacq_tokens, pacq_fifo, pacq_clock_mhz.",
+    help=f"Fix a number of the design: {', '.join(SETTABLE)}.",
 )
 @json_option
 def compile_command(

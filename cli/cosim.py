@@ -10,6 +10,7 @@ import click
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.ladder.cosim import measure
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UsageError
 from meadow.machine.package.read import load
 
@@ -29,7 +30,7 @@ def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> Non
       meadowc cosim build/smollm2-int4 --layers 2
     """
     made = load(package)
-    if not made.design.pacq_ports:
+    if not made.design.engine(Pacq).ports:
         raise UsageError(f"{package} has no grouped weights, so no pacq_gemv to simulate")
     require_trust(made, trust)
     with stages(("building", "loading", "running"), as_json) as show:

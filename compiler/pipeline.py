@@ -16,18 +16,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from meadow.boards import Board
 from meadow.compiler.emit.block_design import block_design, hardware_facts
 from meadow.compiler.emit.emit import emit
 from meadow.compiler.emit.save import compiler_digest, save
-from meadow.compiler.engines import require_engines
+from meadow.compiler.engines.engine import planner_for
+from meadow.compiler.engines.require import require_engines
+from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import Stored, pack, pack_groups
-from meadow.compiler.program.parts import Part, weight_parts
+from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
@@ -36,7 +35,6 @@ from meadow.machine.design import Design
 from meadow.machine.errors import MeadowError, UsageError
 from meadow.machine.folder import refuse_target
 from meadow.machine.package.read import load
-from meadow.machine.storage.groups import GroupLayout
 
 STAGES = ("read", "rewrite", "fit", "pack", "lower", "place", "emit", "save")
 
@@ -165,16 +163,11 @@ def pack_all(
     """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
 
     def packed_parts(name: str) -> dict[str, Stored]:
-        made: dict[str, Stored] = {}
-        for part in parts_of[name]:
-            if isinstance(part.layout, GroupLayout):
-                made[part.name] = pack_groups(graph.weights[name], part.first_row, part.layout)
-                continue
-            rows = graph.weights[name].codes[part.first_row : part.first_row + part.layout.rows]
-            made[part.name] = pack(
-                rows.astype(np.int8, copy=False), part.layout, scheme, bool(design.prefix_codes), design.lookup_entries
-            )
-        return made
+        weight = graph.weights[name]
+        planner = planner_for(weight.elem)
+        assert planner is not None, weight
+        engine = design.engine(planner.kind)
+        return {part.name: planner.store(weight, part, engine, scheme) for part in parts_of[name]}
 
     # The largest first, so that no worker is left alone with it at the end.
     order = sorted(parts_of, key=lambda name: -graph.weights[name].codes.size)

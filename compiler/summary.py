@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from meadow.boards import Board
+from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.price.run import Estimate, Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
 from meadow.compiler.price.traffic import by_role, prompts_beats
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import Stored
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit
 from meadow.compiler.size.search import Candidate
@@ -39,7 +39,7 @@ def summarize(
         "board_title": board.title,
         "bandwidth_gb_s": board.bandwidth_gb_s,
         "dram_bytes": board.dram_bytes,
-        "design": asdict(design),
+        "design": design.numbers(),
         "design_id": design.id,
         "resources": {k: [n, fitted.available[k]] for k, n in fitted.used.items()},
         "resources_kind": "estimated",
@@ -64,7 +64,7 @@ def summarize(
 def _candidate(c: Candidate, design: Design) -> dict[str, Any]:
     """One row of the front."""
     return {
-        "design": asdict(c.design),
+        "design": c.design.numbers(),
         "prefill_tokens_per_s": c.prefill,
         "decode_tokens_per_s": c.decode,
         "share": c.share,

@@ -6,9 +6,11 @@ One table for the runtime, the block design's metadata and the tests of the Veri
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from meadow.machine.design import Design
+from meadow.machine.design import IDENTITY, Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 
 IDENTITY_ID = 0x574F444D  # "MDOW"
 IDENTITY_VERSION = 1
@@ -45,7 +47,7 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
         Register("ap_return", 0x10, "read", "how the run ended"),
     ]
     at = 0x18
-    for port in (*(f"weights{p}" for p in range(design.weight_ports)), "constants", "memory"):
+    for port in (*(f"weights{p}" for p in range(design.engine(Array).ports)), "constants", "memory"):
         found.append(
             Register(port, at, "write", "address 0 of the port: 0, since programs hold physical addresses", 64)
         )
@@ -66,7 +68,7 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
 
 def identity_fields(design: Design) -> dict[str, int]:
     """The numbers of a design that the fabric tells, in the order of their registers."""
-    return {name: value for name, value in asdict(design).items() if isinstance(value, int)}
+    return {name: design.number(name) for name in IDENTITY}
 
 
 def identity_registers(design: Design) -> tuple[Register, ...]:
@@ -110,8 +112,8 @@ PACQ_REGISTERS = (
 
 def pacq_shape(design: Design) -> tuple[int, int]:
     """What SHAPE and SIZE of a design's pacq_gemv hold."""
-    shape = design.pacq_ports | design.pacq_lanes << 8 | design.pacq_tokens << 16
-    return shape, design.pacq_most_tokens | design.pacq_words // 128 << 16
+    pacq = design.engine(Pacq)
+    return pacq.ports | pacq.lanes << 8 | pacq.tokens << 16, pacq.most_tokens(design) | pacq.words(design) // 128 << 16
 
 
 def offsets(registers: tuple[Register, ...]) -> dict[str, int]:

@@ -194,7 +194,7 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
     mixed = rewrite(mixed)
     board = boards.load("zcu102")
     fitted = fit(mixed, board)
-    assert fitted.design.weight_ports == 2 and fitted.design.pacq_ports == 2
+    assert [e.ports for e in fitted.design.engines] == [2, 2]
     parts = weight_parts(mixed, fitted.design)
     packed = pack_all(mixed, fitted.design, parts, "auto", lambda *_: None)
     schedule = place(lower(mixed, fitted.design, packed, "auto", board.bandwidth_gb_s), board)

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from random_gguf import write_gguf
 
 from meadow import boards
+from meadow.compiler.engines.array import SCHEMES, pack
 from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.models import convert, quantize
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.program.pack import SCHEMES, pack
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine import isa
 from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.engines.array import Array
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions import table
 from meadow.machine.package.read import load
@@ -161,8 +162,12 @@ def test_prefix_codes_are_the_best_that_there_are(counts: list[int]) -> None:
 def test_auto_takes_the_scheme_that_is_least_time_on_the_bus(spread: float) -> None:
     codes = np.clip(np.rint(np.random.default_rng(3).laplace(0, spread, (256, 320))), -127, 127).astype(np.int8)
     layout = Layout(256, 320, 4, 64)
-    each = {s: pack(codes, layout, s, lookup_entries=65536).bus_cycles for s in SCHEMES if s != "auto"}
-    best = pack(codes, layout, "auto", lookup_entries=65536).bus_cycles
+    each = {
+        s: pack(codes, layout, s, units=Array(prefix_codes=1, lookup_entries=65536)).bus_cycles
+        for s in SCHEMES
+        if s != "auto"
+    }
+    best = pack(codes, layout, "auto", units=Array(prefix_codes=1, lookup_entries=65536)).bus_cycles
     least = min(each[s] for s in ("raw", "prefix", "frequency"))
     assert best == least or (best == each["raw"] and least >= 0.99 * best)
 

@@ -43,14 +43,14 @@ FAULTS = (
     # What earlier tests did not notice.
     Fault(
         "auto packs by the slowest scheme",
-        "compiler/program/pack.py",
+        "compiler/engines/array.py",
         "best = min(found",
         "best = max(found",
         f"{LIMITS} -k least_time",
     ),
     Fault(
         "fetching takes the fastest port's time",
-        "compiler/program/pack.py",
+        "compiler/engines/array.py",
         "return int(self.coded.directory.max(axis=1).sum()) + -(-self",
         "return int(self.coded.directory.min(axis=1).sum()) + -(-self",
         f"{LIMITS} -k slowest_port",

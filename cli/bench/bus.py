@@ -10,6 +10,7 @@ import click
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.evidence.bench.bus import measure
 from meadow.evidence.ladder.verilog import IDEAL, bandwidth, ddr4, jobs, program
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.package.read import load
 
 
@@ -37,7 +38,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         show("building", "Verilator")
         program(made)
         rows = []
-        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.pacq_clock_mhz, bandwidth(made))}
+        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.engine(Pacq).clock_mhz, bandwidth(made))}
         for name, memory in memories.items():
             for what, some in ((f"layer {layer}", one), ("head", work[-1:])):
                 show(name, what)
@@ -48,7 +49,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         emit_json(
             {
                 "kind": "simulated (Verilator, the package's own Verilog)",
-                "clock_mhz": made.design.pacq_clock_mhz,
+                "clock_mhz": made.design.engine(Pacq).clock_mhz,
                 "ideal": ideal,
                 "ddr4": offered,
                 "rows": rows,

@@ -11,6 +11,7 @@ import click
 from meadow.cli.output import emit_json, json_option, out, stages, table
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.bench.packing import measure, simulated_rate
+from meadow.machine.engines.array import Array
 from meadow.machine.package.read import load
 
 DEFAULT = Path("build/smollm2-tensor")
@@ -33,7 +34,7 @@ def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -
         require_trust(opened, trust)
     with stages(("matrix", "simulate"), as_json) as show:
         result = measure(opened, lambda done, total: show("matrix", f"{done}/{total}"))
-        if simulate and opened.design.weight_ports:  # pacq_gemv unpacks nothing
+        if simulate and opened.design.engine(Array).ports:  # pacq_gemv unpacks nothing
             show("simulate", "one token on the C simulation")
             result["unpack"] = simulated_rate(opened)
     if as_json:

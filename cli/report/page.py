@@ -178,6 +178,7 @@ def _words(facts: Facts) -> dict[str, Any]:
         "name": package.name,
         "s": summary,
         "design": package.design,
+        "others": [e for e in package.design.engines if e.own_clock],
         "version": metadata.version("meadow"),
         "today": date.today().isoformat(),
         "memory": _memory(summary),

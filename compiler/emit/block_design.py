@@ -12,6 +12,8 @@ from itertools import pairwise
 
 from meadow.boards import Board
 from meadow.machine.design import Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.registers import BLOCK_BYTES
 
 CONTROL_BASE = 0xA000_0000
@@ -100,8 +102,8 @@ class BlockDesign:
 def memory_pins(design: Design) -> tuple[str, ...]:
     """The engines' AXI4 masters, those that stream most first."""
     return (
-        *(f"{PACQ}/m_axi_{p}" for p in range(design.pacq_ports)),
-        *(f"{ENGINE}/m_axi_weights{p}" for p in range(design.weight_ports)),
+        *(f"{PACQ}/m_axi_{p}" for p in range(design.engine(Pacq).ports)),
+        *(f"{ENGINE}/m_axi_weights{p}" for p in range(design.engine(Array).ports)),
         f"{ENGINE}/m_axi_memory",
         f"{ENGINE}/m_axi_constants",
     )
@@ -109,7 +111,7 @@ def memory_pins(design: Design) -> tuple[str, ...]:
 
 def control_blocks(design: Design) -> dict[str, int]:
     """Address of each block of registers, by its cell."""
-    names = [ENGINE, IDENTITY] + [PACQ] * (design.pacq_ports > 0)
+    names = [ENGINE, IDENTITY] + [PACQ] * (design.engine(Pacq).ports > 0)
     return {name: CONTROL_BASE + n * BLOCK_BYTES for n, name in enumerate(names)}
 
 
@@ -135,12 +137,12 @@ class _Wiring:
 def block_design(design: Design, board: Board) -> BlockDesign:
     """The block design that carries `design` on `board`: one SmartConnect per memory port, so that no two masters share one."""
     ports = dict(zip(memory_pins(design), board.ports, strict=False))
-    clocks = (design.clock_mhz, design.pacq_clock_mhz) if design.pacq_ports else (design.clock_mhz,)
+    clocks = (design.clock_mhz, *(e.clock(design) for e in design.engines if e.own_clock))
     blocks = control_blocks(design)
     w = _Wiring()
     w.cells.append(Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", _processor(board, ports, clocks)))
     _lay_control(w, blocks, len(clocks))
-    if design.pacq_ports:
+    if PACQ in blocks:
         _lay_pacq(w)
     for pin, port in ports.items():
         _lay_memory(w, pin, port, board)

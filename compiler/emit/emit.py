@@ -19,10 +19,13 @@ from meadow.compiler.emit.block_design import block_design
 from meadow.compiler.emit.testbench import testbench
 from meadow.machine import facts
 from meadow.machine.arithmetic.int8 import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
-from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES, Design
+from meadow.machine.design import Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UsageError
 from meadow.machine.instructions import table
 from meadow.machine.storage.packets import Packets
+from meadow.machine.units import BEAT_BYTES, CODE_BITS, LANE_COLS, LOOKUP_LANES
 
 KERNELS = (
     "types.hpp",
@@ -96,6 +99,8 @@ def sources(design: Design, version: str) -> dict[str, str]:
     values = {
         "version": version,
         "design": design,
+        "array": design.engine(Array),
+        "pacq": design.engine(Pacq),
         "banner": _banner(design, version),
         "beat_bytes": BEAT_BYTES,
         "lane_cols": LANE_COLS,
@@ -119,7 +124,7 @@ def sources(design: Design, version: str) -> dict[str, str]:
         files[f"hls/{name}"] = (folder / name).read_text()
     for name in SHIMS:
         files[f"hls/sim/{name}"] = (folder / "sim" / name).read_text()
-    if design.pacq_ports:
+    if design.engine(Pacq).ports:
         files |= {f"rtl/{name}": text for name, text in verilog.sources().items()}
         files[f"rtl/{verilog.TOP}"] = verilog.top(verilog.shape_of(design), design.id, str(values["banner"]))
     return files

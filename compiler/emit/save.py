@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.emit.emit import BuildPlan
+from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.program.constants import gains, rotary_names, rotary_table
-from meadow.compiler.program.pack import Stored
-from meadow.compiler.program.parts import Part
 from meadow.machine import isa
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
@@ -95,7 +94,7 @@ def save(
             "format_version": FORMAT_VERSION,
             "isa_version": isa.VERSION,
             "model": asdict(graph.model),
-            "design": asdict(design),
+            "design": design.numbers(),
             "design_id": design.id,
             "entries": entries,
             "chunks": chunks,

@@ -15,6 +15,8 @@ from meadow.compiler.emit.block_design import ENGINE, PS, BlockDesign, Cell, Seg
 from meadow.compiler.emit.testbench import BASES, PROGRAM, TOKENS, testbench
 from meadow.machine import isa
 from meadow.machine.design import Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.registers import (
     BLOCK_BYTES,
     IDENTITY_ID,
@@ -35,7 +37,15 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
     """File name in the package -> text."""
     board, bench = made.board, testbench(design)
     period = f"{1000 / design.clock_mhz:.3f}".rstrip("0").rstrip(".")
-    common = {"banner": banner, "board": board, "design": design, "period": period, "uncertainty": UNCERTAINTY}
+    engines = {"array": design.engine(Array), "pacq": design.engine(Pacq)}
+    common = {
+        "banner": banner,
+        "board": board,
+        "design": design,
+        **engines,
+        "period": period,
+        "uncertainty": UNCERTAINTY,
+    }
 
     def render(package: str, name: str, **values: Any) -> str:
         text = (resources.files(package) / name).read_text()

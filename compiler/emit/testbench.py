@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8
-from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.machine.design import Design
+from meadow.machine.engines.array import Array
 from meadow.machine.instructions.table import encode
 from meadow.machine.isa import Epilogue, Opcode, Value
 from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 TOKENS = 3
 COLS = 64
@@ -70,7 +72,7 @@ def testbench(design: Design) -> Testbench:
         "eps": float(eps),
         "inverse": float(np.float32(1 / np.float32(COLS))),
     }
-    if not design.weight_ports:
+    if not design.engine(Array).ports:
         target = memory.room(y.nbytes)
         codes, scale = int8.quantize_rows(y)
         at, scale_at = memory.room(codes.nbytes), memory.room(padded(scale.nbytes, BEAT_BYTES))
@@ -101,7 +103,7 @@ def _linear(
     scale: NDArray[np.float32],
 ) -> tuple[dict[str, Value], int, NDArray[np.float32]]:
     """A matrix stored raw: the fields of its LINEAR but for where the activations are, the address of its results, and the results."""
-    layout = Layout(ROWS, COLS, design.weight_ports, min(design.tile_rows, ROWS // 2))
+    layout = Layout(ROWS, COLS, design.engine(Array).ports, min(design.tile_rows, ROWS // 2))
     weights = random.integers(-127, 128, (ROWS, COLS)).astype(np.int8)
     w_scale = (random.random(ROWS) / 100).astype(np.float32)
     placed = np.zeros(layout.scale_bytes // 4, np.float32)

@@ -12,6 +12,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 
 from meadow.machine.design import Design
+from meadow.machine.engines.pacq import Pacq
 
 SOURCES = (
     "stream_fifo.v",
@@ -60,14 +61,8 @@ class Shape:
 
 def shape_of(design: Design) -> Shape:
     """The shape of a design's pacq_gemv."""
-    return Shape(
-        design.pacq_ports,
-        design.pacq_lanes,
-        design.pacq_tokens,
-        design.pacq_most_tokens,
-        design.pacq_words,
-        design.pacq_fifo,
-    )
+    e = design.engine(Pacq)
+    return Shape(e.ports, e.lanes, e.tokens, e.most_tokens(design), e.words(design), e.fifo)
 
 
 def top(shape: Shape, design_id: str, banner: str) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from meadow.compiler.price.cost import EFFICIENCY, Cost, step_cost
 from meadow.compiler.price.traffic import blocks, by_role, run_beats, step_beats, step_key
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
+from meadow.machine.instructions import projection
 from meadow.machine.instructions.instruction import Beats, Tokens
-from meadow.machine.instructions.projection import group_layout, streamed_rows
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
-from meadow.machine.storage.groups import is_grouped
+from meadow.machine.units import BEAT_BYTES
 
 PROMPT, ANSWER = 256, 128
 """Tokens of the request whose time counts: prefill is the prompt, decode the answer."""
@@ -42,11 +42,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class _Bus:
-    """How pacq_gemv reads ahead: what it fetches while the engine does something else, as far as its FIFOs hold, a later step need
+    """How an engine reads ahead: what it fetches while the design does something else, as far as its FIFOs hold, a later step need
     not wait for.  `meadowc bench decode` counts it.
 
-    beats_per_cycle  of the whole memory bus, in cycles of the engine
-    most             that the FIFOs hold, in cycles of the whole bus; 0 without pacq_gemv
+    beats_per_cycle  of the whole memory bus, in cycles of the design's clock
+    most             that the FIFOs hold, in cycles of the whole bus; 0 where no engine reads ahead
     """
 
     beats_per_cycle: float
@@ -55,23 +55,23 @@ class _Bus:
     @classmethod
     def of(cls, design: Design, bandwidth_gb_s: float) -> _Bus:
         beats = bandwidth_gb_s * 1e9 * EFFICIENCY / BEAT_BYTES / (design.clock_mhz * 1e6)
-        return cls(beats, design.pacq_ports * design.pacq_fifo / beats)
+        return cls(beats, design.ahead / beats)
 
     def share(self, cost: Cost, step: Step, design: Design) -> _Share:
         """What a step asks of the bus."""
         others = cost.total_bytes / BEAT_BYTES / self.beats_per_cycle
         stage = next((name for name in ("multipliers", "weight ports") if name in cost.phases), "")
-        if not is_grouped(step.operands.get("format", 0)) or not stage:
+        engine = projection.engine(step.numbers, design) if stage else None
+        if engine is None or not engine.ahead:
             return _Share("", 0.0, 0.0, cost.cycles, cost.cycles - others)
-        layout = group_layout(step.numbers, design, streamed_rows(step))
-        stream = layout.port_beats * layout.ports / self.beats_per_cycle
+        stream = engine.stream_beats(step.numbers, projection.streamed_rows(step)) / self.beats_per_cycle
         rest = sum(cost.phases.values()) - cost.phases[stage]
         return _Share(stage, cost.phases[stage], stream, rest, rest - (others - stream))
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A step on the bus, in cycles: `busy` of its stage that takes grouped weights ("" for none), `stream` of these weights on the
+    """A step on the bus, in cycles: `busy` of its stage that takes weights read ahead ("" for none), `stream` of these weights on the
     whole bus, `rest` of the step besides, and `idle`, the cycles in which the bus has nothing of the step to carry."""
 
     stage: str
@@ -122,6 +122,8 @@ class Prices:
     _costs: dict[tuple[object, ...], tuple[Cost, _Share]] = field(default_factory=dict)
     _fixed: dict[tuple[object, ...], float] = field(default_factory=dict)
     _programs: dict[int, tuple[Step, ...]] = field(default_factory=dict)
+    _of: Design | None = None  # whose engines _by_count has
+    _by_count: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     def step(self, step: Step, design: Design, tokens: Tokens) -> tuple[Cost, _Share]:
         """step_cost, remembered, and what the step asks of the bus."""
@@ -138,12 +140,11 @@ class Prices:
         if opcode in (Opcode.NORM, Opcode.QUANTIZE):
             lanes = (design.float_lanes,)
         elif opcode is Opcode.LINEAR:
-            ports = (design.weight_ports, design.pacq_ports)
-            pacq = -(-tokens.count // design.pacq_tokens) if design.pacq_ports else 0
-            lanes = (design.float_lanes, -(-tokens.count // design.token_lanes) if design.weight_ports else 0, pacq)
+            ports, decides = self._decides(design, tokens.count)
+            lanes = (design.float_lanes, *decides)
         elif opcode is Opcode.TPHS:
-            ports = (design.weight_ports, design.pacq_ports, design.block)
-            lanes = (design.float_lanes, design.token_lanes, design.pacq_tokens)
+            ports, decides = self._decides(design, tokens.count)
+            ports, lanes = (*ports, design.block), (design.float_lanes, design.token_lanes, *decides)
         else:
             lanes = (design.token_lanes,)
         what = (key, tokens.count, at, rows, ports)
@@ -157,9 +158,19 @@ class Prices:
             found = self._costs[what, lanes] = (cost, bus.share(cost, step, design))
         return found
 
+    def _decides(self, design: Design, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(ports, what decides the cycles of a linear layer) of the engines of a design."""
+        if self._of is not design:
+            self._of, self._by_count = design, {}
+        found = self._by_count.get(tokens)
+        if found is None:
+            numbers = tuple(n for engine in design.engines for n in engine.decides(tokens, design))
+            found = self._by_count[tokens] = (tuple(engine.ports for engine in design.engines), numbers)
+        return found
+
     def cycles(self, steps: tuple[Step, ...], design: Design, tokens: Tokens, repeats: Mapping[int, int]) -> float:
         """Cycles of a run in which the steps of layer n stand for repeats[n] layers that are alike."""
-        if not design.pacq_ports:
+        if not design.ahead:
             return self._cycles_in_turn(steps, design, tokens, repeats)
         most = _Bus.of(design, self.bandwidth_gb_s).most
         total = held = 0.0
@@ -244,15 +255,15 @@ def _estimate(
     prices, cycles = Prices(bandwidth_gb_s), 0.0
     limits, phases, use = dict[str, float](), dict[str, float](), dict[str, int]()
     for tokens in runs:
-        held, most = 0.0, _Bus.of(design, bandwidth_gb_s).most if design.pacq_ports else 0.0
+        held, most = 0.0, _Bus.of(design, bandwidth_gb_s).most
         for role, n in by_role(run_beats((), design, tokens, chunks)).items():
             use[role] = use.get(role, 0) + n
         for step in steps:
             cost, share = prices.step(step, design, tokens)
-            spent, held = share.follow(held, most) if design.pacq_ports else (cost.cycles, held)
+            spent, held = share.follow(held, most) if design.ahead else (cost.cycles, held)
             wait = spent - share.rest
-            parts = {**cost.phases, share.stage: wait} if share.stage and design.pacq_ports else cost.phases
-            waits = share.stage and design.pacq_ports and wait > share.busy
+            parts = {**cost.phases, share.stage: wait} if share.stage else cost.phases
+            waits = share.stage and wait > share.busy
             limit = "DRAM" if waits else max(parts, key=lambda k: parts[k]) if parts is not cost.phases else cost.limit
             cycles += spent
             limits[limit] = limits.get(limit, 0.0) + spent

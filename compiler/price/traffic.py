@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import ROLES, Beats, Tokens, beats_of
 from meadow.machine.instructions.table import TABLE
 from meadow.machine.isa import INSTRUCTION_BYTES
 from meadow.machine.step import Slot, Step
+from meadow.machine.units import BEAT_BYTES
 
 
 def step_beats(step: Step, design: Design, tokens: Tokens) -> Beats:

@@ -7,18 +7,26 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 
+from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.program.constants import rotary_names
-from meadow.compiler.program.pack import Stored
 from meadow.compiler.program.parts import tile_rows, weight_parts
-from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.machine.design import Design
+from meadow.machine.engines.table import engine_for
 from meadow.machine.isa import Epilogue, Opcode, Value
 from meadow.machine.program import Buffer
 from meadow.machine.step import NOWHERE, Slot, Step
-from meadow.machine.storage.groups import GroupLayout
-from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.storage.rows import padded
+from meadow.machine.types import Weight
+from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 Operands = dict[str, Slot | Value]
+
+
+def takes_floats(weight: Weight) -> bool:
+    """Whether the engine of a weight takes FP32 rows, and not INT8 codes with a scale per token."""
+    kind = engine_for(weight.elem)
+    return kind is not None and kind.activations == "float"
 
 
 @dataclass
@@ -97,10 +105,10 @@ class Assembly:
 
     def inputs(self, node: str, weight: str) -> Operands:
         """The operands by which a linear finds the value of `node`, in the form that the engine of its weights takes."""
-        if not self.graph.weights[weight].elem.group:
-            codes, scale = self.quantized(node)
-            return {"codes": self.slot(codes), "scale": self.slot(scale)}
-        return {"codes": self.slot(self.values[node]), "scale": NOWHERE}
+        if takes_floats(self.graph.weights[weight]):
+            return {"codes": self.slot(self.values[node]), "scale": NOWHERE}
+        codes, scale = self.quantized(node)
+        return {"codes": self.slot(codes), "scale": self.slot(scale)}
 
     def weights(self, name: str) -> Operands:
         """The operands by which a step finds its weights."""
@@ -118,16 +126,12 @@ class Assembly:
         weight = node.weight or ""
         inputs = self.inputs(source, weight)
         for part in self.parts_of[weight]:
-            layout = part.layout
-            grouped = isinstance(layout, GroupLayout)
             operands: Operands = {
                 **inputs,
                 **self.weights(part.name),
-                "rows": layout.rows,
-                "cols": layout.cols if grouped else layout.padded_cols,
-                "tile_rows": layout.tile_rows
-                if isinstance(layout, Layout)
-                else tile_rows(node, self.readers, self.design),
+                "rows": part.layout.rows,
+                "cols": part.layout.operand_cols,
+                "tile_rows": tile_rows(node, self.readers, self.design),
                 "epilogue": int(epilogue),
                 "target": NOWHERE,
                 "target_scale": NOWHERE,

@@ -12,11 +12,11 @@ from meadow.compiler.graph.ops import Attention, Rotary
 from meadow.compiler.price import cost
 from meadow.compiler.program.assembly import Assembly, Operands
 from meadow.machine.arithmetic import int8
-from meadow.machine.design import BEAT_BYTES
 from meadow.machine.instructions.instruction import Tokens
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
-from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 MODES = ("tphs", "gemm")
 
@@ -99,14 +99,13 @@ def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
     """One step: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head."""
     q, rotary = _query(p, node)
     (part,) = p.parts_of[q.weight or ""]
-    cols = part.layout.padded_cols if isinstance(part.layout, Layout) else part.layout.cols
     p.step(
         node,
         Opcode.TPHS,
         {
             **p.inputs(q.inputs[0], q.weight or ""),
             **p.weights(part.name),
-            "cols": cols,
+            "cols": part.layout.operand_cols,
             **_cache(p, node, op),
             "rope": p.slot(p.rotary[rotary.frequencies]),
             "target": p.slot(target),

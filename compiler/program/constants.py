@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Norm, Rotary
 from meadow.machine.arithmetic.int8 import rope_table
-from meadow.machine.design import BEAT_BYTES
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 
 def gain_name(op: Norm) -> str:

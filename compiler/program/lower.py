@@ -11,19 +11,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
 from meadow.compiler.program import attend
-from meadow.compiler.program.assembly import Assembly, Operands
+from meadow.compiler.program.assembly import Assembly, Operands, takes_floats
 from meadow.compiler.program.constants import gain_name, gains, rope_row_bytes, rotary_names
-from meadow.compiler.program.pack import Stored
 from meadow.compiler.program.residual import check_residual
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
+from meadow.machine.engines.table import engine_of
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.program import Buffer, Schedule
 from meadow.machine.step import NOWHERE, Step
-from meadow.machine.storage.groups import is_grouped
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 PHASES = ("prefill", "decode")
 
@@ -103,9 +104,9 @@ class _Lowering:
         return _share_activations(self.p.steps)
 
     def _norm(self, node: Node, op: Norm) -> None:
-        """Rows in INT8 for the array, in FP32 for pacq_gemv, as its readers want."""
+        """Rows in INT8, in FP32 or in both, as the engines of its readers take them."""
         cols = self.p.widths[node.name]
-        kinds = {bool(self.p.graph.weight_of(reader).elem.group) for reader in self.p.readers[node.name]}
+        kinds = {takes_floats(self.p.graph.weight_of(reader)) for reader in self.p.readers[node.name]}
         for floats in sorted(kinds):
             made: Operands
             if floats:
@@ -187,11 +188,11 @@ class _Lowering:
 
 
 def _share_activations(steps: list[Step]) -> tuple[Step, ...]:
-    """Tell pacq_gemv which activations it keeps: where linears on the same ones follow each other."""
+    """Tell an engine that can which activations it keeps: where linears on the same ones follow each other."""
     made = list(steps)
     previous: int | None = None
     for index, step in enumerate(made):
-        if "hold" not in step.operands or not is_grouped(step.operands["format"]):
+        if "hold" not in step.operands or not engine_of(int(step.numbers["format"])).keeps:
             continue
         before = made[previous] if previous is not None else None
         same = (

@@ -7,51 +7,72 @@ Decides nothing that the user has fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from meadow.boards import Board
+from meadow.compiler.engines.engine import planner_for, planners
+from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.price.run import ANSWER, PROMPT, Prices, Programs, Workload, rates
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import Packed, PackedGroups, Stored, entropy_bits, pack
 from meadow.compiler.program.parts import weight_parts
-from meadow.machine.design import BEAT_BYTES, Design
-from meadow.machine.storage.coded import Coded, Format
-from meadow.machine.storage.groups import GroupLayout
-from meadow.machine.storage.packets import SCHEMES as PUBLISHED
-from meadow.machine.storage.packets import Packets
-from meadow.machine.storage.prefix import Prefix
-from meadow.machine.storage.raw import Raw
-from meadow.machine.storage.rows import Layout
+from meadow.machine.design import IDENTITY, Design
 
 OBJECTIVES = ("balanced", "prefill", "decode")
-CHOICES = {
-    "weight_ports": (1, 2, 4),
+CHOICES: dict[str, tuple[int, ...]] = {
     "token_lanes": (1, 2, 4, 6, 8, 10, 12, 16, 24, 32),
     "block": (16, 32, 64, 128),
     "float_lanes": (4, 8, 16),
     "tile_rows": (64, 128, 256),
-    "prefix_codes": (0, 1),
-    "pacq_ports": (1, 2, 4),
-    "pacq_tokens": (1, 2, 4),
 }
-SHAPE = ("weight_ports", "pacq_ports", "tile_rows", "prefix_codes", "block")
-"""What the programs hang on."""
-LANES = ("token_lanes", "float_lanes", "pacq_tokens")
-KEYS = ("weight_ports", "tile_rows", "prefix_codes", "block", "token_lanes", "float_lanes", "pacq_ports", "pacq_tokens")
-"""SHAPE and LANES in the order in which they are told of."""
+"""Numbers of the design itself; those of its engines are their planners'."""
 NEAR = 1.005
 """Times this close count as equal; the smaller design is then taken."""
-SAMPLE = 1 << 17
-"""Weights of a matrix from which its entropy is estimated."""
-CODE_LOSS = 1.007
-"""What prefix codes of CODE_BITS lose against the entropy before tiles are cut (docs/decisions/0010)."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched: the values of each number.
+
+    shape   numbers that change the generated programs, from the outermost loop to the innermost
+    lanes   numbers that only change what the programs cost
+    """
+
+    options: dict[str, tuple[int, ...]]
+    shape: tuple[str, ...]
+    lanes: tuple[str, ...]
+
+    @classmethod
+    def around(cls, base: Design, fixed: set[str]) -> Space:
+        """Of designs with the engines of `base`; what is in `fixed` stays as it is there."""
+        options, ports, units, lanes = dict(CHOICES), [], [], []
+        for engine in base.engines:
+            planner = planners()[type(engine)]
+            options |= planner.options(engine)
+            ports += [engine.ports_name()]
+            units += [n for n in planner.shape if n != engine.ports_name()]
+            lanes += [n for n in planner.search if n not in planner.shape]
+        options |= {name: (base.number(name),) for name in fixed if name in options}
+        if "block" not in fixed and base.context < min(options["block"]):
+            options["block"] = (base.context,)
+        shape = (*ports, "tile_rows", *units, "block")
+        return cls(options, shape, ("token_lanes", "float_lanes", *lanes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in the order in which reports name them."""
+        return tuple(name for name in IDENTITY if name in self.options)
+
+    def key(self, design: Design) -> tuple[int, ...]:
+        """The numbers of a design that were searched."""
+        return tuple(design.number(name) for name in self.names)
+
+    def products(self, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
+        """Every combination of some of them."""
+        for values in product(*(self.options[name] for name in names)):
+            yield dict(zip(names, values, strict=True))
 
 
 def workload(design: Design) -> tuple[int, int]:
@@ -77,9 +98,9 @@ class Candidate:
 
     def __str__(self) -> str:
         d = self.design
-        pacq = f" pacq tokens {d.pacq_tokens}," if d.pacq_ports else ""
+        ports, brief = "+".join(str(e.ports) for e in d.engines), "".join(e.brief() for e in d.engines)
         return (
-            f"ports {d.weight_ports or d.pacq_ports}, lanes {d.token_lanes:>2},{pacq} floats {d.float_lanes:>2}, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
+            f"ports {ports}, lanes {d.token_lanes:>2},{brief} floats {d.float_lanes:>2}, block {d.block:>3}, tiles of {d.tile_rows:>3}, "
             f"{self.packing:9}: prefill {self.prefill:6.0f}, decode {self.decode:5.1f} tokens/s, {self.share:.0%} of the {self.resource} budget"
         )
 
@@ -109,35 +130,26 @@ def search(
     packing  the scheme of pack.SCHEMES that designs without prefix codes use
     Returns None when nothing fits.
     """
-    bits = (
-        sampled_bits(graph, packing if packing in PUBLISHED else "prefix", base.lookup_entries)
-        if base.weight_ports
-        else {}
-    )
+    bits = sampled_bits(graph, base, packing)
     reduced, repeats = _kinds_of_layers(graph)
     prices = Prices(board.bandwidth_gb_s)
+    space = Space.around(base, fixed)
     found: list[Candidate] = []
     excluded: dict[tuple[int, ...], str] = {}
-    needless = set() if base.weight_ports else {"weight_ports", "prefix_codes"}
-    needless |= set() if base.pacq_ports else {"pacq_tokens", "pacq_ports"}
-    options = {k: (getattr(base, k),) if k in fixed | needless else values for k, values in CHOICES.items()}
-    options["pacq_ports"] = tuple(n for n in options["pacq_ports"] if n <= base.pacq_ports)
-    if "block" not in fixed and base.context < min(options["block"]):
-        options["block"] = (base.context,)
-    for sizes in product(*(options[k] for k in SHAPE)):
-        shape = replace(base, **dict(zip(SHAPE, sizes, strict=True)))
-        if (shape.weight_ports and graph.model.head_dim % shape.weight_ports) or shape.block > base.context:
+    for sizes in space.products(space.shape):
+        shape = base.changed(sizes)
+        if shape.block > base.context:
             continue
         programs: list[Programs] | None = None
-        for lanes in product(*(options[k] for k in LANES)):
-            design = replace(shape, **dict(zip(LANES, lanes, strict=True)))
+        for lanes in space.products(space.lanes):
+            design = shape.changed(lanes)
             too_many = design.token_lanes > design.block and "token_lanes" not in fixed
-            if too_many or (design.pacq_ports and design.block > 64 * design.pacq_tokens):
+            if too_many or not _possible(design, graph.model.head_dim):
                 continue
             used = shares(design)
             worst = max(used, key=lambda k: used[k])
             if used[worst] > 1:
-                excluded[_key(design)] = worst
+                excluded[space.key(design)] = worst
                 continue
             if programs is None:
                 programs = _programs(reduced, shape, bits, board, dataflow)
@@ -149,7 +161,7 @@ def search(
     fastest = min(c.seconds(objective) for c in front)
     near = [c for c in front if c.seconds(objective) <= NEAR * fastest]
     best = min(near, key=lambda c: (c.share, c.seconds(objective)))
-    return Found(best, front, _why(best, found, excluded, objective))
+    return Found(best, front, _why(space, best, found, excluded, objective))
 
 
 def price(
@@ -157,23 +169,20 @@ def price(
 ) -> tuple[float, float]:
     """(prefill, decode) of `design` in tokens a second: a prompt of `prompt` tokens, and the token after it."""
     reduced, repeats = _kinds_of_layers(graph)
-    programs = _programs(reduced, design, sampled_bits(graph, "prefix"), board, dataflow)
+    programs = _programs(reduced, design, sampled_bits(graph, design), board, dataflow)
     work = Workload.of(design, prompt, prompt)
     return _best_rates(programs, design, Prices(board.bandwidth_gb_s), work, repeats)
 
 
-def _key(design: Design) -> tuple[int, ...]:
-    """The numbers of a design that were searched."""
-    return tuple(getattr(design, k) for k in KEYS)
+def _possible(design: Design, head_dim: int) -> bool:
+    """Whether every engine takes the design's blocks and the model's heads."""
+    return all(planners()[type(e)].possible(e, design.block, head_dim) for e in design.engines)
 
 
 def _packing_of(design: Design, packing: str) -> str:
     """What the weights of a design are stored as."""
-    if design.prefix_codes:
-        return "prefix"
-    if packing in PUBLISHED:
-        return packing
-    return "raw" if design.weight_ports else "grouped"
+    first = design.engines[0]
+    return planners()[type(first)].stored_as(first, packing)
 
 
 def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
@@ -186,14 +195,15 @@ def _front(found: list[Candidate]) -> tuple[Candidate, ...]:
     return tuple(kept)
 
 
-def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str) -> str:
+def _why(
+    space: Space, best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...], str], objective: str
+) -> str:
     """For each number of the winner: what the next larger would have brought, or which resource forbade it."""
-    d = best.design
-    here = _key(d)
-    by_key = {_key(c.design): c for c in found}
+    here = space.key(best.design)
+    by_key = {space.key(c.design): c for c in found}
     words = []
-    for index, key in enumerate(KEYS):
-        larger = [v for v in CHOICES[key] if v > here[index] and (here[index] or key == "prefix_codes")]
+    for index, key in enumerate(space.names):
+        larger = [v for v in space.options[key] if v > here[index]]
         for value in larger[:1]:
             other = (*here[:index], value, *here[index + 1 :])
             name = "prefix codes" if key == "prefix_codes" else f"{key} {value}"
@@ -212,18 +222,13 @@ def _why(best: Candidate, found: list[Candidate], excluded: dict[tuple[int, ...]
     return taken + "".join(f"; {w}" for w in words)
 
 
-def sampled_bits(graph: Graph, scheme: str, lookup_entries: int = 0) -> dict[str, float]:
-    """Bits a weight of each matrix, estimated from a sample of its rows: prefix codes from the entropy, without what tiles
-    waste; a published scheme by packing the sample, without its table."""
+def sampled_bits(graph: Graph, design: Design, packing: str = "auto") -> dict[str, float]:
+    """Bits per weight of each matrix that an engine of the design takes, estimated from a sample of its rows."""
     found = {}
     for name, weight in graph.weights.items():
-        step = max(1, min(weight.codes.size // SAMPLE, weight.rows))
-        rows = np.ascontiguousarray(weight.codes[::step]).astype(np.int8, copy=False)
-        if scheme == "prefix":
-            found[name] = entropy_bits(rows) * CODE_LOSS
-        else:
-            packed = pack(rows, Layout(rows.shape[0], rows.shape[1], 1, 64), scheme, False, lookup_entries)
-            found[name] = 8 * packed.streams[0].nbytes / rows.size
+        planner = planner_for(weight.elem)
+        if planner is not None:
+            found[name] = planner.sampled_bits(weight, design.engine(planner.kind), packing)
     return found
 
 
@@ -258,32 +263,14 @@ def _shape_of_layer(graph: Graph, nodes: tuple[Node, ...]) -> str:
 
 def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str) -> list[Programs]:
     """The programs of each dataflow that is possible."""
-    mean = float(np.mean(list(bits.values()))) if bits else 8.0
-    form: Format = Prefix() if design.prefix_codes else Packets(2, 1) if design.lookup_entries else Raw()
-    packed = {
-        part.name: stand_in(part.layout, bits.get(name, mean), form, design.lookup_entries)
-        for name, parts in weight_parts(graph, design).items()
-        for part in parts
-    }
+    packed: dict[str, Stored] = {}
+    for name, parts in weight_parts(graph, design).items():
+        planner = planner_for(graph.weights[name].elem)
+        assert planner is not None, name
+        engine = design.engine(planner.kind)
+        packed |= {part.name: planner.stand_in(part.layout, bits[name], engine) for part in parts}
     modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
     return [lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes]
-
-
-def stand_in(layout: Layout | GroupLayout, bits: float, form: Format, lookup_entries: int = 0) -> Stored:
-    """A matrix of which only the size is known: its arrays have lengths and no memory."""
-    if isinstance(layout, GroupLayout):
-        return PackedGroups(layout, (_zeros(layout.port_beats * BEAT_BYTES, np.uint8),) * layout.ports, bits)
-    entries = 256 if isinstance(form, Prefix) else lookup_entries
-    size = form.expected_bytes(layout, bits, entries)
-    if size is None:
-        return stand_in(layout, bits, Raw())
-    streams = (_zeros(size, np.uint8),) * layout.ports
-    directory = np.broadcast_to(np.uint32(0), (layout.tiles, layout.ports) if form.packed else (0, 0))
-    return Packed(layout, form, Coded(streams, directory, _zeros(form.table_bytes(entries), np.uint8), entries), bits)
-
-
-def _zeros(count: int, kind: type) -> NDArray[Any]:
-    return np.broadcast_to(kind(0), (count,))
 
 
 def _best_rates(

@@ -7,6 +7,7 @@ from typing import Any
 
 from meadow.evidence.ladder.verilated import Memory, Script, ordered, run
 from meadow.evidence.ladder.verilog import Job, program, queue
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.package.read import Package
 
 
@@ -15,9 +16,9 @@ def measure(package: Package, work: list[Job], memory: Memory) -> dict[str, Any]
     script = Script()
     for job in work:
         queue(script, job)
-    found = run(program(package), package.file("weights.bin"), script, memory, package.design.pacq_ports)
+    found = run(program(package), package.file("weights.bin"), script, memory, package.design.engine(Pacq).ports)
     wanted = sum(job.layout.port_beats for job in work)
-    at, exact = 0, found.status == 0 and found.beats == (wanted,) * package.design.pacq_ports
+    at, exact = 0, found.status == 0 and found.beats == (wanted,) * package.design.engine(Pacq).ports
     for job in work:
         count = len(job.a) * job.layout.results
         exact &= bool((ordered(found.results[at : at + count], job.layout, len(job.a)) == job.y).all())

@@ -16,16 +16,18 @@ from meadow.compiler.price.traffic import by_role, run_beats, step_beats
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
 from meadow.evidence.ladder.verilog import ddr4, program
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.heads import heads_together
 from meadow.machine.instructions.instruction import OVERHEAD, TILE_OVERHEAD, Tokens, on_port
-from meadow.machine.instructions.projection import group_layout, streamed_rows
+from meadow.machine.instructions.projection import streamed_rows
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package, load
 from meadow.machine.step import Slot, Step
-from meadow.machine.storage.groups import GroupLayout, is_grouped
+from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
 FEED_CYCLES = 2
@@ -48,9 +50,14 @@ class Engine:
         return Tokens(1, self.position)
 
     @property
+    def pacq(self) -> Pacq:
+        """pacq_gemv of the design."""
+        return self.design.engine(Pacq)
+
+    @property
     def ratio(self) -> float:
         """Cycles of pacq_gemv in one of the engine's."""
-        return self.design.pacq_clock_mhz / self.design.clock_mhz
+        return self.pacq.clock_mhz / self.design.clock_mhz
 
     def work(self, part: str, cycles: float, beats: int = 0) -> None:
         self.parts[part] = self.parts.get(part, 0.0) + cycles
@@ -65,7 +72,7 @@ class Engine:
             return
         design, moved = self.design, step_beats(step, self.design, self.tokens)
         rows = streamed_rows(step)
-        layout = group_layout(o, design, rows)
+        layout = self.pacq.layout(o, rows)
         loops = cost.step_loops(step, design, self.tokens)
         self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
         self.work("latency", OVERHEAD, loops["feed"])
@@ -114,8 +121,8 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
     engine.work("latency", OVERHEAD)  # registers and the table of chunks
     for step in steps:
         engine.step(step, _addresses(package, step))
-    memory = ddr4(design.pacq_clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
-    found = run(program(package), package.file("weights.bin"), engine.script, memory, design.pacq_ports)
+    memory = ddr4(engine.pacq.clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
+    found = run(program(package), package.file("weights.bin"), engine.script, memory, engine.pacq.ports)
     if found.status or set(found.beats) != {engine.beats}:
         raise DeviceError(
             f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
@@ -126,7 +133,7 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
 
 def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board: Board) -> dict[str, Any]:
     design = engine.design
-    seconds = found.cycles / (design.pacq_clock_mhz * 1e6)
+    seconds = found.cycles / (engine.pacq.clock_mhz * 1e6)
     total = sum(bytes_by_role.values())
     roofline = board.bandwidth_gb_s * 1e9 / total
     modelled = {name: cycles / (design.clock_mhz * 1e6) for name, cycles in engine.parts.items()}
@@ -151,7 +158,7 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board
         "bytes_per_token": bytes_by_role,
         "parts": parts,
         "clock_mhz": design.clock_mhz,
-        "pacq_clock_mhz": design.pacq_clock_mhz,
+        "pacq_clock_mhz": engine.pacq.clock_mhz,
         "share_of_offered": (sum(found.beats) + found.others) / found.offered,
         "cycles": found.cycles,
         "published": PUBLISHED,
@@ -162,9 +169,9 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board
 def _addresses(package: Package, step: Step) -> list[int] | None:
     """Where the streams of a grouped matrix lie in weights.bin; None for other steps."""
     word = step.operands.get("format")
-    if not is_grouped(word):
+    if not isinstance(word, int) or not Pacq.takes(word):
         return None
-    slots = [step.operands[f"weights{p}"] for p in range(package.design.pacq_ports)]
+    slots = [step.operands[f"weights{p}"] for p in range(package.design.engine(Pacq).ports)]
     chunks = package.manifest["chunks"]
     return [chunks[s.space]["file_offset"] + s.offset for s in slots if isinstance(s, Slot)]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from meadow.machine.engines.array import Array
 from meadow.machine.package.read import Package
 from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 
@@ -22,18 +23,19 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
 
 def _row(package: Package, entry: dict[str, Any]) -> dict[str, Any]:
     """One matrix.  The published schemes pack INT8 codes; a grouped matrix counts as it is stored."""
-    from meadow.compiler.program.pack import published_bytes
+    from meadow.compiler.engines.array import published_bytes
+    from meadow.machine.engines.pacq import Pacq
     from meadow.machine.storage.coded import format_of
-    from meadow.machine.storage.groups import GroupFormat, is_grouped
+    from meadow.machine.storage.groups import GroupFormat
 
     count = entry["rows"] * entry["cols"]
     bits = 8 * entry["bytes"] / count
-    if is_grouped(entry["format"]):
+    if Pacq.takes(entry["format"]):
         scheme = str(GroupFormat.of_word(entry["format"]))
         published, best = dict.fromkeys(PUBLISHED, bits), bits
     else:
         scheme = str(format_of(entry["format"])) if entry["format"] else "raw"
-        codes, _ = package.matrix(entry)
+        codes = package.matrix(entry).codes
         published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
         best = min(8.0, published["frequency"])
     return {
@@ -83,7 +85,7 @@ def simulated_rate(package: Package) -> dict[str, Any]:
         before = session.device.counters
         session.step(1)
         after = session.device.counters
-    ports = package.design.weight_ports
+    ports = package.design.engine(Array).ports
     cycles = after.cycles["unpack"] - before.cycles["unpack"]
     beats = after.cycles["fetch"] - before.cycles["fetch"]
     weights = sum(row["rows"] * row["cols"] for row in package.packing())

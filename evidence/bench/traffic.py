@@ -83,8 +83,8 @@ def predict_loops(package: Package, program: str, position: int, tokens: int) ->
 def predict(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
     """Bytes by "PORT.ROLE.read" or ".written": a prompt from the start, or tokens of one run after `position`."""
     from meadow.compiler.price.traffic import prompt_beats, run_beats
-    from meadow.machine.design import BEAT_BYTES
     from meadow.machine.instructions.instruction import Tokens
+    from meadow.machine.units import BEAT_BYTES
 
     steps, chunks = package.steps(program), len(package.chunks)
     if program == "prefill":

@@ -8,6 +8,7 @@ from typing import Any
 from meadow.compiler.emit.verilog import shape_of
 from meadow.compiler.price.traffic import step_beats
 from meadow.evidence.ladder.cosim_board import CosimBoard
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.instructions.instruction import Tokens, on_port
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package
@@ -44,7 +45,7 @@ def measure(package: Package, layers: int, tell: Any) -> dict[str, Any]:
         "bits after each layer": all(r.equal for r in rows),
         "identity": (identity["SHAPE"], identity["SIZE"]) == pacq_shape(design),
         "commands": counters["COMMANDS"] == len(streamed),
-        "beats of each port": [counters[f"BEATS{p}"] for p in range(design.pacq_ports)] == beats,
+        "beats of each port": [counters[f"BEATS{p}"] for p in range(design.engine(Pacq).ports)] == beats,
         "idle without error": counters["STATUS"] == 0 == counters["ERROR"],
     }
     return {
@@ -67,7 +68,7 @@ def _predicted(package: Package, streamed: list[Step]) -> list[int]:
     """Beats that each port of pacq_gemv fetches, by the schedule."""
     design = package.design
     beats = [step_beats(step, design, Tokens(len(TOKENS), 0)) for step in streamed]
-    return [sum(on_port(b, f"pacq{p}") for b in beats) for p in range(design.pacq_ports)]
+    return [sum(on_port(b, f"pacq{p}") for b in beats) for p in range(design.engine(Pacq).ports)]
 
 
 def _registers(driver: Zynq) -> tuple[dict[str, int], dict[str, int]]:

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 from meadow.evidence.ladder.verilated import verilator
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError, ToolMissing, UsageError
 from meadow.machine.package.read import Package
 from meadow.runtime.devices.built import is_whole, keep, place
@@ -67,8 +69,8 @@ def _compile(compiler: str, package: Package, verilator_root: Path, made: Path) 
         compiler,
         *FLAGS,
         "-DMEADOW_COSIM",
-        f"-DMEADOW_WEIGHT_PORTS={design.weight_ports}",
-        f"-DMEADOW_PACQ_PORTS={design.pacq_ports}",
+        f"-DMEADOW_WEIGHT_PORTS={design.engine(Array).ports}",
+        f"-DMEADOW_PACQ_PORTS={design.engine(Pacq).ports}",
         "-Wno-unused-parameter",
         *("-isystem", f"{verilator_root}/include"),
         *("-Iobj_dir", f"-I{hls / 'sim'}", f"-I{hls}", str(hls / "sim" / "csim.cpp")),
@@ -107,7 +109,7 @@ class CosimBoard(EmulatedBoard):
     """An emulated board whose pacq_gemv is Verilog."""
 
     def __init__(self, package: Package, parameters: dict[str, int]):
-        if not package.design.pacq_ports:
+        if not package.design.engine(Pacq).ports:
             raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
         self.parameters = parameters
         super().__init__(package)

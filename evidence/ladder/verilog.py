@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.evidence.ladder.verilated import Memory, Script, build, ordered, run
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UsageError
 from meadow.machine.instructions.instruction import Fields
 from meadow.machine.isa import unpack_slot
@@ -59,7 +60,7 @@ class Job:
 
 def require_grouped(package: Package) -> None:
     """Raise UsageError for a package whose design has no pacq_gemv."""
-    if not package.design.pacq_ports:
+    if not package.design.engine(Pacq).ports:
         raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
 
 
@@ -70,10 +71,10 @@ def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
     seen: list[Job] = []
 
     def witness(f: Fields, a: NDArray[np.float16], y: NDArray[np.float32]) -> None:
-        places = [unpack_slot(f[f"weights{p}"]) for p in range(package.design.pacq_ports)]
+        places = [unpack_slot(f[f"weights{p}"]) for p in range(package.design.engine(Pacq).ports)]
         row = rows[places[0]]
         where = [package.manifest["chunks"][chunk]["file_offset"] + offset for chunk, offset in places]
-        layout = GroupLayout(y.shape[1], f["cols"], package.design.pacq_ports, GroupFormat.of_word(f["format"]))
+        layout = GroupLayout(y.shape[1], f["cols"], package.design.engine(Pacq).ports, GroupFormat.of_word(f["format"]))
         seen.append(
             Job(
                 row["name"],
@@ -151,7 +152,7 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
     tell("pacq_gemv: building its Verilog with Verilator")
     made = program(package)
     prompt, token = jobs(package, PREFILL)
-    memory = ddr4(package.design.pacq_clock_mhz, bandwidth(package))
+    memory = ddr4(package.design.engine(Pacq).clock_mhz, bandwidth(package))
     rows = []
     for phase, work in (("prefill", prompt), ("decode", token)):
         for number, job in enumerate(work):
@@ -160,7 +161,7 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
             tell(f"pacq_gemv: {phase}, {job.name}, {len(job.a)} tokens")
             script = Script()
             queue(script, replace(job, reuse=False, hold=False))
-            found = run(made, package.file("weights.bin"), script, memory, package.design.pacq_ports)
+            found = run(made, package.file("weights.bin"), script, memory, package.design.engine(Pacq).ports)
             y = ordered(found.results, job.layout, len(job.a))
             same = found.status == 0 and bool((y.view(np.uint32) == job.y.view(np.uint32)).all())
             rows.append(

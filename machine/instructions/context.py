@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
@@ -34,6 +34,7 @@ from meadow.machine.instructions.scores import head_macs, price_head_by_head
 from meadow.machine.instructions.tphs import context_beats
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
+from meadow.machine.units import BEAT_BYTES
 
 
 class Context(Instruction):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import (
     CACHE,
     CONSTANTS,
@@ -24,6 +24,7 @@ from meadow.machine.instructions.instruction import (
     need,
 )
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 
 def rotated(f: Fields, m: Machine, y: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,18 +6,22 @@ Each instruction is one subclass in a file of its own; hls/ has the same instruc
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, Design
 from meadow.machine.isa import Opcode, Value
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
+
+if TYPE_CHECKING:
+    from meadow.machine.design import Design
 
 ROLES = ("weights", "activations", "kv", "intermediates", "program")
 """What bytes on the bus are: weights with all their tables, scales and constants; activations between layers; the KV cache; Q, S
@@ -41,6 +45,7 @@ Loops = dict[str, int]
 """Iterations of the engine's pipelined loops by name (hls/types.hpp: Loop)."""
 Phases = dict[str, float]
 """Cycles by what they are spent on."""
+Witness = Callable[[Fields, NDArray[np.float16], NDArray[np.float32]], None]
 PackedBeats = Callable[[Fields, int], list[int]]
 """(fields, tiles) -> beats of each port's packed stream, as the directory in memory says."""
 
@@ -90,9 +95,15 @@ class Running(Protocol):
 
 
 class Machine(Protocol):
-    """What an instruction computes on: a device in numpy (runtime/devices/emulator.py)."""
+    """What an instruction computes on: a device in numpy (runtime/devices/emulator.py).
+
+    decoded  what was decoded of memory, by keys of the engines' own; forgotten when that memory is written
+    witness  sees what pacq_gemv would: an instruction's fields, its activations, its results; or None
+    """
 
     design: Design
+    decoded: dict[tuple[Any, ...], Any]
+    witness: Witness | None
 
     @property
     def run(self) -> Running: ...
@@ -101,8 +112,16 @@ class Machine(Protocol):
         """The array of `shape` that a slot's word points at, in place."""
         ...
 
-    def project(self, f: Fields, rows: int, tile_rows: int, first: int = 0) -> NDArray[np.float32]:
-        """FP32 results [tokens - first, rows] of the matrix that the fields name."""
+    def address(self, word: int) -> int:
+        """The address that a slot's word points at."""
+        ...
+
+    def remember(self, key: tuple[Any, ...], value: Any, words: Iterable[int]) -> None:
+        """Keep `value` in `decoded`: it was decoded of the memory that the slots `words` point at."""
+        ...
+
+    def instructions(self) -> list[Fields]:
+        """The fields of every instruction of the program that is running."""
         ...
 
 
@@ -133,6 +152,14 @@ class Instruction:
     def macs(self, o: Operands, tokens: Tokens) -> int:
         """Multiplications that the step is there for."""
         return 0
+
+
+def alike(rows: int, tile_rows: int) -> list[tuple[int, int, int]]:
+    """(first row, rows, how many) of the tiles of a matrix, those together that begin at the same place within a beat."""
+    full, rest = divmod(rows, tile_rows)
+    period = 2 * FLOATS // math.gcd(tile_rows, 2 * FLOATS)  # of where tiles, and halves of tiles, begin
+    found = [(n * tile_rows, tile_rows, (full - n + period - 1) // period) for n in range(min(period, full))]
+    return found + [(full * tile_rows, rest, 1)] * (rest > 0)
 
 
 def need(holds: bool, what: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions import projection
 from meadow.machine.instructions.heads import head_passes, rope_beats, rope_extent, rotated
 from meadow.machine.instructions.instruction import (
@@ -25,12 +25,14 @@ from meadow.machine.instructions.instruction import (
     PackedBeats,
     Phases,
     Tokens,
+    alike,
     beats_of,
     need,
 )
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 BY_HEAD = (Epilogue.HEADS, Epilogue.ROPE_HEADS)
 
@@ -60,7 +62,7 @@ class Linear(Instruction):
         first = m.run.first_logit if f["epilogue"] == Epilogue.LOGITS else 0
         if first >= tokens:
             return
-        y = m.project(f, rows, f["tile_rows"], first)
+        y = projection.project(f, m, rows, f["tile_rows"], first)
         match f["epilogue"]:
             case Epilogue.STORE | Epilogue.LOGITS:
                 _store(f, m, rows, first, y)
@@ -75,7 +77,7 @@ class Linear(Instruction):
         rows, first, block = f["rows"], f["first_row"], design.block
         need(f["epilogue"] in set(Epilogue), f"epilogue {f['epilogue']} is not known")
         epilogue = Epilogue(f["epilogue"])
-        found = projection.extents(f, rows, f["tile_rows"], design, packed)
+        found = projection.engine(f, design).extents(f, rows, f["tile_rows"], design, packed)
         if epilogue not in BY_HEAD:
             pair = 2 if epilogue is Epilogue.GLU else 1
             whole = rows % pair == 0 and first % (4 * pair) == 0
@@ -102,9 +104,10 @@ class Linear(Instruction):
         epilogue, served = Epilogue(int(o["epilogue"])), _served(o, tokens)
         if not served:
             return moved
-        projection.activation_beats(o, served, tokens, moved)
-        projection.weight_beats(step, design, rows, tile_rows, moved)
-        for row, real, times in projection.alike(rows, tile_rows):
+        engine = projection.engine(o, design)
+        engine.activation_beats(o, served, tokens, moved)
+        engine.weight_beats(step, design, rows, tile_rows, moved)
+        for row, real, times in alike(rows, tile_rows):
             if epilogue in BY_HEAD:
                 _head_beats(o, epilogue, tokens, times, moved)
                 continue
@@ -121,7 +124,7 @@ class Linear(Instruction):
         served = _served(o, tokens)
         if not served:
             return {}
-        found = projection.loops(step, design, rows, served)
+        found = projection.engine(o, design).loops(step, design, rows, served)
         if epilogue in BY_HEAD:
             head_dim = int(o["head_dim"])
             found["epilogue"] = (
@@ -136,7 +139,9 @@ class Linear(Instruction):
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
         if loops:
             o = step.numbers
-            projection.price(step, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
+            engine = projection.engine(o, design)
+            engine.price(step, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
+            add_epilogue(loops, phases)
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         return _served(o, tokens) * int(o["rows"]) * int(o["cols"])
@@ -153,6 +158,11 @@ def store_beats(first: int, count: int, times: int, role: str, moved: Beats) -> 
     if offset:
         moved["memory", "read", role] += times
     moved["memory", "written", role] += times * beats_of(offset + count, FLOATS)
+
+
+def add_epilogue(loops: Loops, phases: Phases) -> None:
+    """What happens to the results, after the engine's pipeline."""
+    phases["vector unit"] = phases.get("vector unit", 0.0) + loops["epilogue"]
 
 
 def _head_beats(o: Operands, epilogue: Epilogue, tokens: Tokens, times: int, moved: Beats) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import LANE_COLS, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import (
     CONSTANTS,
     FLOATS,
@@ -29,6 +29,7 @@ from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, st
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import LANE_COLS
 
 
 class Norm(Instruction):

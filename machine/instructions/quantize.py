@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from meadow.machine.design import LANE_COLS, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import (
     SCRATCH,
     Beats,
@@ -22,6 +22,7 @@ from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, st
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import LANE_COLS
 
 
 class Quantize(Instruction):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
@@ -38,6 +38,7 @@ from meadow.machine.instructions.instruction import (
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 
 class Scores(Instruction):

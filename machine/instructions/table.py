@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from meadow.machine import isa
-from meadow.machine.design import BEAT_BYTES, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.context import Context
 from meadow.machine.instructions.instruction import Extent, Field, Fields, Instruction, PackedBeats
 from meadow.machine.instructions.linear import Linear
@@ -21,6 +21,7 @@ from meadow.machine.instructions.tphs import Tphs
 from meadow.machine.isa import INSTRUCTION_BYTES, WORDS, Epilogue, Opcode, Value, pack_slot
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES
 
 TABLE: dict[Opcode, Instruction] = {
     made.opcode: made for made in (Norm(), Quantize(), Linear(), Tphs(), Scores(), Softmax(), Context())

@@ -35,9 +35,10 @@ from meadow.machine.instructions.instruction import (
     PackedBeats,
     Phases,
     Tokens,
+    alike,
     need,
 )
-from meadow.machine.instructions.linear import store_beats
+from meadow.machine.instructions.linear import add_epilogue, store_beats
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 
@@ -65,7 +66,7 @@ class Tphs(Instruction):
 
     def run(self, f: Fields, m: Machine) -> None:
         tokens, heads, dim = m.run.tokens, f["heads"], f["head_dim"]
-        y = m.project(f, heads * dim, dim).reshape(tokens, heads, dim)
+        y = projection.project(f, m, heads * dim, dim).reshape(tokens, heads, dim)
         codes, scale = ar.quantize_rows(rotated(f, m, y))
         keys, k_scale = cached(f, m, "keys"), cached_scales(f, m, "key_scale")
         values, v_scale = cached(f, m, "values"), cached_scales(f, m, "value_scale")
@@ -87,7 +88,7 @@ class Tphs(Instruction):
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
         rows = f["heads"] * f["head_dim"]
         return [
-            *projection.extents(f, rows, f["head_dim"], design, packed),
+            *projection.engine(f, design).extents(f, rows, f["head_dim"], design, packed),
             rope_extent(f, design),
             *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"),
             result_extent(f, design),
@@ -96,8 +97,9 @@ class Tphs(Instruction):
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()
         heads, head_dim = int(o["heads"]), int(o["head_dim"])
-        projection.activation_beats(o, tokens.count, tokens, moved)
-        projection.weight_beats(step, design, heads * head_dim, head_dim, moved)
+        engine = projection.engine(o, design)
+        engine.activation_beats(o, tokens.count, tokens, moved)
+        engine.weight_beats(step, design, heads * head_dim, head_dim, moved)
         rope_beats(o, heads * tokens.count, moved)
         for port in ("constants", "memory"):  # keys, values
             cache_beats(o, tokens.seen, True, 1, moved, port)
@@ -107,7 +109,7 @@ class Tphs(Instruction):
     def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
         o = step.numbers
         heads, head_dim = int(o["heads"]), int(o["head_dim"])
-        found = projection.loops(step, design, heads * head_dim, tokens.count)
+        found = projection.engine(o, design).loops(step, design, heads * head_dim, tokens.count)
         found["epilogue"] = heads * tokens.count * head_passes(head_dim, True, design.float_lanes)
         for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
             keys = group_keys(some, design, tokens)
@@ -120,7 +122,9 @@ class Tphs(Instruction):
         """A group of tokens attends in twice the keys it sees: MAX must have ended before EXP begins.  K comes beside V."""
         o = step.numbers
         heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
-        projection.price(step, design, heads * head_dim, head_dim, moved, loops, phases)
+        engine = projection.engine(o, design)
+        engine.price(step, design, heads * head_dim, head_dim, moved, loops, phases)
+        add_epilogue(loops, phases)
         together = heads_together(heads, kv_heads, design, tokens.count)
         groups = sum(times * len(group_keys(some, design, tokens)) for times, some in together)
         phases["attention"] = loops["softmax"] + 2 * head_dim * groups
@@ -137,5 +141,5 @@ class Tphs(Instruction):
 
 def context_beats(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
     """The context of every head to its columns."""
-    for head, _, times in projection.alike(heads * head_dim, head_dim):
+    for head, _, times in alike(heads * head_dim, head_dim):
         store_beats(head, head_dim, times * tokens, "activations", moved)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import BEAT_BYTES, LANE_COLS, Design
+from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import FLOATS, Beats, Fields, Loops, Machine, Operands, Tokens, beats_of
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 
 def rows_of(f: Fields, m: Machine) -> NDArray[np.float32]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meadow.machine import isa
-from meadow.machine.design import LANE_COLS
+from meadow.machine.engines.table import engine_of
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions import table
 from meadow.machine.instructions.instruction import Extent
 from meadow.machine.instructions.table import extents
 from meadow.machine.isa import Epilogue
-from meadow.machine.storage.coded import format_of
-from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, is_grouped
 from meadow.machine.storage.rows import padded
 
 if TYPE_CHECKING:
@@ -54,7 +52,6 @@ def check_program(package: Package, name: str) -> None:
                 raise DeviceError(
                     f"{package.folder}: {where}: {key} is {fields[key]}, at most {limit} is allowed; compile again"
                 )
-        _check_format(package, fields, where)
         for key in ("rows", "cols", "tile_rows", "heads", "kv_heads", "head_dim"):
             needed = key != "head_dim" or fields.get("epilogue", Epilogue.HEADS) in (
                 Epilogue.HEADS,
@@ -64,15 +61,8 @@ def check_program(package: Package, name: str) -> None:
                 raise DeviceError(
                     f"{package.folder}: {where}: {key} is {fields[key]}; it must be positive; compile again"
                 )
-        if "weights0" in fields and opcode in (isa.Opcode.LINEAR, isa.Opcode.TPHS):
-            rows = int(fields.get("tile_rows", fields["head_dim"]))
-            if is_grouped(fields["format"]):
-                _check_grouped(package, fields, rows, where)
-            elif not design.weight_ports or fields["cols"] % LANE_COLS or rows % design.weight_ports:
-                raise DeviceError(
-                    f"{package.folder}: {where}: {fields['cols']} columns and tiles of {rows} rows are not whole words over "
-                    f"{design.weight_ports} ports; compile again"
-                )
+        if "weights0" in fields:
+            _check_engine(package, fields, where)
         if "kv_heads" in fields and (not fields["kv_heads"] or fields["heads"] % fields["kv_heads"]):
             raise DeviceError(
                 f"{package.folder}: {where}: {fields['heads']} heads over {fields['kv_heads']}; compile again"
@@ -120,27 +110,19 @@ def _check_matrix(
     row = rows_of.get(isa.unpack_slot(int(f["weights0"])))
     if row is None:
         raise DeviceError(f"{package.folder}: {where}: weights0 is not where a matrix begins; compile again")
-    grouped = is_grouped(row["format"])
-    found: dict[str, Any] = {
-        "rows": f.get("rows", int(f.get("heads", 0)) * int(f.get("head_dim", 0))),
-        "cols": f["cols"],
-        "format": f["format"],
-        "streams": [isa.unpack_slot(int(f[f"weights{port}"])) for port in range(len(row["streams"]))],
-    }
     wanted: dict[str, Any] = {
         "rows": row["rows"],
-        "cols": row["cols"] if grouped else padded(row["cols"], LANE_COLS),
         "format": row["format"],
-        "streams": [tuple(place[:2]) for place in row["streams"]],
+        **{f"weights{port}": tuple(place[:2]) for port, place in enumerate(row["streams"])},
+        **engine_of(row["format"]).fields_of(row, lambda key: tuple(row[key][:2])),
     }
-    if not grouped:
-        found |= {"tile_rows": f.get("tile_rows", f.get("head_dim")), "scale": isa.unpack_slot(int(f["weight_scale"]))}
-        wanted |= {"tile_rows": row["tile_rows"], "scale": tuple(row["scale"][:2])}
-        if row["format"]:
-            names = ("directory", "table")
-            found |= {"entries": f["entries"], **{name: isa.unpack_slot(int(f[name])) for name in names}}
-            wanted |= {"entries": row["entries"], **{name: tuple(row[name][:2]) for name in names}}
-    wrong = [f"{key} is {found[key]}, the matrix has {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+    implied = {"rows": int(f.get("heads", 0)) * int(f.get("head_dim", 0)), "tile_rows": f.get("head_dim")}
+    wrong = []
+    for key, value in wanted.items():
+        word = f.get(key, implied.get(key))
+        found = isa.unpack_slot(int(word)) if isinstance(value, tuple) and word is not None else word
+        if found != value:
+            wrong.append(f"{key} is {found}, the matrix has {value}")
     if wrong:
         raise DeviceError(
             f"{package.folder}: {where}: {row['name']} is read otherwise than it was packed: {'; '.join(wrong)}; compile again"
@@ -148,9 +130,9 @@ def _check_matrix(
 
 
 def _check_kept(package: Package, steps: list[tuple[isa.Opcode, dict[str, isa.Value]]], name: str) -> None:
-    """Activations that pacq_gemv takes from the linear before must be that linear's, which leaves them there."""
+    """Activations that an engine takes from the linear before must be that linear's, which leaves them there."""
     before: dict[str, isa.Value] | None = None
-    grouped = [(number, f) for number, (_, f) in enumerate(steps) if "hold" in f and is_grouped(f["format"])]
+    grouped = [(number, f) for number, (_, f) in enumerate(steps) if "hold" in f and engine_of(int(f["format"])).keeps]
     for number, f in grouped:
         left = before is not None and before["hold"] == 1
         same = before is not None and all(before[key] == f[key] for key in ("codes", "cols", "format"))
@@ -163,31 +145,12 @@ def _check_kept(package: Package, steps: list[tuple[isa.Opcode, dict[str, isa.Va
         raise DeviceError(f"{package.folder}: {name} ends with activations kept for nobody; compile again")
 
 
-def _check_format(package: Package, fields: dict[str, isa.Value], where: str) -> None:
-    """The engine must have the unit that unpacks the weights, with room for their table."""
-    word, entries = int(fields.get("format", 0)), int(fields.get("entries", 0))
-    if not word or is_grouped(word):
-        return
+def _check_engine(package: Package, fields: dict[str, isa.Value], where: str) -> None:
+    """The design must have the engine that takes the weights, and the engine must take them in tiles of so many rows."""
+    rows = int(fields.get("tile_rows", fields["head_dim"]))
     try:
-        room = format_of(word).room(package.design)
+        problems = package.design.streams(int(fields["format"])).problems(fields, rows, package.design)
     except ValueError as error:
-        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
-    if not 0 < entries <= room:
-        raise DeviceError(f"{package.folder}: {where}: entries is {entries}, at most {room} is allowed; compile again")
-
-
-def _check_grouped(package: Package, fields: dict[str, isa.Value], rows: int, where: str) -> None:
-    """pacq_gemv must be there, take the format, and give whole tiles of rows."""
-    design = package.design
-    try:
-        form = GroupFormat.of_word(int(fields["format"]))
-    except ValueError as error:
-        raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
-    if not design.pacq_ports or (form.bits == 2 and design.pacq_lanes < 8):
-        raise DeviceError(f"{package.folder}: {where}: the design has no engine for {form}; compile again")
-    if -(-int(fields["cols"]) // form.group) > MOST_GROUPS:
-        raise DeviceError(f"{package.folder}: {where}: more than {MOST_GROUPS} groups a row; compile again")
-    if rows % (design.pacq_ports * form.lanes):
-        raise DeviceError(
-            f"{package.folder}: {where}: tiles of {rows} rows, {form} come {design.pacq_ports * form.lanes} at a time; compile again"
-        )
+        problems = [str(error)]
+    if problems:
+        raise DeviceError(f"{package.folder}: {where}: {'; '.join(problems)}; compile again")

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from meadow.machine.design import LARGEST_CLOCK_MHZ
 from meadow.machine.errors import DeviceError
 from meadow.machine.package.check import check_program, check_slot
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import LARGEST_CLOCK_MHZ
 
 if TYPE_CHECKING:
     from meadow.machine.package.read import Package

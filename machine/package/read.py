@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from meadow.machine import isa
 from meadow.machine.design import Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.engine import Unpacked
+from meadow.machine.engines.table import engine_of
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.instructions import table
@@ -26,9 +29,6 @@ from meadow.machine.package.entry import Entry, Region, Tensor
 from meadow.machine.package.manifest import check_hardware, check_sizes
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
-from meadow.machine.storage.coded import Coded, format_of, unpack
-from meadow.machine.storage.groups import GroupFormat, GroupLayout, is_grouped
-from meadow.machine.storage.rows import Layout
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
@@ -226,21 +226,15 @@ class Package:
                 least = whole[scale_at + count : scale_at + 2 * count].view(np.float32).reshape(vocab, groups)
             return Embedding(codes, 0, scale, least, group or dim)
         rows = {row["name"]: row for row in self.packing()}
-        first = rows[entry["parts"][0]]
-        if is_grouped(first["format"]):
-            made = [self.grouped(rows[name], whole) for name in entry["parts"]]
-            form = GroupFormat.of_word(first["format"])
-            minimum = np.concatenate([m for _, _, m in made if m is not None]) if form.minimum else None
-            return Embedding(
-                np.concatenate([c for c, _, _ in made])[:, :dim],
-                form.zero,
-                np.concatenate([s for _, s, _ in made]),
-                minimum,
-                form.group,
-            )
-        parts = [self.matrix(rows[name], whole) for name in entry["parts"]]
-        scale = np.concatenate([s for _, s in parts])[:, None]
-        return Embedding(np.concatenate([c for c, _ in parts])[:, :dim], 0, scale, None, dim)
+        made = [self.matrix(rows[name], whole) for name in entry["parts"]]
+        minima = [m.minimum for m in made if m.minimum is not None]
+        return Embedding(
+            np.concatenate([m.codes for m in made])[:, :dim],
+            made[0].zero,
+            np.concatenate([m.scale for m in made]),
+            np.concatenate(minima) if minima else None,
+            made[0].group or dim,
+        )
 
     def _streams(self, row: dict[str, Any], data: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """The bytes of each port of one row of packing.json.  Raises DeviceError when they are damaged."""
@@ -255,42 +249,20 @@ class Package:
         start = self.manifest["chunks"][chunk]["file_offset"] + offset
         return data[start : start + length]
 
-    def grouped(
-        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Codes [N, padded K], scales [N, groups] and minima of one row of packing.json of grouped weights."""
+    def matrix(self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None) -> Unpacked:
+        """The matrix of one row of packing.json.  Raises DeviceError when it is damaged."""
         data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
-        layout = GroupLayout(row["rows"], row["cols"], row["ports"], GroupFormat.of_word(row["format"]))
-        return layout.unpack(self._streams(row, data))
-
-    def matrix(
-        self, row: dict[str, Any], whole: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """INT8 codes [N, padded K] and scales [N] of one row of packing.json.  Raises DeviceError when damaged."""
-        data = np.memmap(self.file("weights.bin"), np.uint8, "r") if whole is None else whole
-        layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
-        streams = self._streams(row, data)
-
-        if row["format"] == 0:
-            ported = np.stack([s.view(np.int8) for s in streams])
-        else:
-            form = format_of(row["format"])
-            directory = (
-                self._take(row["directory"], data)
-                .view(np.uint32)[: layout.tiles * layout.ports]
-                .reshape(-1, layout.ports)
+        try:
+            return engine_of(row["format"]).unpack(
+                row, self._streams(row, data), lambda key: self._take(row[key], data)
             )
-            table = self._take(row["table"], data)[: form.table_bytes(row["entries"])]
-            try:
-                ported = unpack(form, Coded(streams, directory, table, row["entries"]), layout.tile_weights)
-            except ValueError as error:
-                raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
-        return layout.join(ported), self._take(row["scale"], data).view(np.float32)[layout.scale_places]
+        except ValueError as error:
+            raise DeviceError(f"the weights of {row['name']} are damaged ({error}); compile again") from None
 
     def packed_beats(self, fields: dict[str, Any], tiles: int) -> list[int]:
         """Beats of each port's stream of packed weights, as the directory in weights.bin says.  Raises ValueError when it cannot."""
         chunk, offset = isa.unpack_slot(int(fields["directory"]))
-        count = tiles * self.design.weight_ports
+        count = tiles * self.design.engine(Array).ports
         entry: dict[str, Any] = self.manifest["chunks"][chunk] if chunk < len(self.chunks) else {"file_offset": None}
         if entry["file_offset"] is None or offset + 4 * count > entry["bytes"]:
             raise ValueError("the directory of its weights lies outside of them")
@@ -333,7 +305,7 @@ def _load(folder: Path, path: Path) -> Package:
     if manifest_digest(manifest) != manifest["digest"]:
         raise DeviceError(f"{path} was changed or damaged (its digest differs); compile the model again")
     try:
-        design = Design(**manifest["design"])
+        design = Design.of(manifest["design"])
         design.check()
         chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])
         entries = {name: Entry.of(name, row) for name, row in manifest["entries"].items()}

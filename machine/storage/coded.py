@@ -18,8 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES
 from meadow.machine.storage.rows import Layout
+from meadow.machine.units import BEAT_BYTES
 
 Bytes = NDArray[np.uint8]
 

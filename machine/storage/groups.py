@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, LARGEST_GROUP
+from meadow.machine.units import BEAT_BYTES, LARGEST_GROUP
 
 BLOCK_ROWS = 16
 """Output features of a port that share a visit of the activations: their sums take turns in the FP32 adder."""
@@ -132,6 +132,11 @@ class GroupLayout:
     @property
     def padded_cols(self) -> int:
         return self.groups * self.form.group
+
+    @property
+    def operand_cols(self) -> int:
+        """Input features as an instruction has them."""
+        return self.cols
 
     @property
     def blocks(self) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
 from meadow.machine.storage.coded import Coded, Format, Units
 from meadow.machine.storage.rows import Layout
+from meadow.machine.units import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
 
 MODE_BITS = 4
 SAMPLE_IDS = 1 << 16

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS
 from meadow.machine.storage.coded import Bytes, Coded, Format, Units
 from meadow.machine.storage.rows import Layout
+from meadow.machine.units import BEAT_BYTES, CODE_BITS, LANE_COLS
 
 HALFWORD_BITS = 16
 """What a lane of the prefix decoder takes from the stream at once; a beat holds eight."""

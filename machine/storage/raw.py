@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, LANE_COLS
 from meadow.machine.storage.coded import Coded, Format, Units
 from meadow.machine.storage.rows import Layout
+from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import BEAT_BYTES, LANE_COLS
+from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 
 def padded(n: int, unit: int) -> int:
@@ -39,6 +39,11 @@ class Layout:
     @property
     def padded_cols(self) -> int:
         return padded(self.cols, LANE_COLS)
+
+    @property
+    def operand_cols(self) -> int:
+        """Input features as an instruction has them."""
+        return self.padded_cols
 
     @property
     def port_rows(self) -> int:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.design import LANE_COLS
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.table import decode
 from meadow.machine.isa import INSTRUCTION_BYTES, pack_slot, unpack_slot
 from meadow.machine.storage.rows import padded
+from meadow.machine.units import LANE_COLS
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session

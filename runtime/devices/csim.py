@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError, ResourceExceeded, ToolMissing
 from meadow.machine.facts import STATUS_TEXT
 from meadow.machine.package.read import Package
@@ -56,7 +58,8 @@ def build(package: Package, sanitize: bool = False) -> Path:
         raise ToolMissing("the C simulation needs g++: apt-get install g++ (or use the emulator: --device emulator)")
     flags = FLAGS + (SANITIZERS if sanitize else ())
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
-    ports = [f"-DMEADOW_WEIGHT_PORTS={package.design.weight_ports}", f"-DMEADOW_PACQ_PORTS={package.design.pacq_ports}"]
+    array, pacq = package.design.engine(Array), package.design.engine(Pacq)
+    ports = [f"-DMEADOW_WEIGHT_PORTS={array.ports}", f"-DMEADOW_PACQ_PORTS={pacq.ports}"]
     sources = {name: path.read_bytes() for name, path in package.sources("hls").items()}
     library = place("csim", [*flags, *ports, version, cpu()], sources, ".so")
     if is_whole(library):

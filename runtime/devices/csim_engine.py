@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from meadow.machine.design import BEAT_BYTES
 from meadow.machine.errors import DeviceError
 from meadow.machine.facts import LOOPS, PORTS
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.package.read import Package
+from meadow.machine.units import BEAT_BYTES
 from meadow.runtime.devices import csim_worker
 from meadow.runtime.devices.csim_worker import CYCLES, READ, RUN, WRITE, Box
 from meadow.runtime.devices.device import Bytes, Counters, Run

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 
 from meadow.machine import isa
 from meadow.machine.design import SETTABLE
+from meadow.machine.engines.table import engines
 from meadow.machine.errors import DeviceError
 from meadow.machine.package.read import Package
 from meadow.machine.registers import (
@@ -99,20 +100,17 @@ class Fabric:
         )
         text = f"the bitstream is of another design: {listed}. "
         for name, found, wanted in wrong:
-            if name in ("weight_ports", "pacq_ports") and not (found and wanted):
-                engine = "INT8 weights" if name == "weight_ports" else "grouped weights"
+            kind = next((kind for kind in engines() if kind.ports_name() == name), None)
+            if kind is not None and not (found and wanted):
+                engine = kind.weights
                 has, lacks = ("bitstream", "package") if found else ("package", "bitstream")
                 text += f"The {has} has the engine for {engine}, the {lacks} has not: quantize the model otherwise (seconds), or build "
                 return text + f"this design's bitstream (hours): meadowc build {self.package.folder}"
         where = offsets(identity_registers(self.package.design))
         design = self.package.design
-        absent = ("pacq_",) * (not design.pacq_ports) + ("weight_ports", "prefix_codes", "lookup_entries") * (
-            not design.weight_ports
-        )
+        absent = {name for kind in engines() if not design.engine(kind).ports for name in kind.numbers}
         settings = " ".join(
-            f"--set {name}={self.read('meadow_identity', where[name])}"
-            for name in SETTABLE
-            if not name.startswith(absent)
+            f"--set {name}={self.read('meadow_identity', where[name])}" for name in SETTABLE if name not in absent
         )
         source = (self.package.folder / str(self.package.manifest["source"].get("path", "MODEL"))).resolve()
         return text + (

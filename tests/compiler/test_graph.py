@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meadow.compiler.engines import lacks
+from meadow.compiler.engines.require import lacks
 from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Model, Node
 from meadow.compiler.graph.ops import KINDS, Activation, Attention, Embedding, Head, Linear, Norm, Op, Rotary

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from meadow.compiler.program.pack import SCHEMES, Packed, entropy_bits, pack, published_bytes
-from meadow.machine.design import BEAT_BYTES, CODE_BITS, LANE_COLS
+from meadow.compiler.engines.array import SCHEMES, Packed, pack, published_bytes
+from meadow.compiler.engines.stored import entropy_bits
+from meadow.machine.engines.array import Array
 from meadow.machine.storage.coded import Coded, unpack_alike
 from meadow.machine.storage.coded import unpack as unpack_streams
 from meadow.machine.storage.packets import PACKETS, Packets
 from meadow.machine.storage.prefix import Prefix, canonical_codes, code_lengths
 from meadow.machine.storage.rows import Layout
+from meadow.machine.units import BEAT_BYTES, CODE_BITS, LANE_COLS
 
 
 def unpack(packed: Packed) -> NDArray[np.int8]:
@@ -48,7 +50,12 @@ matrices = st.builds(
 @given(matrices, st.sampled_from(SCHEMES))
 def test_what_is_packed_comes_back(matrix: tuple[NDArray[np.int8], int], scheme: str) -> None:
     codes, ports = matrix
-    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], ports, 64), scheme, lookup_entries=16384)
+    packed = pack(
+        codes,
+        Layout(codes.shape[0], codes.shape[1], ports, 64),
+        scheme,
+        units=Array(prefix_codes=1, lookup_entries=16384),
+    )
     assert (unpack(packed) == codes).all()
     assert all(s.nbytes % BEAT_BYTES == 0 for s in packed.streams)
 
@@ -59,14 +66,21 @@ def test_every_format_of_packets_comes_back(form: Packets, monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "PACKETS", (form,))
     codes = np.clip(np.rint(np.random.default_rng(7).laplace(0, 9, (130, 341))), -127, 127).astype(np.int8)
-    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 4, 64), "frequency", lookup_entries=65536)
+    packed = pack(
+        codes,
+        Layout(codes.shape[0], codes.shape[1], 4, 64),
+        "frequency",
+        units=Array(prefix_codes=1, lookup_entries=65536),
+    )
     assert packed.form == form and (unpack(packed) == codes).all()
 
 
 @pytest.mark.parametrize("scheme", ["prefix", "frequency"])
 def test_every_byte_value_comes_back(scheme: str) -> None:
     codes = np.tile(np.arange(-128, 128, dtype=np.int16).astype(np.int8), (8, 4))
-    packed = pack(codes, Layout(codes.shape[0], codes.shape[1], 2, 64), scheme, lookup_entries=65536)
+    packed = pack(
+        codes, Layout(codes.shape[0], codes.shape[1], 2, 64), scheme, units=Array(prefix_codes=1, lookup_entries=65536)
+    )
     assert packed.form.packed and (unpack(packed) == codes).all()
 
 
@@ -90,7 +104,7 @@ def test_the_published_steps_shrink_step_by_step_and_prefix_codes_more() -> None
     codes = np.clip(np.rint(random.laplace(0, 3, (512, 512)) * random.lognormal(0, 0.6, (512, 1))), -127, 127)
     codes = codes.astype(np.int8)
     sizes = [
-        pack(codes, Layout(512, 512, 4, 128), scheme, lookup_entries=65536).nbytes
+        pack(codes, Layout(512, 512, 4, 128), scheme, units=Array(prefix_codes=1, lookup_entries=65536)).nbytes
         for scheme in ("naive", "packets", "frequency", "prefix")
     ]
     assert codes.size > sizes[0] > sizes[1] > sizes[2] > sizes[3]
@@ -143,14 +157,16 @@ def test_codes_are_canonical_and_free_of_prefixes() -> None:
 
 def test_random_bytes_are_stored_raw() -> None:
     codes = np.random.default_rng(4).integers(-128, 128, (256, 512)).astype(np.int8)
-    packed = pack(codes, Layout(256, 512, 4, 64), lookup_entries=16384)
+    packed = pack(codes, Layout(256, 512, 4, 64), units=Array(prefix_codes=1, lookup_entries=16384))
     assert not packed.form.packed and packed.bits_per_weight == 8
 
 
 def test_a_format_that_the_engine_cannot_unpack_is_not_used() -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (576, 576))).astype(np.int8)
-    assert not pack(codes, Layout(576, 576, 4, 64), "frequency", lookup_entries=16).form.packed
-    assert not pack(codes, Layout(576, 576, 4, 64), "auto", prefix_codes=False).form.packed
+    assert not pack(
+        codes, Layout(576, 576, 4, 64), "frequency", units=Array(prefix_codes=1, lookup_entries=16)
+    ).form.packed
+    assert not pack(codes, Layout(576, 576, 4, 64), "auto", units=Array()).form.packed
 
 
 def test_time_on_the_bus_is_the_slower_of_fetching_and_unpacking() -> None:
@@ -165,7 +181,7 @@ def test_time_on_the_bus_is_the_slower_of_fetching_and_unpacking() -> None:
 def test_a_flipped_bit_does_not_come_back_as_it_was(scheme: str) -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (64, 64))).astype(np.int8)
     for bit in range(0, 512, 37):
-        packed = pack(codes, Layout(64, 64, 1, 64), scheme, lookup_entries=16384)
+        packed = pack(codes, Layout(64, 64, 1, 64), scheme, units=Array(prefix_codes=1, lookup_entries=16384))
         packed.streams[0][bit // 8] ^= 1 << bit % 8
         try:
             assert (unpack(packed) != codes).any()
@@ -193,7 +209,7 @@ def test_a_stream_that_is_cut_short_is_refused() -> None:
 @pytest.mark.parametrize("scheme", ["prefix", "frequency"])
 def test_tables_and_directories_that_do_not_fit_are_refused(scheme: str) -> None:
     codes = np.rint(np.random.default_rng(2).laplace(0, 3, (200, 64))).astype(np.int8)
-    packed = pack(codes, Layout(200, 64, 2, 64), scheme, lookup_entries=16384)
+    packed = pack(codes, Layout(200, 64, 2, 64), scheme, units=Array(prefix_codes=1, lookup_entries=16384))
     whole = Coded(packed.streams, packed.coded.directory, packed.coded.table, packed.coded.entries)
     weights = packed.layout.tile_weights
     empty_tile = packed.coded.directory.copy()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from meadow import boards
+from meadow.compiler.engines.array import pack, parts
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import pack
-from meadow.compiler.program.parts import parts, weight_parts
+from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.onnx.read import read

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from meadow.compiler.program.pack import pack
+from meadow.compiler.engines.array import pack
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.storage.rows import Layout
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from meadow import boards
+from meadow.compiler.engines.array import pack
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.price.run import estimate
 from meadow.compiler.program.lower import lower
-from meadow.compiler.program.pack import pack
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.size.fit import BUDGET, available, fit
 from meadow.compiler.sources.onnx.read import read
@@ -64,7 +64,7 @@ def test_settings_are_obeyed_and_unknown_ones_refused(graph: Graph) -> None:
     design = fit(
         graph, boards.load("zcu102"), {"weight_ports": 2, "block": 16, "context": 100, "clock_mhz": 150}
     ).design
-    assert (design.weight_ports, design.block, design.context, design.clock_mhz) == (2, 16, 100, 150)
+    assert (design.number("weight_ports"), design.block, design.context, design.clock_mhz) == (2, 16, 100, 150)
     with pytest.raises(UsageError, match="lanes: not known; settable are clock_mhz"):
         fit(graph, boards.load("zcu102"), {"lanes": 4})
     with pytest.raises(UsageError, match="1, 2 or 4"):
@@ -83,7 +83,7 @@ def test_a_board_with_narrow_ports_is_refused_with_its_numbers(graph: Graph) -> 
 
 def test_the_published_configuration(graph: Graph) -> None:
     design = fit(graph, boards.load("zcu102"), {}, "meadow-paper").design
-    assert (design.clock_mhz, design.weight_ports, design.token_lanes) == (100, 1, 12)
+    assert (design.clock_mhz, design.number("weight_ports"), design.token_lanes) == (100, 1, 12)
     assert design.port_bytes_per_second * 8 == pytest.approx(12.8e9)
 
 
@@ -159,12 +159,12 @@ def test_no_design_of_the_front_beats_another_in_everything(graph: Graph) -> Non
 def test_what_is_set_is_not_searched(graph: Graph) -> None:
     pinned = {"token_lanes": 3, "tile_rows": 32, "prefix_codes": 0}
     for candidate in fit(graph, boards.load("zcu102"), pinned).front:
-        assert {key: getattr(candidate.design, key) for key in pinned} == pinned
+        assert {key: candidate.design.number(key) for key in pinned} == pinned
 
 
 def test_sizes_that_stand_in_for_weights_are_close_to_the_real_ones() -> None:
 
-    from meadow.compiler.size.search import CODE_LOSS, stand_in
+    from meadow.compiler.engines.array import CODE_LOSS, stand_in
     from meadow.machine.storage.prefix import Prefix
 
     for spread in (2, 12, 40):

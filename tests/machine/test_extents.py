@@ -137,7 +137,7 @@ def test_every_slot_of_every_instruction_has_an_extent(tiny_package: Path) -> No
             seen[opcode] = seen.get(opcode, set()) | found
     for opcode, found in seen.items():
         slots = {f.name for f in table.fields_of(opcode) if f.kind == "slot"}
-        assert found == slots - {f"weights{p}" for p in range(package.design.weight_ports, 4)}, opcode
+        assert found == slots - {f"weights{p}" for p in range(package.design.number("weight_ports"), 4)}, opcode
 
 
 def outcome(folder: Path, device: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from meadow.compiler.program.pack import group_format, pack_groups
+from meadow.compiler.engines.pacq import group_format, pack_groups
 from meadow.machine.arithmetic import fp16 as pacq
 from meadow.machine.storage.groups import GROUPS, WIDTHS, GroupFormat, GroupLayout
 from meadow.machine.types import Weight, grouped

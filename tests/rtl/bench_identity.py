@@ -22,7 +22,7 @@ from meadow.machine.registers import IDENTITY_ID, IDENTITY_VERSION, identity_fie
 
 @cocotb.test()
 async def the_registers_are_the_design(dut: Any) -> None:
-    design = Design(**json.loads(Path(os.environ["MEADOW_PACKAGE"], "manifest.json").read_text())["design"])
+    design = Design.of(json.loads(Path(os.environ["MEADOW_PACKAGE"], "manifest.json").read_text())["design"])
     cocotb.start_soon(Clock(dut.clk_i, 5, unit="ns").start())  # type: ignore[arg-type]
     dut.rst_i.value = 1
     bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk_i, dut.rst_i)

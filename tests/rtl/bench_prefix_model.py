@@ -11,7 +11,7 @@ import cocotb
 import numpy as np
 from rtl.bench_prefix_unpack import Bench
 
-from meadow.compiler.program.pack import Packed
+from meadow.compiler.engines.array import Packed
 from meadow.machine.package.read import load
 from meadow.machine.storage.coded import Coded
 from meadow.machine.storage.prefix import PREFIX_WORD, Prefix
@@ -36,7 +36,7 @@ async def tiles_of_the_model_come_back(dut: Any) -> None:
     assert rows, "the package has no matrix in prefix codes"
     for row in rows[:: max(1, len(rows) // MATRICES)][:MATRICES]:
         layout = Layout(row["rows"], row["cols"], row["ports"], row["tile_rows"])
-        codes, _ = package.matrix(row)
+        codes = package.matrix(row).codes
         tile = layout.tiles - 1
         mine = codes[tile * layout.tile_rows :][:: layout.ports]
         directory = (

@@ -15,7 +15,7 @@ from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiStreamBus, AxiStreamSink, AxiStreamSource
 from numpy.typing import NDArray
 
-from meadow.compiler.program.pack import Packed, pack
+from meadow.compiler.engines.array import Packed, pack
 from meadow.machine.storage.coded import Coded
 from meadow.machine.storage.prefix import Prefix, canonical_codes, code_lengths, pack_prefix
 from meadow.machine.storage.rows import Layout

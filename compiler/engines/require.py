@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from meadow.compiler.engines.engine import Problem, planner_for
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Activation, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import UnsupportedModel
 from meadow.machine.isa import SMALLEST_EPSILON
-from meadow.machine.storage.groups import LARGEST, MOST_GROUPS, SMALLEST, GroupFormat
-from meadow.machine.types import I8, Weight
-
-Problem = tuple[str, str, str]
-"""(where, what was found, what is served or what to do)"""
 
 
 def require_engines(graph: Graph) -> None:
@@ -33,8 +28,8 @@ def require_engines(graph: Graph) -> None:
             f"{len(problems)} of {len(graph.weights)} matrices cannot run ({', '.join(kinds[:4])}).\n  {remedy(graph)}",
             tuple(_first(problems)),
         )
-    array = [n for n in graph.nodes if isinstance(n.op, Linear) and graph.weight_of(n).elem == I8]
-    if array and graph.model.activations != "int8":
+    kinds_needed = {engine_for(graph.weight_of(n).elem) for n in graph.nodes if isinstance(n.op, Linear)}
+    if graph.model.activations != "int8" and any(k is not None and k.activations == "int8" for k in kinds_needed):
         raise UnsupportedModel(
             "the file does not ask for INT8 activations, and the engine multiplies INT8 with INT8 only.\n"
             f"  To ask for them: {quantize_command(graph)}-int8 --activations int8"
@@ -90,51 +85,19 @@ def lacks(node: Node) -> list[Problem]:
 
 
 def matrix_problems(graph: Graph) -> list[Problem]:
-    """The matrices that no engine multiplies: the INT8 array takes INT8 weights with a scale per tensor or row, pacq_gemv
-    grouped ones.  A table that is only looked up is the host's."""
+    """The matrices that no engine multiplies.  A table of floats that is only looked up is the host's."""
     multiplied = {n.weight for n in graph.nodes if isinstance(n.op, Linear)}
     problems: list[Problem] = []
     for name, weight in graph.weights.items():
         if weight.scale is None and name not in multiplied:
             continue
-        if weight.elem.group and weight.scale is not None:
-            problems += grouped_problems(weight)
-        elif weight.elem != I8 or weight.scale is None:
-            problems.append(
-                (
-                    name,
-                    f"is {weight.elem}",
-                    "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups",
-                )
-            )
+        planner = planner_for(weight.elem)
+        if planner is None or weight.scale is None:
+            served = "the engines take int8 with a scale per tensor or row, and 2, 4 or 8 bits in groups"
+            problems.append((name, f"is {weight.elem}", served))
+        else:
+            problems += planner.problems(weight)
     return problems
-
-
-def grouped_problems(weight: Weight) -> list[Problem]:
-    """What keeps a grouped matrix from pacq_gemv."""
-    assert weight.scale is not None
-    try:
-        GroupFormat(weight.elem.bits, weight.elem.group, False, False)
-    except ValueError as error:
-        return [(weight.name, f"is {weight.elem}", str(error))]
-    found: list[Problem] = []
-    if weight.scale.shape[1] > MOST_GROUPS:
-        found.append(
-            (
-                weight.name,
-                f"has {weight.scale.shape[1]} groups per row",
-                f"at most {MOST_GROUPS} are possible; use larger groups",
-            )
-        )
-    for what, values in (("scales", weight.scale), ("minima", weight.minimum)):
-        if values is None:
-            continue
-        magnitude = np.abs(values)
-        if not np.isfinite(magnitude).all() or magnitude.max(initial=0) >= LARGEST:
-            found.append((weight.name, f"has {what} up to {magnitude.max():g}", "export or quantize it again"))
-        elif np.array((magnitude > 0) & (magnitude < SMALLEST)).any():
-            found.append((weight.name, f"has {what} below 2^-60", "export or quantize it again"))
-    return found
 
 
 def remedy(graph: Graph) -> str:
