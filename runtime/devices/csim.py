@@ -151,3 +151,8 @@ class CSim:
     def close(self) -> None:
         self.engine.close()
         self.memory = np.zeros(0, np.uint8)
+
+
+def opened(package: Package, fault: str) -> CSim:
+    """The C simulation of a package; it has no faults."""
+    return CSim(package)

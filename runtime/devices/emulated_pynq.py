@@ -124,3 +124,8 @@ def emulated(package: Package, fault: str = "", stall: float = STALL) -> Zynq:
     """The driver on an emulated board, with a fault of emulated_board.FAULTS or none."""
     with emulated_overlay(package) as bit:
         return Zynq(package, bit, EmulatedDevice(EmulatedBoard(package, fault)), stall)
+
+
+def opened(package: Package, fault: str) -> Zynq:
+    """The driver on an emulated board, with a fault of emulated_board.FAULTS or none."""
+    return emulated(package, fault)

@@ -21,6 +21,7 @@ from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.instruction import Fields, Witness
 from meadow.machine.instructions.table import TABLE, decode
 from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, unpack_slot
+from meadow.machine.package.read import Package
 from meadow.machine.storage.rows import padded
 from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 
@@ -161,3 +162,8 @@ class Emulator:
     def instructions(self) -> list[Fields]:
         """The fields of every instruction of the program that is running."""
         return [fields for _, fields in self._programs[self.run.program]]
+
+
+def opened(package: Package, fault: str) -> Emulator:
+    """The emulator of a package's design; it has no faults."""
+    return Emulator(package.design)

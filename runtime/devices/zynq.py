@@ -306,3 +306,8 @@ def _board() -> Any:
     if not found:
         raise DeviceError("pynq found no board here; run on the board, or use --device emulated-pynq")
     return found[0]
+
+
+def opened(package: Package, fault: str) -> Zynq:
+    """The board that this runs on; its faults are its own."""
+    return Zynq(package)

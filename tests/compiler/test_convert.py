@@ -21,6 +21,7 @@ from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.models import convert
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.gguf.file import read_gguf, unpermute
+from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.onnx.builder import Builder
 from meadow.compiler.sources.onnx.codes import packed_codes, unpacked_codes
 from meadow.compiler.sources.onnx.projection import projected_weight
@@ -139,7 +140,8 @@ def test_converting_twice_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> No
 
 
 def test_a_type_that_is_not_served_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meadow.compiler.sources.gguf.file.SUPPORTED_TYPES", ("F32", "F16"))
+    floats = {name: FORMATS[name] for name in ("F32", "F16")}
+    monkeypatch.setattr("meadow.compiler.sources.gguf.file.FORMATS", floats)
     write_gguf(tmp_path / "m.gguf", "Q4_0")
     with pytest.raises(UnsupportedModel, match=r"type Q4_0: of 14 tensors") as caught:
         convert(tmp_path / "m.gguf", tmp_path / "m")

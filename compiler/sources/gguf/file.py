@@ -17,15 +17,11 @@ from numpy.typing import NDArray
 from meadow.compiler.graph.graph import Model
 from meadow.compiler.sources.families import families
 from meadow.compiler.sources.families.family import Family, Shape
+from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.gguf.scan import scan
 from meadow.machine.errors import UnsupportedModel, UsageError
-from meadow.machine.types import F16, F32, Weight, grouped
+from meadow.machine.types import Weight
 
-SUPPORTED_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
-BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
-"""Of GROUP weights: FP16 scale, Q4_1's FP16 minimum, codes."""
-GROUP = 32
-"""Weights a group of Q8_0, Q4_0 and Q4_1 (ggml-common.h, QK8_0 and its sisters)."""
 MAX_LAYERS = 1024
 LARGEST_SIZE = 1 << 20
 """Of any dimension and of the context: a larger one is damage."""
@@ -64,7 +60,7 @@ class GgufFile:
         tensor = self.tensors[name]
         kind = tensor.tensor_type.name
         rows, cols = (int(d) for d in reversed(tensor.shape))
-        return _unpack(name, kind, np.asarray(tensor.data), rows, cols)
+        return FORMATS[kind].weight(name, np.asarray(tensor.data), rows, cols)
 
     def role(self, layer: int, role: str) -> Weight:
         """The matrix that is `role` in `layer`; rows of q and k as the graph turns them."""
@@ -99,28 +95,6 @@ def unpermute(rows: int, heads: int) -> NDArray[np.intp]:
     """
     half = rows // heads // 2
     return np.arange(rows).reshape(heads, half, 2).swapaxes(1, 2).reshape(rows)
-
-
-def _unpack(name: str, kind: str, data: NDArray[np.generic], rows: int, cols: int) -> Weight:
-    if kind == "F32":
-        return Weight(name, F32, data.reshape(rows, cols).astype(np.float32))
-    if kind == "F16":
-        return Weight(name, F16, data.reshape(rows, cols).astype(np.float16))
-    blocks = data.view(np.uint8).reshape(rows, cols // GROUP, -1)
-
-    def half(start: int) -> NDArray[np.float32]:
-        raw = np.ascontiguousarray(blocks[..., start : start + 2])
-        return raw.view(np.float16)[..., 0].astype(np.float32)
-
-    if kind == "Q8_0":
-        codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(rows, cols)
-        return Weight(name, grouped(8, GROUP), codes, half(0))
-    start = 4 if kind == "Q4_1" else 2
-    low, high = blocks[..., start:] & 15, blocks[..., start:] >> 4
-    codes = np.concatenate([low, high], axis=-1).reshape(rows, cols)
-    scale = half(0)
-    minimum = half(2) if kind == "Q4_1" else (scale * np.float32(-8)).astype(np.float32)
-    return Weight(name, grouped(4, GROUP), codes, scale, minimum)
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -273,19 +247,10 @@ def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Scales, minima, gains and floats must be finite."""
     problems = []
     for name, tensor in tensors.items():
-        kind, data = tensor.tensor_type.name, np.asarray(tensor.data)
-        if kind not in ("F32", "F16"):
-            halves = 2 if kind == "Q4_1" else 1
-            blocks = data.view(np.uint8).reshape(-1, BLOCK_BYTES[kind])[:, : 2 * halves]
-            data = np.ascontiguousarray(blocks).view(np.float16)
-        if not np.isfinite(data).all():
-            problems.append(
-                (
-                    name,
-                    f"its {'values' if kind in ('F32', 'F16') else 'scales'} hold NaN or infinity",
-                    "the file is damaged; get or export it again",
-                )
-            )
+        form = FORMATS[tensor.tensor_type.name]
+        if not form.finite(np.asarray(tensor.data)):
+            what = "scales" if form.block_bytes else "values"
+            problems.append((name, f"its {what} hold NaN or infinity", "the file is damaged; get or export it again"))
     return problems
 
 
@@ -305,14 +270,14 @@ def _check_tensors(family: Family, model: Model, tensors: dict[str, Any]) -> lis
         problems.append(("rope_freqs.weight", "scales the rotary frequencies", "not supported"))
     wrong: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
-        if tensor.tensor_type.name not in SUPPORTED_TYPES:
+        if tensor.tensor_type.name not in FORMATS:
             wrong.setdefault(tensor.tensor_type.name, []).append(name)
     for kind, names in sorted(wrong.items()):
         problems.append(
             (
                 f"type {kind}",
                 f"of {len(names)} tensors ({names[0]}, ...)",
-                f"supported are {', '.join(SUPPORTED_TYPES)}",
+                f"supported are {', '.join(FORMATS)}",
             )
         )
     return problems
