@@ -38,7 +38,10 @@ IDENTITY = (
     "pacq_clock_mhz",
 )
 """The numbers of a design in the order of the registers that tell them (machine/registers.py).  Engines name theirs.  A number keeps
-its place, and a new one is appended: older bitstreams are then still read."""
+its place, and a new one is appended."""
+ALWAYS_TOLD = 16
+"""Numbers at the beginning of IDENTITY that every design tells.  It tells later ones up to the last of an engine that it has, so that a
+design, its id and its bitstream stay as they are when an engine is added to the table."""
 SETTABLE = tuple(name for name in IDENTITY if name not in ("max_cols", "max_head_dim"))
 """Numbers of a design that `meadowc compile --set` takes."""
 CHOICES: dict[str, tuple[int, ...]] = {"float_lanes": (4, 8, 16)}
@@ -76,25 +79,28 @@ class Design:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Design:
-        """The design with the numbers of IDENTITY, its board and its part.  Raises ValueError for one missing or not known."""
-        wanted = {"board", "part", *IDENTITY}
-        wrong = sorted(wanted.symmetric_difference(numbers))
+        """The design with the numbers that `numbers` gives.  Raises ValueError for one missing or not known."""
+        known, told = {"board", "part", *IDENTITY}, {"board", "part", *IDENTITY[:ALWAYS_TOLD]}
+        wrong = sorted((told - numbers.keys()) | (numbers.keys() - known))
         if wrong:
             raise ValueError(f"the design's numbers lack, or should not have, {', '.join(wrong)}")
-        own = {name: numbers[name] for name in wanted if name in cls.__dataclass_fields__}
+        own = {name: numbers[name] for name in known if name in cls.__dataclass_fields__}
         made: dict[type[Engine], dict[str, int]] = {}
         for name in IDENTITY:
-            if name not in own:
+            if name in numbers and name not in own:
                 kind, field = owner(name)
                 made.setdefault(kind, {})[field] = numbers[name]
-        return cls(**own, engines=tuple(kind(**values) for kind, values in made.items() if values["ports"]))
+        return cls(**own, engines=tuple(kind(**values) for kind, values in made.items() if values.get("ports")))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The numbers of IDENTITY that it tells."""
+        last = [IDENTITY.index(name) for engine in self.engines for name in engine.numbers]
+        return IDENTITY[: max(ALWAYS_TOLD, *(n + 1 for n in last))]
 
     def numbers(self) -> dict[str, int | str]:
-        """Board, part and the numbers of IDENTITY; those of an engine that it has not are its defaults."""
-        found: dict[str, int | str] = {"board": self.board, "part": self.part}
-        for name in IDENTITY:
-            found[name] = self.number(name)
-        return found
+        """Board, part and the numbers that it tells; those of an engine that it has not are its defaults."""
+        return {"board": self.board, "part": self.part, **{name: self.number(name) for name in self.told}}
 
     def number(self, name: str) -> int:
         """One number of IDENTITY."""

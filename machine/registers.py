@@ -68,7 +68,7 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
 
 def identity_fields(design: Design) -> dict[str, int]:
     """The numbers of a design that the fabric tells, in the order of their registers."""
-    return {name: design.number(name) for name in IDENTITY}
+    return {name: design.number(name) for name in design.told}
 
 
 def identity_registers(design: Design) -> tuple[Register, ...]:
@@ -82,8 +82,13 @@ def identity_registers(design: Design) -> tuple[Register, ...]:
         Register("CYCLES", 0x18, "read", "of the engine's clock since the reset; reading it holds the upper half", 64),
     )
     return head + tuple(
-        Register(name, 0x40 + 4 * n, "read", "of the design") for n, name in enumerate(identity_fields(design))
+        Register(name, identity_offset(name), "read", "of the design") for name in identity_fields(design)
     )
+
+
+def identity_offset(number: str) -> int:
+    """Where the fabric tells a number of IDENTITY."""
+    return 0x40 + 4 * IDENTITY.index(number)
 
 
 PACQ_REGISTERS = (

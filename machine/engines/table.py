@@ -28,6 +28,12 @@ def owner(number: str) -> tuple[type[Engine], str]:
     return {name: (kind, field) for kind in engines() for name, field in kind.numbers.items()}[number]
 
 
+def absent_number(number: str) -> int:
+    """What a number of an engine is in a design that has not the engine."""
+    kind, field = owner(number)
+    return int(getattr(kind(), field))
+
+
 @lru_cache
 def engine_of(word: int) -> type[Engine]:
     """The engine whose weights a format word names.  Raises ValueError for a word that is no engine's."""

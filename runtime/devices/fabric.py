@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from meadow.machine import isa
-from meadow.machine.design import SETTABLE
-from meadow.machine.engines.table import engines
+from meadow.machine.design import IDENTITY, SETTABLE
+from meadow.machine.engines.table import absent_number, engines
 from meadow.machine.errors import DeviceError
 from meadow.machine.package.read import Package
 from meadow.machine.registers import (
@@ -24,7 +24,7 @@ from meadow.machine.registers import (
     PACQ_ID,
     PACQ_REGISTERS,
     PACQ_VERSION,
-    identity_fields,
+    identity_offset,
     identity_registers,
     offsets,
     pacq_shape,
@@ -77,9 +77,11 @@ class Fabric:
                 f"the fabric runs programs of version {instructions}, the package has version {isa.VERSION}; "
                 "synthesize again (hours): meadowc build"
             )
+        told = IDENTITY[: self.read("meadow_identity", where["FIELDS"])]
         wrong = []
-        for name, wanted in identity_fields(design).items():
-            found = self.read("meadow_identity", where[name])
+        for name in IDENTITY:
+            wanted = design.number(name)
+            found = self.read("meadow_identity", identity_offset(name)) if name in told else absent_number(name)
             if found != wanted:
                 wrong.append((name, found, wanted))
         if wrong:
@@ -106,11 +108,12 @@ class Fabric:
                 has, lacks = ("bitstream", "package") if found else ("package", "bitstream")
                 text += f"The {has} has the engine for {engine}, the {lacks} has not: quantize the model otherwise (seconds), or build "
                 return text + f"this design's bitstream (hours): meadowc build {self.package.folder}"
-        where = offsets(identity_registers(self.package.design))
         design = self.package.design
         absent = {name for kind in engines() if not design.engine(kind).ports for name in kind.numbers}
         settings = " ".join(
-            f"--set {name}={self.read('meadow_identity', where[name])}" for name in SETTABLE if name not in absent
+            f"--set {name}={self.read('meadow_identity', identity_offset(name))}"
+            for name in SETTABLE
+            if name not in absent
         )
         source = (self.package.folder / str(self.package.manifest["source"].get("path", "MODEL"))).resolve()
         return text + (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.size.fit import BUDGET, available, fit
 from meadow.compiler.sources.onnx.read import read
+from meadow.machine.design import IDENTITY, Design
+from meadow.machine.engines.table import engines
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.program import Schedule
+from meadow.machine.registers import identity_fields
 from meadow.machine.storage.rows import Layout
 
 
@@ -221,3 +225,21 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
 def test_the_published_packings_are_priced_as_they_are(graph: Graph) -> None:
     names = {c.packing for c in fit(graph, boards.load("zcu102"), packing="frequency").front}
     assert names == {"frequency"}
+
+
+def test_a_number_that_is_appended_to_the_table_changes_no_design_without_its_engine(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fit(graph, boards.load("zcu102")).design
+    before = made.id, made.numbers(), identity_fields(made)
+    monkeypatch.setattr("meadow.machine.design.IDENTITY", (*IDENTITY, "later_ports"))
+    again = replace(made)  # its id is not remembered
+    assert (again.id, again.numbers(), identity_fields(again)) == before
+    assert Design.of(again.numbers()) == made
+
+
+def test_every_number_of_a_design_belongs_to_it_or_to_one_engine() -> None:
+    engine_numbers = [number for kind in engines() for number in kind.numbers]
+    assert len(engine_numbers) == len(set(engine_numbers))
+    own = {f.name for f in fields(Design)} - {"board", "part", "engines"}
+    assert own | set(engine_numbers) == set(IDENTITY) and not own & set(engine_numbers)
