@@ -25,7 +25,7 @@ else:
 class Board:
     """One board.
 
-    bandwidth_gb_s  peak of the processor's DRAM, in 10^9 bytes a second
+    bandwidth_gb_s  peak of the processor's DRAM, in 10^9 bytes per second
     ddr_bytes       the processor's DRAM; what passes 2 GB lies at 0x8_0000_0000
     dram_bytes      what of it the model may use, after the operating system
     ports           names of the 128-bit slave ports, in the order in which designs take them
@@ -83,7 +83,7 @@ PORTS = ("HP0", "HP1", "HP2", "HP3", "HPC0", "HPC1")
 IMAGES = ("official", "installer", "none")
 MAY_BE_ZERO = {"uram"}
 LARGEST = {"clock_mhz": 600, "pacq_clock_mhz": 600, "bandwidth_gb_s": 2000, "port_bits": 1024}
-"""Beyond these a number is a slip of the pen, not a board."""
+"""Larger values are rejected as typing errors."""
 
 
 def names() -> list[str]:

@@ -107,7 +107,7 @@ def _fits(board: Board) -> str:
     rate = board.bandwidth_gb_s * 1e9
     return (
         f"holds {_room(board) / 1e3:.1f} billion INT8 or {2 * _room(board) / 1e3:.1f} billion INT4 weights; reads 1 GB of weights at most "
-        f"{rate / 1e9:.1f} times a second, which bounds tokens/s (roofline)"
+        f"{rate / 1e9:.1f} times per second, which bounds tokens/s (roofline)"
     )
 
 

@@ -141,13 +141,13 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     w = s["weights"]
     grouped = f", {w['grouped_matrices']} in groups" if w.get("grouped_matrices") else ""
     out.print(
-        f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits a weight "
+        f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits per weight "
         f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}"
     )
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
     dec, pre = s["decode"], s["prefill"]
-    rows = table("bytes a token, decode (modelled)", "role", "bytes")
+    rows = table("bytes per token, decode (modelled)", "role", "bytes")
     for role, n in dec["bytes_per_token"].items():
         rows.add_row(role, megabytes(n))
     out.print(rows)

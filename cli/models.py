@@ -58,8 +58,8 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
         return
     kinds = ", ".join(f"{n} {kind}" for kind, n in result["types"].items())
     out.print(f"{target}: {result['model']}\n  matrices: {kinds}; {megabytes(result['bytes'])}")
-    out.print(
-        f"next: meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8"
+    _show_next(
+        result, f"meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8"
     )
 
 
@@ -115,7 +115,7 @@ def quantize_command(
 ) -> None:
     """Give the ONNX folder SOURCE INT8, INT4 or INT2 weights, rounded to nearest.
 
-    int8 is symmetric with a scale a tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
+    int8 is symmetric with a scale per tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
     group of columns, through MatMulNBits; what is grouped already with no more bits stays as it is.
 
     \b
@@ -189,4 +189,14 @@ def _show_quantized(target: Path, weights: str, result: dict[str, Any]) -> None:
     out.print(f"absurd scales: {', '.join(absurd) if absurd else 'none'}")
     for note in result["notes"]:
         out.print(f"note: {note}")
-    out.print(f"next: meadowc compile {target}/model.onnx --board zcu102")
+    _show_next(result, f"meadowc compile {target}/model.onnx --board zcu102")
+
+
+def _show_next(result: dict[str, Any], command: str) -> None:
+    """The next command, or why a board cannot run this model yet."""
+    if not result["lacks"]:
+        out.print(f"next: {command}")
+        return
+    out.print("no engine runs this model yet, so meadowc compile would refuse it:")
+    for sentence in result["lacks"]:
+        out.print(f"  {sentence}")

@@ -65,7 +65,7 @@ def opened(package: Path, device: str, quiet: bool, trust: bool, **how: Any) -> 
 
 
 def modelled_rates(session: Session) -> dict[str, float]:
-    """The board's rates as the compiler modelled them, tokens a second."""
+    """The board's rates as the compiler modelled them, tokens per second."""
     try:
         summary = json.loads(session.package.file("report/summary.json").read_text())
         return {phase: float(summary[phase]["tokens_per_s"]) for phase in ("prefill", "decode")}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from meadow.compiler.engines.require import lacks
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.quantize.calibrate import Statistics, calibrate
@@ -51,7 +52,17 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
         "chat_template": "chat_template.jinja" in texts,
         "folder": str(target),
         "bytes": sum(p.stat().st_size for p in target.iterdir()),
+        "lacks": _lacks(graph),
     }
+
+
+def _lacks(graph: Graph) -> list[str]:
+    """What no engine computes of a graph, whatever its weights are: one sentence per kind, with the first node."""
+    found: dict[tuple[str, str], str] = {}
+    for node in graph.nodes:
+        for where, what, served in lacks(node):
+            found.setdefault((what, served), f"{where} {what}; {served}")
+    return list(found.values())
 
 
 def save_folder(graph: Graph, target: Path, source: Path, texts: dict[str, bytes], metadata: dict[str, str]) -> None:
@@ -156,6 +167,7 @@ def _report(
         "mean_relative_error": float(np.mean([r.relative_error for r in rows])),
         "absurd_scales": absurd,
         "per_matrix": [vars(r) for r in rows],
+        "lacks": _lacks(graph),
         "notes": notes,
     }
 

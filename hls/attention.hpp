@@ -194,7 +194,7 @@ Exp:
     divisors.write(divisor);
 }
 
-// Softmax x V, then DIV: a value row a cycle is broadcast to kTokenLanes accumulators of a head each.
+// Softmax x V, then DIV: a value row per cycle is broadcast to kTokenLanes accumulators of a head each.
 inline void context_group(weights_stream& in, divisors_stream& divisors, const int8_t value[kContext][kMaxHeadDim],
                           const Group& g, int head_dim, contexts_stream& out) {
     int64_t sum[kTokenLanes][kMaxHeadDim];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // INT8 GEMM: weights stream once over their ports and meet every token of the block.  Results leave in FP32 tiles.
-// What is done with a tile is the epilogue's business (store_tile).
+// The epilogue decides what is done with a tile (store_tile).
 #pragma once
 
 #include "arithmetic.hpp"
@@ -44,7 +44,7 @@ struct Matrix {
     const beat_t *weights0, const beat_t *weights1, const beat_t *weights2, const beat_t *weights3, const beat_t *constants
 #define PASS_READ_PORTS weights0, weights1, weights2, weights3, constants
 
-// `field` is the index of `weights0` in the instruction: the weight fields lie in one order in every one.
+// `field` is the index of `weights0` in the instruction: the weight fields have the same order in every instruction.
 inline Matrix matrix_of(const Run& run, const Instruction& i, int field, int rows, int cols, int tile_rows) {
     Matrix m;
     for (int p = 0; p < kWeightPorts; ++p) {

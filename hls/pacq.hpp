@@ -32,12 +32,6 @@ inline bool is_grouped(uint32_t format) {
     return kPacq && (format & kGroupedFlag) != 0;
 }
 
-// Whether the design has the engine that takes weights of this format.
-inline bool has_engine(uint32_t format) {
-#pragma HLS INLINE
-    return (format & kGroupedFlag) != 0 ? kPacq : kInt8Array;
-}
-
 inline int group_of(uint32_t format) {
 #pragma HLS INLINE
     return 1 << grouped_log2_group(format);

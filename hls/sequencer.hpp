@@ -8,6 +8,12 @@
 
 constexpr int kMaxInstructions = 1 << 16;
 
+// Whether the design has the engine that takes weights of this format.
+inline bool has_engine(uint32_t format) {
+#pragma HLS INLINE
+    return is_grouped(format) ? kPacq : array_takes(format);
+}
+
 inline Instruction fetch_instruction(const beat_t* constants, address_t address) {
     Instruction i;
 FetchInstruction:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a weight port to lane words: fetching, and the look-up units that unpack one 128-bit beat a cycle.
+// From a weight port to lane words: fetching, and the look-up units that unpack one 128-bit beat per cycle.
 // docs/packing.md has the formats; machine/storage/ is the same in numpy.
 #pragma once
 
@@ -14,7 +14,7 @@ using words_t = hls::stream<lanes_t, kWordDepth>;
 
 // How one matrix is coded: from an instruction's `format`.
 struct Coding {
-    bool prefix;      // prefix codes, one a weight
+    bool prefix;      // prefix codes, one per weight
     int chunk;        // published scheme: weights an id stands for; 0 otherwise
     int log_packets;  // published scheme: log2 of the packets in a beat
 };
@@ -32,6 +32,15 @@ inline Coding coding_of(uint32_t format) {
 inline bool is_raw(const Coding& coding) {
 #pragma HLS INLINE
     return !coding.prefix && coding.chunk == 0;
+}
+
+// Whether the array of this design takes weights of this format.
+inline bool array_takes(uint32_t format) {
+#pragma HLS INLINE
+    const uint32_t chunk = format & 255, packets = (format >> 8) & 255;
+    const bool published = kLookupEntries > 0 && format < (1u << 16) && (chunk == 1 || chunk == 2) &&
+                           (packets == 1 || packets == 2 || packets == 4);
+    return kInt8Array && (format == 0 || published || (kPrefixCodes && format == kPrefixFormat));
 }
 
 // The tables of one port: chunks of up to two weights, and a prefix code.  A unit that the design lacks has none.
@@ -110,7 +119,7 @@ struct Lanes {
     int queued;
 };
 
-// Where each lane's next halfword lies in the queue, if it needs one: a lane takes it before a word for which it holds less
+// Place of each lane's next halfword in the queue, if it needs one: a lane takes it before a word for which it holds less
 // than the longest code.  Returns how many lanes do.
 inline int place_halfwords(const Lanes& lanes, uint8_t place[kLaneCols]) {
 #pragma HLS INLINE

@@ -13,7 +13,8 @@ import numpy as np
 from meadow.machine.arithmetic import int8
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.isa import CHUNK_SHIFT
-from meadow.machine.storage import groups, packets, prefix
+from meadow.machine.storage import groups
+from meadow.machine.storage.coded import storage_modules
 
 PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
 """The AXI ports of a design, by the numbers under which the C simulation counts their traffic."""
@@ -69,10 +70,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kNormLowest", int8.NORM_EXPONENTS[0], ""),
     ("int", "kNormHighest", int8.NORM_EXPONENTS[1], ""),
     ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
-    ("int", "kModeBits", packets.MODE_BITS, "docs/packing.md has the formats of packed weights"),
-    ("int", "kHalfwordBits", prefix.HALFWORD_BITS, ""),
-    ("int", "kPrefixHeaderBytes", prefix.HEADER_BYTES, "of a prefix table, before its weights"),
-    ("uint32_t", "kPrefixFormat", prefix.PREFIX_WORD, ""),
+    *(row for module in storage_modules() for row in getattr(module, "CONSTANTS", ())),
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
     ("int", "kBlockRows", groups.BLOCK_ROWS, "output features of a port that share a visit of the activations"),
     ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Elem:
-    """How one element is stored: `bits` wide, and quantized in groups of `group` along K (0: one scale a row)."""
+    """How one element is stored: `bits` wide, and quantized in groups of `group` along K (0: one scale per row)."""
 
     name: str
     bits: int

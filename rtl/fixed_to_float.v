@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A signed integer in units of 2^-24 to FP32, rounded to nearest even; one a cycle, three cycles later.
+// A signed integer in units of 2^-24 to FP32, rounded to nearest even; one per cycle, three cycles later.
 `default_nettype none
 
 module fixed_to_float #(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The FP32 sum, rounded to nearest even; one a cycle, five cycles later.  For normal numbers and zeros whose sum is one too;
+// The FP32 sum, rounded to nearest even; one per cycle, five cycles later.  For normal numbers and zeros whose sum is one too;
 // a sum of zero is +0.
 `default_nettype none
 

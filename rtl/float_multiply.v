@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The FP32 product, rounded to nearest even; one a cycle, four cycles later.  For normal numbers and zeros whose product is
+// The FP32 product, rounded to nearest even; one per cycle, four cycles later.  For normal numbers and zeros whose product is
 // one too: machine/storage/groups.py keeps scales where nothing can overflow or become subnormal.
 `default_nettype none
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// FP16 to FP32, exact, subnormals too; one a cycle, a cycle later.  Infinities and NaN do not come.
+// FP16 to FP32, exact, subnormals too; one per cycle, a cycle later.  Infinities and NaN do not come.
 `default_nettype none
 
 module half_to_float (

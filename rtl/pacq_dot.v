@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dot-product unit: eight activations against eight columns of LANES weights a cycle, summed over the columns of a
+// The dot-product unit: eight activations against eight columns of LANES weights per cycle, summed over the columns of a
 // quantization group.  Exact; stationary are the sums.  Scales nothing: pacq_scale does.
 //
 // Eight pacq_mac stand in a cascade, each a cycle behind the one before it, so that the adders of their DSP slices are the

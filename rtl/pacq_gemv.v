@@ -12,7 +12,7 @@ module pacq_gemv #(
     parameter LANES = 4,                 // codes of a port's column: 4, or 8 to take INT2 at the rate of the bus
     parameter TOKEN_LANES = 1,           // tokens that meet a beat in a cycle: 1, 2 or 4
     parameter MAX_TOKENS = 64,
-    parameter ACTIVATION_WORDS = 1024,   // words of eight activations a token lane: a power of two
+    parameter ACTIVATION_WORDS = 1024,   // words of eight activations per token lane: a power of two
     parameter FIFO_BEATS = 512,          // of each port: a power of two
     parameter MAX_BURST = 64,
     parameter ADDRESS_WIDTH = 40,
@@ -241,7 +241,7 @@ module pacq_gemv #(
         codes_q <= codes;
     end
 
-    // The window that is scaled: its lanes one a cycle, the first with the sums themselves.
+    // The window that is scaled: its lanes one per cycle, the first with the sums themselves.
     wire [TOKEN_LANES-1:0] summed;
     wire [17:0] window_summed = window_q[18*(DOT-1)+:18];
     reg [17:0] window_kept_q;

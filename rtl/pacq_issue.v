@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is multiplied when.  A window is a group of columns of a tile of rows for a batch of tokens; it is decided on when all
-// it needs is there, and then runs without a pause, a beat of weights a cycle.
+// it needs is there, and then runs without a pause, a beat of weights per cycle.
 //
 //     for block, for group, for tile, for batch: a window
 `default_nettype none

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The FP-INT multiplier: one FP16 activation times LANES packed weights a cycle, products exact, each added to a sum.
+// The FP-INT multiplier: one FP16 activation times LANES packed weights per cycle, products exact, each added to a sum.
 // Sign, exponent and mantissa are worked on once for all lanes.  Keeps no sums; pacq_dot chains eight of these.
 //
 // A lane takes a code v of four bits and multiplies with v - 8.  INT4 codes are that; an INT2 code u is sent as 8 + u and so

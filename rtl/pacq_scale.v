@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From sums of a group to results: four lanes of every port after each other, one a cycle, each
+// From sums of a group to results: four lanes of every port after each other, one per cycle, each
 //
 //     y = y + (scale * fp32(sum + offset) + minimum * fp32(shared sum))
 //

@@ -19,7 +19,7 @@ module pacq_split #(
     output reg [2:0] set_o,
     output reg [2:0] parameter_beat_o,
     input wire set_done_i,            // the oldest set is not multiplied with any more
-    // Weights: `filled_o` beats a port were written, modulo 128; `released_i` need not be kept.
+    // Weights: `filled_o` beats per port were written, modulo 128; `released_i` need not be kept.
     output reg [6:0] filled_o,
     input wire [6:0] released_i,
     input wire [5:0] read_i,

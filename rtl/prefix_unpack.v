@@ -9,7 +9,7 @@ module prefix_unpack #(
 ) (
     input wire clk_i,
     input wire rst_i,
-    // The matrix's table as it lies in memory, 32 bits a cycle; taken when the words of the tiles before it are looked up,
+    // The matrix's table as it is in memory, 32 bits per cycle; taken when the words of the tiles before it are looked up,
     // and before a tile that is offered beside it.
     input wire [31:0] s_axis_table_tdata,
     input wire s_axis_table_tvalid,
@@ -28,7 +28,7 @@ module prefix_unpack #(
     output wire m_axis_words_tvalid,
     output wire m_axis_words_tlast,
     input wire m_axis_words_tready,
-    // Since reset: cycles of a tile in which no word went on for want of beats, and for want of a reader.
+    // Since reset: cycles of a tile in which no word went on because beats were missing, and because nothing read.
     output reg [31:0] starved_o,
     output reg [31:0] stalled_o,
     // The beats of a tile ended before its words: it waits for a reset, and this stays up until then.

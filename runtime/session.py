@@ -47,12 +47,12 @@ class Stats:
 
     @property
     def prefill_rate(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_rate(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
@@ -222,7 +222,7 @@ class Session:
             raise UsageError(f"logits is {logits!r}; 'last' or 'all' is possible")
         size = self.package.design.block if block is None else block
         if not 1 <= size <= self.package.design.block:
-            raise UsageError(f"block is {size}; the design takes 1 to {self.package.design.block} tokens a run")
+            raise UsageError(f"block is {size}; the design takes 1 to {self.package.design.block} tokens per run")
         with self._turn():
             return self._prefill(tokens, logits, size)
 

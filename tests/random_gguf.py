@@ -27,7 +27,10 @@ def write_gguf(
     seed: int = 0,
     **changes: object,
 ) -> dict[str, NDArray[np.float32]]:
-    """A random two-layer model in GGUF; returns the matrices as they dequantize, [N, K]."""
+    """A random two-layer model in GGUF; returns the matrices as they dequantize, [N, K], and the biases.
+
+    biases  of `changes`: the linears that have one, by GGUF's names, such as "attn_q"
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), str(changes.get("architecture", "llama")))
     kv = int(str(changes.get("kv_heads", heads // 2)))
@@ -76,6 +79,9 @@ def write_gguf(
             ("ffn_down", dim, ffn),
         ):
             matrix(f"{p}{name}.weight", rows, cols, kind)
+            if name in changes.get("biases", ()):  # type: ignore[operator]
+                found[f"{p}{name}.bias"] = random.normal(0, 0.5, rows).astype(np.float32)
+                writer.add_tensor(f"{p}{name}.bias", found[f"{p}{name}.bias"])
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{p}{name}.weight", random.uniform(0.5, 1.5, dim).astype(np.float32))
     if changes.get("extra"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the steps of a build: what is done already is left, a tool that falls silent or takes too long is ended, and its log is told.
+"""Runs the steps of a build: a step that is done is skipped, a tool that falls silent or takes too long is ended, and its log is explained.
 
 Knows no tool's options; tools.py has the steps and failures.py what logs mean.
 """
@@ -67,7 +67,7 @@ class Setting:
 
 
 def fingerprint(package: Package, step: Step, setting: Setting, before: str) -> str:
-    """What a step's result hangs on: the hardware's texts, the release, its command and the step before it."""
+    """Inputs of a step: generated sources, tool release, command, and the previous step's key."""
     asked = [setting.allow_timing] * (step.name == "collect") + [setting.csim, setting.cosim] * (
         step.command[:1] == ("vitis_hls",)
     )
@@ -118,7 +118,7 @@ def todo(package: Package, steps: tuple[Step, ...], setting: Setting, start: str
 def build(
     package: Package, steps: tuple[Step, ...], setting: Setting, tell: Tell, start: str = ""
 ) -> list[dict[str, Any]]:
-    """Run what is to be done; returns a row a step.  Raises BuildFailed with what a log means."""
+    """Run what is to be done; returns one row per step.  Raises BuildFailed with what a log means."""
     folder = package.folder
     (folder / "work").mkdir(exist_ok=True)
     _write_options(folder, setting)

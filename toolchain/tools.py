@@ -40,7 +40,7 @@ class Step:
     minutes  after which it is given up, unless the user says otherwise
     what     in a sentence
     clears   what of earlier runs goes first: patterns
-    checks   whether it only checks, so that nothing behind it hangs on it
+    checks   whether it only checks: no later step depends on it
     """
 
     name: str

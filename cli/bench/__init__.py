@@ -10,11 +10,11 @@ from meadow.cli.lazy import Lazy
 BENCHMARKS = {
     "packing": (
         "meadow.cli.bench.packing",
-        "Bits a weight of every matrix beside the entropy and the published packing.",
+        "Bits per weight of every matrix beside the entropy and the published packing.",
     ),
     "traffic": ("meadow.cli.bench.traffic", "DRAM bytes that the schedule predicts beside those the C++ counts."),
     "paper": ("meadow.cli.bench.paper", "The cost model beside the figures of MEADOW, and on boards of today."),
-    "emulator": ("meadow.cli.bench.emulator", "Tokens a second of emulator and C simulation beside onnxruntime."),
+    "emulator": ("meadow.cli.bench.emulator", "Tokens per second of emulator and C simulation beside onnxruntime."),
     "bus": ("meadow.cli.bench.bus", "Beats of pacq_gemv that carry weights, counted in its Verilog."),
     "decode": ("meadow.cli.bench.decode", "Tokens a second of a grouped model: linears simulated, the rest modelled."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),

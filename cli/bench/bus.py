@@ -61,7 +61,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         "memory",
         "what",
         "cycles",
-        "beats a port",
+        "beats per port",
         "a cycle and port",
         "of the beats that the memory offers",
         "bits as the emulator",

@@ -26,7 +26,7 @@ from meadow.machine.package.read import load
 )
 @json_option
 def decode_command(package: Path, name: str, context: int, reference: Path | None, as_json: bool) -> None:
-    """Tokens a second of PACKAGE, whose weights are grouped: its linears in the simulated Verilog, the rest modelled.
+    """Tokens per second of PACKAGE, whose weights are grouped: its linears in the simulated Verilog, the rest modelled.
 
     \b
     Example:
@@ -51,7 +51,7 @@ def decode_command(package: Path, name: str, context: int, reference: Path | Non
     out.print(rows)
     out.print(
         f"{result['tokens_per_s']:.1f} tokens/s, {result['share_of_roofline']:.1%} of the DRAM roofline of "
-        f"{result['roofline_tokens_per_s']:.1f} ({sum(result['bytes_per_token'].values()) / 1e6:.1f} MB a token at "
+        f"{result['roofline_tokens_per_s']:.1f} ({sum(result['bytes_per_token'].values()) / 1e6:.1f} MB per token at "
         f"{board.bandwidth_gb_s} GB/s); the memory's beats used: {result['share_of_offered']:.1%}"
     )
     out.print(f"{result['kind']}; {result['clock_mhz']} and {result['pacq_clock_mhz']} MHz")

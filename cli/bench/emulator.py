@@ -48,7 +48,7 @@ def emulator_command(
 
 def _show(package: Path, result: dict[str, Any]) -> None:
     made = table(
-        f"{package}: tokens a second (measured, median of rounds in turns: {result['repeats']}), prompt of {result['prompt']}",
+        f"{package}: tokens per second (measured, median of rounds in turns: {result['repeats']}), prompt of {result['prompt']}",
         "runner",
         "start, s",
         "prefill",
@@ -79,7 +79,9 @@ def _show(package: Path, result: dict[str, Any]) -> None:
         out.print(
             f"{name.replace('_', ' ')}: bound by {b[name]['bound']}: {b[name]['tokens_per_s']:.1f} tokens/s, of which {b[name]['share']:.0%} are reached"
         )
-    out.print(f"csim decode: {b['csim_decode']['nanoseconds_per_weight']:.2f} ns a weight; {b['csim_decode']['bound']}")
     out.print(
-        f"csim prefill: {b['csim_prefill']['nanoseconds_per_product']:.3f} ns a product; {b['csim_prefill']['bound']}"
+        f"csim decode: {b['csim_decode']['nanoseconds_per_weight']:.2f} ns per weight; {b['csim_decode']['bound']}"
+    )
+    out.print(
+        f"csim prefill: {b['csim_prefill']['nanoseconds_per_product']:.3f} ns per product; {b['csim_prefill']['bound']}"
     )

@@ -23,7 +23,7 @@ DEFAULT = Path("build/smollm2-tensor")
 @trust_option
 @json_option
 def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -> None:
-    """Print bits a weight of each matrix of PACKAGE beside its order-0 entropy and the published packing.
+    """Print bits per weight of each matrix of PACKAGE beside its order-0 entropy and the published packing.
 
     \b
     Example:
@@ -45,7 +45,7 @@ def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -
 
 def _show(package: Path, result: dict[str, Any]) -> None:
     rows = table(
-        f"{package}: bits a weight (measured; tables, directories and padding counted)",
+        f"{package}: bits per weight (measured; tables, directories and padding counted)",
         "matrix",
         "shape",
         "stored as",
@@ -76,7 +76,7 @@ def _show(package: Path, result: dict[str, Any]) -> None:
     out.print(rows)
     w = result["whole"]
     out.print(
-        f"whole model: {w['bits_per_weight']:.3f} bits a weight, order-0 entropy {w['entropy_bits']:.3f}: {w['share_of_bound']:.1%} of the bound"
+        f"whole model: {w['bits_per_weight']:.3f} bits per weight, order-0 entropy {w['entropy_bits']:.3f}: {w['share_of_bound']:.1%} of the bound"
     )
     for scheme, bits in w["published_bits"].items():
         out.print(
@@ -85,6 +85,6 @@ def _show(package: Path, result: dict[str, Any]) -> None:
     if "unpack" in result:
         u = result["unpack"]
         out.print(
-            f"unpacking one token (simulated): {u['weights_per_cycle']:.1f} weights a cycle over all ports, "
+            f"unpacking one token (simulated): {u['weights_per_cycle']:.1f} weights per cycle over all ports, "
             f"a beat goes in in {u['beats_per_cycle']:.1%} of the cycles"
         )

@@ -78,7 +78,7 @@ def svg(drawn: Figure, name: str, title: str) -> str:
 
 
 def roofline(points: Sequence[tuple[str, float, float, str]], peak: float, lines: Sequence[tuple[str, float]]) -> str:
-    """points: (name, MACs a byte, GMAC/s, phase); peak in GMAC/s; lines: (name, GB/s)."""
+    """points: (name, MACs per byte, GMAC/s, phase); peak in GMAC/s; lines: (name, GB/s)."""
     drawn, ax = figure(3.4)
     xs = [p[1] for p in points if p[1] > 0]
     low, high = min(xs) / 2, max(max(xs), peak / min(b for _, b in lines)) * 2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """emit: the texts of a package: constants and the top level from templates, kernels as they are, and the vendor's scripts.
 
-Generation has no side effects: a BuildPlan is names and texts, and writing it is save.py's business.
+Generation has no side effects: a BuildPlan is names and texts; save.py writes it.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _load_once(folder: Path) -> None:
 
 def _keep_builds(target: Path, folder: Path, design_id: str) -> None:
     """What `meadowc build` made in hours stays when a model is compiled again: at its place if the design is the same, else under
-    the name of its own."""
+    a name of their own."""
     try:
         before = json.loads((target / "manifest.json").read_text())["design_id"]
     except (OSError, ValueError, KeyError):

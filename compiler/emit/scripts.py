@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Vitis and Vivado are given: the config of v++, a self-contained Tcl for older Vitis HLS, a test bench, the block design's
-Tcl, and the metadata by which an emulated board is made.  Texts only; which tool runs them is build's business.
+Tcl, and the metadata by which an emulated board is made.  Texts only; toolchain/run.py runs the tools.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from meadow.machine.engines.array import Array
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.program import CHUNK_LIMIT
 from meadow.machine.storage import packets, raw
-from meadow.machine.storage.coded import Coded, Format, Units, schemes, storage_modules
+from meadow.machine.storage.coded import Coded, Format, Units, formats, schemes, storage_modules
 from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 from meadow.machine.storage.packets import Packets
@@ -65,9 +65,12 @@ class ArrayPlanner(Planner[Array]):
         packed = pack(rows, Layout(rows.shape[0], rows.shape[1], 1, 64), packing, units)
         return 8 * packed.streams[0].nbytes / rows.size
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Array) -> Stored:
+    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Array, packing: str) -> Stored:
+        """In the likeliest format: prefix codes where they are decoded, else the forced scheme's, if it has one."""
         assert isinstance(layout, Layout)
-        form: Format = Prefix() if engine.prefix_codes else Packets(2, 1) if engine.lookup_entries else raw.Raw()
+        forced = [f for f in formats().values() if packing in f.schemes and f.room(engine)]
+        likely: list[Format] = [Prefix()] if engine.prefix_codes else [Packets(2, 1)] if engine.lookup_entries else []
+        form = next(iter(likely + forced), raw.Raw())
         return stand_in(layout, bits, form, engine.lookup_entries)
 
     def start(self, weights: Sequence[Weight], needs: Needs) -> Array:
@@ -103,9 +106,9 @@ class ArrayPlanner(Planner[Array]):
         return head_dim % engine.ports == 0
 
     def stored_as(self, engine: Array, packing: str) -> str:
-        if engine.prefix_codes:
-            return "prefix"
-        return packing if packing in PUBLISHED else "raw"
+        if packing != "auto":
+            return packing
+        return "prefix" if engine.prefix_codes else "raw"
 
     def notes(self, engine: Array, weights: Sequence[Weight], packing: str) -> list[str]:
         if packing == "auto" and not engine.prefix_codes:
@@ -176,7 +179,7 @@ class Packed:
 
     @property
     def fetch_cycles(self) -> int:
-        """Cycles of the slowest port of each tile at one beat a cycle, and of loading the table."""
+        """Cycles of the slowest port of each tile at one beat per cycle, and of loading the table."""
         if not self.form.packed:
             return self.layout.raw_beats
         return int(self.coded.directory.max(axis=1).sum()) + -(-self.coded.table.nbytes // BEAT_BYTES)

@@ -76,7 +76,7 @@ class Planner(Generic[E]):
         """Bits per weight, estimated from a sample of its rows."""
         raise NotImplementedError
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: E) -> Stored:
+    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: E, packing: str) -> Stored:
         """A part of which only the size is known: its arrays have lengths and no memory."""
         raise NotImplementedError
 

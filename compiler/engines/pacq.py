@@ -47,7 +47,7 @@ class PacqPlanner(Planner[Pacq]):
     def sampled_bits(self, weight: Weight, engine: Pacq, packing: str) -> float:
         return float(weight.elem.bits)
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Pacq) -> Stored:
+    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Pacq, packing: str) -> Stored:
         assert isinstance(layout, GroupLayout)
         return PackedGroups(layout, (zeros(layout.port_beats * BEAT_BYTES, np.uint8),) * layout.ports, bits)
 

@@ -2,10 +2,10 @@
 """The cost model: cycles of each step as the engine's C++ overlaps fetch, compute and store.  All modelled.
 
 Each instruction knows its own loops and price (machine/instructions/); bytes are traffic.py's, and exact.  Assumptions:
-  - a port moves one 128-bit beat a cycle while it streams (UG1085: HP and HPC ports; MixerLoop measured 98 to 100 %)
-  - within a tile, fetching, unpacking, multiplying and rescaling overlap, at one iteration a cycle as the pragmas ask; its
+  - a port moves one 128-bit beat per cycle while it streams (UG1085: HP and HPC ports; MixerLoop measured 98 to 100 %)
+  - within a tile, fetching, unpacking, multiplying and rescaling overlap, at one iteration per cycle as the pragmas ask; its
     epilogue follows; a tile costs TILE_OVERHEAD cycles more (latency of the first beat, pipeline fill)
-  - norms, quantization and epilogues take the design's float_lanes elements a cycle
+  - norms, quantization and epilogues take the design's float_lanes elements per cycle
   - attention of a token group takes two cycles per visible key: one pass for the maximum, one for the exponentials
   - a step starts when the one before has ended, OVERHEAD cycles later
   - the DRAM gives its peak bandwidth times EFFICIENCY

@@ -61,7 +61,7 @@ def timeline(steps: Iterable[Step], design: Design, tokens: int, position: int, 
 
 
 def chrome_trace(runs: dict[str, list[Event]], design: Design) -> dict[str, Any]:
-    """The runs as a trace for chrome://tracing or Perfetto: a process a run, a track for steps and one for each phase."""
+    """The runs as a trace for chrome://tracing or Perfetto: one process per run, a track for steps and one for each phase."""
     events: list[dict[str, Any]] = []
     for pid, (title, run) in enumerate(runs.items(), 1):
         tracks = ["steps", *dict.fromkeys(phase for e in run for phase in e.phases)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """fit: how large the hardware is, from the board's resources and the model's shapes.
 
-Decides sizes only; in which order the work is done is lower.py's business.  Resource figures are estimates.
+Decides sizes only; lower.py decides the order of the work.  Resource figures are estimates.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _notes(design: Design, model: Model, board: Board, limited: str) -> list[str
         notes = [f"clocks of {design.clock_mhz} MHz{''.join(others)} are assumed, not closed"]
     if model.context and design.context < model.context:
         notes.append(
-            f"context {design.context} of the model's {model.context}" + (f", for want of {limited}" if limited else "")
+            f"context {design.context} of the model's {model.context}"
+            + (f", because {limited} is short" if limited else "")
         )
     if model.context and design.context > model.context:
         notes.append(f"context {design.context} passes the {model.context} tokens that the model was made for")

@@ -82,7 +82,7 @@ def workload(design: Design) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design within the budget, with its modelled rates (tokens a second) and the largest share of a resource it takes."""
+    """A design within the budget, with its modelled rates (tokens per second) and the largest share of a resource it takes."""
 
     design: Design
     prefill: float
@@ -127,7 +127,7 @@ def search(
     """The best design of CHOICES around `base`; what is in `fixed` stays as it is in `base`.
 
     shares   of each resource's budget that a design takes: one above 1 does not fit
-    packing  the scheme of pack.SCHEMES that designs without prefix codes use
+    packing  the scheme of array.SCHEMES that designs without prefix codes use
     Returns None when nothing fits.
     """
     bits = sampled_bits(graph, base, packing)
@@ -152,7 +152,7 @@ def search(
                 excluded[space.key(design)] = worst
                 continue
             if programs is None:
-                programs = _programs(reduced, shape, bits, board, dataflow)
+                programs = _programs(reduced, shape, bits, board, dataflow, packing)
             prefill, decode = _best_rates(programs, design, prices, Workload.of(design), repeats)
             found.append(Candidate(design, prefill, decode, used[worst], worst, _packing_of(design, packing)))
     if not found:
@@ -167,7 +167,7 @@ def search(
 def price(
     graph: Graph, board: Board, design: Design, prompt: int = PROMPT, dataflow: str = "auto"
 ) -> tuple[float, float]:
-    """(prefill, decode) of `design` in tokens a second: a prompt of `prompt` tokens, and the token after it."""
+    """(prefill, decode) of `design` in tokens per second: a prompt of `prompt` tokens, and the token after it."""
     reduced, repeats = _kinds_of_layers(graph)
     programs = _programs(reduced, design, sampled_bits(graph, design), board, dataflow)
     work = Workload.of(design, prompt, prompt)
@@ -261,14 +261,16 @@ def _shape_of_layer(graph: Graph, nodes: tuple[Node, ...]) -> str:
     return repr(shown)
 
 
-def _programs(graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str) -> list[Programs]:
+def _programs(
+    graph: Graph, design: Design, bits: dict[str, float], board: Board, dataflow: str, packing: str = "auto"
+) -> list[Programs]:
     """The programs of each dataflow that is possible."""
     packed: dict[str, Stored] = {}
     for name, parts in weight_parts(graph, design).items():
         planner = planner_for(graph.weights[name].elem)
         assert planner is not None, name
         engine = design.engine(planner.kind)
-        packed |= {part.name: planner.stand_in(part.layout, bits[name], engine) for part in parts}
+        packed |= {part.name: planner.stand_in(part.layout, bits[name], engine, packing) for part in parts}
     modes = ("tphs", "gemm") if dataflow == "auto" else (dataflow,)
     return [lower(graph, design, packed, mode, board.bandwidth_gb_s).programs for mode in modes]
 

@@ -31,7 +31,7 @@ from meadow.machine.units import BEAT_BYTES
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
 FEED_CYCLES = 2
-"""Engine cycles a word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: feed_activations, II = 2)."""
+"""Engine cycles per word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: feed_activations, II = 2)."""
 
 
 @dataclass

@@ -159,13 +159,13 @@ def bounds(package: Package, runners: dict[str, Any]) -> dict[str, Any]:
 
 
 def _matrix_vector_bandwidth() -> float:
-    """Bytes a second at which numpy multiplies a matrix too large for the caches with a vector: the best of a few."""
+    """Bytes per second at which numpy multiplies a matrix too large for the caches with a vector: the best of a few."""
     matrix, vector = np.ones((16384, 2048), np.float32), np.ones(2048, np.float32)
     return max(matrix.nbytes / _seconds(lambda: matrix @ vector) for _ in range(5))
 
 
 def _matrix_peak() -> float:
-    """Floating-point operations a second of numpy's FP32 product of a block with a matrix."""
+    """Floating-point operations per second of numpy's FP32 product of a block with a matrix."""
     a, b = np.ones((128, 2048), np.float32), np.ones((2048, 2048), np.float32)
     return max(2 * a.shape[0] * b.size / _seconds(lambda: a @ b) for _ in range(5))
 

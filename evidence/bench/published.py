@@ -51,9 +51,9 @@ REPORTED_RATIOS = {"naive": 1.4, "packets": 1.54, "frequency": 2.63}
 class Machine:
     """MEADOW's engine and what it is attached to.
 
-    gbit_s              DRAM bandwidth, gigabits a second
+    gbit_s              DRAM bandwidth, gigabits per second
     parallel, broadcast processing elements of the two kinds
-    multipliers         INT8 products a cycle of one of them
+    multipliers         INT8 products per cycle of one of them
     overlap             fetch and store run beside compute (double buffering); else after one another
     score_bytes         of one score or probability in DRAM
     causal              attention stops at the token's own position; else it runs over the whole block
@@ -188,7 +188,7 @@ def _tphs(s: Shape, m: Machine, tokens: int, seen: int, ratio: float) -> Part:
     split = min(max(q / n, k / (per_token - n)) for n in range(1, per_token))
     pace = max(split, k, length)
     groups = -(-tokens // m.broadcast)
-    cycles = s.heads * (groups * pace + split + length)  # and filling the pipeline once a head
+    cycles = s.heads * (groups * pace + split + length)  # and filling the pipeline once per head
     return Part("TPHS", s.dim * s.dim / ratio + tokens * s.dim + 2 * seen * s.dim, tokens * s.dim, cycles)
 
 

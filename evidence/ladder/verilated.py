@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """pacq_gemv under Verilator: its Verilog as a program that reads a memory and a script, and counts cycles.
 
-The program is built once for each shape and kept in the user's cache.  Which matrices run is the caller's business.
+The program is built once for each shape and kept in the user's cache.  The caller chooses which matrices run.
 """
 
 from __future__ import annotations

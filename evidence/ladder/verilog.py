@@ -115,7 +115,7 @@ def program(package: Package) -> Path:
 
 
 def bandwidth(package: Package) -> float:
-    """Peak of the package's board in 10^9 bytes a second, as it was compiled for."""
+    """Peak of the package's board in 10^9 bytes per second, as it was compiled for."""
     return float(json.loads(package.file("report/summary.json").read_text())["bandwidth_gb_s"])
 
 

@@ -103,7 +103,7 @@ class Pacq(Engine):
         if form.bits == 2 and self.lanes < 8:
             return [f"the design has no engine for {form}"]
         if -(-int(f["cols"]) // form.group) > MOST_GROUPS:
-            return [f"more than {MOST_GROUPS} groups a row"]
+            return [f"more than {MOST_GROUPS} groups per row"]
         if tile_rows % (self.ports * form.lanes):
             return [f"tiles of {tile_rows} rows, {form} come {self.ports * form.lanes} at a time"]
         return []

@@ -47,7 +47,7 @@ class Context(Instruction):
         Field("values", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
         Field("heads", "int", "query heads"),
         Field("kv_heads", "int", "key and value heads"),
-        Field("head_dim", "int", "elements a head"),
+        Field("head_dim", "int", "elements per head"),
         Field("capacity", "int", "tokens that the cache holds"),
         Field("block", "int", "tokens that the query buffers hold"),
         Field("row", "int", "elements between two rows of weights"),

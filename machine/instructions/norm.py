@@ -42,7 +42,7 @@ class Norm(Instruction):
         Field("codes", "slot", "out: INT8 [tokens, cols padded to 32], or FP32 [tokens, cols padded to 4]"),
         Field("scale", "slot", "out, INT8: FP32 [tokens]"),
         Field("floats", "int", "1 leaves the rows in FP32, 0 quantizes them"),
-        Field("cols", "int", "elements a row"),
+        Field("cols", "int", "elements per row"),
         Field("eps", "float", "added to the mean square"),
         Field("inverse", "float", "1 / cols"),
     )

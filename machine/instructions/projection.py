@@ -20,7 +20,7 @@ MATRIX = (
     Field(
         "format",
         "int",
-        "0 raw; 65536 prefix codes; bit 24: grouped weights (machine/storage/groups.py); else chunk size | packets a beat << 8",
+        "0 raw; 65536 prefix codes; bit 24: grouped weights (machine/storage/groups.py); else chunk size | packets per beat << 8",
     ),
     Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
     Field("table", "slot", "packed: code table, or `chunk size` int8 an entry"),
@@ -28,8 +28,8 @@ MATRIX = (
     Field("weight_scale", "slot", "FP32 scale of each row, every tile's beginning at a beat"),
 )
 KEPT = (
-    Field("reuse", "int", "grouped: 1 takes the activations that pacq_gemv has from the linear before"),
-    Field("hold", "int", "grouped: 1 leaves them there for the next"),
+    Field("reuse", "int", "grouped: 1 reuses the activations that pacq_gemv already holds"),
+    Field("hold", "int", "grouped: 1 keeps them for the next linear"),
 )
 FIELDS = (*ACTIVATIONS, *MATRIX, *KEPT)
 

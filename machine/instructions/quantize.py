@@ -33,7 +33,7 @@ class Quantize(Instruction):
         Field("source", "slot", "FP32 [tokens, cols]"),
         Field("codes", "slot", "out: INT8 [tokens, cols padded to 32]"),
         Field("scale", "slot", "out: FP32 [tokens]"),
-        Field("cols", "int", "elements a row"),
+        Field("cols", "int", "elements per row"),
     )
 
     def run(self, f: Fields, m: Machine) -> None:

@@ -52,7 +52,7 @@ class Scores(Instruction):
         Field("key_scale", "slot", "FP32 [kv_heads, capacity]"),
         Field("heads", "int", "query heads"),
         Field("kv_heads", "int", "key and value heads"),
-        Field("head_dim", "int", "elements a head"),
+        Field("head_dim", "int", "elements per head"),
         Field("capacity", "int", "tokens that the cache holds"),
         Field("block", "int", "tokens that the query buffers hold"),
         Field("kappa", "float", "log2(e) / sqrt(head_dim)"),

@@ -52,7 +52,7 @@ class Tphs(Instruction):
         Field("cols", "int", "input features of Q, as for LINEAR"),
         Field("heads", "int", "query heads"),
         Field("kv_heads", "int", "key and value heads"),
-        Field("head_dim", "int", "elements a head"),
+        Field("head_dim", "int", "elements per head"),
         Field("keys", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
         Field("key_scale", "slot", "FP32 [kv_heads, capacity]"),
         Field("values", "slot", "INT8, like keys"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Level 3, the artefact: a folder with manifest.json, program.bin, weights.bin, packing.json, hls/, tokenizer/, report/.
 
-Reads and checks what is on disk; standard library and numpy only, so that a board can.  Writing is save.py's business.
+Reads and checks what is on disk; standard library and numpy only, so that a board can.  emit/save.py writes it.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a matrix lies in memory: one file per way."""
+"""How a matrix is stored: one file per way."""

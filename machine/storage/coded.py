@@ -2,7 +2,14 @@
 """Coded streams: what a way of storing INT8 weights must say of itself.  Each way is one file here, with a FORMATS of its own.
 
 A port streams its rows in tiles (rows.py); a coded tile begins at a beat, and a directory has the beats of each.  The way is
-named by the format word of an instruction.
+named by the format word of an instruction, whose bits below 24 are the array's: chunk size 0..7, packets 8..15, prefix codes 16.
+
+A module with FORMATS is found here.  It may have
+
+    candidates(streams [ports, rows, cols], layout, counts [256], room, scheme) -> [(format, coded)]
+        what the compiler may store a matrix as; scheme is "auto" or one of the formats' own, room the entries of the unit's table
+    CONSTANTS
+        (C++ type, name, value, what it is) of what its unit in hls/weights.hpp needs
 """
 
 from __future__ import annotations
@@ -72,7 +79,7 @@ class Format:
         raise NotImplementedError
 
     def room(self, units: Units) -> int:
-        """Entries that the table of the design's unit holds; 0 when the design cannot unpack this format."""
+        """Entries that the table of the array's unit holds, 1 for a unit without a table; 0 when it has no such unit."""
         return 0
 
     def table_bytes(self, entries: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped weights: how INT8, INT4 and INT2 codes with a scale (and a minimum) a group lie in memory for pacq_gemv.
+"""Grouped weights: how INT8, INT4 and INT2 codes, with a scale (and a minimum) per group, are stored for pacq_gemv.
 
 The arithmetic on them is arithmetic/fp16.py's.  Shared by pack, the emulator and the tests of the Verilog; rtl/pacq_gemv.v and
 hls/sim/pacq.hpp read the same streams.
@@ -10,7 +10,7 @@ block after block and group after group:
     parameters   of its 16 rows: the scale, or scale and minimum, each FP16 or FP32: 2, 4 or 8 beats
     weights      lanes rows at a time: group / 8 beats, each 8 columns; a column is 16 bits, its lanes' codes lowest first
 
-A beat is 128 bits, so 16 bits a column are 2, 4 or 8 rows of 8, 4 or 2 bits: weights are packed along the output dimension
+A beat is 128 bits, so 16 bits per column are 2, 4 or 8 rows of 8, 4 or 2 bits: weights are packed along the output dimension
 (PacQ, section 3).  Codes are unsigned; what 0 stands for is the format's `zero`.
 """
 
@@ -33,7 +33,7 @@ COLUMN_BITS = 16
 WIDTHS = (2, 4, 8)
 GROUPS = (16, 32, 64, 128, LARGEST_GROUP)
 SHORTEST_WINDOW = 4
-"""Cycles that the engine gives a group of a tile at least: pacq_scale takes a lane a cycle."""
+"""Cycles that the engine gives a group of a tile at least: pacq_scale takes one lane per cycle."""
 WORD_FLAG = 1 << 24
 """Bit of a program's format word that says: grouped weights, for pacq_gemv."""
 WORD_FIELDS = {"bits": (0, 8), "log2_group": (8, 4), "minimum": (16, 1), "wide": (17, 1)}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """packets: the published packing (MEADOW, MLSys 2025, section 5): unique chunks, ids, packets with their own id width.
 
-Ids and bytes and their inverse; whether a matrix is stored so is pack.py's choice.  docs/packing.md has the format.
+Ids and bytes and their inverse; compiler/engines/array.py chooses whether a matrix is stored so.  docs/packing.md has the format.
 """
 
 from __future__ import annotations
@@ -79,12 +79,14 @@ class Packets(Format):
         return made
 
     def __str__(self) -> str:
-        return f"chunks of {self.chunk}, {self.packets} packets a beat"
+        return f"chunks of {self.chunk}, {self.packets} packets per beat"
 
 
 PACKETS = tuple(Packets(chunk, packets) for chunk in (1, 2) for packets in (1, 2, 4))
 """A beat yields at most LOOKUP_LANES chunks of two: LANE_COLS weights, one word of the multipliers."""
 FORMATS = PACKETS
+CONSTANTS = (("int", "kModeBits", MODE_BITS, "docs/packing.md has the formats of packed weights"),)
+"""What C++ needs of it, for machine/facts.py."""
 
 
 def chunk_ids(streams: NDArray[np.int8], chunk: int, by_frequency: bool) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
@@ -210,7 +212,7 @@ def _pack_tiles(
 def candidates(
     streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int, scheme: str
 ) -> list[tuple[Format, Coded]]:
-    """What pack.py may choose of this file: the best format whose table has room."""
+    """The best format whose table has room (see coded.py)."""
     how = "frequency" if scheme == "auto" else scheme
     form = best_format(streams, room, how)
     if form is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """prefix: weights as prefix codes of bounded length, in as many bit streams as the multipliers have columns.
 
-Codes and their inverse; whether a matrix is stored so is pack.py's choice.  docs/packing.md has the format.
+Codes and their inverse; compiler/engines/array.py chooses whether a matrix is stored so.  docs/packing.md has the format.
 """
 
 from __future__ import annotations
@@ -277,6 +277,12 @@ class Prefix(Format):
 
 
 FORMATS = (Prefix(),)
+CONSTANTS = (
+    ("int", "kHalfwordBits", HALFWORD_BITS, ""),
+    ("int", "kPrefixHeaderBytes", HEADER_BYTES, "of a prefix table, before its weights"),
+    ("uint32_t", "kPrefixFormat", PREFIX_WORD, ""),
+)
+"""What C++ needs of it, for machine/facts.py."""
 
 
 def encode(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64]) -> Coded:
@@ -291,5 +297,5 @@ def encode(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64])
 def candidates(
     streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int, scheme: str
 ) -> list[tuple[Format, Coded]]:
-    """What pack.py may choose of this file."""
+    """Prefix codes of these weights (see coded.py)."""
     return [(Prefix(), encode(streams, layout, counts))]

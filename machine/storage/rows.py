@@ -2,7 +2,7 @@
 """Layout: the order in which a weight matrix crosses the bus, shared by pack, the emulator and the C++.
 
 Row n of W[N, K] belongs to port n mod ports; a port streams its rows in order, tile after tile, each row padded with
-zeros to LANE_COLS columns.  Says nothing of how the bytes are coded; that is pack.py's choice.
+zeros to LANE_COLS columns.  Says nothing of how the bytes are coded; each coding says it of itself.
 """
 
 from __future__ import annotations

@@ -27,17 +27,17 @@ constexpr int kPorts = PORTS;
 constexpr int kCommandWords = 2 * (1 + (kPorts + 1) / 2);  // 64-bit words
 constexpr int kAhead = 11;  // commands that go before the one that is served: of 16 instructions, 12 at most are such
 
-// The memory: beats a cycle over all ports together, in units of 1/65536; latency in cycles, the least and how much more at
+// The memory: beats per cycle over all ports together, in units of 1/65536; latency in cycles, the least and how much more at
 // most; every `refresh_period` cycles nothing for `refresh` of them.
 struct Header {
     uint64_t beats_per_cycle, latency, jitter, refresh_period, refresh;
-    uint64_t foreign_rate;  // beats a cycle of whoever else reads, in units of 1/65536
+    uint64_t foreign_rate;  // beats per cycle of whoever else reads, in units of 1/65536
     uint64_t commands, operations, most_cycles;
 };
 
 // What the engine does next.
 enum : uint64_t {
-    kFeed,     // cycles a word in 1/256, words: activations go
+    kFeed,     // cycles per word in 1/256, words: activations go
     kTake,     // cycles a result in 1/256, results: of every port
     kWork,     // cycles, beats: busy, while somebody else reads so many beats from the memory
     kCommand,  // the next command is being served from now on

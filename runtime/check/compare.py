@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """compare: a device beside the emulator, layer by layer, to see where they part.
 
-Runs the prefill program in pieces that end where a layer ends; what is between lies in memory and can be read.
+Runs the prefill program in pieces that end where a layer ends; what is in between is in memory and can be read.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _memory(session: Session, healthy: Session) -> tuple[bool, str]:
 
 
 def _weights(session: Session, healthy: Session) -> tuple[bool, str]:
-    """What lies in the device's memory is what the package holds."""
+    """The device's memory holds what the package holds."""
     total = 0
     for (chunk, data), address in zip(session.package.chunk_bytes(), session.loaded.addresses, strict=True):
         if data is None:
@@ -168,7 +168,7 @@ def _speed(session: Session, healthy: Session) -> tuple[bool, str]:
     before = cycles()
     session.step(_prompt(session)[0])
     counted, expected = cycles() - before, session.package.design.clock_mhz * 1e6 / modelled
-    seen = f"{counted:,} cycles a token, {expected:,.0f} modelled for a context of {session.package.summary()['decode']['context']}"
+    seen = f"{counted:,} cycles per token, {expected:,.0f} modelled for a context of {session.package.summary()['decode']['context']}"
     if counted > SLOWEST * expected:
         return False, f"{seen}: a memory port that is too narrow or shared, or another master on the DRAM"
     return True, seen

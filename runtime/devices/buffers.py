@@ -71,7 +71,7 @@ class Buffers:
             memory = self.allocate(-(-max(length, 1) // PAGE) * PAGE)
         except (MemoryError, RuntimeError, OSError) as error:
             raise DeviceError(
-                f"{length} bytes of contiguous memory were not to be had: {error}. If memory is short (CmaFree in /proc/meminfo), close what "
+                f"Could not allocate {length} bytes of contiguous memory: {error}. If memory is short (CmaFree in /proc/meminfo), close what "
                 "holds it or add cma=1024M to the kernel's boot arguments"
             ) from None
         self.operations["allocations"] += 1

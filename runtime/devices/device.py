@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device: the five verbs that a board owes the runtime, and nothing else.
 
-Bodies: emulator.py (numpy), csim.py (the emitted C++).  What is done with a device is session.py's business.
+Implemented by emulator.py (numpy), csim.py (the emitted C++) and zynq.py (a board, also an emulated one).  session.py uses it.
 """
 
 from __future__ import annotations

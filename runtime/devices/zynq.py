@@ -103,7 +103,7 @@ class Zynq:
     # -- the fabric ------------------------------------------------------------------------------------------------
 
     def _load(self, file: Path) -> Any:
-        """Download the overlay.  pynq's clocks remember the first device they met, so they are told of this one."""
+        """Download the overlay.  pynq's clocks remember the first device they met, so they are given this one."""
         pynq.Device.active_device = self.device
         if hasattr(pynq.Clocks, "set_device"):  # before 3.1 there was one device
             pynq.Clocks.set_device(self.device)

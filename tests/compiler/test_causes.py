@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that is not served is told the true cause, and all that is known of it at once."""
+"""A model that is not served is refused with the true cause, and all problems at once."""
 
 from __future__ import annotations
 

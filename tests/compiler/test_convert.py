@@ -20,6 +20,7 @@ from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.models import convert
 from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.sources.families.family import Family
 from meadow.compiler.sources.gguf.file import read_gguf, unpermute
 from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.onnx.builder import Builder
@@ -146,6 +147,31 @@ def test_a_type_that_is_not_served_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UnsupportedModel, match=r"type Q4_0: of 14 tensors") as caught:
         convert(tmp_path / "m.gguf", tmp_path / "m")
     assert "type Q8_0" in str(caught.value) and not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("permuted", [True, False])
+def test_a_bias_stays_with_its_row(permuted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family("llama", biases=frozenset("qk"), permuted=permuted)
+    monkeypatch.setattr("meadow.compiler.sources.gguf.file.families", lambda: {"llama": family})
+    stored = write_gguf(tmp_path / "m.gguf", "F32", "F32", biases=("attn_q", "attn_k"))
+    graph = read_source(tmp_path / "m.gguf")
+    for name in ("blk.0.attn_q", "blk.1.attn_k"):
+        rows = [row.tobytes() for row in stored[f"{name}.weight"]]
+        order = [rows.index(row.tobytes()) for row in graph.weights[f"{name}.weight"].dequantize()]
+        assert (order != sorted(order)) == permuted
+        np.testing.assert_array_equal(graph.vectors[f"{name}.bias"], stored[f"{name}.bias"][order])
+
+
+def test_a_model_that_no_engine_runs_is_said_to_be_one_when_it_is_written(
+    tmp_path: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "meadow.compiler.sources.gguf.file.families", lambda: {"llama": Family("llama", biases=frozenset("q"))}
+    )
+    write_gguf(tmp_path / "m.gguf", biases=("attn_q",))
+    result = meadowc("convert", tmp_path / "m.gguf", "-o", tmp_path / "m")
+    assert result.code == 0 and "next:" not in result.out
+    assert "%l0.q has a bias; the engines run linears without a bias" in result.out
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_format_that_the_engine_cannot_unpack_is_not_used() -> None:
 
 
 def test_time_on_the_bus_is_the_slower_of_fetching_and_unpacking() -> None:
-    """Weights of half a bit leave the bus idle: the unit gives LANE_COLS weights a cycle, no more."""
+    """Weights of half a bit leave the bus idle: the unit gives LANE_COLS weights per cycle, no more."""
     codes = (np.random.default_rng(3).random((256, 512)) < 0.1).astype(np.int8)
     packed = pack(codes, Layout(256, 512, 4, 64))
     assert packed.bits_per_weight < 2 and packed.unpack_cycles == 64 * 512 // LANE_COLS
@@ -266,7 +266,7 @@ def test_what_packing_makes_of_two_kinds_of_weights(golden: Any) -> None:
         packed = pack(np.clip(np.rint(values), -127, 127).astype(np.int8), Layout(192, 576, 4, 64))
         form = str(packed.form) if packed.form.packed else "raw"
         lines.append(
-            f"{name}: {form}, {packed.coded.entries} entries, {packed.bits_per_weight:.3f} bits a weight, "
+            f"{name}: {form}, {packed.coded.entries} entries, {packed.bits_per_weight:.3f} bits per weight, "
             f"entropy {packed.entropy:.3f}"
         )
     golden.check("\n".join(lines) + "\n")

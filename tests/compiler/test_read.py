@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five exporters, one Graph; and what is not a LLaMA-family decoder is told so, all at once."""
+"""Five exporters, one Graph; and a file that is no LLaMA-family decoder is refused with all its problems at once."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def test_flushing_is_the_same(cpp: ctypes.CDLL) -> None:
 @pytest.mark.parametrize("spread", [0.3, 2, 12, 45])
 @pytest.mark.parametrize("library", ["cpp", "cpp_plain"])
 def test_prefix_codes_unpack_a_beat_a_cycle(library: str, spread: float, request: pytest.FixtureRequest) -> None:
-    """Nearly: the queue fills first, and 32 weights a cycle are the most that come out."""
+    """Nearly: the queue fills first, and 32 weights per cycle are the most that come out."""
     found = request.getfixturevalue(library)
     weights = np.clip(np.rint(np.random.default_rng(8).laplace(0, spread, (64, 768))), -127, 127).astype(np.int8)
     packed = pack(weights, Layout(64, 768, 1, 64), "prefix")

@@ -18,9 +18,9 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.onnx.read import read
 from meadow.machine.arithmetic import fp16 as pacq
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.errors import UnsupportedModel
+from meadow.machine.errors import DeviceError, UnsupportedModel
 from meadow.machine.instructions.table import decode
-from meadow.machine.isa import Opcode, unpack_slot
+from meadow.machine.isa import INSTRUCTION_BYTES, Opcode, unpack_slot
 from meadow.machine.package.read import load, manifest_digest
 from meadow.runtime.session import Session
 
@@ -102,3 +102,18 @@ def test_a_half_of_nan_is_the_largest_and_its_limbs_end() -> None:
     held = pacq.half(np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32))
     assert np.abs(held[0, 0]) == 65504 and (held[0, 1:] == [65504, -65504, 1]).all()
     assert pacq.limbs(held.astype(np.float32), 8)
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("word", [1 << 17, 3, 1 | 3 << 8, 1 << 24, 0x100], ids=hex)
+@pytest.mark.parametrize("device", ["emulator", "csim"])
+def test_a_format_that_no_engine_of_the_design_takes_ends_the_run(word: int, device: str, tiny_package: Path) -> None:
+    """A wrong format must not be read as raw weights."""
+    package = load(tiny_package)
+    code = np.frombuffer(package.program("prefill"), np.uint8).copy()
+    steps = decode(code.tobytes())
+    number = next(n for n, (opcode, _) in enumerate(steps) if opcode is Opcode.LINEAR)
+    at = number * INSTRUCTION_BYTES + 4 * (1 + list(steps[number][1]).index("format"))
+    code[at : at + 4] = np.array([word], np.uint32).view(np.uint8)
+    with Session(tiny_package, device) as session, pytest.raises(DeviceError, match="no engine|not known|does not fit"):
+        session.loaded.run_code(code[: (number + 1) * INSTRUCTION_BYTES], [5, 9])

@@ -76,7 +76,7 @@ def pauses(seed: int) -> Iterator[bool]:
 
 @cocotb.test()
 async def a_beat_goes_in_every_cycle(dut: Any) -> None:
-    """Beats of more than 4 bits a weight: the unit keeps up with the bus."""
+    """Beats of more than 4 bits per weight: the unit keeps up with the bus."""
     bench = Bench(dut)
     await bench.reset()
     codes, packed = weights(12, 16, 576)
@@ -95,14 +95,14 @@ async def a_beat_goes_in_every_cycle(dut: Any) -> None:
     counting = cocotb.start_soon(count())
     assert (await bench.unpack(packed) == codes).all()
     await counting
-    dut._log.info("%d beats in %d cycles, %.2f weights a beat", beats, counted["cycles"], codes.size / beats)
+    dut._log.info("%d beats in %d cycles, %.2f weights per beat", beats, counted["cycles"], codes.size / beats)
     assert counted["cycles"] <= 1.02 * beats
     assert int(dut.stalled_o.value) == 0 and int(dut.error_o.value) == 0
 
 
 @cocotb.test()
 async def a_word_comes_out_every_cycle(dut: Any) -> None:
-    """Fewer than 4 bits a weight: 32 weights a cycle, what the multipliers take."""
+    """Fewer than 4 bits per weight: 32 weights per cycle, what the multipliers take."""
     bench = Bench(dut)
     await bench.reset()
     codes, packed = weights(0.7, 16, 576)

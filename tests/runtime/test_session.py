@@ -104,7 +104,7 @@ def test_cpp_of_another_meadow_is_refused_in_a_sentence(tiny_package: Path, tmp_
     copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
     source = copy / "hls" / "sim" / "csim.cpp"
     source.write_text(source.read_text().replace("EXPORTED const", "const"))
-    with pytest.raises(DeviceError, match="of another meadow"):
+    with pytest.raises(DeviceError, match="a different version of meadow"):
         open_device("csim", load(copy))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families of models: one file per family, each with one FAMILY; by_name finds them by the name that GGUF gives them."""
+"""Families of models: one file per family, each with one FAMILY, found by the name that GGUF gives the architecture."""
 
 from __future__ import annotations
 

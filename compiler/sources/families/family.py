@@ -46,15 +46,20 @@ class Family:
     """One family.
 
     name         general.architecture of its GGUF files
-    norm         kind of its norms
+    title        the name by which messages call it
+    norm         kind of its norms: "rms", or "layer", which have biases
     offset       what is added to the gain of its norms
-    biases       roles of the linears that have a bias
-    activation   of the MLP, gated by a linear of its own or not
-    interleaved  rotary pairs are neighbours
-    permuted     GGUF stores the rows of q and k so that rotary pairs are neighbours, and the graph rotates halves
+    biases       roles of the linears that have a bias, of LINEARS: "q", "down"
+    activation   of the MLP: "silu", "gelu", ...
+    gated        whether the MLP multiplies activation(gate) with up; else it is activation(up)
+    interleaved  the graph rotates neighbours (2i, 2i + 1); else halves (i, i + head_dim / 2)
+    permuted     the graph rotates halves, and GGUF stores the rows of q and k so that the pairs are neighbours: reading turns them
+    hugging_face the class of its models there, for config.json
     """
 
     name: str
+    title: str = ""
+    hugging_face: str = ""
     norm: str = "rms"
     offset: float = 0.0
     biases: frozenset[str] = field(default_factory=frozenset)
@@ -68,6 +73,11 @@ class Family:
         matrices = [role for role in GGUF if role != "gate" or self.gated]
         norms = [f"{role}.bias" for role in ("attn_norm", "ffn_norm")] if self.norm == "layer" else []
         return (*matrices, *(f"{role}.bias" for role in LINEARS if role in self.biases), *norms)
+
+    @property
+    def epsilon_key(self) -> str:
+        """GGUF's key of the epsilon of its norms, without the architecture."""
+        return f"attention.layer_norm_{'rms_' if self.norm == 'rms' else ''}epsilon"
 
     def tensor(self, layer: int, role: str) -> str:
         """What GGUF calls the tensor of `role`: blk.3.attn_q.weight, blk.3.attn_q.bias."""
@@ -102,9 +112,18 @@ class Family:
         hidden = nodes.add("glu" if self.gated else "act", Activation(self.activation, self.gated), *inputs)
         return nodes.add("ffn_add", Add(), x, linear("down", hidden))
 
-    def ends(self, nodes: Nodes, norm: str | None, eps: float, head: str, x: str, bias: str | None = None) -> None:
-        """Append the final norm and the head."""
-        x = nodes.add("norm", Norm(norm, eps, self.norm, None, self.offset), x)
+    def ends(
+        self,
+        nodes: Nodes,
+        norm: str | None,
+        eps: float,
+        head: str,
+        x: str,
+        bias: str | None = None,
+        norm_bias: str | None = None,
+    ) -> None:
+        """Append the final norm, with its bias, and the head, with its `bias`."""
+        x = nodes.add("norm", Norm(norm, eps, self.norm, norm_bias, self.offset), x)
         nodes.add("logits", Head(head, bias), x)
 
 

@@ -3,4 +3,4 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("llama", permuted=True)
+FAMILY = Family("llama", "LLaMA", "LlamaForCausalLM", permuted=True)

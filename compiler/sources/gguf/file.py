@@ -34,7 +34,6 @@ READ = {
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
-    "attention.layer_norm_rms_epsilon",
     "rope.freq_base",
     "rope.dimension_count",
 }
@@ -62,12 +61,19 @@ class GgufFile:
         rows, cols = (int(d) for d in reversed(tensor.shape))
         return FORMATS[kind].weight(name, np.asarray(tensor.data), rows, cols)
 
+    def _order(self, role: str, rows: int) -> NDArray[np.intp] | None:
+        """The order of the rows of q and k, and of their biases, in which the graph rotates halves; None for the stored one."""
+        matrix = role.partition(".")[0]
+        if not self.family.permuted or matrix not in ("q", "k"):
+            return None
+        return unpermute(rows, self.model.heads if matrix == "q" else self.model.kv_heads)
+
     def role(self, layer: int, role: str) -> Weight:
-        """The matrix that is `role` in `layer`; rows of q and k as the graph turns them."""
+        """The matrix that is `role` in `layer`."""
         name = self.family.tensor(layer, role)
         weight = self.weight(name)
-        if self.family.permuted and role in ("q", "k"):
-            order = unpermute(weight.rows, self.model.heads if role == "q" else self.model.kv_heads)
+        order = self._order(role, weight.rows)
+        if order is not None:
             weight = Weight(
                 name,
                 weight.elem,
@@ -77,8 +83,14 @@ class GgufFile:
             )
         return weight
 
+    def role_vector(self, layer: int, role: str) -> NDArray[np.float32]:
+        """The gain or bias that is `role` in `layer`, float32 [n]."""
+        values = self.vector(self.family.tensor(layer, role))
+        order = self._order(role, values.size)
+        return values if order is None else values[order]
+
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's gain or a bias, float32 [n]."""
+        """A norm's gain or a bias, float32 [n], as it is stored."""
         return np.asarray(self.tensors[name].data, np.float32).reshape(-1)
 
     @property
@@ -145,7 +157,7 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
     base, context = number("rope.freq_base", 10000.0, 1e12), int(number("context_length", 0))
     if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2 or not head_dim:
         problems.append((f"{family.name}.rope.dimension_count", "rotates a part of the head only", "not supported"))
-    ffn, eps = int(number("feed_forward_length")), float(np.float32(number("attention.layer_norm_rms_epsilon", 1e-5)))
+    ffn, eps = int(number("feed_forward_length")), float(np.float32(number(family.epsilon_key, 1e-5)))
     problems += _check_keys(family, fields, context, head_dim)
     embedding = tensors.get("token_embd.weight")
     vocab = int(embedding.shape[1]) if embedding is not None and len(embedding.shape) == 2 else 0
@@ -210,7 +222,7 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
     problems = []
     for key, value in fields.items():
         name = key.removeprefix(f"{family.name}.")
-        if name == key or name in READ:
+        if name == key or name in READ or name == family.epsilon_key:
             continue
         what = nothing.get(name)
         if what is None:
@@ -235,6 +247,8 @@ def expected_shapes(family: Family, model: Model) -> dict[str, tuple[int, ...]]:
         "down": (dim, ffn),
     }
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (model.vocab, dim), "output_norm.weight": (dim,)}
+    if family.norm == "layer":
+        shapes["output_norm.bias"] = (dim,)
     for layer in range(model.layers):
         for role in family.roles():
             matrix, _, bias = role.partition(".")

@@ -37,7 +37,7 @@ def graph_of(file: GgufFile) -> Graph:
         names = {role: family.tensor(nodes.layer, role) for role in family.roles()}
         for role, name in names.items():
             if len(file.tensors[name].shape) == 1:
-                vectors[name] = file.vector(name)
+                vectors[name] = file.role_vector(nodes.layer, role)
             else:
                 weights[name] = file.role(nodes.layer, role)
         x = family.block(nodes, shape, names, x)
@@ -45,7 +45,10 @@ def graph_of(file: GgufFile) -> Graph:
     vectors["output_norm.weight"] = file.vector("output_norm.weight")
     if file.head not in weights:
         weights[file.head] = file.weight(file.head)
-    family.ends(nodes, "output_norm.weight", shape.eps[0], file.head, x)
+    bias = "output_norm.bias" if "output_norm.bias" in file.tensors else None
+    if bias is not None:
+        vectors[bias] = file.vector(bias)
+    family.ends(nodes, "output_norm.weight", shape.eps[0], file.head, x, norm_bias=bias)
     metadata = {"meadow.source": file.path.name, "meadow.context": str(model.context)}
     named = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.name)
     graph = Graph(

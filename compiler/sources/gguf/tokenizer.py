@@ -18,6 +18,14 @@ CONTROL, USER_DEFINED = 3, 4
 
 LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+SPLITS = {
+    "llama-bpe": LLAMA3_SPLIT,
+    "qwen2": LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
+"""Patterns of tokenizer.ggml.pre by which text is cut before pairs of bytes are merged."""
+COMPOSED = ("qwen2",)
+"""Those that compose characters first (Unicode NFC)."""
+
 
 def tokenizer(fields: dict[str, Any]) -> Tokenizer:
     """Build the tokenizer that `fields` describe.  Raises UnsupportedModel for a kind not known here."""
@@ -64,12 +72,14 @@ def _byte_level(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
         made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     elif pre in ("gpt-2", "default"):
         made.pre_tokenizer = byte_level
-    elif pre == "llama-bpe":
-        split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
+    elif pre in SPLITS:
+        if pre in COMPOSED:
+            made.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(SPLITS[pre]), behavior="isolated")
         plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         made.pre_tokenizer = pre_tokenizers.Sequence([split, plain])
     else:
-        raise UnsupportedModel(f"tokenizer.ggml.pre is {pre!r}; known are smollm, gpt-2, default and llama-bpe")
+        raise UnsupportedModel(f"tokenizer.ggml.pre is {pre!r}; known are smollm, gpt-2, default, {', '.join(SPLITS)}")
     made.decoder = decoders.ByteLevel()
     return made
 
@@ -94,7 +104,7 @@ def _sentencepiece(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
 
 
 def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece files keep a score a token and no merges: every split of a token into two tokens is a merge, the
+    """SentencePiece files keep a score per token and no merges: every split of a token into two tokens is a merge, the
     best-scored token first (what SentencePiece's own BPE does at run time)."""
     found = []
     for token, index in vocab.items():
@@ -114,9 +124,9 @@ def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dic
     known = {k: int(v) for k, v in ids.items() if v is not None}
     named = {k.replace("_id", ""): tokens[v] for k, v in known.items() if v < len(tokens)}
     config = {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [file.family.hugging_face],
         "model_type": file.family.name,
-        "hidden_act": "silu",
+        "hidden_act": file.family.activation,
         "hidden_size": model.dim,
         "intermediate_size": model.ffn,
         "num_hidden_layers": model.layers,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX files on disk: recognised by their magic, loaded without trusting them, and saved.
 
-Knows the file format only; what the nodes mean is read.py's business.
+Knows the file format only; read.py knows what the nodes mean.
 """
 
 from __future__ import annotations

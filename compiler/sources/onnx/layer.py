@@ -166,7 +166,7 @@ class Layer:
         raise Reject(f"{what}: not x * cos + rotate_half(x) * sin")
 
     def _refuse_normed(self, add: onnx.NodeProto, what: str) -> None:
-        """Say that a norm of its own lies between a projection and its rotation (Qwen3)."""
+        """Refuse a norm between a projection and its rotation (Qwen3)."""
         r = self.r
         for side in add.input:
             product = r.g.producer.get(r.strip(side))

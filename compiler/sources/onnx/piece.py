@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A piece of an ONNX graph, cut out and run by onnx's own reference evaluator in FP32.
 
-Part of confirm.py.  Knows how to feed and run; what is expected is confirm's business.
+Part of confirm.py.  Knows how to feed and run; confirm.py knows what to expect.
 """
 
 from __future__ import annotations

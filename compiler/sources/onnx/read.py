@@ -2,7 +2,7 @@
 """read: an ONNX file becomes a Graph.  Inputs are bound by name, roles are found by structure, from the logits back.
 
 Serves LLaMA-family decoders as `convert` and `quantize` write them, and as optimum-onnx and torch's dynamo exporter
-do.  Computes nothing; what the file means is evaluate.py's business.  An unsupported graph gets all its problems.
+do.  Computes nothing; evaluate.py says what a graph means.  An unsupported graph gets all its problems.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def absurd_numbers(graph: Graph) -> list[Problem]:
                 problems.append((name, f"its {what} hold NaN or infinity", "export the model again"))
     for name, gain in graph.vectors.items():
         if not np.isfinite(gain).all():
-            problems.append((name, "a norm's gain holds NaN or infinity", "export the model again"))
+            problems.append((name, "this gain or bias holds NaN or infinity", "export the model again"))
     return problems
 
 
