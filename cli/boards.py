@@ -113,8 +113,8 @@ def _fits(board: Board) -> str:
 
 def _serves(model: Path, board: Board) -> dict[str, Any]:
     """The design that compile would choose for a model, with its modelled rates, or why there is none."""
-    from meadow.compiler.engines.require import require_engines
     from meadow.compiler.graph.rewrite import rewrite
+    from meadow.compiler.require import require_engines
     from meadow.compiler.size.fit import fit, kv_bytes
     from meadow.compiler.sources.source import read_source
     from meadow.machine.errors import ResourceExceeded, UnsupportedModel

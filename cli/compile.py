@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
-from meadow.machine.design import SETTABLE
+from meadow.machine.design import SETTABLE, Design
 from meadow.machine.errors import UsageError
 from meadow.machine.storage.coded import schemes
 
@@ -110,16 +110,12 @@ def compile_command(
 
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
-    d = s["design"]
-    array = f"{d['weight_ports']} weight ports, " if d["weight_ports"] else ""
-    pacq = (
-        f"{d['pacq_ports']} ports of pacq_gemv at {d['pacq_clock_mhz']} MHz with {d['pacq_tokens']} tokens at once, "
-        if d["pacq_ports"]
-        else ""
-    )
+    design = Design.of(s["design"])
+    for engine in design.engines:
+        out.print(f"  {engine.describe(design)}")
     out.print(
-        f"  {array}{pacq}{d['token_lanes']} token lanes, {d['float_lanes']} float lanes, blocks of {d['block']}, "
-        f"context {d['context']}, {d['clock_mhz']} MHz, {'with' if d['prefix_codes'] else 'without'} the decoder of prefix codes"
+        f"  {design.token_lanes} token lanes, {design.float_lanes} float lanes, blocks of {design.block}, context {design.context}, "
+        f"{design.clock_mhz} MHz"
     )
     out.print(f"chosen for {s['optimize']}: {s['why']}")
     w = s["front_workload"]

@@ -33,8 +33,8 @@ def inspect_command(source: Path, as_json: bool) -> None:
 
 def inspect(source: Path) -> dict[str, Any]:
     """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no model file."""
-    from meadow.compiler.engines.require import require_engines
     from meadow.compiler.graph.ops import Embedding, Head
+    from meadow.compiler.require import require_engines
     from meadow.compiler.sources.onnx.file import load_model
     from meadow.compiler.sources.source import find_source, is_gguf, read_source
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from meadow.compiler.engines.require import lacks
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.quantize.calibrate import Statistics, calibrate
 from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, round_graph
 from meadow.compiler.quantize.smooth import smooth
+from meadow.compiler.require import lacks
 from meadow.compiler.sources.onnx.file import save_model
 from meadow.compiler.sources.onnx.read import ABSURD_SCALE
 from meadow.compiler.sources.onnx.write import write

@@ -21,13 +21,13 @@ from meadow.compiler.emit.block_design import block_design, hardware_facts
 from meadow.compiler.emit.emit import emit
 from meadow.compiler.emit.save import compiler_digest, save
 from meadow.compiler.engines.engine import planner_for
-from meadow.compiler.engines.require import require_engines
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
+from meadow.compiler.require import require_engines
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.summary import dataflow_traffic, summarize

@@ -65,6 +65,7 @@ def _candidate(c: Candidate, design: Design) -> dict[str, Any]:
     """One row of the front."""
     return {
         "design": c.design.numbers(),
+        "ports": "+".join(str(e.ports) for e in c.design.engines),
         "prefill_tokens_per_s": c.prefill,
         "decode_tokens_per_s": c.decode,
         "share": c.share,

@@ -74,31 +74,6 @@ inline float rescale(int32_t sum, float a_scale, float w_scale) {
     return flush(static_cast<float>(sum) * flush(a_scale * w_scale));
 }
 
-// RMS norm of a row: squares are summed as integers on the row's power of two.
-inline void norm_row(const float* x, const float* gain, int count, float eps, float inverse_count, float* out) {
-    const int exponent = clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest);
-    const float unit = power_of_two(kNormBits - exponent);
-    const float limit = static_cast<float>(1 << kNormBits);
-    int64_t total = 0;
-Squares:
-    for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II=1
-#pragma HLS UNROLL factor=kFloatLanes
-        const float scaled = x[i] * unit;
-        const int m = round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
-        total += static_cast<int64_t>(m) * m;
-    }
-    const float mean = static_cast<float>(total) * inverse_count;
-    const float square = flush(mean * power_of_two(2 * (exponent - kNormBits)));
-    const float inverse = 1.0f / hls::sqrt(square + eps);
-Scale:
-    for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II=1
-#pragma HLS UNROLL factor=kFloatLanes
-        out[i] = flush((x[i] * inverse) * gain[i]);
-    }
-}
-
 // Rotates the halves of one head in place.  `factor`: cos, then sin, int16 with 14 fraction bits.
 inline void rope_head(float* x, const int16_t* factor, int half) {
 Rope:

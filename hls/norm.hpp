@@ -5,6 +5,31 @@
 #include "arithmetic.hpp"
 #include "memory.hpp"
 
+// RMS norm of a row: squares are summed as integers on the row's power of two.
+inline void norm_row(const float* x, const float* gain, int count, float eps, float inverse_count, float* out) {
+    const int exponent = clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest);
+    const float unit = power_of_two(kNormBits - exponent);
+    const float limit = static_cast<float>(1 << kNormBits);
+    int64_t total = 0;
+Squares:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
+        const float scaled = x[i] * unit;
+        const int m = round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+        total += static_cast<int64_t>(m) * m;
+    }
+    const float mean = static_cast<float>(total) * inverse_count;
+    const float square = flush(mean * power_of_two(2 * (exponent - kNormBits)));
+    const float inverse = 1.0f / hls::sqrt(square + eps);
+Scale:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
+        out[i] = flush((x[i] * inverse) * gain[i]);
+    }
+}
+
 inline void norm(const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
     using namespace isa::norm;
     const int n = static_cast<int>(i.word[cols]);

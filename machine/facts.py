@@ -11,6 +11,7 @@ from enum import IntEnum
 import numpy as np
 
 from meadow.machine.arithmetic import int8
+from meadow.machine.instructions import norm
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.isa import CHUNK_SHIFT
 from meadow.machine.storage import groups
@@ -66,9 +67,9 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("float", "kLargest", float(np.finfo(np.float32).max), ""),
     ("float", "kQuiet", float(int8.QUIET), ""),
     ("float", "kLevels", float(int8.LEVELS), ""),
-    ("int", "kNormBits", int8.NORM_BITS, ""),
-    ("int", "kNormLowest", int8.NORM_EXPONENTS[0], ""),
-    ("int", "kNormHighest", int8.NORM_EXPONENTS[1], ""),
+    ("int", "kNormBits", norm.NORM_BITS, ""),
+    ("int", "kNormLowest", norm.NORM_EXPONENTS[0], ""),
+    ("int", "kNormHighest", norm.NORM_EXPONENTS[1], ""),
     ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
     *(row for module in storage_modules() for row in getattr(module, "CONSTANTS", ())),
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),

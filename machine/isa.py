@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-VERSION = 2
-"""Of the encoding.  A package of another version is refused."""
+MEANING = 2
+"""Raised when an instruction means something else with the same fields (instructions/table.py: VERSION)."""
 WORDS = 32
 INSTRUCTION_BYTES = WORDS * 4
 CHUNK_SHIFT = 24

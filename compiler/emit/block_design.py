@@ -12,7 +12,6 @@ from itertools import pairwise
 
 from meadow.boards import Board
 from meadow.machine.design import Design
-from meadow.machine.engines.array import Array
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.registers import BLOCK_BYTES
 
@@ -101,9 +100,9 @@ class BlockDesign:
 
 def memory_pins(design: Design) -> tuple[str, ...]:
     """The engines' AXI4 masters, those that stream most first."""
+    fastest = sorted(design.engines, key=lambda e: -e.stream_bytes_per_second(design))
     return (
-        *(f"{PACQ}/m_axi_{p}" for p in range(design.engine(Pacq).ports)),
-        *(f"{ENGINE}/m_axi_weights{p}" for p in range(design.engine(Array).ports)),
+        *(engine.pin.format(n=n) for engine in fastest for n in range(engine.ports)),
         f"{ENGINE}/m_axi_memory",
         f"{ENGINE}/m_axi_constants",
     )

@@ -22,11 +22,11 @@ from meadow.compiler.emit.emit import BuildPlan
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
-from meadow.compiler.program.constants import gains, rotary_names, rotary_table
-from meadow.machine import isa
+from meadow.compiler.program.constants import constants
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
 from meadow.machine.folder import WORK, beside
+from meadow.machine.instructions import table
 from meadow.machine.package.entry import Entry, Tensor
 from meadow.machine.package.read import FORMAT_VERSION, load, manifest_digest, sha256
 from meadow.machine.program import Schedule
@@ -92,7 +92,7 @@ def save(
         }
         manifest = {
             "format_version": FORMAT_VERSION,
-            "isa_version": isa.VERSION,
+            "isa_version": table.VERSION,
             "model": asdict(graph.model),
             "design": design.numbers(),
             "design_id": design.id,
@@ -183,8 +183,7 @@ def _contents(
     graph: Graph, design: Design, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
 ) -> dict[str, NDArray[Any]]:
     """What each weights or constants buffer holds."""
-    found: dict[str, NDArray[Any]] = {n: rotary_table(f, design.context) for f, n in rotary_names(graph).items()}
-    found |= gains(graph)
+    found: dict[str, NDArray[Any]] = {name: c.values() for name, c in constants(graph, design).items()}
     for weight, parts in parts_of.items():
         scale = graph.weights[weight].scale
         assert scale is not None

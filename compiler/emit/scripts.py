@@ -13,10 +13,10 @@ from jinja2 import Environment
 
 from meadow.compiler.emit.block_design import ENGINE, PS, BlockDesign, Cell, Segment
 from meadow.compiler.emit.testbench import BASES, PROGRAM, TOKENS, testbench
-from meadow.machine import isa
 from meadow.machine.design import Design
 from meadow.machine.engines.array import Array
 from meadow.machine.engines.pacq import Pacq
+from meadow.machine.instructions import table
 from meadow.machine.registers import (
     BLOCK_BYTES,
     IDENTITY_ID,
@@ -81,7 +81,7 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
             "meadow_identity.v.j2",
             id=IDENTITY_ID,
             version=IDENTITY_VERSION,
-            isa=isa.VERSION,
+            isa=table.VERSION,
             fields=identity_fields(design),
             design_id=design.id,
         ),

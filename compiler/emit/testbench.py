@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from meadow.machine.arithmetic import int8
 from meadow.machine.design import Design
 from meadow.machine.engines.array import Array
+from meadow.machine.instructions.norm import norm as norm_rows
 from meadow.machine.instructions.table import encode
 from meadow.machine.isa import Epilogue, Opcode, Value
 from meadow.machine.storage.rows import Layout, padded
@@ -63,7 +64,7 @@ def testbench(design: Design) -> Testbench:
     x = random.standard_normal((TOKENS, COLS)).astype(np.float32)
     gain = random.standard_normal(COLS).astype(np.float32)
     eps = np.float32(1e-5)
-    y = int8.norm(x, gain, eps)
+    y = norm_rows(x, gain, eps)
     places = {"x": memory.put(x), "gain": memory.put(gain)}
     norm: dict[str, Value] = {
         "source": _slot(places["x"]),

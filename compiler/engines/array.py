@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner
-from meadow.compiler.engines.stored import Part, Stored, counts_of, entropy_bits, entropy_of, zeros
+from meadow.compiler.engines.stored import Part, Stored, Streamed, counts_of, entropy_bits, entropy_of, zeros
 from meadow.machine.engines.array import Array
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.program import CHUNK_LIMIT
 from meadow.machine.storage import packets, raw
 from meadow.machine.storage.coded import Coded, Format, Units, formats, schemes, storage_modules
-from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.packets import SCHEMES as PUBLISHED
 from meadow.machine.storage.packets import Packets
 from meadow.machine.storage.prefix import Prefix
@@ -65,7 +64,7 @@ class ArrayPlanner(Planner[Array]):
         packed = pack(rows, Layout(rows.shape[0], rows.shape[1], 1, 64), packing, units)
         return 8 * packed.streams[0].nbytes / rows.size
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Array, packing: str) -> Stored:
+    def stand_in(self, layout: Streamed, bits: float, engine: Array, packing: str) -> Stored:
         """In the likeliest format: prefix codes where they are decoded, else the forced scheme's, if it has one."""
         assert isinstance(layout, Layout)
         forced = [f for f in formats().values() if packing in f.schemes and f.room(engine)]

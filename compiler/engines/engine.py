@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from meadow.boards import Board
-from meadow.compiler.engines.stored import Part, Stored
+from meadow.compiler.engines.stored import Part, Stored, Streamed
 from meadow.machine.design import IDENTITY
 from meadow.machine.engines.engine import Engine
 from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import UsageError
-from meadow.machine.storage.groups import GroupLayout
-from meadow.machine.storage.rows import Layout
 from meadow.machine.types import Elem, Weight
 
 OTHER_PORTS = 2
@@ -51,7 +49,9 @@ class Planner(Generic[E]):
     """The compiler's side of one engine.
 
     kind    the engine
-    search  its numbers that are searched, with their values; those of `shape` change the programs, the others only their price
+    search  its numbers that the search varies, with the values of each
+    shape   those of `search` that change the generated programs: for each of their values the model is lowered again.  The others
+            change only what the same programs cost
     """
 
     kind: type[E]
@@ -76,7 +76,7 @@ class Planner(Generic[E]):
         """Bits per weight, estimated from a sample of its rows."""
         raise NotImplementedError
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: E, packing: str) -> Stored:
+    def stand_in(self, layout: Streamed, bits: float, engine: E, packing: str) -> Stored:
         """A part of which only the size is known: its arrays have lengths and no memory."""
         raise NotImplementedError
 

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, Problem
-from meadow.compiler.engines.stored import Part, Stored, counts_of, entropy_of, zeros
+from meadow.compiler.engines.stored import Part, Stored, Streamed, counts_of, entropy_of, zeros
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UnsupportedModel
 from meadow.machine.program import CHUNK_LIMIT
 from meadow.machine.storage.groups import BLOCK_ROWS, LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
-from meadow.machine.storage.rows import Layout
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, bram36
 
@@ -47,7 +46,7 @@ class PacqPlanner(Planner[Pacq]):
     def sampled_bits(self, weight: Weight, engine: Pacq, packing: str) -> float:
         return float(weight.elem.bits)
 
-    def stand_in(self, layout: Layout | GroupLayout, bits: float, engine: Pacq, packing: str) -> Stored:
+    def stand_in(self, layout: Streamed, bits: float, engine: Pacq, packing: str) -> Stored:
         assert isinstance(layout, GroupLayout)
         return PackedGroups(layout, (zeros(layout.port_beats * BEAT_BYTES, np.uint8),) * layout.ports, bits)
 

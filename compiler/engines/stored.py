@@ -10,11 +10,23 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.storage.groups import GroupLayout
-from meadow.machine.storage.rows import Layout
-
 COUNTED = 1 << 20
 """Weights that are counted at a time."""
+
+
+class Streamed(Protocol):
+    """How the rows of a matrix are laid over the ports of its engine."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def ports(self) -> int: ...
+    @property
+    def operand_cols(self) -> int:
+        """Input features as an instruction has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Part:
 
     matrix: str
     first_row: int
-    layout: Layout | GroupLayout
+    layout: Streamed
     number: int | None = None
 
     @property
@@ -41,7 +53,7 @@ class Stored(Protocol):
     """
 
     @property
-    def layout(self) -> Layout | GroupLayout: ...
+    def layout(self) -> Streamed: ...
     @property
     def streams(self) -> Sequence[NDArray[np.uint8]]: ...
     @property

@@ -198,7 +198,7 @@ class Prices:
                 (1 if s.layer is None else repeats[s.layer]) * self.step(s, design, tokens)[0].cycles for s in some
             )
 
-        lanes = (design.token_lanes, design.float_lanes)
+        lanes = (design.token_lanes, design.float_lanes, *self._decides(design, tokens.count)[1])
         key = (id(steps), tokens.count, tokens.position % 4, tokens.logits, lanes)
         fixed = self._fixed.get(key)
         if fixed is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""assembly: one program in the making.  Keeps its buffers, its steps, and what each node's value became; chooses nothing."""
+"""assembly: one program in the making.  Keeps its buffers, its steps, and what each node's value became."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.program.constants import rotary_names
 from meadow.compiler.program.parts import tile_rows, weight_parts
+from meadow.compiler.program.tables import rotary_names
 from meadow.machine.design import Design
 from meadow.machine.engines.table import engine_for
 from meadow.machine.isa import Epilogue, Opcode, Value
@@ -35,8 +35,10 @@ class Assembly:
 
     constants  buffers that both programs share, by name
     phase      "prefill" or "decode"
+    dataflow, bandwidth_gb_s  "gemm" or "tphs" for all attention, or "auto"; of the board's DRAM, for the cost model
     values     of a node: the buffer of its FP32 value, or of its codes by head
     codes      of a node: the buffers of its INT8 codes and scales
+    chosen     by layer: the dataflow of its attention, and the reason
     """
 
     graph: Graph
@@ -44,10 +46,13 @@ class Assembly:
     packed: Mapping[str, Stored]
     constants: Mapping[str, Buffer]
     phase: str
+    dataflow: str
+    bandwidth_gb_s: float
     buffers: dict[str, Buffer] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     codes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    chosen: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parts_of = weight_parts(self.graph, self.design)

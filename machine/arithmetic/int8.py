@@ -32,9 +32,6 @@ EXP_LIMIT = 17 << EXP_FRACTION_BITS
 """Exponents of two at and below -17 are 0 in 16 bits."""
 LOG2E = np.float32(1.4426950408889634)
 ROPE_ONE = 1 << 14
-NORM_BITS = 15
-NORM_EXPONENTS = (-45, 60)
-"""The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
 CACHED = 1 << 16
 """Elements that are taken through several passes at a time, so that they stay in the cache."""
 LARGEST_SUM = 2.0**31
@@ -143,19 +140,6 @@ def _smallest(scale: Floats) -> np.float32:
     """The least magnitude that is not zero; 1 when all are."""
     magnitude = np.abs(scale)
     return np.min(magnitude, where=magnitude > 0, initial=np.float32(1))
-
-
-def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:
-    """RMS norm [T, n]: squares are summed as integers of NORM_BITS bits on the row's power of two."""
-    peak = np.abs(x).max(axis=-1)
-    exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
-    limit = float(1 << NORM_BITS)
-    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
-    total = np.einsum("tn,tn->t", m, m).astype(np.float32)
-    mean = total * np.float32(1 / np.float32(x.shape[-1]))
-    mean = flush(mean * np.ldexp(np.float32(1), 2 * (exponent - NORM_BITS)).astype(np.float32))
-    inverse = np.float32(1) / np.sqrt(mean + eps)
-    return flush((x * inverse[:, None]) * gain)
 
 
 def rope_table(inv_freq: NDArray[np.float64], context: int) -> NDArray[np.int16]:

@@ -75,6 +75,7 @@ class Array(Engine):
     }
     choices: ClassVar[dict[str, tuple[int, ...]]] = {"weight_ports": (0, 1, 2, 4), "prefix_codes": (0, 1)}
     port: ClassVar[str] = "weights"
+    pin: ClassVar[str] = "meadow_engine/m_axi_weights{n}"
     activations: ClassVar[str] = "int8"
 
     @classmethod
@@ -120,9 +121,11 @@ class Array(Engine):
         }
 
     def describe(self, design: Design) -> str:
+        units = ", the decoder of prefix codes" * self.prefix_codes
+        units += f", look-up tables of {self.lookup_entries} entries" if self.lookup_entries else ""
         return (
             f"{self.ports} weight ports x {LANE_COLS} x {design.token_lanes} tokens = "
-            f"{self.multipliers(design)} multipliers"
+            f"{self.multipliers(design)} multipliers{units}"
         )
 
     # -- a step ----------------------------------------------------------------------------------------------------

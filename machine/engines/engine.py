@@ -45,6 +45,7 @@ class Engine:
     numbers     its fields, by the names under which a design, the fabric's identity and `--set` know them
     choices     the values that each field may have, where they can be listed
     port        its ports are counted as this word and a number
+    pin         the pin of port {n} in the block design, CELL/PIN
     activations "int8" with a scale per token, or "float"
     keeps       whether it can take the activations that it has from the linear layer before
     own_clock   whether it has a clock besides the design's
@@ -57,6 +58,7 @@ class Engine:
     numbers: ClassVar[dict[str, str]]
     choices: ClassVar[dict[str, tuple[int, ...]]]
     port: ClassVar[str]
+    pin: ClassVar[str]
     activations: ClassVar[str]
     keeps: ClassVar[bool] = False
     own_clock: ClassVar[bool] = False

@@ -83,6 +83,7 @@ class Pacq(Engine):
         "pacq_fifo": (128, 256, 512, 1024, 2048, 4096, 8192),
     }
     port: ClassVar[str] = "pacq"
+    pin: ClassVar[str] = "pacq_gemv/m_axi_{n}"
     activations: ClassVar[str] = "float"
     keeps: ClassVar[bool] = True
     own_clock: ClassVar[bool] = True

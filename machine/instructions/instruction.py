@@ -52,11 +52,12 @@ PackedBeats = Callable[[Fields, int], list[int]]
 
 @dataclass(frozen=True)
 class Field:
-    """One word of an instruction: `kind` is slot, int or float."""
+    """One word of an instruction: `kind` is slot, int or float.  A field with a default may be left out when a step is written."""
 
     name: str
     kind: str
     text: str
+    default: Value | None = None
 
 
 @dataclass(frozen=True)

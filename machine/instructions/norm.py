@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.design import Design
@@ -31,6 +32,11 @@ from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import LANE_COLS
 
+Floats = NDArray[np.float32]
+NORM_BITS = 15
+NORM_EXPONENTS = (-45, 60)
+"""The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
+
 
 class Norm(Instruction):
     """x / sqrt(mean(x^2) + eps) * gain of each row."""
@@ -49,7 +55,7 @@ class Norm(Instruction):
 
     def run(self, f: Fields, m: Machine) -> None:
         tokens, cols = m.run.tokens, f["cols"]
-        y = ar.norm(rows_of(f, m), m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
+        y = norm(rows_of(f, m), m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
         if not f["floats"]:
             store_codes(f, m, y)
             return
@@ -80,3 +86,16 @@ class Norm(Instruction):
 
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
         phases["vector unit"] = loops["norm"]
+
+
+def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:
+    """RMS norm [T, n]: squares are summed as integers of NORM_BITS bits on the row's power of two."""
+    peak = np.abs(x).max(axis=-1)
+    exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
+    limit = float(1 << NORM_BITS)
+    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
+    total = np.einsum("tn,tn->t", m, m).astype(np.float32)
+    mean = total * np.float32(1 / np.float32(x.shape[-1]))
+    mean = ar.flush(mean * np.ldexp(np.float32(1), 2 * (exponent - NORM_BITS)).astype(np.float32))
+    inverse = np.float32(1) / np.sqrt(mean + eps)
+    return ar.flush((x * inverse[:, None]) * gain)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 
@@ -28,6 +29,11 @@ TABLE: dict[Opcode, Instruction] = {
 }
 """Every instruction but END, which has no fields."""
 
+VERSION = zlib.crc32(
+    repr([isa.MEANING, WORDS, [(int(o), [(f.name, f.kind) for f in i.fields]) for o, i in TABLE.items()]]).encode()
+)
+"""Of the instructions: a digest of their fields, and of isa.MEANING.  A package or a fabric of another version is refused."""
+
 
 def fields_of(opcode: Opcode) -> tuple[Field, ...]:
     """The fields of an instruction, in the order of its words."""
@@ -41,8 +47,9 @@ def extents(opcode: Opcode, f: Fields, design: Design, packed: PackedBeats) -> l
 
 
 def encode(opcode: Opcode, values: dict[str, Value]) -> bytes:
-    """One instruction.  Every field of its row must be given, and no other; slots are already words."""
+    """One instruction.  Every field of its row without a default must be given, and no other; slots are already words."""
     fields = fields_of(opcode)
+    values = {**{f.name: f.default for f in fields if f.default is not None}, **values}
     if set(values) != {f.name for f in fields}:
         wrong = set(values) ^ {f.name for f in fields}
         raise ValueError(f"{opcode.name}: fields {sorted(wrong)} are missing or not its own")
@@ -92,7 +99,7 @@ def cpp_decoder() -> str:
         "",
         "namespace isa {",
     ]
-    lines += [f"constexpr int kVersion = {isa.VERSION};", f"constexpr int kWords = {WORDS};", ""]
+    lines += [f"constexpr uint32_t kVersion = {VERSION}u;", f"constexpr int kWords = {WORDS};", ""]
     lines += [f"constexpr int k{_camel(op.name)} = {int(op)};" for op in Opcode]
     lines += [""] + [f"constexpr int kEpilogue{_camel(e.name)} = {int(e)};" for e in Epilogue] + [""]
     lines += ["namespace matrix {  // from the first word of a streamed matrix on, in LINEAR and TPHS"]

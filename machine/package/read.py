@@ -292,10 +292,10 @@ def _load(folder: Path, path: Path) -> Package:
         version = manifest.get("format_version")
     except (ValueError, AttributeError, RecursionError):
         raise DeviceError(f"{path} is not a whole manifest; compile the model again") from None
-    if version != FORMAT_VERSION or manifest.get("isa_version") != isa.VERSION:
+    if version != FORMAT_VERSION or manifest.get("isa_version") != table.VERSION:
         raise DeviceError(
             f"{folder} is of package version {version} and program version {manifest.get('isa_version')}, this meadow reads "
-            f"{FORMAT_VERSION} and {isa.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
+            f"{FORMAT_VERSION} and {table.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
         )
     if not isinstance(manifest.get("name", ""), str) or not str(manifest.get("name", "")).isprintable():
         raise DeviceError(f"{path}: the package's name is no printable text; compile the model again")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from meadow.machine import isa
 from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.instructions import table
 from meadow.machine.package.read import Package
 from meadow.machine.registers import (
     BLOCK_BYTES,
@@ -164,7 +164,7 @@ class IdentityBlock:
         self.values = {
             where["ID"]: IDENTITY_ID,
             where["VERSION"]: IDENTITY_VERSION,
-            where["ISA"]: isa.VERSION,
+            where["ISA"]: table.VERSION,
             where["FIELDS"]: len(fields),
             where["DESIGN_ID"]: number & 0xFFFFFFFF,
             where["DESIGN_ID"] + 4: number >> 32,

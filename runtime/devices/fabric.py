@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Protocol
 
-from meadow.machine import isa
 from meadow.machine.design import IDENTITY, SETTABLE
 from meadow.machine.engines.table import absent_number, engines
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions import table
 from meadow.machine.package.read import Package
 from meadow.machine.registers import (
     IDENTITY_ID,
@@ -72,9 +72,9 @@ class Fabric:
                 "synthesize again (hours): meadowc build"
             )
         instructions = self.read("meadow_identity", where["ISA"])
-        if instructions != isa.VERSION:
+        if instructions != table.VERSION:
             raise DeviceError(
-                f"the fabric runs programs of version {instructions}, the package has version {isa.VERSION}; "
+                f"the fabric runs programs of version {instructions}, the package has version {table.VERSION}; "
                 "synthesize again (hours): meadowc build"
             )
         told = IDENTITY[: self.read("meadow_identity", where["FIELDS"])]

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from meadow.compiler.engines.require import require_engines
 from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.require import require_engines
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel

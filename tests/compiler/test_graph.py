@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meadow.compiler.engines.require import lacks
 from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Model, Node
 from meadow.compiler.graph.ops import KINDS, Activation, Attention, Embedding, Head, Linear, Norm, Op, Rotary
 from meadow.compiler.graph.passes.fuse_glu import fuse_glu
+from meadow.compiler.require import lacks
 from meadow.compiler.sources.families.family import Family, Nodes, Shape
 from meadow.compiler.sources.onnx.file import save_model
 from meadow.compiler.sources.onnx.write import write

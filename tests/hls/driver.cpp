@@ -2,6 +2,7 @@
 // The C++ arithmetic and the shims as plain functions, for ctypes.
 #include "arithmetic.hpp"
 #include "memory.hpp"
+#include "norm.hpp"
 #include "weights.hpp"
 
 extern "C" {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.engines.array import pack
 from meadow.machine.arithmetic import int8 as ar
+from meadow.machine.instructions.norm import norm
 from meadow.machine.storage.rows import Layout
 
 pytestmark = pytest.mark.csim
@@ -128,7 +129,7 @@ def test_norms_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
         ctypes.c_float(float(inverse)),
         pointer(out),
     )
-    assert same(out, ar.norm(x, gain, eps))
+    assert same(out, norm(x, gain, eps))
 
 
 def test_silu_is_the_same(cpp: ctypes.CDLL) -> None:
@@ -232,4 +233,4 @@ def test_norms_are_the_same_at_every_exponent(cpp: ctypes.CDLL) -> None:
     out = np.zeros_like(x)
     inverse = np.float32(1) / np.float32(33)
     cpp.norm(pointer(x), pointer(gain), len(x), 33, ctypes.c_float(1e-30), ctypes.c_float(float(inverse)), pointer(out))
-    assert same(out, ar.norm(x, gain, np.float32(1e-30)))
+    assert same(out, norm(x, gain, np.float32(1e-30)))

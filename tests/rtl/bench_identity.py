@@ -15,8 +15,8 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
-from meadow.machine import isa
 from meadow.machine.design import Design
+from meadow.machine.instructions import table
 from meadow.machine.registers import IDENTITY_ID, IDENTITY_VERSION, identity_fields, identity_registers, offsets
 
 
@@ -46,7 +46,7 @@ async def the_registers_are_the_design(dut: Any) -> None:
     wanted = {
         "ID": IDENTITY_ID,
         "VERSION": IDENTITY_VERSION,
-        "ISA": isa.VERSION,
+        "ISA": table.VERSION,
         "FIELDS": len(identity_fields(design)),
         **identity_fields(design),
     }

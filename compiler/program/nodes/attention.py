@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""attend: the two dataflows of attention, and the choice between them.
+"""Attention: its two dataflows, and the choice between them.
 
 GEMM    Q, scores and probabilities go through DRAM: a linear layer and three steps.
 TPHS    one step: Q projection, QK^T, softmax and softmax x V as a token-parallel, head-sequential pipeline that keeps them on chip.
@@ -11,6 +11,7 @@ from meadow.compiler.graph.graph import Node
 from meadow.compiler.graph.ops import Attention, Rotary
 from meadow.compiler.price import cost
 from meadow.compiler.program.assembly import Assembly, Operands
+from meadow.compiler.program.nodes.node import Lack, Rule
 from meadow.machine.arithmetic import int8
 from meadow.machine.instructions.instruction import Tokens
 from meadow.machine.isa import Epilogue, Opcode
@@ -21,13 +22,42 @@ from meadow.machine.units import BEAT_BYTES
 MODES = ("tphs", "gemm")
 
 
-def choose(p: Assembly, attend: Node, q: Node, bandwidth_gb_s: float) -> tuple[str, str]:
-    """(dataflow, reason): the cheaper one for this block and phase by the cost model, with the board's DRAM bandwidth."""
+class AttentionRule(Rule):
+    """Causal attention to a KV cache of its own."""
+
+    ops = (Attention,)
+
+    def lacks(self, op: Attention) -> list[Lack]:
+        return [
+            (op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
+            (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
+            (op.sinks is not None, "attention sinks", "none"),
+            (not op.causal, "attention to later tokens", "causal attention"),
+            (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
+            (not op.scale > 0, f"a scale of {op.scale:g}", "a positive scale"),
+        ]
+
+    def lower(self, p: Assembly, node: Node) -> None:
+        assert isinstance(node.op, Attention)
+        target = p.buffer(node.name, p.design.block * padded(p.widths[node.name], 4) * 4)
+        p.values[node.name] = target
+        steps(p, node, node.op, p.chosen[node.layer or 0][0], target)
+
+
+def choose(p: Assembly, attention: Node, q: Node) -> str:
+    """The dataflow of an attention, whose queries the linear `q` makes: forced, or the cheaper one; noted with its reason."""
+    forced = (p.dataflow, "forced by --dataflow")
+    made = p.chosen[attention.layer or 0] = forced if p.dataflow != "auto" else _cheaper(p, attention, q)
+    return made[0]
+
+
+def _cheaper(p: Assembly, attend: Node, q: Node) -> tuple[str, str]:
+    """(dataflow, reason) for this block and phase by the cost model, with the board's DRAM bandwidth."""
     tokens = p.design.block if p.phase == "prefill" else 1
     position = max(0, min(p.design.context, 512) - tokens)
     totals = {
         mode: sum(
-            cost.step_cost(s, p.design, Tokens(tokens, position), bandwidth_gb_s).cycles
+            cost.step_cost(s, p.design, Tokens(tokens, position), p.bandwidth_gb_s).cycles
             for s in _trial(p, attend, q, mode)
         )
         for mode in MODES

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the engines run: every node and every matrix of a graph is asked for, and what they lack is said by name.
 
-The readers of files say what a model is; whether it can run is said here, and only here.
+The readers of files say what a model is.  Whether it can run is said by the rule of each kind of node (program/nodes/) and by the
+planner of each engine (engines/), and asked here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from meadow.compiler.engines.engine import Problem, planner_for
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Activation, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.compiler.graph.ops import Linear
+from meadow.compiler.program.nodes.node import rule_of
 from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import UnsupportedModel
-from meadow.machine.isa import SMALLEST_EPSILON
 
 
 def require_engines(graph: Graph) -> None:
@@ -42,46 +43,11 @@ def _first(problems: list[Problem], count: int = 6) -> list[Problem]:
 
 def lacks(node: Node) -> list[Problem]:
     """What keeps a node from the engines: each attribute that no unit has."""
-    found: list[tuple[bool, str, str]] = []
-    match node.op:
-        case Embedding() as op:
-            found = [
-                (op.factor != 1, f"a factor of {op.factor:g} on the embedding", "rows as they are"),
-                (op.positions is not None, "learned positions", "rotary positions"),
-            ]
-        case Norm() as op:
-            found = [
-                (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
-                (op.bias is not None, "a bias", "gains alone"),
-                (op.gain is None, "no gain", "norms with one"),
-                (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
-            ]
-        case Linear() as op:
-            found = [(op.bias is not None, "a bias", "linears without a bias")]
-            if isinstance(op, Head):
-                found += [
-                    (op.factor != 1, f"a factor of {op.factor:g} on the logits", "logits as they are"),
-                    (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are"),
-                ]
-        case Rotary() as op:
-            part = 2 * len(op.frequencies)
-            found = [
-                (part != op.head_dim, f"{part} of {op.head_dim} elements of a head turned", "whole heads"),
-                (op.interleaved, "rotary pairs that are neighbours", "halves"),
-                (op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none"),
-            ]
-        case Attention() as op:
-            found = [
-                (op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
-                (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
-                (op.sinks is not None, "attention sinks", "none"),
-                (not op.causal, "attention to later tokens", "causal attention"),
-                (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
-                (not op.scale > 0, f"a scale of {op.scale:g}", "a positive scale"),
-            ]
-        case Activation() as op:
-            found = [(op.kind != "silu" or not op.gated, f"{op.kind}{' of a gate' * op.gated}", "silu(gate) * up")]
-    return [(f"%{node.name}", f"has {what}", f"the engines run {served}") for wrong, what, served in found if wrong]
+    return [
+        (f"%{node.name}", f"has {what}", f"the engines run {served}")
+        for wrong, what, served in rule_of(node).lacks(node.op)
+        if wrong
+    ]
 
 
 def matrix_problems(graph: Graph) -> list[Problem]:

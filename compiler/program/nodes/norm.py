@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Norms: one NORM for each form of rows that its readers take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meadow.compiler.graph.graph import Node
+from meadow.compiler.graph.ops import Norm
+from meadow.compiler.program.assembly import Assembly, Operands, takes_floats
+from meadow.compiler.program.nodes.node import Lack, Rule, Vector
+from meadow.machine.isa import SMALLEST_EPSILON, Opcode
+from meadow.machine.step import NOWHERE
+from meadow.machine.storage.rows import padded
+
+
+class NormRule(Rule):
+    """RMS norms with a gain."""
+
+    ops = (Norm,)
+
+    def lacks(self, op: Norm) -> list[Lack]:
+        return [
+            (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
+            (op.bias is not None, "a bias", "gains alone"),
+            (op.gain is None, "no gain", "norms with one"),
+            (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
+        ]
+
+    def vectors(self, op: Norm) -> dict[str, Vector]:
+        assert op.gain is not None
+        return {_gain(op): Vector(op.gain, op.offset)}
+
+    def lower(self, p: Assembly, node: Node) -> None:
+        """Rows in INT8, in FP32 or in both, as the engines of its readers take them."""
+        op = node.op
+        assert isinstance(op, Norm)
+        cols = p.widths[node.name]
+        kinds = {takes_floats(p.graph.weight_of(reader)) for reader in p.readers[node.name]}
+        for floats in sorted(kinds):
+            made: Operands
+            if floats:
+                p.values[node.name] = p.buffer(f"{node.name}.floats", p.design.block * padded(cols, 4) * 4)
+                made = {"codes": p.slot(p.values[node.name]), "scale": NOWHERE}
+            else:
+                p.codes[node.name] = codes, scale = p.int8(node.name, cols)
+                made = {"codes": p.slot(codes), "scale": p.slot(scale)}
+            p.step(
+                node,
+                Opcode.NORM,
+                {
+                    "source": p.slot("x"),
+                    "gain": p.slot(_gain(op)),
+                    **made,
+                    "floats": int(floats),
+                    "cols": cols,
+                    "eps": float(np.float32(op.eps)),
+                    "inverse": float(np.float32(1) / np.float32(cols)),
+                },
+                "floats" if floats and len(kinds) > 1 else "",
+            )
+
+
+def _gain(op: Norm) -> str:
+    """The buffer of a norm's gain: norms that share it and add another number to it have one each."""
+    assert op.gain is not None
+    return f"{op.gain}+{op.offset:g}" if op.offset else op.gain
