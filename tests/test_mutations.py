@@ -127,14 +127,14 @@ FAULTS = (
     ),
     Fault(
         "small rows are clamped early in C++",
-        "hls/arithmetic.hpp",
+        "hls/norm.hpp",
         "kNormLowest, kNormHighest);",
         "kNormLowest + 5, kNormHighest);",
         f"{CPP} -k every_exponent",
     ),
     Fault(
         "large rows are clamped early in C++",
-        "hls/arithmetic.hpp",
+        "hls/norm.hpp",
         "kNormLowest, kNormHighest);",
         "kNormLowest, kNormHighest - 10);",
         f"{CPP} -k every_exponent",
@@ -333,8 +333,8 @@ FAULTS = (
     Fault(
         "weights may be read otherwise than packed",
         "machine/package/check.py",
-        "if found[key] != wanted[key]]",
-        "if False]",
+        "if found != value:",
+        "if False:",
         f"{EXTENTS} -k fewer or later",
     ),
     Fault(
