@@ -51,14 +51,14 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     type=click.Choice(schemes()),
     default="auto",
     show_default=True,
-    help="auto packs where it pays; raw; prefix codes; or the published scheme, step by step.",
+    help="How INT8 weights are stored: auto packs a matrix where that saves time on the bus; raw; prefix codes; or the published scheme, step by step.",
 )
 @click.option(
     "--optimize",
     type=click.Choice(["balanced", "prefill", "decode"]),
     default="balanced",
     show_default=True,
-    help="What the sizes of the engine are searched for: a long prompt, a long answer, or both.",
+    help="The request that should take the least time: a long prompt, a long answer, or both.",
 )
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option(

@@ -72,27 +72,27 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     type=int,
     default=32,
     show_default=True,
-    help="Of groups: columns that share a scale (and with int4 and int2 a minimum).",
+    help="With groups: columns that share a scale (and, for int4 and int2, a minimum).",
 )
 @click.option(
     "--head",
     type=click.Choice(["int8", "same"]),
     default="int8",
     show_default=True,
-    help="Of int4 and int2: the head in 8 bits by groups, or as the linears are.",
+    help="With int4 and int2: the head in 8 bits by groups, or in the bits of the other linears.",
 )
 @click.option(
     "--granularity",
     type=click.Choice(["tensor", "channel", "group"]),
     default=None,
-    help="Of int8: one scale per matrix, per output feature, or per group of columns, which runs with FP16 activations and "
-    "keeps the codes of what is grouped already  [default: channel].",
+    help="With int8: one scale per matrix, per output feature, or per group of columns. Groups run with FP16 activations, and "
+    "matrices that have groups already keep their codes  [default: channel].",
 )
 @click.option(
     "--activations",
     type=click.Choice(["int8", "float"]),
     default=None,
-    help="What the compiled program shall compute with: int8 is quantized per token at run time  "
+    help="Activations of the compiled program: int8 is quantized per token at run time  "
     "[default: int8; with int4 and int2 float, which runs as FP16].",
 )
 @click.option(
@@ -116,7 +116,7 @@ def quantize_command(
     """Give the ONNX folder SOURCE INT8, INT4 or INT2 weights, rounded to nearest.
 
     int8 is symmetric with a scale per tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
-    group of columns, through MatMulNBits; what is grouped already with no more bits stays as it is.
+    group of columns, through MatMulNBits; a matrix that has groups of no more bits already stays as it is.
 
     \b
     Examples:

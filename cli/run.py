@@ -268,7 +268,7 @@ def _answer(
 def selftest_command(package: Path, device: str, inject: str, trust: bool, as_json: bool) -> None:
     """Check a device step by step with PACKAGE: memory, weights, one layer, tokens.
 
-    The first rung that fails is the last, and tells the likely cause.  Faults for --device emulated-pynq: engine-hang,
+    It stops at the first rung that fails, and tells the likely cause.  Faults for --device emulated-pynq: engine-hang,
     corrupted-weights, wrong-id, no-memory, stale-lines, slow-bus, narrow-port.
 
     \b

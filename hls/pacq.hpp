@@ -97,7 +97,7 @@ inline void send_command(const Run& run, const Instruction& i, commands_stream& 
     const int rows = rows_of(i);
     beat_t word = 0;
     word.range(31, 0) = format;
-    word.range(47, 32) = static_cast<uint64_t>((rows + kBlockRows * kPacqPorts - 1) / (kBlockRows * kPacqPorts));
+    word.range(47, 32) = static_cast<uint64_t>((rows + kBandRows * kPacqPorts - 1) / (kBandRows * kPacqPorts));
     word.range(63, 48) = static_cast<uint64_t>((columns_of(i) + group - 1) / group);
     word.range(79, 64) = static_cast<uint64_t>(tokens);
     word.range(80, 80) = i.word[isa::linear::reuse];
@@ -175,9 +175,9 @@ Chunks:
     count_cycles(Loop::kResults, static_cast<int64_t>(padded(rows, together)) / kPacqPorts * (tokens - first));
 }
 
-// What comes behind the last row: the rest of its block.
+// What comes behind the last row: the rest of its band.
 inline void drop_rows(results_stream& pacq_result, uint32_t format, int rows, int tokens) {
-    const int left = padded(rows, kBlockRows * kPacqPorts) - padded(rows, rows_together(format));
+    const int left = padded(rows, kBandRows * kPacqPorts) - padded(rows, rows_together(format));
 Drop:
     for (int n = 0; n < left / kPacqPorts * tokens; ++n) {
 #pragma HLS PIPELINE II=1

@@ -73,7 +73,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
     *(row for module in storage_modules() for row in getattr(module, "CONSTANTS", ())),
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
-    ("int", "kBlockRows", groups.BLOCK_ROWS, "output features of a port that share a visit of the activations"),
+    ("int", "kBandRows", groups.BAND_ROWS, "output features of a port that share a visit of the activations"),
     ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),
     ("int", "kGroupColumns", groups.COLUMNS, "activations that meet a beat of grouped weights"),
 )

@@ -2,7 +2,7 @@
 // Commands: a matrix each, checked, sent to the fetch units as regions and to everybody else as a geometry.
 //
 // A command is 1 + ceil(PORTS / 2) words of 128 bits:
-//     word 0   [31:0] format (machine/storage/groups.py: GroupFormat.word), [47:32] blocks of rows, [63:48] groups of columns,
+//     word 0   [31:0] format (machine/storage/groups.py: GroupFormat.word), [47:32] bands of rows, [63:48] groups of columns,
 //              [79:64] tokens, [80] reuse: no activations come, those of the command before serve, [81] hold: the next reuses
 //     word 1   [63:0] address of port 0's stream, [127:64] of port 1's; word 2: ports 2 and 3
 `default_nettype none
@@ -33,7 +33,7 @@ module pacq_commands #(
     localparam BATCH_BITS = $clog2(TOKEN_LANES);
 
     reg [31:0] format_q;
-    reg [15:0] blocks_q, groups_q, tokens_q;
+    reg [15:0] bands_q, groups_q, tokens_q;
     reg reuse_q, hold_q;
     reg [64*PORTS-1:0] addresses_q;
     reg [2:0] word_q;
@@ -53,7 +53,7 @@ module pacq_commands #(
         && {format_q[31:18], format_q[15:12]} == {14'd64, 4'd0};
 
     reg [31:0] group_beats_q, activation_words_q, product_q;
-    wire good = good_format && blocks_q != 0 && groups_q != 0 && groups_q < 16'd1024 && tokens_q != 0 && tokens_q <= TOKENS
+    wire good = good_format && bands_q != 0 && groups_q != 0 && groups_q < 16'd1024 && tokens_q != 0 && tokens_q <= TOKENS
         && activation_words_q <= ACTIVATION_WORDS;
     integer p;
     always @(posedge clk_i) begin
@@ -65,7 +65,7 @@ module pacq_commands #(
         end else begin
             if (valid_i && ready_o) begin
                 if (word_q == 0) begin
-                    {tokens_q, groups_q, blocks_q, format_q} <= command_i[79:0];
+                    {tokens_q, groups_q, bands_q, format_q} <= command_i[79:0];
                     {hold_q, reuse_q} <= command_i[81:80];
                 end
                 for (p = 0; p < PORTS; p = p + 1) if ({29'd0, word_q} == 1 + p / 2) addresses_q[64*p+:64] <= command_i[64*(p%2)+:64];
@@ -80,7 +80,7 @@ module pacq_commands #(
         end
         group_beats_q <= {28'd0, parameter_beats} + {22'd0, {4'd0, group_words} * {6'd0, tiles}};
         activation_words_q <= batches * row_words;
-        product_q <= blocks_q * groups_q;
+        product_q <= bands_q * groups_q;
         beats_o <= product_q * group_beats_q;
     end
 
@@ -93,7 +93,7 @@ module pacq_commands #(
     // The geometry, as every reader of it cuts it up.
     assign geometry_o = {
         2'd0, minimum, wide, two, eight, reuse_q, hold_q, parameter_beats, tiles, group_words,
-        batches[7:0], tokens_q[7:0], row_words[15:0], groups_q[9:0], blocks_q
+        batches[7:0], tokens_q[7:0], row_words[15:0], groups_q[9:0], bands_q
     };
 endmodule
 

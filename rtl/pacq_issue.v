@@ -2,7 +2,7 @@
 // What is multiplied when.  A window is a group of columns of a tile of rows for a batch of tokens; it is decided on when all
 // it needs is there, and then runs without a pause, a beat of weights per cycle.
 //
-//     for block, for group, for tile, for batch: a window
+//     for band, for group, for tile, for batch: a window
 `default_nettype none
 
 module pacq_issue #(
@@ -35,7 +35,7 @@ module pacq_issue #(
     output wire waits_results_o
 );
     wire [79:0] g = geometry_i;
-    wire [15:0] blocks = g[15:0];
+    wire [15:0] bands = g[15:0];
     wire [9:0] groups = g[25:16];
     wire [15:0] row_words = g[41:26];
     wire [7:0] batches = g[57:50];
@@ -44,7 +44,7 @@ module pacq_issue #(
     wire hold = g[72], eight = g[74], two = g[75], wide = g[76], minimum = g[77];
 
     // -- the next window ---------------------------------------------------------------------------------------------
-    reg [15:0] block_q;
+    reg [15:0] band_q;
     reg [9:0] group_q;
     reg [3:0] tile_q;
     reg [7:0] batch_q;
@@ -56,13 +56,13 @@ module pacq_issue #(
     wire last_batch = batch_q == batches - 8'd1;
     wire last_tile = tile_q == tiles - 4'd1;
     wire last_group = group_q == groups - 10'd1;
-    wire last_block = block_q == blocks - 16'd1;
+    wire last_band = band_q == bands - 16'd1;
     wire [6:0] there = filled_i - base_q;
     wire weights_there = there >= {1'b0, group_words};
     wire ready = geometry_valid_i && begun_q && weights_there && (!last_group || room_i);
     wire queue_ready;
     wire decide = ready && queue_ready;
-    wire command_done = decide && last_batch && last_tile && last_group && last_block;
+    wire command_done = decide && last_batch && last_tile && last_group && last_band;
     assign geometry_ready_o = command_done;
     wire begin_command = geometry_valid_i && !begun_q && loads_q != 0;
     wire [ADDRESS_BITS-1:0] step = {{(ADDRESS_BITS - 6) {1'b0}}, group_words};
@@ -73,7 +73,7 @@ module pacq_issue #(
         if (rst_i) begin
             begun_q <= 1'b0;
             loads_q <= 0;
-            block_q <= 0;
+            band_q <= 0;
             group_q <= 0;
             tile_q <= 0;
             batch_q <= 0;
@@ -101,7 +101,7 @@ module pacq_issue #(
                         group_q <= last_group ? 10'd0 : group_q + 10'd1;
                         start_q <= last_group ? row_q : start_q + step;
                         window_at_q <= last_group ? row_q : start_q + step;
-                        if (last_group) block_q <= last_block ? 16'd0 : block_q + 16'd1;
+                        if (last_group) band_q <= last_band ? 16'd0 : band_q + 16'd1;
                     end
                 end
             end

@@ -11,7 +11,7 @@ module pacq_parameters #(
     input wire [2:0] write_beat_i,
     input wire [128*PORTS-1:0] beats_i,
     input wire [2:0] set_i,
-    input wire [3:0] row_i,               // of the block
+    input wire [3:0] row_i,               // of the band
     input wire wide_i,
     input wire minimum_i,
     output wire [32*PORTS-1:0] scale_o,   // six cycles later

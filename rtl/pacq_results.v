@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Results in the order of rows: for block, for tile of rows, for token, for lane, one of each port side by side.
+// Results in the order of rows: for band, for tile of rows, for token, for lane, one of each port side by side.
 `default_nettype none
 
 module pacq_results #(
@@ -27,7 +27,7 @@ module pacq_results #(
     localparam MARGIN = 64;     // results of the windows that may be under way: 40 at most
     initial if (DEPTH < 2 * MARGIN) $fatal(1, "pacq_results: DEPTH is %0d, at least %0d", DEPTH, 2 * MARGIN);
     wire [79:0] g = geometry_i;
-    wire [15:0] blocks = g[15:0];
+    wire [15:0] bands = g[15:0];
     wire [7:0] tokens = g[49:42];
     wire [3:0] tiles = g[67:64];
     wire eight = g[74], two = g[75];
@@ -50,7 +50,7 @@ module pacq_results #(
     assign room_o = room_q;
 
     // Which FIFO is next.  Lanes of tokens that the last batch has not are taken and dropped.
-    reg [15:0] block_q;
+    reg [15:0] band_q;
     reg [3:0] tile_q;
     reg [7:0] token_q, token_lane_q;
     reg [1:0] lane_q;
@@ -65,20 +65,20 @@ module pacq_results #(
     wire last_token_lane = token_lane_q == LAST_LANE;
     wire last_token = token_q + 8'd1 >= tokens;
     wire last_tile = tile_q == tiles - 4'd1;
-    wire last_block = block_q == blocks - 16'd1;
+    wire last_band = band_q == bands - 16'd1;
     wire there = geometry_valid_i && valid[choice];
     wire take = there && (!real_token || m_axis_tready);
     wire window_done = take && last_lane && last_scale && last_token_lane;
     wire tile_done = window_done && last_token;
     // The last real result: of the last token, which need not be in the last token lane.
-    assign m_axis_tlast = last_lane && last_scale && token_q == tokens - 8'd1 && last_tile && last_block;
+    assign m_axis_tlast = last_lane && last_scale && token_q == tokens - 8'd1 && last_tile && last_band;
     assign m_axis_tdata = data[choice];
     assign m_axis_tvalid = there && real_token;
-    assign geometry_ready_o = tile_done && last_tile && last_block;
+    assign geometry_ready_o = tile_done && last_tile && last_band;
     assign pop = {{(FIFOS - 1) {1'b0}}, take} << choice;
     always @(posedge clk_i) begin
         if (rst_i) begin
-            block_q <= 0;
+            band_q <= 0;
             tile_q <= 0;
             token_q <= 0;
             token_lane_q <= 0;
@@ -95,7 +95,7 @@ module pacq_results #(
             end
             if (tile_done) begin
                 tile_q <= last_tile ? 4'd0 : tile_q + 4'd1;
-                if (last_tile) block_q <= last_block ? 16'd0 : block_q + 16'd1;
+                if (last_tile) band_q <= last_band ? 16'd0 : band_q + 16'd1;
             end
         end
     end

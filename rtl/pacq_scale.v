@@ -3,7 +3,7 @@
 //
 //     y = y + (scale * fp32(sum + offset) + minimum * fp32(shared sum))
 //
-// over the groups in ascending order, from +0.  The partial results of a block of rows wait here for their next group.
+// over the groups in ascending order, from +0.  The partial results of a band of rows wait here for their next group.
 `default_nettype none
 
 module pacq_scale #(
@@ -18,7 +18,7 @@ module pacq_scale #(
     input wire eight_i,                      // INT8: lanes 2n and 2n + 1 are the halves of a code
     input wire first_i,                      // the group is the row's first
     input wire last_i,
-    input wire [3:0] row_i,                  // of the block
+    input wire [3:0] row_i,                  // of the band
     input wire [$clog2(BATCHES)-1:0] batch_i,
     input wire [4*56*PORTS-1:0] sums_i,      // of four lanes of each port
     input wire [57:0] offset_i,

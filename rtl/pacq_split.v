@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What comes off the ports, told apart: parameters of a group of a block of rows, then its weights.  Beats are taken from all
+// What comes off the ports, told apart: parameters of a group of a band of rows, then its weights.  Beats are taken from all
 // ports at once.  Weights wait in a buffer that a group of them is read from as often as there are tokens.
 `default_nettype none
 
@@ -27,14 +27,14 @@ module pacq_split #(
 );
     localparam DEPTH = 64;
     wire [79:0] g = geometry_i;
-    wire [15:0] blocks = g[15:0];
+    wire [15:0] bands = g[15:0];
     wire [9:0] groups = g[25:16];
     wire [5:0] group_words = g[63:58];
     wire [3:0] tiles = g[67:64];
     wire [3:0] parameter_beats = g[71:68];
 
     reg busy_q, weights_q;      // a set is being taken; its weights are
-    reg [15:0] block_q;
+    reg [15:0] band_q;
     reg [9:0] group_q;
     reg [5:0] word_q;
     reg [3:0] tile_q;
@@ -50,8 +50,8 @@ module pacq_split #(
     wire last_tile = tile_q == tiles - 4'd1;
     wire set_taken = take && weights_q && last_word && last_tile;
     wire last_group = group_q == groups - 10'd1;
-    wire last_block = block_q == blocks - 16'd1;
-    assign geometry_ready_o = set_taken && last_group && last_block;
+    wire last_band = band_q == bands - 16'd1;
+    assign geometry_ready_o = set_taken && last_group && last_band;
     always @(posedge clk_i) begin
         if (rst_i) begin
             busy_q <= 1'b0;
@@ -59,7 +59,7 @@ module pacq_split #(
             set_o <= 0;
             parameter_beat_o <= 0;
             filled_o <= 0;
-            block_q <= 0;
+            band_q <= 0;
             group_q <= 0;
             word_q <= 0;
             tile_q <= 0;
@@ -81,7 +81,7 @@ module pacq_split #(
                 weights_q <= 1'b0;
                 set_o <= set_o + 3'd1;
                 group_q <= last_group ? 10'd0 : group_q + 10'd1;
-                if (last_group) block_q <= last_block ? 16'd0 : block_q + 16'd1;
+                if (last_group) band_q <= last_band ? 16'd0 : band_q + 16'd1;
             end
         end
     end

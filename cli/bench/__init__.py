@@ -16,7 +16,10 @@ BENCHMARKS = {
     "paper": ("meadow.cli.bench.paper", "The cost model beside the figures of MEADOW, and on boards of today."),
     "emulator": ("meadow.cli.bench.emulator", "Tokens per second of emulator and C simulation beside onnxruntime."),
     "bus": ("meadow.cli.bench.bus", "Beats of pacq_gemv that carry weights, counted in its Verilog."),
-    "decode": ("meadow.cli.bench.decode", "Tokens a second of a grouped model: linears simulated, the rest modelled."),
+    "decode": (
+        "meadow.cli.bench.decode",
+        "Tokens per second of a grouped model: linears simulated, the rest modelled.",
+    ),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }
 

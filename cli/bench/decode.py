@@ -54,6 +54,9 @@ def decode_command(package: Path, name: str, context: int, reference: Path | Non
         f"{result['roofline_tokens_per_s']:.1f} ({sum(result['bytes_per_token'].values()) / 1e6:.1f} MB per token at "
         f"{board.bandwidth_gb_s} GB/s); the memory's beats used: {result['share_of_offered']:.1%}"
     )
+    out.print(
+        f"the compiler's price of the same token: {result['modelled_tokens_per_s']:.1f} tokens/s (modelled; search, summary and report use it)"
+    )
     out.print(f"{result['kind']}; {result['clock_mhz']} and {result['pacq_clock_mhz']} MHz")
     out.print(
         f"published for this model: {PUBLISHED['tokens_per_s']} tokens/s ({PUBLISHED['what']}; {PUBLISHED['kind']})"

@@ -16,7 +16,7 @@ from meadow.compiler.engines.stored import Part, Stored, Streamed, counts_of, en
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UnsupportedModel
 from meadow.machine.program import CHUNK_LIMIT
-from meadow.machine.storage.groups import BLOCK_ROWS, LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
+from meadow.machine.storage.groups import BAND_ROWS, LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, bram36
 
@@ -92,9 +92,9 @@ class PacqPlanner(Planner[Pacq]):
 
 
 def group_parts(weight: Weight, ports: int) -> list[Part]:
-    """The same for a matrix of grouped weights, in whole blocks."""
+    """The same for a matrix of grouped weights, in whole bands."""
     whole = GroupLayout(weight.rows, weight.cols, ports, group_format(weight))
-    unit = BLOCK_ROWS * ports
+    unit = BAND_ROWS * ports
     most = max(1, CHUNK_LIMIT // (whole.groups * whole.group_beats * BEAT_BYTES)) * unit
     found = []
     for first in range(0, weight.rows, most):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench decode: tokens a second of a model with grouped weights.  pacq_gemv is simulated in its Verilog over a whole token, every
+"""bench decode: tokens per second of a model with grouped weights.  pacq_gemv is simulated in its Verilog over a whole token, every
 other step is modelled and stands on the critical path, but for what the Verilog itself reads ahead meanwhile."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from meadow.boards import Board
 from meadow.compiler.price import cost
+from meadow.compiler.price.run import estimate
 from meadow.compiler.price.traffic import by_role, run_beats, step_beats
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
@@ -128,7 +129,8 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
             f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
         )
     bytes_by_role = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
-    return summary(found, engine, bytes_by_role, board)
+    price = estimate(steps, design, 1, position, board.bandwidth_gb_s, chunks=len(package.chunks))
+    return {**summary(found, engine, bytes_by_role, board), "modelled_tokens_per_s": 1 / price.seconds}
 
 
 def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board: Board) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Script:
     ) -> None:
         """A matrix whose streams lie at `addresses`."""
         where = addresses + [0] * (4 - len(addresses))
-        words = [layout.form.word | layout.blocks << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
+        words = [layout.form.word | layout.bands << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
         words += [where[p] | where[p + 1] << 64 for p in range(0, layout.ports, 2)]
         self.commands.append(b"".join(w.to_bytes(16, "little") for w in words))
 
@@ -116,7 +116,7 @@ class Outcome:
 
 def ordered(results: NDArray[np.float32], layout: GroupLayout, tokens: int) -> NDArray[np.float32]:
     """[tokens, rows] of a command's results as they came."""
-    values = results.reshape(layout.blocks * layout.tiles, tokens, layout.chunk_rows)
+    values = results.reshape(layout.bands * layout.tiles, tokens, layout.chunk_rows)
     return np.ascontiguousarray(values.transpose(1, 0, 2).reshape(tokens, -1)[:, : layout.rows])
 
 

@@ -178,7 +178,7 @@ inline void serve(PACQ_PORTS) {
     Module& m = module();
     while (!pacq_command.empty()) {
         const beat_t word = pacq_command.read();
-        owed.push_back(word.range(47, 32).to_uint64() * kBlockRows * word.range(79, 64).to_uint64());
+        owed.push_back(word.range(47, 32).to_uint64() * kBandRows * word.range(79, 64).to_uint64());
         m.commands.push_back(word);
         for (int p = 0; p < kPacqPorts; p += 2) m.commands.push_back(pacq_command.read());
     }

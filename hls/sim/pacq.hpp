@@ -24,7 +24,7 @@ inline int64_t fixed_of_half(uint16_t half) {
 inline float float_of_half(uint16_t half) { return static_cast<float>(fixed_of_half(half)) * 0x1p-24f; }
 
 struct Command {
-    int bits, group, blocks, groups, tokens;
+    int bits, group, bands, groups, tokens;
     bool minimum, wide, reuse;
     uint64_t address[kPacqPorts];
 };
@@ -37,7 +37,7 @@ inline Command next_command(commands_stream& in) {
     c.group = 1 << grouped_log2_group(format);
     c.minimum = grouped_minimum(format) != 0;
     c.wide = grouped_wide(format) != 0;
-    c.blocks = static_cast<int>(word.range(47, 32).to_uint64());
+    c.bands = static_cast<int>(word.range(47, 32).to_uint64());
     c.groups = static_cast<int>(word.range(63, 48).to_uint64());
     c.tokens = static_cast<int>(word.range(79, 64).to_uint64());
     c.reuse = word.range(80, 80).to_uint64() != 0;
@@ -47,7 +47,7 @@ inline Command next_command(commands_stream& in) {
         if (p + 1 < kPacqPorts) c.address[p + 1] = pair.range(127, 64).to_uint64();
     }
     const bool width = c.bits == 4 || c.bits == 8 || (c.bits == 2 && kPacqLanes == 8);
-    if (!width || c.group < 16 || c.group > 256 || c.blocks == 0 || c.groups == 0 || c.groups > 1023 || c.tokens == 0) {
+    if (!width || c.group < 16 || c.group > 256 || c.bands == 0 || c.groups == 0 || c.groups > 1023 || c.tokens == 0) {
         throw std::runtime_error("pacq_gemv: a command that this design cannot run");
     }
     return c;
@@ -68,7 +68,7 @@ inline void take_activations(const Command& c, activations_stream& in) {
     }
 }
 
-// A group's scale and minimum of row `row` of a block.
+// A group's scale and minimum of row `row` of a band.
 inline void parameters_of(const Command& c, const uint8_t* at, int row, float& scale, float& minimum) {
     const int each = c.minimum ? 2 : 1;
     float pair[2] = {0.0f, 0.0f};
@@ -90,27 +90,27 @@ inline void serve(PACQ_PORTS) {
     const Command c = next_command(pacq_command);
     if (!c.reuse) take_activations(c, pacq_activation);
     const int lanes = 16 / c.bits;
-    const int tiles = kBlockRows / lanes;
+    const int tiles = kBandRows / lanes;
     const int zero = c.minimum ? 0 : 1 << (c.bits - 1);
     const int head = (c.wide ? 4 : 2) * (c.minimum ? 2 : 1) * kBeatBytes;  // bytes of parameters before a group's weights
     const int tile_bytes = 2 * c.group;
     const std::size_t group_bytes = static_cast<std::size_t>(head + tiles * tile_bytes);
-    const std::size_t port_bytes = group_bytes * static_cast<std::size_t>(c.blocks) * static_cast<std::size_t>(c.groups);
+    const std::size_t port_bytes = group_bytes * static_cast<std::size_t>(c.bands) * static_cast<std::size_t>(c.groups);
     for (int p = 0; p < kPacqPorts; ++p) {
         traffic::access(kPacqPort + p, 0, static_cast<int>(Role::kWeights), c.address[p], port_bytes / kBeatBytes);
     }
     const int cycles = c.group / kGroupColumns > kShortestWindow ? c.group / kGroupColumns : kShortestWindow;
     const int batches = (c.tokens + kPacqTokens - 1) / kPacqTokens;
-    count_cycles(Loop::kPacq, static_cast<int64_t>(c.blocks) * c.groups * tiles * batches * cycles);
+    count_cycles(Loop::kPacq, static_cast<int64_t>(c.bands) * c.groups * tiles * batches * cycles);
 
-    std::vector<float> y(static_cast<std::size_t>(c.tokens) * kBlockRows * kPacqPorts);
+    std::vector<float> y(static_cast<std::size_t>(c.tokens) * kBandRows * kPacqPorts);
     int16_t code[256];
-    for (int block = 0; block < c.blocks; ++block) {
+    for (int band = 0; band < c.bands; ++band) {
         std::fill(y.begin(), y.end(), 0.0f);
         for (int g = 0; g < c.groups; ++g) {
             for (int p = 0; p < kPacqPorts; ++p) {
-                const uint8_t* at = dram + c.address[p] + group_bytes * static_cast<std::size_t>(block * c.groups + g);
-                for (int row = 0; row < kBlockRows; ++row) {
+                const uint8_t* at = dram + c.address[p] + group_bytes * static_cast<std::size_t>(band * c.groups + g);
+                for (int row = 0; row < kBandRows; ++row) {
                     const int tile = row / lanes, lane = row % lanes;
                     uint16_t column[256];
                     std::memcpy(column, at + head + tile * tile_bytes, static_cast<std::size_t>(tile_bytes));
@@ -123,19 +123,19 @@ inline void serve(PACQ_PORTS) {
                         const int64_t* a = activations.data() + (static_cast<std::size_t>(t) * static_cast<std::size_t>(c.groups) + static_cast<std::size_t>(g)) * static_cast<std::size_t>(c.group);
                         int64_t sum = 0;
                         for (int k = 0; k < c.group; ++k) sum += a[k] * static_cast<int64_t>(code[k]);
-                        float& out = y[(static_cast<std::size_t>(t) * kBlockRows + static_cast<std::size_t>(row)) * kPacqPorts + static_cast<std::size_t>(p)];
+                        float& out = y[(static_cast<std::size_t>(t) * kBandRows + static_cast<std::size_t>(row)) * kPacqPorts + static_cast<std::size_t>(p)];
                         const float scaled = (static_cast<float>(sum) * 0x1p-24f) * scale;
                         out = out + (scaled + shared[static_cast<std::size_t>(t * c.groups + g)] * minimum);
                     }
                 }
             }
         }
-        for (int row = 0; row < kBlockRows; row += lanes) {
+        for (int row = 0; row < kBandRows; row += lanes) {
             for (int t = 0; t < c.tokens; ++t) {
                 for (int lane = 0; lane < lanes; ++lane) {
                     results_t out = 0;
                     for (int p = 0; p < kPacqPorts; ++p) {
-                        const float value = y[(static_cast<std::size_t>(t) * kBlockRows + static_cast<std::size_t>(row + lane)) * kPacqPorts + static_cast<std::size_t>(p)];
+                        const float value = y[(static_cast<std::size_t>(t) * kBandRows + static_cast<std::size_t>(row + lane)) * kPacqPorts + static_cast<std::size_t>(p)];
                         out.range(32 * p + 31, 32 * p) = as_bits(value);
                     }
                     pacq_result.write(out);

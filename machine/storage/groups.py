@@ -4,8 +4,8 @@
 The arithmetic on them is arithmetic/fp16.py's.  Shared by pack, the emulator and the tests of the Verilog; rtl/pacq_gemv.v and
 hls/sim/pacq.hpp read the same streams.
 
-Rows go to ports in turn: row n belongs to port n mod ports.  BLOCK_ROWS rows of each port make a block.  A port streams,
-block after block and group after group:
+Rows go to ports in turn: row n belongs to port n mod ports.  BAND_ROWS rows of each port make a band.  A port streams,
+band after band and group after group:
 
     parameters   of its 16 rows: the scale, or scale and minimum, each FP16 or FP32: 2, 4 or 8 beats
     weights      lanes rows at a time: group / 8 beats, each 8 columns; a column is 16 bits, its lanes' codes lowest first
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from meadow.machine.units import BEAT_BYTES, LARGEST_GROUP
 
-BLOCK_ROWS = 16
+BAND_ROWS = 16
 """Output features of a port that share a visit of the activations: their sums take turns in the FP32 adder."""
 COLUMNS = 8
 """Activations that meet a beat."""
@@ -118,7 +118,7 @@ class GroupFormat:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """A matrix of rows x cols over `ports` ports; rows padded to whole blocks, columns to whole groups."""
+    """A matrix of rows x cols over `ports` ports; rows padded to whole bands, columns to whole groups."""
 
     rows: int
     cols: int
@@ -139,31 +139,31 @@ class GroupLayout:
         return self.cols
 
     @property
-    def blocks(self) -> int:
-        return -(-self.rows // (BLOCK_ROWS * self.ports))
+    def bands(self) -> int:
+        return -(-self.rows // (BAND_ROWS * self.ports))
 
     @property
     def padded_rows(self) -> int:
-        return self.blocks * BLOCK_ROWS * self.ports
+        return self.bands * BAND_ROWS * self.ports
 
     @property
     def tiles(self) -> int:
-        """Beat-wide slices of a block."""
-        return BLOCK_ROWS // self.form.lanes
+        """Beat-wide slices of a band."""
+        return BAND_ROWS // self.form.lanes
 
     @property
     def group_beats(self) -> int:
-        """Beats of a port for one group of one block, parameters included."""
+        """Beats of a port for one group of one band, parameters included."""
         return self.form.parameter_bytes + self.tiles * self.form.group // COLUMNS
 
     @property
     def port_beats(self) -> int:
         """Beats that each port streams."""
-        return self.blocks * self.groups * self.group_beats
+        return self.bands * self.groups * self.group_beats
 
     def _by_port(self, values: NDArray[Any]) -> NDArray[Any]:
-        """[padded rows, ...] as [blocks, tiles, lanes, ports, ...]."""
-        return values.reshape(self.blocks, self.tiles, self.form.lanes, self.ports, *values.shape[1:])
+        """[padded rows, ...] as [bands, tiles, lanes, ports, ...]."""
+        return values.reshape(self.bands, self.tiles, self.form.lanes, self.ports, *values.shape[1:])
 
     def pack(
         self, codes: NDArray[np.uint8], scale: NDArray[np.float32], minimum: NDArray[np.float32] | None
@@ -177,13 +177,13 @@ class GroupLayout:
         whole = np.full((self.padded_rows, self.padded_cols), form.zero, np.uint8)
         whole[: self.rows, : self.cols] = codes
         split = self._by_port(whole).reshape(
-            self.blocks, self.tiles, form.lanes, self.ports, self.groups, form.group // COLUMNS, COLUMNS
+            self.bands, self.tiles, form.lanes, self.ports, self.groups, form.group // COLUMNS, COLUMNS
         )
-        ordered = split.transpose(3, 0, 4, 1, 5, 6, 2)  # port, block, group, tile, beat, column, lane
+        ordered = split.transpose(3, 0, 4, 1, 5, 6, 2)  # port, band, group, tile, beat, column, lane
         column = np.zeros(ordered.shape[:-1], np.uint16)
         for lane in range(form.lanes):
             column |= ordered[..., lane].astype(np.uint16) << np.uint16(form.bits * lane)
-        weights = column.view(np.uint8).reshape(self.ports, self.blocks, self.groups, -1)
+        weights = column.view(np.uint8).reshape(self.ports, self.bands, self.groups, -1)
         kind = np.float32 if form.wide else np.float16
         values = np.zeros((self.padded_rows, self.groups, 2 if form.minimum else 1), kind)
         values[: self.rows, :, 0] = scale
@@ -191,7 +191,7 @@ class GroupLayout:
             assert minimum is not None
             values[: self.rows, :, 1] = minimum
         first = np.ascontiguousarray(self._by_port(values).transpose(3, 0, 4, 1, 2, 5))
-        parameters = first.view(np.uint8).reshape(self.ports, self.blocks, self.groups, -1)
+        parameters = first.view(np.uint8).reshape(self.ports, self.bands, self.groups, -1)
         joined = np.concatenate([parameters, weights], axis=3)
         return tuple(np.ascontiguousarray(port).reshape(-1) for port in joined)
 
@@ -200,16 +200,16 @@ class GroupLayout:
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]:
         """(codes [rows, padded cols], scale [rows, groups], minimum or None): the inverse of `pack`."""
         form = self.form
-        joined = np.stack([s.reshape(self.blocks, self.groups, self.group_beats * BEAT_BYTES) for s in streams])
+        joined = np.stack([s.reshape(self.bands, self.groups, self.group_beats * BEAT_BYTES) for s in streams])
         cut = form.parameter_bytes * BEAT_BYTES
         kind = np.float32 if form.wide else np.float16
         first = np.ascontiguousarray(joined[..., :cut]).view(kind)
-        first = first.reshape(self.ports, self.blocks, self.groups, self.tiles, form.lanes, -1)
+        first = first.reshape(self.ports, self.bands, self.groups, self.tiles, form.lanes, -1)
         values = first.transpose(1, 3, 4, 0, 2, 5).reshape(self.padded_rows, self.groups, -1)[: self.rows]
         column = np.ascontiguousarray(joined[..., cut:]).view(np.uint16)
-        column = column.reshape(self.ports, self.blocks, self.groups, self.tiles, -1)
-        column = column.transpose(1, 3, 0, 2, 4).reshape(self.blocks, self.tiles, self.ports, self.padded_cols)
-        codes = np.empty((self.blocks, self.tiles, form.lanes, self.ports, self.padded_cols), np.uint8)
+        column = column.reshape(self.ports, self.bands, self.groups, self.tiles, -1)
+        column = column.transpose(1, 3, 0, 2, 4).reshape(self.bands, self.tiles, self.ports, self.padded_cols)
+        codes = np.empty((self.bands, self.tiles, form.lanes, self.ports, self.padded_cols), np.uint8)
         for lane in range(form.lanes):
             codes[:, :, lane] = column >> np.uint16(form.bits * lane) & np.uint16((1 << form.bits) - 1)
         scale = values[..., 0].astype(np.float32)
@@ -229,7 +229,7 @@ class GroupLayout:
     @property
     def windows(self) -> int:
         """Groups of tiles that the engine multiplies for a token."""
-        return self.blocks * self.groups * self.tiles
+        return self.bands * self.groups * self.tiles
 
 
 def is_grouped(word: object) -> bool:

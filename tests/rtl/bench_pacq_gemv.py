@@ -116,7 +116,7 @@ class Bench:
         self, matrix: Matrix, tokens: int, reuse: bool = False, hold: bool = False, addresses: list[int] | None = None
     ) -> None:
         layout = matrix.layout
-        words = [layout.form.word | layout.blocks << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
+        words = [layout.form.word | layout.bands << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
         where = (addresses or self.place(matrix)) + [0] * 3
         words += [where[p] | where[p + 1] << 64 for p in range(0, PORTS, 2)]
         await self.commands.send(b"".join(w.to_bytes(16, "little") for w in words))
@@ -129,7 +129,7 @@ class Bench:
         frame = await with_timeout(self.results.recv(), 40, "us")
         layout = matrix.layout
         values = np.frombuffer(bytes(frame.tdata), np.float32)
-        values = values.reshape(layout.blocks * layout.tiles, tokens, layout.form.lanes * PORTS)
+        values = values.reshape(layout.bands * layout.tiles, tokens, layout.form.lanes * PORTS)
         return values.transpose(1, 0, 2).reshape(tokens, -1)
 
     async def register(self, name: str) -> int:
