@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The stages of attention for one group of tokens: scores, softmax, context, store.  tphs.hpp joins them by streams,
+// The stages of attention for one group of tokens: scores, softmax, mix, store.  tphs.hpp joins them by streams,
 // gemm_attention.hpp puts DRAM between them; the arithmetic is here, once.
 #pragma once
 
@@ -20,15 +20,15 @@ struct Divisor {
 struct divisors_t {
     Divisor value[kTokenLanes];
 };
-// The context of kTokenLanes tokens, one element of the head.
-struct contexts_t {
+// The results of kTokenLanes tokens, one element of the head.
+struct mixes_t {
     float value[kTokenLanes];
 };
 
 using scores_stream = hls::stream<scores_t, 64>;
 using weights_stream = hls::stream<weights_t, 64>;
 using divisors_stream = hls::stream<divisors_t, 2>;
-using contexts_stream = hls::stream<contexts_t, 2 * kMaxHeadDim>;
+using mixes_stream = hls::stream<mixes_t, 2 * kMaxHeadDim>;
 
 // On-chip rows of one KV head.
 struct Cache {
@@ -195,8 +195,8 @@ Exp:
 }
 
 // Softmax x V, then DIV: a value row per cycle is broadcast to kTokenLanes accumulators of a head each.
-inline void context_group(weights_stream& in, divisors_stream& divisors, const int8_t value[kContext][kMaxHeadDim],
-                          const Group& g, int head_dim, contexts_stream& out) {
+inline void mix_group(weights_stream& in, divisors_stream& divisors, const int8_t value[kContext][kMaxHeadDim],
+                          const Group& g, int head_dim, mixes_stream& out) {
     int64_t sum[kTokenLanes][kMaxHeadDim];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=0
     for (int lane = 0; lane < g.lanes; ++lane) {
@@ -224,7 +224,7 @@ Values:
 Div:
     for (int k = 0; k < head_dim; ++k) {
 #pragma HLS PIPELINE II=1
-        contexts_t element;
+        mixes_t element;
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             if (lane < g.lanes) {
@@ -234,17 +234,17 @@ Div:
         }
         out.write(element);
     }
-    count_cycles(Loop::kContext, longest(g) + head_dim);
+    count_cycles(Loop::kMix, longest(g) + head_dim);
 }
 
-// The context of a group to its rows in DRAM.
-inline void store_group(contexts_stream& in, const Group& g, int head_dim, address_t target, int stride, int column, beat_t* memory) {
+// The results of a group to their rows in DRAM.
+inline void store_group(mixes_stream& in, const Group& g, int head_dim, address_t target, int stride, int column, beat_t* memory) {
     float out[kTokenLanes][kMaxHeadDim];
 #pragma HLS ARRAY_PARTITION variable=out complete dim=1
 Elements:
     for (int k = 0; k < head_dim; ++k) {
 #pragma HLS PIPELINE II=1
-        const contexts_t element = in.read();
+        const mixes_t element = in.read();
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             if (lane < g.lanes) out[lane][k] = element.value[lane];

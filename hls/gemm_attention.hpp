@@ -115,16 +115,16 @@ inline void softmax_region(Heads& chip, const Group& g, scores_t incoming[kConte
     store_softmax(weights, divisors, g, outgoing, target, stride, divisor, memory);
 }
 
-inline void context_region(Heads& chip, const Group& g, weights_t incoming[kContext], int head_dim, const beat_t* constants,
+inline void mix_region(Heads& chip, const Group& g, weights_t incoming[kContext], int head_dim, const beat_t* constants,
                            address_t source, int source_stride, address_t divisor, address_t target, int stride, int column,
                            beat_t* memory) {
 #pragma HLS DATAFLOW
     weights_stream weights;
     divisors_stream divisors;
-    contexts_stream contexts;
+    mixes_stream mixes;
     load_softmax(constants, source, source_stride, divisor, g, incoming, weights, divisors);
-    context_group(weights, divisors, chip.cache[0].value, g, head_dim, contexts);
-    store_group(contexts, g, head_dim, target, stride, column, memory);
+    mix_group(weights, divisors, chip.cache[0].value, g, head_dim, mixes);
+    store_group(mixes, g, head_dim, target, stride, column, memory);
 }
 
 // GEMM dataflow, step one: queries from DRAM, scores to DRAM.
@@ -183,9 +183,9 @@ SoftmaxHeads:
     }
 }
 
-// Step three: probabilities and V from DRAM, the context to DRAM.
-inline void context(Heads& chip, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
-    using namespace isa::context;
+// Step three: probabilities and V from DRAM, the results to DRAM.
+inline void mix(Heads& chip, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory) {
+    using namespace isa::mix;
     const int tokens = static_cast<int>(run.tokens);
     const int seen = static_cast<int>(run.position) + tokens;
     const int dim = static_cast<int>(i.word[head_dim]);
@@ -194,7 +194,7 @@ inline void context(Heads& chip, const Run& run, const Instruction& i, const bea
     const int width = static_cast<int>(i.word[row]);
     static weights_t incoming[kContext];
 #pragma HLS AGGREGATE variable=incoming
-ContextHeads:
+MixHeads:
     for (int head = 0; head < static_cast<int>(i.word[heads]); ++head) {
         if (head % group == 0) {
             load_rows<kMemoryPort>(Role::kKv, memory, head_address(address_of(run, i.word[values]), head / group, room, dim), seen, dim, chip.cache[0].value);
@@ -202,8 +202,8 @@ ContextHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            context_region(chip, group_at(run, first, 1), incoming, dim, constants,
-                           address_of(run, i.word[weights]) + place * width * 2, width,
+            mix_region(chip, group_at(run, first, 1), incoming, dim, constants,
+                           address_of(run, i.word[probabilities]) + place * width * 2, width,
                            address_of(run, i.word[divisor]) + place * kBeatBytes, address_of(run, i.word[target]),
                            static_cast<int>(i.word[stride]), head * dim, memory);
         }

@@ -87,7 +87,7 @@ Program:
             case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
             case isa::kScores: scores(heads, run, i, memory); break;
             case isa::kSoftmax: softmax(heads, run, i, constants, memory); break;
-            case isa::kContext: context(heads, run, i, constants, memory); break;
+            case isa::kMix: mix(heads, run, i, constants, memory); break;
             default: return kBadOpcode;
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TPHS: Q projection, QK^T, softmax and softmax x V as one pipeline, parallel over tokens and sequential over heads.
-// Nothing between Q and the context reaches DRAM; K and V are read once for all heads that share them.
+// Nothing between Q and the results reaches DRAM; K and V are read once for all heads that share them.
 #pragma once
 
 #include "attention.hpp"
@@ -12,11 +12,11 @@ inline void attend_group(const Cache& cache, Heads& chip, const Group& g, int he
     scores_stream scores;
     weights_stream weights;
     divisors_stream divisors;
-    contexts_stream contexts;
+    mixes_stream mixes;
     score_group(chip.query, chip.query_scale, cache.key, cache.key_scale, g, head_dim, kappa, scores);
     softmax_group(scores, cache.value_scale, g, chip.row, weights, divisors);
-    context_group(weights, divisors, cache.value, g, head_dim, contexts);
-    store_group(contexts, g, head_dim, target, stride, column, memory);
+    mix_group(weights, divisors, cache.value, g, head_dim, mixes);
+    store_group(mixes, g, head_dim, target, stride, column, memory);
 }
 
 // Q of one head for all tokens: the array's next tile, rotated and quantized, to the rows from `first` on.

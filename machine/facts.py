@@ -28,7 +28,7 @@ LOOPS = (
     "norm",
     "scores",
     "softmax",
-    "context",
+    "mix",
     "pacq",
     "feed",
     "results",

@@ -26,7 +26,7 @@ class Opcode(IntEnum):
     TPHS = 4
     SCORES = 5
     SOFTMAX = 6
-    CONTEXT = 7
+    MIX = 7
 
 
 class Epilogue(IntEnum):

@@ -92,7 +92,7 @@ def test_prefill_length_does_not_matter(
     ("dataflow", "schemes"),
     [("gemm", ("raw", "prefix", "frequency")), ("tphs", ("raw", "prefix", "naive", "packets", "frequency"))],
 )
-def test_packed_weights_give_the_bits_of_raw_ones(
+def test_packed_weights_give_the_bits_of_raw_weights(
     dataflow: str, schemes: tuple[str, ...], tiny_tensor: Path, tmp_path: Path
 ) -> None:
     board = boards.load("zcu102")

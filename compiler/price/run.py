@@ -22,7 +22,7 @@ PROMPT, ANSWER = 256, 128
 """Tokens of the request whose time counts: prefill is the prompt, decode the answer."""
 DECODE_AT = 512
 """Tokens in the cache of the decoded token that stands for all."""
-ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.CONTEXT)
+ATTENTION = (Opcode.TPHS, Opcode.SCORES, Opcode.SOFTMAX, Opcode.MIX)
 Programs = Mapping[str, tuple[Step, ...]]
 """The programs `prefill` and `decode`."""
 

@@ -104,7 +104,7 @@ class Engine:
             times * -(-some // design.token_lanes) for times, some in heads_together(heads, kv_heads, design, 1)
         )
         whole = loops["softmax"] + 2 * head_dim * groups + groups * TILE_OVERHEAD + loops["epilogue"] + others
-        attend = whole / kv_heads  # with rotary rows and contexts, which go one after another
+        attend = whole / kv_heads  # with rotary rows and results, which go one after another
         self.work("attention", load, round(kv_beats / kv_heads))
         self.work("attention", 0, others)
         for kv in range(kv_heads):

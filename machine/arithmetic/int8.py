@@ -173,7 +173,7 @@ def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Flo
     y        [T, J] scores, in powers of two
     v_scale  [J] scale of each value row
     visible  [T, J] which keys a token may see (at least one)
-    Returns (w [T, J] integers up to 65535 as FP32, total [T] as FP32, exponent [T]): the context of a token is
+    Returns (w [T, J] integers up to 65535 as FP32, total [T] as FP32, exponent [T]): the result of a head for a token is
     (sum_j w_j v_j) / total * 2^exponent.
     """
     peak = np.max(y, axis=-1, where=visible, initial=np.float32(-np.inf))
@@ -199,7 +199,7 @@ def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Flo
     return w, total, exponent
 
 
-def context(sums: NDArray[np.float64], total: Floats, exponent: NDArray[np.intc]) -> Floats:
+def mix(sums: NDArray[np.float64], total: Floats, exponent: NDArray[np.intc]) -> Floats:
     """DIV: exact integer sums [T, head_dim] over the sum of probabilities, times 2^exponent."""
     return flush(np.ldexp(sums.astype(np.float32) / total[:, None], exponent[:, None]).astype(np.float32))
 

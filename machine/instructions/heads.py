@@ -96,7 +96,7 @@ def cache_beats(o: Operands, seen: int, rows: bool, scales: int, moved: Beats, p
 
 
 def result_extent(f: Fields, design: Design) -> Extent:
-    """The contexts of all heads, beside each other."""
+    """The results of all heads, side by side."""
     width = f["heads"] * f["head_dim"]
     need(width <= f["stride"] and f["stride"] % 4 == 0, f"{width} results in a stride of {f['stride']}")
     return Extent("target", design.block * f["stride"] * 4, SCRATCH, True)

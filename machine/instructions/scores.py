@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCORES: q k.T of every head, through DRAM.  With SOFTMAX and CONTEXT it is attention by GEMM; hls/gemm_attention.hpp is the same."""
+"""SCORES: q k.T of every head, through DRAM.  With SOFTMAX and MIX it is attention by GEMM; hls/gemm_attention.hpp is the same."""
 
 from __future__ import annotations
 

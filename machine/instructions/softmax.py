@@ -37,7 +37,7 @@ from meadow.machine.units import BEAT_BYTES
 
 
 class Softmax(Instruction):
-    """16-bit probabilities with the scales of V folded in, and what the contexts are divided by."""
+    """16-bit probabilities with the scales of V folded in, and the divisors of MIX."""
 
     opcode = Opcode.SOFTMAX
     fields = (

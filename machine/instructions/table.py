@@ -10,9 +10,9 @@ import numpy as np
 
 from meadow.machine import isa
 from meadow.machine.design import Design
-from meadow.machine.instructions.context import Context
 from meadow.machine.instructions.instruction import Extent, Field, Fields, Instruction, PackedBeats
 from meadow.machine.instructions.linear import Linear
+from meadow.machine.instructions.mix import Mix
 from meadow.machine.instructions.norm import Norm
 from meadow.machine.instructions.projection import MATRIX
 from meadow.machine.instructions.quantize import Quantize
@@ -25,7 +25,7 @@ from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
 
 TABLE: dict[Opcode, Instruction] = {
-    made.opcode: made for made in (Norm(), Quantize(), Linear(), Tphs(), Scores(), Softmax(), Context())
+    made.opcode: made for made in (Norm(), Quantize(), Linear(), Tphs(), Scores(), Softmax(), Mix())
 }
 """Every instruction but END, which has no fields."""
 

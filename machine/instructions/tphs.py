@@ -44,7 +44,7 @@ from meadow.machine.step import Step
 
 
 class Tphs(Instruction):
-    """softmax(kappa q k.T) v of all heads, with q = x W.T rotated; nothing of it goes to DRAM but the contexts."""
+    """softmax(kappa q k.T) v of all heads, with q = x W.T rotated; nothing of it goes to DRAM but the results."""
 
     opcode = Opcode.TPHS
     fields = (
@@ -80,7 +80,7 @@ class Tphs(Instruction):
                 q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv], np.float32(f["kappa"])
             )
             w, total, exponent = ar.softmax(s, v_scale[kv], seen)
-            out = ar.context(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
+            out = ar.mix(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
             out = out.reshape(group, tokens, dim).swapaxes(0, 1).reshape(tokens, -1)
             target[:, kv * group * dim : (kv + 1) * group * dim] = out
 
@@ -103,7 +103,7 @@ class Tphs(Instruction):
         rope_beats(o, heads * tokens.count, moved)
         for port in ("constants", "memory"):  # keys, values
             cache_beats(o, tokens.seen, True, 1, moved, port)
-        context_beats(heads, head_dim, tokens.count, moved)
+        mix_beats(heads, head_dim, tokens.count, moved)
         return moved
 
     def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
@@ -114,7 +114,7 @@ class Tphs(Instruction):
         for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
             keys = group_keys(some, design, tokens)
             seen = sum(keys)
-            for name, n in (("scores", seen), ("softmax", 2 * seen), ("context", seen + head_dim * len(keys))):
+            for name, n in (("scores", seen), ("softmax", 2 * seen), ("mix", seen + head_dim * len(keys))):
                 found[name] = found.get(name, 0) + times * n
         return found
 
@@ -139,7 +139,7 @@ class Tphs(Instruction):
         return int(o["heads"]) * int(o["head_dim"]) * (tokens.count * int(o["cols"]) + 2 * seen)
 
 
-def context_beats(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
-    """The context of every head to its columns."""
+def mix_beats(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
+    """The result of every head to its columns."""
     for head, _, times in alike(heads * head_dim, head_dim):
         store_beats(head, head_dim, times * tokens, "activations", moved)

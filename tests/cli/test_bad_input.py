@@ -40,7 +40,7 @@ WRONG_KINDS = {
 
 
 @pytest.mark.parametrize("kind", WRONG_KINDS)
-def test_a_wrong_kind_of_file_is_called_what_it_is(kind: str, meadowc: Any, tmp_path: Path) -> None:
+def test_a_wrong_kind_of_file_is_named(kind: str, meadowc: Any, tmp_path: Path) -> None:
     data, sentence = WRONG_KINDS[kind]
     result = meadowc("compile", write(tmp_path / "model.onnx", data), "--board", "zcu102", "-o", tmp_path / "p")
     assert result.code == 2 and sentence in result.err and not (tmp_path / "p").exists()
@@ -236,7 +236,7 @@ def test_a_folder_that_is_not_ours_is_never_replaced(
 
 
 @pytest.mark.parametrize("text", ["[1,2", "[]", '[{"foo": 1}]', '{"a": 1}', '[{"text": 5}]'])
-def test_a_prompt_list_that_is_none(text: str, meadowc: Any, tiny_package: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_prompt_list_is_refused(text: str, meadowc: Any, tiny_package: Path, tmp_path: Path) -> None:
     write(tmp_path / "p.json", text.encode())
     assert meadowc("verify", tiny_package, "--rungs", "emulator", "--prompts", tmp_path / "p.json").code == 2
 

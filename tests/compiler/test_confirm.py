@@ -115,7 +115,7 @@ def test_a_softcap_of_the_attention_operator_is_named(tmp_path: Path) -> None:
     assert "has softcap=50.0; 0.0 is served" in refusal(s, tmp_path)
 
 
-def test_an_attribute_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+def test_an_attribute_that_is_not_read_is_refused(tmp_path: Path) -> None:
     s = Surgery("dynamo-sdpa-23")
     s.first("Attention").attribute.append(helper.make_attribute("local_window", 5))
     with pytest.raises(UnsupportedModel, match="has local_window=5; it is not known here"):
@@ -265,7 +265,7 @@ def test_a_parallel_block_is_refused_by_the_engine_with_names(tiny_int8: Path) -
         check_residual(graph.replace(nodes=skipped))
 
 
-def test_what_cannot_be_evaluated_is_said_to_be_unchecked(tmp_path: Path) -> None:
+def test_a_layer_that_cannot_be_evaluated_counts_as_unchecked(tmp_path: Path) -> None:
     s = Surgery()
     s.behind(add_of_layer(s, 1).output[0], ("Identity", [""], {}))
     s.model.opset_import.append(helper.make_opsetid("com.example", 1))
@@ -417,7 +417,7 @@ def test_positions_rounded_to_16_bits_are_refused(tmp_path: Path) -> None:
     assert "rounds position_ids to 16 bits" in refusal(s, tmp_path)
 
 
-def test_what_is_no_window_is_not_called_one(tmp_path: Path) -> None:
+def test_a_model_without_a_window_is_not_refused_for_one(tmp_path: Path) -> None:
     """Sinks beside a window: the first four tokens are seen too."""
     s = Surgery()
     window(s, 100)

@@ -118,7 +118,7 @@ def test_the_rotary_permutation_is_undone(tmp_path: Path) -> None:
     assert not (unpermute(64, 4) == np.arange(64)).all()
 
 
-def test_the_folder_has_what_other_tools_expect(tiny: Path) -> None:
+def test_the_folder_has_the_files_that_other_tools_expect(tiny: Path) -> None:
     names = {p.name for p in tiny.iterdir()}
     assert names == {
         ".meadow",
@@ -306,7 +306,7 @@ def test_a_gguf_file_compiles_without_onnx_to_the_same_tokens(tmp_path: Path) ->
     assert len(digests) == 1
 
 
-def test_onnxruntime_runs_what_a_gguf_file_means(tmp_path: Path) -> None:
+def test_a_converted_gguf_file_has_the_same_logits_in_onnxruntime(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", "Q4_0")
     graph, ids = read_source(tmp_path / "m.gguf"), [3, 9, 60, 1]
     reference = OnnxModel(tmp_path / "m.gguf").prefill(ids)

@@ -182,7 +182,7 @@ def test_the_written_file_means_what_the_graph_says(name: str, tmp_path: Path) -
         }
     ),
 )
-def test_what_an_engine_lacks_is_said_with_the_nodes_name(name: str) -> None:
+def test_a_refusal_names_the_node_and_what_the_engine_lacks(name: str) -> None:
     graph = VARIANTS[name]()
     problems = [p for node in graph.nodes for p in lacks(node)]
     assert problems and all(where.startswith("%") and what.startswith("has ") for where, what, _ in problems)

@@ -48,7 +48,7 @@ matrices = st.builds(
 
 @settings(max_examples=120, deadline=None)
 @given(matrices, st.sampled_from(SCHEMES))
-def test_what_is_packed_comes_back(matrix: tuple[NDArray[np.int8], int], scheme: str) -> None:
+def test_packed_weights_unpack_to_the_same(matrix: tuple[NDArray[np.int8], int], scheme: str) -> None:
     codes, ports = matrix
     packed = pack(
         codes,

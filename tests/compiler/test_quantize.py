@@ -63,7 +63,7 @@ def test_smoothing_changes_nothing_in_exact_arithmetic(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_what_is_written_runs_in_onnxruntime_and_reads_back(granularity: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_written_file_runs_in_onnxruntime_and_reads_back(granularity: str, tiny: Path, tmp_path: Path) -> None:
     report = quantize(tiny, tmp_path / "q", granularity)
     assert report["matrices"] == report["matrices_total"] == 29 and not report["absurd_scales"]
     assert report["bytes_after"] < 0.6 * report["bytes_before"]

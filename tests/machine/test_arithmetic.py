@@ -89,7 +89,7 @@ def test_softmax_weights_fold_the_scales_of_the_values() -> None:
     values = random.integers(-127, 128, (50, 16))
     visible = np.arange(50)[None, :] <= np.array([0, 9, 30, 49])[:, None]
     w, total, exponent = ar.softmax(y, v_scale, visible)
-    found = ar.context(w.astype(np.float64) @ values, total, exponent)
+    found = ar.mix(w.astype(np.float64) @ values, total, exponent)
     p = np.where(visible, np.exp2(y - np.where(visible, y, -np.inf).max(axis=1, keepdims=True)), 0)
     exact = (p * v_scale) @ values / p.sum(axis=1, keepdims=True)
     assert w.max() <= 65535 and (w[~visible] == 0).all()

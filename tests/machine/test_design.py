@@ -60,7 +60,7 @@ def test_what_fit_says_of_the_zcu102(graph: Graph, golden: Any) -> None:
     golden.check(str(fit(graph, boards.load("zcu102"))))
 
 
-def test_the_zcu102_has_no_ultraram_and_is_told_so(graph: Graph) -> None:
+def test_the_notes_say_that_the_zcu102_has_no_ultraram(graph: Graph) -> None:
     assert boards.load("zcu102").uram == 0
     assert any("no UltraRAM" in note for note in fit(graph, boards.load("zcu102")).notes)
 
@@ -138,7 +138,7 @@ def test_decode_reads_every_weight_once(graph: Graph) -> None:
     assert streamed <= found.bytes["weights"] <= 1.02 * streamed
 
 
-def test_what_is_optimized_for_is_what_gets_faster(graph: Graph) -> None:
+def test_each_objective_makes_its_own_request_faster(graph: Graph) -> None:
     board = boards.load("zcu102")
     found = {objective: fit(graph, board, optimize=objective) for objective in ("prefill", "decode", "balanced")}
 
@@ -161,7 +161,7 @@ def test_no_design_of_the_front_beats_another_in_everything(graph: Graph) -> Non
             assert a is b or not all(better)
 
 
-def test_what_is_set_is_not_searched(graph: Graph) -> None:
+def test_numbers_that_are_set_are_not_searched(graph: Graph) -> None:
     pinned = {"token_lanes": 3, "tile_rows": 32, "prefix_codes": 0}
     for candidate in fit(graph, boards.load("zcu102"), pinned).front:
         assert {key: candidate.design.number(key) for key in pinned} == pinned

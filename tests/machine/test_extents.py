@@ -151,7 +151,7 @@ def outcome(folder: Path, device: str) -> str:
 
 
 @pytest.mark.csim
-def test_what_is_taken_means_the_same_to_numpy_and_to_cpp(copy: Path) -> None:
+def test_numpy_and_cpp_take_the_same_values(copy: Path) -> None:
     """One word of a program is changed at random, with its digests repaired, again and again."""
     random_ = random.Random(4)
     whole = (copy / "program.bin").read_bytes()

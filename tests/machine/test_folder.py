@@ -97,7 +97,7 @@ def test_a_model_is_not_replaced_by_a_package_and_a_link_in_it_is_unknown(tmp_pa
         "\0",
     ],
 )
-def test_a_marker_of_nonsense_is_none(text: str, tmp_path: Path) -> None:
+def test_a_damaged_marker_counts_as_no_marker(text: str, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / MARKER).write_text(text)
     with pytest.raises(UsageError, match="has no .meadow"):
@@ -123,7 +123,7 @@ def test_folders_of_the_users_that_look_like_left_overs_are_not_swept(tmp_path: 
     assert len(list(tmp_path.glob(".*/notes"))) == 3 and whole(tmp_path / "?") == "1"
 
 
-def test_what_is_put_in_while_a_command_runs_is_kept(tmp_path: Path) -> None:
+def test_a_file_added_while_a_command_runs_is_kept(tmp_path: Path) -> None:
     write(tmp_path / "m", "1")
     with (
         pytest.raises(UsageError, match="holds notes.md, which meadow did not make"),
@@ -263,7 +263,7 @@ def test_killed_at_and_between_the_renames_nothing_is_lost(moment: str, with_exc
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_what_another_process_still_writes_is_not_swept(tmp_path: Path) -> None:
+def test_files_that_another_process_writes_are_not_removed(tmp_path: Path) -> None:
     target = tmp_path / "m"
     with beside(target, "model") as work:
         (work / "a.json").write_text("1")

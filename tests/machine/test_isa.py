@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
     st.integers(0, 2**32 - 1),
     st.floats(width=32, allow_nan=False),
 )
-def test_what_is_encoded_decodes(opcode: isa.Opcode, word: int, number: float) -> None:
+def test_encoded_instructions_decode_to_the_same(opcode: isa.Opcode, word: int, number: float) -> None:
     values = {
         f.name: (number if f.kind == "float" else (word + i) % 2**32) for i, f in enumerate(table.fields_of(opcode))
     }

@@ -54,7 +54,7 @@ def test_the_embedding_is_the_heads_own_rows(tiny_package: Path, tiny_int8: Path
     assert (table.rows(np.array([3, 900])) == weight.dequantize()[[3, 900]]).all()
 
 
-def test_what_is_saved_is_this_and_no_more(tiny_package: Path, golden: Any) -> None:
+def test_a_package_has_exactly_these_files(tiny_package: Path, golden: Any) -> None:
     rows = [str(p.relative_to(tiny_package)) for p in sorted(tiny_package.rglob("*")) if p.is_file()]
     golden.check("\n".join(rows) + "\n")
     assert sorted(load(tiny_package).manifest["files"]) == sorted(set(rows) - {"manifest.json", ".meadow"})
@@ -182,7 +182,7 @@ def test_a_program_that_would_stop_or_misuse_the_engine_is_refused(
         load(copy)
 
 
-def test_a_matrix_whose_bytes_changed_is_told_by_its_checksum(copy: Path) -> None:
+def test_a_checksum_finds_a_matrix_whose_bytes_changed(copy: Path) -> None:
     package = load(copy)
     row = package.packing()[3]
     chunk, offset, length = row["streams"][0]

@@ -43,14 +43,14 @@ def test_grouped_weights_come_back_whatever_their_size(layout: GroupLayout, seed
 
 
 @given(formats)
-def test_a_format_is_told_by_its_word(form: GroupFormat) -> None:
+def test_a_format_word_names_its_format(form: GroupFormat) -> None:
     assert GroupFormat.of_word(form.word) == form
 
 
 @pytest.mark.parametrize(
     "word", [0, 1 << 16, 4 | 5 << 8, 1 << 24, 1 << 24 | 3 | 5 << 8, 1 << 24 | 4 | 3 << 8, 1 << 25 | 4 | 5 << 8]
 )
-def test_a_word_that_is_no_format_is_refused(word: int) -> None:
+def test_an_unknown_format_word_is_refused(word: int) -> None:
     with pytest.raises(ValueError, match="possible|no format"):
         GroupFormat.of_word(word)
 

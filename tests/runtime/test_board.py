@@ -137,7 +137,7 @@ def test_memory_comes_from_both_halves_and_goes_back(board: zynq.Zynq) -> None:
     board.close()
 
 
-def test_a_second_session_on_the_fabric_is_told_who_holds_it(board: zynq.Zynq, tiny_package: Path) -> None:
+def test_a_second_session_is_refused_with_the_name_of_the_first(board: zynq.Zynq, tiny_package: Path) -> None:
     with (
         emulated_pynq.emulated_overlay(load(tiny_package)) as bit,
         pytest.raises(DeviceError, match=r"in use by process \d+ with .*tiny"),

@@ -146,7 +146,7 @@ def test_a_template_that_fails_is_a_sentence(name: str, tmp_path: Path) -> None:
         tokenizer.chat(user("hi"))
 
 
-def test_templates_have_what_transformers_gives_them(tmp_path: Path) -> None:
+def test_templates_have_the_functions_that_transformers_gives_them(tmp_path: Path) -> None:
     template = "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m | tojson }}{% endfor %}{{ tools is none }}{{ bos_token }}"
     tokenizer = make(tmp_path / "t", template)
     assert tokenizer.chat([*user("a"), *user("<é>")]) == '{"role": "user", "content": "<é>"}True'

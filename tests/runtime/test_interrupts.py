@@ -136,7 +136,7 @@ def test_nothing_is_written_while_a_run_is_under_way(device: str, tiny_package: 
         assert not engine.busy and answer(session) == wanted
 
 
-def test_a_second_thread_is_told_and_never_mixed_in(tiny_package: Path) -> None:
+def test_a_second_thread_is_refused_and_never_mixed_in(tiny_package: Path) -> None:
     with Session(tiny_package) as session:
         wanted = answer(session)
         wrong: list[str] = []

@@ -15,9 +15,7 @@ pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
 pytestmark = pytest.mark.csim
 
 
-def test_what_was_recorded_is_replayed_and_what_differs_is_found(
-    tiny_package: Path, meadowc: Any, tmp_path: Path
-) -> None:
+def test_a_recording_is_replayed_and_a_difference_is_found(tiny_package: Path, meadowc: Any, tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl"
     said = meadowc(
         "run", tiny_package, "--raw", "-p", "Hello", "-n", "3", "--device", "emulated-pynq", "--record", tape, "--json"

@@ -90,15 +90,13 @@ def test_a_plan_needs_no_tool_and_names_what_is_there(
     )
 
 
-def test_only_releases_before_2026_are_told_a_flow(tiny_package: Path) -> None:
+def test_only_releases_before_2026_get_a_flow_option(tiny_package: Path) -> None:
     assert "flow_target=vivado" in (tiny_package / "vitis" / "hls_config.cfg").read_text()
     assert "flow_target" not in (tiny_package / "vitis" / "hls_config_2026.cfg").read_text()
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_build_runs_every_step_once_and_then_none(
-    release: str, machine: Machine, package: Path, meadowc: Any
-) -> None:
+def test_a_build_runs_each_step_once(release: str, machine: Machine, package: Path, meadowc: Any) -> None:
     machine.install(release)
     result = meadowc("build", package, "--json")
     assert result.code == 0, result.err + result.out
@@ -161,7 +159,7 @@ def test_every_recorded_failure_becomes_a_sentence(name: str, machine: Machine, 
     assert f"{STEP_OF[name]}.log" in result.err and not (package / "overlay").exists()
 
 
-def test_a_failure_that_nobody_knows_is_quoted(machine: Machine, package: Path, meadowc: Any) -> None:
+def test_an_unknown_failure_is_quoted(machine: Machine, package: Path, meadowc: Any) -> None:
     machine.install("2024.2")
     machine.scenario("unknown@csynth")
     result = meadowc("build", package)
@@ -220,7 +218,7 @@ def test_checks_run_when_they_are_asked_for_and_cost_nothing_else(
     assert meadowc("build", package).code == 0 and machine.steps() == ["csynth", "package", "bitstream"]
 
 
-def test_what_an_earlier_run_left_does_not_pass_for_this_ones(machine: Machine, package: Path, meadowc: Any) -> None:
+def test_a_file_of_an_earlier_run_is_not_taken_for_this_runs(machine: Machine, package: Path, meadowc: Any) -> None:
     machine.install("2024.2")
     assert meadowc("build", package).code == 0
     machine.scenario("nothing@package")
@@ -318,7 +316,7 @@ def test_utilization_reports_are_read_by_their_headers(release: str) -> None:
     assert found["DSP"]["used"] == 1390 and found["FF"]["used"] == 91022 and ("URAM" in found) == (release == "2025.1")
 
 
-def test_timing_and_power_are_read_and_nothing_is_called_met_that_nobody_measured() -> None:
+def test_timing_and_power_are_read_and_timing_without_a_number_is_not_met() -> None:
     assert reports.parse_timing(REPORTS / "timing-met.rpt") == {
         "wns_ns": 0.104,
         "tns_ns": 0.0,
@@ -337,7 +335,7 @@ def test_timing_and_power_are_read_and_nothing_is_called_met_that_nobody_measure
 
 
 @pytest.mark.parametrize("text", ["", "<profile>", "<other/>", '<!DOCTYPE a [<!ENTITY b "c">]><profile>&b;</profile>'])
-def test_what_is_no_report_is_called_none(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text(text)
     for parser in (reports.parse_csynth, reports.parse_utilization, reports.parse_timing, reports.parse_power):
         with pytest.raises(UsageError):

@@ -145,7 +145,7 @@ def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
 
 
 def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
-    """Three steps: scores, softmax and context, each reading and writing DRAM."""
+    """Three steps: scores, softmax and mix, each reading and writing DRAM."""
     block, row = padded(p.design.block, 4), padded(p.design.context, 8)
     cache = _cache(p, node, op)
     size = op.heads * block * row
@@ -185,9 +185,9 @@ def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
     )
     p.step(
         node,
-        Opcode.CONTEXT,
+        Opcode.MIX,
         {
-            "weights": p.slot(probabilities),
+            "probabilities": p.slot(probabilities),
             "divisor": p.slot(divisor),
             **common("values", "heads", "kv_heads", "head_dim", "capacity"),
             "block": block,
@@ -195,5 +195,5 @@ def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
             "target": p.slot(target),
             "stride": padded(p.widths[node.name], 4),
         },
-        "context",
+        "mix",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CONTEXT: softmax x V of every head, through DRAM.  hls/gemm_attention.hpp is the same in C++."""
+"""MIX: softmax x V of every head, through DRAM.  hls/gemm_attention.hpp is the same in C++."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from meadow.machine.instructions.instruction import (
     Tokens,
 )
 from meadow.machine.instructions.scores import head_macs, price_head_by_head
-from meadow.machine.instructions.tphs import context_beats
+from meadow.machine.instructions.tphs import mix_beats
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.units import BEAT_BYTES
 
 
-class Context(Instruction):
+class Mix(Instruction):
     """Probabilities times values, divided."""
 
-    opcode = Opcode.CONTEXT
+    opcode = Opcode.MIX
     fields = (
-        Field("weights", "slot", "uint16 [heads, block, row]"),
+        Field("probabilities", "slot", "uint16 [heads, block, row]"),
         Field("divisor", "slot", "(FP32 total, int32 exponent, 0, 0) [heads, block]"),
         Field("values", "slot", "INT8 [kv_heads, capacity, head_dim padded to 16]"),
         Field("heads", "int", "query heads"),
@@ -50,7 +50,7 @@ class Context(Instruction):
         Field("head_dim", "int", "elements per head"),
         Field("capacity", "int", "tokens that the cache holds"),
         Field("block", "int", "tokens that the query buffers hold"),
-        Field("row", "int", "elements between two rows of weights"),
+        Field("row", "int", "elements between two rows of probabilities"),
         Field("target", "slot", "out: FP32 [tokens, stride]"),
         Field("stride", "int", "FP32 elements between two rows of the target"),
     )
@@ -58,18 +58,18 @@ class Context(Instruction):
     def run(self, f: Fields, m: Machine) -> None:
         tokens, heads, dim, block = m.run.tokens, f["heads"], f["head_dim"], f["block"]
         seen = m.run.position + tokens
-        weights = m.array(f["weights"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
+        probabilities = m.array(f["probabilities"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
         divisor = m.array(f["divisor"], np.float32, heads, block, 4)[:, :tokens]
         values = cached(f, m, "values")
         target = m.array(f["target"], np.float32, tokens, f["stride"])
         for head in range(heads):
-            sums = weights[head].astype(np.float64) @ values[head // (heads // f["kv_heads"])].astype(np.float64)
+            sums = probabilities[head].astype(np.float64) @ values[head // (heads // f["kv_heads"])].astype(np.float64)
             exponent = np.ascontiguousarray(divisor[head, :, 1]).view(np.int32)
-            target[:, head * dim : (head + 1) * dim] = ar.context(sums, divisor[head, :, 0], exponent)
+            target[:, head * dim : (head + 1) * dim] = ar.mix(sums, divisor[head, :, 0], exponent)
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         return [
-            Extent("weights", square_extent(f, design, 2), SCRATCH),
+            Extent("probabilities", square_extent(f, design, 2), SCRATCH),
             Extent("divisor", f["heads"] * f["block"] * BEAT_BYTES, SCRATCH),
             *cache_extents(f, design, "values"),
             result_extent(f, design),
@@ -80,15 +80,15 @@ class Context(Instruction):
         heads = int(o["heads"])
         cache_beats(o, tokens.seen, True, 0, moved)
         moved["constants", "read", "intermediates"] += heads * probability_beats(tokens)
-        context_beats(heads, int(o["head_dim"]), tokens.count, moved)
+        mix_beats(heads, int(o["head_dim"]), tokens.count, moved)
         return moved
 
     def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
         keys = group_keys(1, design, tokens)
-        return {"context": int(step.numbers["heads"]) * (sum(keys) + int(step.numbers["head_dim"]) * len(keys))}
+        return {"mix": int(step.numbers["heads"]) * (sum(keys) + int(step.numbers["head_dim"]) * len(keys))}
 
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        price_head_by_head(step, design, tokens, moved, loops["context"], phases)
+        price_head_by_head(step, design, tokens, moved, loops["mix"], phases)
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         return head_macs(o, tokens)
