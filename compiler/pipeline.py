@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from meadow.compiler.emit.save import compiler_digest, save
 from meadow.compiler.engines.engine import planner_for
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Attention, Rotary
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
@@ -32,7 +33,7 @@ from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.summary import dataflow_traffic, summarize
 from meadow.machine.design import Design
-from meadow.machine.errors import MeadowError, UsageError
+from meadow.machine.errors import MeadowError, UnsupportedModel, UsageError
 from meadow.machine.folder import refuse_target
 from meadow.machine.package.read import load
 
@@ -66,7 +67,7 @@ def compile_model(
     file = find_source(source)
     refuse_target(target, "package", (file,))
     progress("read", "")
-    graph = read_source(file)
+    graph = read_source(file, asked_context(options))
     digest, texts = digest_of(file), companions_of(file)
     inputs = inputs_digest(digest, texts, board, options)
     if is_current(target, inputs):
@@ -111,6 +112,12 @@ def compile_model(
     return {**summary, "up_to_date": False}
 
 
+def asked_context(options: Options) -> int | None:
+    """The context that the settings ask for; None where they leave it to the model."""
+    found = dict(options.settings).get("context")
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[str, str], None]) -> None:
     """Try the user's file up to the last position of the design, where reading it tried fewer.
 
@@ -118,7 +125,7 @@ def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[
     """
     if context > graph.positions:
         progress("read", f"again, up to position {context}")
-        read_source(file, context)
+        _same_attention(graph, read_source(file, context), file, graph.positions)
     tried = graph.metadata.get("meadow.confirmed", "")
     if tried.isdecimal() and context > int(tried):  # `file` was written anew of what was tried so far only
         before = (file.parent / graph.metadata.get("meadow.origin.path", "")).resolve()
@@ -128,7 +135,37 @@ def confirm_context(graph: Graph, file: Path, context: int, progress: Callable[[
                 f"compile with --set context={tried}, or quantize that model again"
             )
         progress("read", f"{before}, up to position {context}")
-        read_source(before, context)
+        _same_attention(graph, read_source(before, context), before, int(tried))
+
+
+def _same_attention(graph: Graph, longer: Graph, file: Path, tried: int) -> None:
+    """Raise UnsupportedModel where attention is another at positions that were not tried before: a window begins, angles change."""
+    kinds = (Attention, Rotary)
+    pairs = zip(
+        *(
+            [
+                (n.name, replace(n.op, sinks=None) if isinstance(n.op, Attention) else n.op)
+                for n in g.nodes
+                if isinstance(n.op, kinds)
+            ]
+            for g in (graph, longer)
+        ),
+        strict=True,
+    )
+    found = [
+        (
+            f"%{name}",
+            f"is {' '.join(b.arguments())} in {file}, tried up to position {longer.positions}",
+            f"it was read as {' '.join(a.arguments())}",
+        )
+        for (name, a), (_, b) in pairs
+        if a != b
+    ]
+    if found:
+        raise UnsupportedModel(
+            f"attention is another beyond position {tried}; compile with --set context={tried}, or quantize the model again:",
+            tuple(found[:6]),
+        )
 
 
 def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:

@@ -81,7 +81,7 @@ class Weight:
             return w
         return w * self.scale[:, None]
 
-    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def take(self, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
         """Some rows in float32, [len(rows), K]."""
         scale, minimum = (None if part is None else part[rows] for part in (self.scale, self.minimum))
         return Weight(self.name, self.elem, self.codes[rows], scale, minimum).dequantize()

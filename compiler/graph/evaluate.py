@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
 from meadow.machine.arithmetic.fp16 import half
 
+AT_ONCE = 1 << 22
+"""Elements of a matrix that are dequantized at a time where it is not kept."""
 Floats = NDArray[np.float32]
 Observe = Callable[[Node, Floats], None]
 """observe(node, input) is called with the input [T, K] of every linear and of the head."""
@@ -47,11 +49,15 @@ class _Dequantized(dict[str, Floats]):
 
 
 class Evaluator:
-    """A Graph with its weights dequantized once.  `run` may be called again and again with the same State."""
+    """A Graph with its weights dequantized once.  `run` may be called again and again with the same State.
 
-    def __init__(self, graph: Graph, quantized: bool):
+    keep  keep what is dequantized; else some rows at a time are dequantized for every use
+    """
+
+    def __init__(self, graph: Graph, quantized: bool, keep: bool = True):
         self.graph = graph
         self.quantized = quantized
+        self.keep = keep
         self.weights = _Dequantized(graph)
 
     def run(self, tokens: NDArray[np.integer[Any]], state: State, observe: Observe | None = None) -> Floats:
@@ -69,15 +75,19 @@ class Evaluator:
         observe: Observe | None = None,
     ) -> Floats:
         """What the last of `nodes` computes, given `values` [T, width] by node name; the position of `state` stays."""
-        position = np.arange(state.position, state.position + len(tokens))
         values = dict(values)
-        with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities and NaN, as the file has them
-            for node in nodes:
-                inputs = [values[name] for name in node.inputs]
-                if observe is not None and isinstance(node.op, Linear):
-                    observe(node, inputs[0])
-                values[node.name] = self._node(node, inputs, tokens, position, state)
+        for node in nodes:
+            inputs = [values[name] for name in node.inputs]
+            if observe is not None and isinstance(node.op, Linear):
+                observe(node, inputs[0])
+            values[node.name] = self.node(node, inputs, tokens, state)
         return values[nodes[-1].name]
+
+    def node(self, node: Node, inputs: list[Floats], tokens: NDArray[np.integer[Any]], state: State) -> Floats:
+        """What one node computes of its inputs [T, width]; the position of `state` stays."""
+        position = np.arange(state.position, state.position + len(tokens))
+        with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities and NaN, as the file has them
+            return self._node(node, inputs, tokens, position, state)
 
     def _node(
         self,
@@ -89,9 +99,9 @@ class Evaluator:
     ) -> Floats:
         match node.op:
             case Embedding() as op:
-                x = self.weights[op.weight][tokens]
+                x = self._rows(op.weight, tokens)
                 x = x if op.factor == 1 else x * np.float32(op.factor)
-                return x if op.positions is None else x + self.weights[op.positions][position + op.shift]
+                return x if op.positions is None else x + self._rows(op.positions, position + op.shift)
             case Norm() as op:
                 return self._norm(op, inputs[0])
             case Head() as op:
@@ -109,6 +119,9 @@ class Evaluator:
         raise ValueError(f"%{node.name}: {node.op.title} has no meaning here")
 
     def _norm(self, op: Norm, x: Floats) -> Floats:
+        if op.heads > 1:
+            parts = self._norm(replace(op, heads=1), x.reshape(len(x), op.heads, -1))
+            return parts.reshape(len(x), -1)
         x = x - np.mean(x, axis=-1, keepdims=True) if op.kind == "layer" else x
         x = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(op.eps))
         if op.gain is not None:
@@ -118,18 +131,25 @@ class Evaluator:
 
     def _linear(self, op: Linear, x: Floats) -> Floats:
         grouped = self.graph.weights[op.weight].elem.group
-        y = (self._half(x) if grouped else self._int8(x)) @ self.weights[op.weight].T
+        y = _scaled(self._product(self._half(x) if grouped else self._int8(x), op.weight), op.factor)
         return y if op.bias is None else y + self.graph.vectors[op.bias]
 
     def _head(self, op: Head, x: Floats) -> Floats:
-        return _capped(_scaled(self._linear(op, x), op.factor), op.softcap)
+        return _capped(self._linear(op, x), op.softcap)
 
-    def finish(self, node: Node, products: Floats) -> Floats:
-        """The logits of a head whose products with its matrix are there."""
-        op = node.op
-        assert isinstance(op, Head)
-        y = products if op.bias is None else products + self.graph.vectors[op.bias]
-        return _capped(_scaled(y, op.factor), op.softcap)
+    def _product(self, x: Floats, name: str) -> Floats:
+        """x @ W.T."""
+        if self.keep:
+            return x @ self.weights[name].T
+        weight = self.graph.weights[name]
+        rows = max(1, AT_ONCE // weight.cols)
+        starts = range(0, weight.rows, rows)
+        parts = (weight.take(slice(n, n + rows)) for n in starts)
+        return np.concatenate([x @ part.T for part in parts], axis=1)
+
+    def _rows(self, name: str, places: NDArray[np.integer[Any]]) -> Floats:
+        """Rows of a table."""
+        return self.graph.weights[name].take(np.asarray(places))
 
     def _int8(self, x: Floats) -> Floats:
         """x rounded to 255 levels of its last axis' largest magnitude, if activations are INT8."""
@@ -214,6 +234,7 @@ _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "gelu_tanh": lambda x: (
         x * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x))) * np.float32(0.5)
     ),
+    "quick_gelu": lambda x: x / (1 + np.exp(np.float32(-1.702) * x)),
     "relu": lambda x: np.maximum(x, np.float32(0)),
     "relu2": lambda x: np.square(np.maximum(x, np.float32(0))),
 }

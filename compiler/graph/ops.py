@@ -81,7 +81,10 @@ class Embedding(Op):
 
 @dataclass(frozen=True)
 class Norm(Op):
-    """rms: x / sqrt(mean(x^2) + eps) * (gain + offset); layer: the same of x - mean(x), plus bias.  Gain None: ones."""
+    """rms: x / sqrt(mean(x^2) + eps) * (gain + offset); layer: the same of x - mean(x), plus bias.  Gain None: ones.
+
+    heads  parts of the row that are normed apart, each with the same gain and bias
+    """
 
     title = "norm"
     vectors = ("gain", "bias")
@@ -90,13 +93,16 @@ class Norm(Op):
     kind: str = "rms"
     bias: str | None = None
     offset: float = 0.0
+    heads: int = 1
 
     def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
         if self.kind not in ("rms", "layer"):
             raise ValueError(f"a norm of kind {self.kind!r}; rms and layer are known")
+        if self.heads < 1 or inputs[0] % self.heads:
+            raise ValueError(f"{self.heads} parts of a row of {inputs[0]}")
         for what, name in (("gain", self.gain), ("bias", self.bias)):
             if name is not None:
-                tensors.vector(name, inputs[0], what)
+                tensors.vector(name, inputs[0] // self.heads, what)
         return inputs[0]
 
     def arguments(self) -> list[str]:
@@ -105,13 +111,14 @@ class Norm(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """x @ W.T + bias.  [T, K] -> [T, N]"""
+    """factor * (x @ W.T) + bias.  [T, K] -> [T, N]"""
 
     title = "linear"
     names = ("weight",)
     vectors = ("bias",)
     weight: str
     bias: str | None = None
+    factor: float = 1.0
 
     def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
         weight = tensors.weights[self.weight]
@@ -124,10 +131,9 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class Head(Linear):
-    """Logits: softcap * tanh(factor * (x @ W.T + bias) / softcap), or without the tanh where softcap is 0.  [T, vocab]"""
+    """Logits: those of a linear, or softcap * tanh(them / softcap) where softcap is not 0.  [T, vocab]"""
 
     title = "head"
-    factor: float = 1.0
     softcap: float = 0.0
 
 
@@ -199,7 +205,7 @@ class Attention(Op):
         return [a for a in super().arguments() if not a.startswith(hidden)]
 
 
-KINDS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
+KINDS = ("silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2")
 
 
 @dataclass(frozen=True)

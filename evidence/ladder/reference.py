@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +99,7 @@ class OnnxModel:
 
     def __init__(self, path: Path, exact: bool = True):
         from meadow.compiler.sources.onnx.file import FP32_ACCURACY, in_full
+        from meadow.compiler.sources.onnx.interface import number_of
         from meadow.compiler.sources.source import is_gguf
 
         try:
@@ -127,7 +127,17 @@ class OnnxModel:
         except Exception as error:  # onnxruntime has exception classes of its own for every stage
             raise UsageError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0][:200]}") from None
         self.inputs = {i.name: i for i in self.session.get_inputs()}
-        self.outputs = [o.name for o in self.session.get_outputs()]
+        results = self.session.get_outputs()
+        self.outputs = [o.name for o in results]
+        caches = {number_of(o.name): o for o in results if len(o.shape) == 4}
+        pairs = {name: caches.get(number_of(name)) for name, i in self.inputs.items() if len(i.shape) == 4}
+        if None in pairs.values():
+            lacking = next(name for name, o in pairs.items() if o is None)
+            raise UsageError(f"{path} gives back no cache for {lacking!r}")
+        self.kept = {name: o.name for name, o in pairs.items() if o is not None}
+        self.sizes = {name: o.shape[1::2] for name, o in pairs.items() if o is not None}
+        others = [o.name for o in results if len(o.shape) != 4]
+        self.logits = "logits" if "logits" in others else others[0]
         self.reset()
 
     def _type(self, name: str) -> Any:
@@ -141,8 +151,10 @@ class OnnxModel:
         self.position = 0
         self.past: dict[str, NDArray[Any]] = {}
         for name, value in self.inputs.items():
-            if name.startswith("past_key_values"):
-                _, heads, _, dim = value.shape
+            if len(value.shape) == 4:
+                heads, dim = (
+                    n if isinstance(n, int) else self.sizes[name][place] for place, n in enumerate(value.shape[1::2])
+                )
                 self.past[name] = np.zeros((1, heads, 0, dim), self._type(name))
 
     def prefill(self, tokens: list[int]) -> Logits:
@@ -153,21 +165,32 @@ class OnnxModel:
     def step(self, tokens: list[int]) -> Logits:
         """Logits [T, vocab] of the next tokens."""
         count = len(tokens)
-        given: dict[str, NDArray[Any]] = {
-            "input_ids": np.array([tokens]),
-            "attention_mask": np.ones((1, self.position + count)),
-            "position_ids": np.arange(self.position, self.position + count)[None],
-        }
-        feeds = {
-            name: value.astype(self._type(name)) for name, value in given.items() if name in self.inputs
-        } | self.past
+        feeds: dict[str, Any] = dict(self.past)
+        for name, value in self.inputs.items():
+            if name not in feeds:
+                feeds[name] = self._plain(name, len(value.shape), tokens)
         try:
             found = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
         except Exception as error:  # as above
             raise UsageError(f"onnxruntime stopped in {self.path}: {str(error).splitlines()[0][:200]}") from None
-        presents = {m[1]: name for name in self.outputs if (m := re.match(r"present(?:_key_values)?(\..+)$", name))}
         for name in self.past:
-            self.past[name] = found[presents[name.removeprefix("past_key_values")]]
+            self.past[name] = found[self.kept[name]]
         self.position += count
-        logits: Logits = found["logits"][0].astype(np.float32)
+        logits: Logits = found[self.logits].reshape(-1, found[self.logits].shape[-1]).astype(np.float32)
         return logits
+
+    def _plain(self, name: str, rank: int, tokens: list[int]) -> NDArray[Any]:
+        """An input that is no cache: tokens, a mask of ones, positions."""
+        count = len(tokens)
+        if name == "input_ids":
+            made: Any = np.array([tokens])
+        elif "mask" in name:
+            made = np.ones((1, self.position + count))
+        elif "position" in name:
+            made = np.arange(self.position, self.position + count)
+            made = made[None] if rank > 1 else made
+        elif name == "use_cache_branch":
+            made = np.array([True] if rank else True)
+        else:
+            made = np.zeros((), np.int64)
+        return np.asarray(made).astype(self._type(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Valid graphs that look like a LLaMA and mean something else are refused with the true cause."""
+"""Valid graphs that look like a LLaMA and mean something else are read as what they are, or refused with the true cause."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from reading import same_as_onnxruntime
 
 from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
-from meadow.compiler.graph.ops import Norm
+from meadow.compiler.graph.ops import Attention, Norm
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
@@ -93,41 +94,50 @@ def refusal(s: Surgery, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("width", [5, 16, 100, 2047])
-def test_a_sliding_window_is_named_with_its_width(width: int, tmp_path: Path) -> None:
+def test_a_sliding_window_is_read_with_its_width(width: int, tmp_path: Path) -> None:
     s = Surgery()
     window(s, width)
-    text = refusal(s, tmp_path)
-    assert f"a token sees the last {width} tokens only" in text and f"from position {width} on" in text
+    graph = same_as_onnxruntime(s.save(tmp_path))
+    assert {n.op.window for n in graph.nodes if isinstance(n.op, Attention)} == {width}
 
 
-def test_a_window_as_wide_as_the_context_is_read(tmp_path: Path) -> None:
+def test_a_window_as_wide_as_the_context_is_none(tmp_path: Path) -> None:
     s = Surgery()
     window(s, 2048)
-    path = s.save(tmp_path)
-    assert read(path).positions == 2048
-    with pytest.raises(UnsupportedModel, match="a token sees the last 2048 tokens only"):
-        read(path, context=2049)
+    graph = read(s.save(tmp_path), 2048)
+    assert {n.op.window for n in graph.nodes if isinstance(n.op, Attention)} == {0}
 
 
-def test_a_softcap_of_the_attention_operator_is_named(tmp_path: Path) -> None:
+def test_a_softcap_of_the_attention_operator_is_read(tmp_path: Path) -> None:
     s = Surgery("dynamo-sdpa-23")
-    next(a for a in s.first("Attention").attribute if a.name == "softcap").f = 50.0
-    assert "has softcap=50.0; 0.0 is served" in refusal(s, tmp_path)
+    next(a for a in s.first("Attention").attribute if a.name == "softcap").f = 5.0
+    graph = same_as_onnxruntime(s.save(tmp_path))
+    assert [n.op.softcap for n in graph.nodes if isinstance(n.op, Attention)] == [5.0, 0.0]
 
 
 def test_an_attribute_that_is_not_read_is_refused(tmp_path: Path) -> None:
     s = Surgery("dynamo-sdpa-23")
     s.first("Attention").attribute.append(helper.make_attribute("local_window", 5))
-    with pytest.raises(UnsupportedModel, match="has local_window=5; it is not known here"):
+    with pytest.raises(UnsupportedModel, match="Attention with local_window=5, which is not known here"):
         onnx.save(s.model, tmp_path / "model.onnx")
         read(tmp_path / "model.onnx")
 
 
-def test_a_softcap_written_out_is_named(tmp_path: Path) -> None:
+def test_a_softcap_written_out_is_read(tmp_path: Path) -> None:
+    s = Surgery()
+    scores = s.first("Softmax").input[0]
+    mask = next(n for n in s.model.graph.node if scores in n.output)
+    before = mask.input[0]
+    s.behind(before, ("Div", ["", s.const(2.0)], {}), ("Tanh", [""], {}), ("Mul", ["", s.const(2.0)], {}))
+    graph = same_as_onnxruntime(s.save(tmp_path))
+    assert [n.op.softcap for n in graph.nodes if isinstance(n.op, Attention)] == [2.0, 0.0]
+
+
+def test_a_softcap_that_bends_the_mask_too_is_refused(tmp_path: Path) -> None:
     s = Surgery()
     scores = s.first("Softmax").input[0]
     s.behind(scores, ("Div", ["", s.const(50.0)], {}), ("Tanh", [""], {}), ("Mul", ["", s.const(50.0)], {}))
-    assert "scores pass through Tanh" in refusal(s, tmp_path)
+    assert "a token sees later ones" in refusal(s, tmp_path)
 
 
 @pytest.mark.parametrize("most", [6.0, 30.0])
@@ -145,7 +155,7 @@ def test_scores_that_are_bent_only_where_they_are_large_are_found(most: float, t
     softmax.input[0] = "bent"
     for offset, node in enumerate(made):
         s.model.graph.node.insert(place + offset, node)
-    assert "layer 0: large scores are bent before the softmax" in refusal(s, tmp_path)
+    assert "a function of each element that is no known activation" in refusal(s, tmp_path)
 
 
 SHUFFLE: tuple[tuple[str, list[str], dict[str, object]], ...] = (
@@ -173,27 +183,26 @@ def add_of_layer(s: Surgery, index: int) -> onnx.NodeProto:
 
 
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_features_shuffled_before_a_residual_sum_are_found(index: int, tmp_path: Path) -> None:
+def test_features_shuffled_before_a_residual_sum_are_rows_in_another_order(index: int, tmp_path: Path) -> None:
     s = Surgery()
     shuffle(s, add_of_layer(s, index).output[0])
-    text = refusal(s, tmp_path)
-    assert f"layer {index // 2}: its values are changed on the way" in text and "Transpose" in text
+    same_as_onnxruntime(s.save(tmp_path))
 
 
 def test_features_shuffled_after_the_embedding_or_before_the_head_are_found(tmp_path: Path) -> None:
     s = Surgery()
     shuffle(s, s.first("Gather").output[0])
-    assert "layer 0" in refusal(s, tmp_path)
+    assert "features are moved" in refusal(s, tmp_path)
     s = Surgery()
     head = next(n for n in s.model.graph.node if n.output[0] == "logits")
     shuffle(s, head.input[0])
-    assert "the head computes something else" in refusal(s, tmp_path)
+    assert "features are moved" in refusal(s, tmp_path)
 
 
 def test_a_cast_to_integers_is_found(tmp_path: Path) -> None:
     s = Surgery()
     s.behind(add_of_layer(s, 1).output[0], ("Cast", [""], {"to": 6}), ("Cast", [""], {"to": 1}))
-    assert "by Cast" in refusal(s, tmp_path)
+    assert "computed values are cast to INT32" in refusal(s, tmp_path)
 
 
 @pytest.mark.parametrize("switch", [3, 16, 1000])
@@ -206,7 +215,7 @@ def test_rotary_factors_that_change_with_the_position_are_named(switch: int, tmp
         if node.op_type in ("Unsqueeze", "Cast") and node.input[0] == "position_ids":
             node.input[0] = "switched"
     s.model.graph.node.insert(2, made)
-    said = f"the rotary positions or the scale of the scores are others from position {switch}"
+    said = f"the rotary positions are others from position {switch} on"
     assert said in refusal(s, tmp_path)
 
 
@@ -272,7 +281,7 @@ def test_a_layer_that_cannot_be_evaluated_counts_as_unchecked(tmp_path: Path) ->
     node = s.first("Softmax")
     node.domain = "com.example"
     onnx.save(s.model, tmp_path / "model.onnx")
-    with pytest.raises(UnsupportedModel, match="layer 0 could not be checked: ") as caught:
+    with pytest.raises(UnsupportedModel, match="the operator com.example.Softmax") as caught:
         read(tmp_path / "model.onnx")
     assert "something else" not in str(caught.value)
 
@@ -320,7 +329,7 @@ def test_a_graph_in_halves_means_what_it_means_in_full(kind: object, tmp_path: P
 
 
 def test_the_trials_reach_the_last_position_and_scores_of_trained_size() -> None:
-    assert [(t.past, t.tokens, t.score) for t in trials(128)] == [(0, 8, 1.0), (5, 3, 12.0), (127, 1, 1.0)]
+    assert [(t.past, t.tokens, t.score) for t in trials(128)] == [(0, 8, 1.0), (5, 3, 6.0), (127, 1, 1.0)]
     assert [(t.past, t.tokens) for t in trials(1)] == [(0, 1), (0, 1), (0, 1)]
 
 
@@ -332,7 +341,7 @@ def test_compile_tries_as_many_positions_as_its_design_has(tmp_path: Path) -> No
     options = Options(settings=(("context", 2048), ("block", 16), ("token_lanes", 4)))
     compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", options)
     longer = replace(options, settings=(("context", 2112), ("block", 16), ("token_lanes", 4)))
-    with pytest.raises(UnsupportedModel, match="a token sees the last 2048 tokens only"):
+    with pytest.raises(UnsupportedModel, match="beyond position 2048"):
         compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", longer)
     path.unlink()
     with pytest.raises(UsageError, match="was tried up to position 2048 .* compile with --set context=2048"):
@@ -359,16 +368,16 @@ def test_a_cache_that_is_given_out_otherwise_is_found(tmp_path: Path) -> None:
     s = Surgery()
     name, inner = renamed(s, outputs(s, "key", 0))
     s.model.graph.node.append(helper.make_node("Mul", [inner, s.const(0.5)], [name]))
-    assert "layer 0" in refusal(s, tmp_path)
+    assert "given back with a factor" in refusal(s, tmp_path)
     s = Surgery()
     name, inner = renamed(s, outputs(s, "value", 1))
     start, end, axis = (s.const([v], np.int64) for v in (-6, 1 << 40, 2))
     s.model.graph.node.append(helper.make_node("Slice", [inner, start, end, axis], [name]))
-    assert "layer 1" in refusal(s, tmp_path)
+    assert "present.1.value" in refusal(s, tmp_path)
     s = Surgery()
     (first, a), (second, b) = renamed(s, outputs(s, "key", 0)), renamed(s, outputs(s, "key", 1))
     s.model.graph.node.extend([helper.make_node("Identity", [b], [first]), helper.make_node("Identity", [a], [second])])
-    assert "layer 0" in refusal(s, tmp_path)
+    assert "present.0.key" in refusal(s, tmp_path)
 
 
 def test_a_mask_by_the_length_of_the_prompt_is_found(tmp_path: Path) -> None:
@@ -386,7 +395,7 @@ def test_a_mask_by_the_length_of_the_prompt_is_found(tmp_path: Path) -> None:
     ][::-1]:
         far = graph.node[place].output[0]
         graph.node.insert(place + 1, helper.make_node("And", [far, "long"], [far + ".and"]))
-    assert "a prompt of 512 tokens is another" in refusal(s, tmp_path)
+    assert "neither everything before it nor a sliding window, at position 16" in refusal(s, tmp_path)
 
 
 def test_values_that_are_not_a_layers_own_are_refused(tmp_path: Path) -> None:
@@ -397,14 +406,14 @@ def test_values_that_are_not_a_layers_own_are_refused(tmp_path: Path) -> None:
     graph.node.insert(1, helper.make_node("Cast", ["pad"], ["pad.float"], to=1))
     graph.node.insert(2, helper.make_node("Unsqueeze", ["pad.float", s.const([1, 3], np.int64)], ["pad.column"]))
     s.behind(s.first("Softmax").input[0], ("Add", ["", "pad.column"], {}))
-    assert "depends on the values of 'input_ids'" in refusal(s, tmp_path)
+    assert "the operator Equal" in refusal(s, tmp_path)
     s = Surgery()
     graph = s.model.graph
     pasts = [i.name for i in graph.input if i.name.endswith(".key")]
     graph.node.insert(0, helper.make_node("Sub", pasts, ["difference"]))
     graph.node.insert(1, helper.make_node("ReduceSum", ["difference"], ["foreign"], keepdims=0))
     s.behind(s.first("Softmax", 1).input[0], ("Add", ["", "foreign"], {}))
-    assert "depends on the values of 'past_key_values.0.key'" in refusal(s, tmp_path)
+    assert "ReduceSum over axes None" in refusal(s, tmp_path)
 
 
 def test_positions_rounded_to_16_bits_are_refused(tmp_path: Path) -> None:
@@ -432,4 +441,4 @@ def test_a_model_without_a_window_is_not_refused_for_one(tmp_path: Path) -> None
             if node.op_type == "Where" and node.input[0] == far:
                 node.input[0] = far + ".both"
     text = refusal(s, tmp_path)
-    assert "not all earlier tokens weigh alike" in text and "from position 104 on" in text and "the last" not in text
+    assert "neither everything before it nor a sliding window" in text

@@ -25,9 +25,11 @@ from meadow.compiler.sources.gguf.file import read_gguf, unpermute
 from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.onnx.builder import Builder
 from meadow.compiler.sources.onnx.codes import packed_codes, unpacked_codes
-from meadow.compiler.sources.onnx.projection import projected_weight
-from meadow.compiler.sources.onnx.read import Reader, read
-from meadow.compiler.sources.onnx.weight import OnnxGraph
+from meadow.compiler.sources.onnx.graph import OnnxGraph
+from meadow.compiler.sources.onnx.lift.form import Base, Form
+from meadow.compiler.sources.onnx.lift.lifter import Cut, Lifter
+from meadow.compiler.sources.onnx.lift.tensors import Tensors
+from meadow.compiler.sources.onnx.read import read
 from meadow.compiler.sources.onnx.write_weight import write_linear
 from meadow.compiler.sources.source import read_source
 from meadow.evidence.ladder.reference import OnnxModel
@@ -63,8 +65,10 @@ def there_and_back(weight: Weight) -> Weight:
     write_linear(b, "x", weight, "y")
     values = [helper.make_tensor_value_info(name, 1, ["s", None]) for name in ("x", "y")]
     g = OnnxGraph(helper.make_model(helper.make_graph(b.nodes, "g", values[:1], values[1:], b.tensors)), Path())
-    reader = Reader(g, Path("m.onnx"))
-    return projected_weight(reader, reader.linear("y", "the linear"))
+    source = Base("x", 3, weight.cols)
+    lift = Lifter(g, 2, 3, {"x": Cut((1, 3, weight.cols), lambda: Form.of(source, (1, 3, weight.cols)))})
+    (base,) = lift.value("y").bases()
+    return Tensors(g).matrix(base)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -19,7 +19,10 @@ class LinearRule(Rule):
     ops = (Linear,)
 
     def lacks(self, op: Linear) -> list[Lack]:
-        return [(op.bias is not None, "a bias", "linears without a bias")]
+        return [
+            (op.bias is not None, "a bias", "linears without a bias"),
+            (op.factor != 1, f"a factor of {op.factor:g}", "linears without a factor"),
+        ]
 
     def lower(self, p: Assembly, node: Node) -> None:
         readers = p.readers[node.name]
@@ -57,7 +60,6 @@ class HeadRule(LinearRule):
         assert isinstance(op, Head)
         return [
             *super().lacks(op),
-            (op.factor != 1, f"a factor of {op.factor:g} on the logits", "logits as they are"),
             (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are"),
         ]
 

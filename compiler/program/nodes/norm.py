@@ -23,6 +23,7 @@ class NormRule(Rule):
         return [
             (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
             (op.bias is not None, "a bias", "gains alone"),
+            (op.heads > 1, f"{op.heads} heads that are normed apart", "norms of whole rows"),
             (op.gain is None, "no gain", "norms with one"),
             (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
         ]

@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""confirm: what was matched by structure is checked by numbers: the embedding, every whole layer with its weights, and the head.
+"""confirm: what was read is checked by numbers: the whole model with its weights, against the user's own graph.
 
-A pattern can fit a graph that means something else: a window in the mask, a cap on the scores, features moved between two
-operators.  So the graph is cut at the residual stream, each piece is run on random inputs by onnx's own reference evaluator
-(onnx_piece.py), and compared with what the Graph means (evaluate.py).  confirm_cause.py finds out why a layer differs.
+The graph is run operator by operator (numeric.py) and the Graph by its meaning (evaluate.py), on random tokens and caches: a prompt from an
+empty cache, a few tokens with scores as large as trained models have them, and one token at the last position.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from meadow.compiler.graph.evaluate import Evaluator, State
-from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.sources.onnx.cause import LONG, MORE, OFFSET, Attention, cache_roles, cause_of
-from meadow.compiler.sources.onnx.piece import Core, NotEvaluated, Piece, Values, feeds, read_values
-from meadow.compiler.sources.onnx.weight import OnnxGraph
+from meadow.compiler.graph.evaluate import Evaluator, Floats, State
+from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Attention
+from meadow.compiler.sources.onnx.graph import OnnxGraph
+from meadow.compiler.sources.onnx.numeric import compute, full
+from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
-HEAD_ROWS = 1 << 12
-LATE = 2
-"""Place of the trial at the last position among `trials`."""
 EMPTY = 8
 """Tokens of the trial from an empty cache."""
 SHORT_PAST, SHORT = 5, 3
 """Cached and new tokens of the trial with scores as large as trained models have them."""
-TRAINED_SCORE = 12.0
+TRAINED_SCORE = 6.0
 """Standard deviation of the scores of that trial: a cap or another function of the scores shows at such sizes."""
 CONTEXT = 2048
 """Positions that are tried where a file does not say its context."""
@@ -36,21 +35,14 @@ MOST_CONTEXT = 8192
 """Most positions that `read` tries; compile tries as many as its design has (docs/decisions/0018-confirm-whole-layers.md)."""
 TOLERANCE = 1e-4
 """Of the largest magnitude that is expected.  FP32 sums of some thousand elements differ by 1e-5 at most."""
-LATE_TOLERANCE = 1e-3
+COARSE = 50.0
+"""By what tolerances are larger where angles are rounded to 16 bits."""
+LATE_TOLERANCE = 2e-3
 """At the last position, where exporters that round their angles elsewhere differ by position * 2^-24."""
-Floats = NDArray[np.float32]
 
 
 class Difference(Exception):
-    """A piece of the graph computes something else than was matched."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The residual stream by its names in the ONNX graph: what layer n reads and writes is values[n] and values[n + 1]."""
-
-    values: tuple[str, ...]
-    logits: str
+    """The graph computes something else than was read."""
 
 
 @dataclass(frozen=True)
@@ -63,221 +55,276 @@ class Trial:
     tolerance: float
 
 
-def trials(context: int) -> tuple[Trial, ...]:
+def trials(context: int, single: bool = False, coarse: bool = False) -> tuple[Trial, ...]:
     """From empty, with scores of trained size, and at the last position of `context`."""
+    short, by = 1 if single else min(SHORT, context), COARSE if coarse else 1.0
     return (
-        Trial(0, min(EMPTY, context), 1.0, TOLERANCE),
-        Trial(min(SHORT_PAST, max(context - SHORT, 0)), min(SHORT, context), TRAINED_SCORE, TOLERANCE),
-        Trial(context - 1, 1, 1.0, max(LATE_TOLERANCE, context * 2.0**-23)),
+        Trial(0, min(EMPTY, context), 1.0, TOLERANCE * by),
+        Trial(min(SHORT_PAST, max(context - short, 0)), short, TRAINED_SCORE, TOLERANCE * 3 * by),
+        Trial(context - 1, 1, 1.0, max(LATE_TOLERANCE * by / 2, context * 2.0**-23)),
     )
 
 
-def confirm(g: OnnxGraph, graph: Graph, stream: Stream, cores: list[Core], context: int) -> list[tuple[str, str]]:
-    """(what is wrong, what kind of problem it is) for each piece that is not what it was matched as, or could not be checked.
+@dataclass(frozen=True)
+class Lifted:
+    """What confirm needs to know of a reading.
 
-    cores    the parts inside of each layer, for telling why it differs
-    context  positions to try: the last one is context - 1
+    logits   the output that holds them
+    caches   (key, value) inputs of each layer
+    kept     the outputs that hold the cache with the new tokens behind it, by input
+    factors  what the file's cache holds is the Graph's times this, by input
+    values   ONNX values of the Graph's nodes, by node name
+    last     the logits are of the last token alone
+    single   the file takes prompts from an empty cache, or single tokens
+    coarse   its angles are rounded to 16 bits
     """
+
+    logits: str
+    caches: tuple[tuple[str, str], ...]
+    kept: dict[str, str]
+    factors: dict[str, float]
+    values: dict[str, str]
+    last: bool
+    single: bool = False
+    coarse: bool = False
+
+
+def confirm(g: OnnxGraph, graph: Graph, lifted: Lifted, context: int) -> str:
+    """What differs, in a sentence; "" when nothing does.  Raises NotEvaluated for a graph that cannot be run."""
+    runs = _expected(graph, lifted, context)
+    feeds = [_feeds(g, graph, lifted, r) for r in runs]
+    new = [r.trial.tokens for r in runs]
+    found = Run(g, feeds, dict.fromkeys(lifted.kept.values(), new)).outputs([lifted.logits, *lifted.kept.values()])
+    for number, run in enumerate(runs):
+        where = f"{run.trial.tokens} tokens after {run.trial.past}"
+        try:
+            _compare_run(graph, lifted, run, {k: v[number] for k, v in found.items()})
+        except Difference as difference:
+            return f"with {where}, {difference}{_first_difference(g, graph, lifted, run)}"
+    return ""
+
+
+@dataclass
+class _Expected:
+    """One trial by the Graph's meaning."""
+
+    trial: Trial
+    ids: NDArray[np.int64]
+    keys: dict[int, Floats]
+    values: dict[int, Floats]
+    state: State = field(default_factory=State)
+    logits: Floats | None = None
+
+
+def _expected(graph: Graph, lifted: Lifted, context: int) -> list[_Expected]:
+    """All trials; the caches of the later ones are scaled by the queries of the first."""
     random = np.random.default_rng(0)
-    shared = _Shared(g, graph, stream)
-
-    def trial(number: int) -> _Trial:
-        return _Trial(shared, np.random.default_rng([number, 1]), Evaluator(graph, quantized=False))
-
-    found = _attempt("the embedding", trial(0).embedding)
-    caches = [_cache(graph, each, random) for each in trials(context)]
-    for core in cores:
-        found += _confirm_layer(trial(2 + core.layer), core, caches, context)
-    found += _attempt("the head", trial(1).head)
+    attentions = [n for n in graph.nodes if isinstance(n.op, Attention)]
+    sizes: dict[int, float] = {}
+    found = []
+    for trial in trials(context, lifted.single, lifted.coarse):
+        keys, values = {}, {}
+        typical = float(np.median(list(sizes.values()))) if sizes else 1.0
+        made: dict[
+            tuple[int, int, float], tuple[Floats, Floats]
+        ] = {}  # one cache for all layers of a shape, for memory's sake
+        for layer, node in enumerate(attentions):
+            op = node.op
+            assert isinstance(op, Attention)
+            deviation = trial.score / max(typical * op.head_dim**0.5 * op.scale, 1e-9)
+            key = (op.kv_heads, op.head_dim, deviation)
+            if key not in made:
+                base = random.standard_normal((trial.past, op.kv_heads, op.head_dim), np.float32)
+                large = np.float32(
+                    max(1.0, trial.past) ** 0.5
+                )  # so that a key left out or taken in shows in their mean
+                made[key] = base * np.float32(deviation), np.ascontiguousarray(base[::-1]) * large
+            keys[layer], values[layer] = made[key]
+        run = _Expected(trial, random.integers(0, graph.model.vocab, trial.tokens), keys, values)
+        _evaluate(graph, run, sizes)
+        found.append(run)
     return found
 
 
-def _attempt(what: str, check: Callable[[], None]) -> list[tuple[str, str]]:
-    """What `check` finds wrong with a piece."""
-    try:
-        check()
-    except NotEvaluated as problem:
-        return [(f"{what} could not be checked: {problem}", "unchecked")]
-    except Difference as difference:
-        return [(f"{what} computes something else than it looks like ({difference})", "meaning")]
-    return []
+def _evaluate(graph: Graph, run: _Expected, sizes: dict[int, float], values: dict[str, Floats] | None = None) -> None:
+    """The Graph's own logits and cache of a trial; notes how large queries are."""
+    evaluator = Evaluator(graph, quantized=False, keep=False)
+    state = State(position=run.trial.past)
+    if run.trial.past:
+        state.keys, state.values = dict(run.keys), dict(run.values)
+    known: dict[str, Floats] = {}
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    for node in graph.nodes:
+        inputs = [known[i] for i in node.inputs]
+        known[node.name] = evaluator.node(node, inputs, run.ids, state)
+        if values is not None:
+            values[node.name] = known[node.name]
+        if isinstance(node.op, Attention):
+            q = inputs[0].astype(np.float64)
+            layer = node.layer or 0
+            sizes.setdefault(layer, float(np.sqrt(np.mean(q * q))))
+            state.keys[layer], state.values[layer] = (  # what is new of them is compared
+                np.ascontiguousarray(part[layer][-run.trial.tokens :]) for part in (state.keys, state.values)
+            )
+        for i in node.inputs:
+            uses[i] -= 1
+            if not uses[i]:
+                del known[i]
+    run.logits, run.state = known[graph.nodes[-1].name], state
 
 
-def _confirm_layer(
-    trial: _Trial, core: Core, caches: list[tuple[Floats, Floats]], context: int
-) -> list[tuple[str, str]]:
-    """What is wrong with a layer, and why."""
-    try:
-        trial.layer(core, caches, context)
-        trial.attention(core, context)
-    except NotEvaluated as problem:
-        return [(f"layer {core.layer} could not be checked: {problem}", "unchecked")]
-    except Difference as difference:
-        shared, cause = trial.shared, str(difference)
-        if "depends on" not in cause:
-            cause = cause_of(shared.g, shared.graph, core, context) or cause
-        return [(f"layer {core.layer}: {cause.removeprefix(f'layer {core.layer} ')}", "meaning")]
-    return []
+def _feeds(g: OnnxGraph, graph: Graph, lifted: Lifted, run: _Expected) -> dict[str, Any]:
+    """The graph's inputs of a trial, in the types it names; floats in FP32."""
+    past, tokens = run.trial.past, run.trial.tokens
+    caches = {}
+    turned: dict[tuple[int, float], Any] = {}
+    for layer, pair in enumerate(lifted.caches):
+        for name, parts in zip(pair, (run.keys, run.values), strict=True):
+            factor = lifted.factors.get(name, 1.0)
+            key = (id(parts[layer]), factor)
+            if key not in turned:
+                turned[key] = np.ascontiguousarray(parts[layer].swapaxes(0, 1)[None]) * np.float32(factor)
+            caches[name] = turned[key]
+    found: dict[str, Any] = {}
+    for value in g.graph.input:
+        if value.name in g.initializers:
+            continue
+        made = caches.get(value.name)
+        if made is None:
+            made = plain_input(value, past, tokens, run.ids)
+        if made is None:
+            raise NotEvaluated(f"the input {value.name!r} is not known")
+        kind = value.type.tensor_type.elem_type
+        wanted = np.dtype(helper.tensor_dtype_to_np_dtype(kind or TensorProto.INT64))
+        found[value.name] = full(made if made.dtype.kind == "f" else made.astype(wanted))
+    return found
+
+
+def plain_input(value: onnx.ValueInfoProto, past: int, tokens: int, ids: NDArray[np.int64]) -> NDArray[Any] | None:
+    """An input that is no cache: tokens, a mask of ones, positions."""
+    name, rank = value.name, len(value.type.tensor_type.shape.dim)
+    if name == "input_ids":
+        return ids[None]
+    if "mask" in name:
+        return np.ones((1, past + tokens), np.int64)
+    if "position" in name:
+        made = np.arange(past, past + tokens, dtype=np.int64)
+        return made if rank == 1 else made[None]
+    if name == "use_cache_branch":
+        return np.array([True] if rank else True)
+    return np.array(0, np.int64) if name in ("num_logits_to_keep", "logits_to_keep") else None
+
+
+class Run:
+    """A graph run operator by operator for several feeds at once, so that each weight is dequantized once.
+
+    last  values of which only the last tokens are kept, as many as are named per feed
+    """
+
+    def __init__(self, g: OnnxGraph, feeds: list[dict[str, Any]], last: dict[str, list[int]] | None = None):
+        self.g, self.feeds, self.last = g, feeds, last or {}
+        self.opset = next((o.version for o in g.model.opset_import if o.domain in ("", "ai.onnx")), 17)
+
+    def outputs(self, names: list[str]) -> dict[str, list[Any]]:
+        """The values called `names`, one per feed.  Raises NotEvaluated."""
+        needed, stack, seen = set(), list(names), set()
+        while stack:
+            name = stack.pop()
+            if name and name not in seen:
+                seen.add(name)
+                if name in self.g.index:
+                    needed.add(self.g.index[name])
+                    stack += list(self.g.graph.node[self.g.index[name]].input)
+        uses = Counter(i for n in needed for i in self.g.graph.node[n].input if i)
+        uses.update(names)
+        known: dict[str, list[Any]] = {}
+        for n in sorted(needed):
+            self._step(self.g.graph.node[n], known, uses)
+        return {name: self._get(name, known) for name in names}
+
+    def _get(self, name: str, known: dict[str, list[Any]]) -> list[Any]:
+        """One value per feed, or a single one that all share."""
+        if name in known:
+            return known[name]
+        if name in self.feeds[0]:
+            return [f[name] for f in self.feeds]
+        array = self.g.array(name)
+        if array is None:
+            raise NotEvaluated(f"{name!r} is nowhere computed")
+        return [full(array)]
+
+    def _step(self, node: onnx.NodeProto, known: dict[str, list[Any]], uses: Counter[str]) -> None:
+        inputs = [self._get(i, known) if i else [None] for i in node.input]
+        count = max((len(v) for v in inputs), default=1)
+        made = []
+        for n in range(count):
+            given = [v[n] if len(v) > 1 else v[0] for v in inputs]
+            made.append(_run_one(node, given, self.opset, moving=count > 1))
+        for place, out in enumerate(node.output):
+            if out and uses[out]:
+                known[out] = [m[place] if place < len(m) else None for m in made]
+        for i in node.input:
+            uses[i] -= 1
+            if not uses[i]:
+                known.pop(i, None)
+        for i in (*node.input, *node.output):
+            if i in self.last and uses[i] == 1 and i in known:  # the output alone is left
+                known[i] = [np.ascontiguousarray(v[:, :, -n:]) for v, n in zip(known[i], self.last[i], strict=True)]
+
+
+def _run_one(node: onnx.NodeProto, given: list[Any], opset: int, moving: bool) -> list[Any]:
+    """One operator.  The roundings of activations to integers are left out, as they are where the graph is read."""
+    rounded = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Quant")
+    if moving and rounded and given[0].dtype.kind == "f":
+        return [given[0]]
+    copy = node
+    if node.op_type == "Split":
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.attribute.append(helper.make_attribute("outputs", len(node.output)))
+    return [None if v is None else full(np.asarray(v)) for v in compute(copy, given, opset)]
+
+
+def _compare_run(graph: Graph, lifted: Lifted, run: _Expected, found: dict[str, Any]) -> None:
+    assert run.logits is not None
+    wanted = run.logits[-1:] if lifted.last else run.logits
+    _compare(np.asarray(found[lifted.logits], np.float64), wanted, run.trial.tolerance, "the logits")
+    for layer, pair in enumerate(lifted.caches):
+        for name, parts in zip(pair, (run.state.keys, run.state.values), strict=True):
+            kept = lifted.kept.get(name)
+            if kept is None:
+                continue
+            factor = np.float32(lifted.factors.get(name, 1.0))
+            expected = np.ascontiguousarray(parts[layer].swapaxes(0, 1)) * factor
+            _compare(np.asarray(found[kept], np.float64), expected, run.trial.tolerance, f"the cache {kept!r}")
 
 
 def _compare(found: NDArray[np.float64], expected: Floats, tolerance: float, what: str) -> None:
     if found.size != expected.size:
-        raise Difference(f"{what} has {found.size} elements, {expected.size} were expected")
+        raise Difference(f"{what}: {found.size} elements and not {expected.size}")
     if not np.isfinite(expected).all():
-        raise NotEvaluated(
-            f"{what} overflows FP32 (a gain or a scale is too large: quantize or export the model again)"
-        )
+        raise NotEvaluated("values overflow FP32 (a gain or a scale is too large: quantize or export the model again)")
     largest = float(np.abs(expected).max())
     worst = float(np.abs(found.reshape(-1) - expected.reshape(-1)).max())
     if not worst <= tolerance * max(largest, 1e-6):
-        raise Difference(f"{what} differs by {worst:.2g} where the largest value is {largest:.2g}")
+        raise Difference(f"{what}: a difference of {worst:.2g} where the largest value is {largest:.2g}")
 
 
-def _cache(graph: Graph, trial: Trial, random: np.random.Generator) -> tuple[Floats, Floats]:
-    """Keys and values [past, kv_heads, head_dim] of a trial.
-
-    Values are so large that a single key that is left out or taken in shows in their weighted mean.
-    """
-    shape = (trial.past, graph.model.kv_heads, graph.model.head_dim)
-    keys, values = (random.standard_normal(shape, np.float32) for _ in range(2))
-    return keys * np.float32(trial.score), values * np.float32(max(1.0, trial.past) ** 0.5)
-
-
-def _wiring(graph: Graph, nodes: list[Node]) -> str:
-    """What a layer computes but for the values of its tensors: kinds, attributes, and what reads what."""
-    places = {node.name: str(n) for n, node in enumerate(nodes)}
-    shown = []
-    for node in nodes:
-        named = {f: "" for f in (*node.op.names, *node.op.vectors) if getattr(node.op, f) is not None}
-        elem = graph.weight_of(node).elem if node.weight is not None else ""
-        shown.append((replace(node.op, **named), elem, [places.get(i, "x") for i in node.inputs]))
-    return repr(shown)
-
-
-@dataclass
-class _Shared:
-    """What all trials of a file have in common.
-
-    forms     of the pieces that were tried, so that one form is tried once where weights do not decide
-    embedded  the last axes of the embedding's value: one of grouped codes comes as [groups, group]
-    """
-
-    g: OnnxGraph
-    graph: Graph
-    stream: Stream
-    forms: set[str] = field(default_factory=set)
-    embedded: tuple[int, ...] = ()
-
-    def seen(self, form: str) -> bool:
-        """Whether a piece of this form was tried before; from now on it was."""
-        seen = form in self.forms
-        self.forms.add(form)
-        return seen
-
-
-class _Trial:
-    """The three kinds of pieces on random inputs.  Each raises Difference or NotEvaluated."""
-
-    def __init__(self, shared: _Shared, random: np.random.Generator, evaluator: Evaluator):
-        self.shared, self.random, self.evaluator = shared, random, evaluator
-        self.g, self.graph, self.stream = shared.g, shared.graph, shared.stream
-
-    def normal(self, tokens: int) -> Floats:
-        """A residual stream [tokens, dim]."""
-        return self.random.standard_normal((tokens, self.graph.model.dim), np.float32)
-
-    def streams(self, x: Floats) -> Values:
-        """`x` for every value of the residual stream, since shapes are computed from any of them."""
-        found: Values = dict.fromkeys(self.stream.values, x[None])
-        if self.shared.embedded:
-            found[self.stream.values[0]] = x.reshape(1, len(x), *self.shared.embedded)
-        return found
-
-    def embedding(self) -> None:
-        """Some rows of the table, and the last one."""
-        vocab = self.graph.model.vocab
-        ids = np.unique(np.concatenate([[0, vocab - 1], self.random.integers(0, vocab, EMPTY)]))
-        given = feeds(self.g, self.graph, ids, 0)
-        (found,) = Piece(self.g, [self.stream.values[0]], set(given)).run(given)
-        self.shared.embedded = found.shape[2:]
-        _compare(found, self.graph.weight_of(self.graph.nodes[0]).take(ids), TOLERANCE, "its row")
-
-    def head(self) -> None:
-        """Final norm and logits."""
-        x, ids = self.normal(SHORT), np.zeros(SHORT, np.int64)
-        last = self.graph.layer(self.graph.model.layers - 1)[-1].name
-        nodes = list(self.graph.nodes[[n.name for n in self.graph.nodes].index(last) + 1 :])
-        expected = self._logits(self.evaluator.follow(nodes[:-1], {last: x}, ids, State()))
-        given = feeds(self.g, self.graph, ids, 0) | self.streams(x)
-        self._only("the head", [self.stream.logits], set(given), {self.stream.values[-1]})
-        _compare(Piece(self.g, [self.stream.logits], set(given)).run(given)[0], expected, TOLERANCE, "its logits")
-
-    def _logits(self, x: Floats) -> Floats:
-        """The head's logits of its input `x`, a few rows of the largest matrix of all at a time."""
-        node, found = self.graph.nodes[-1], []
-        weight = self.graph.weight_of(node)
-        for first in range(0, weight.rows, HEAD_ROWS):
-            rows = np.arange(first, min(first + HEAD_ROWS, weight.rows))
-            found.append(x @ weight.take(rows).T)
-        return self.evaluator.finish(node, np.concatenate(found, axis=1))
-
-    def _only(self, what: str, outputs: list[str], given: set[str], may: set[str]) -> None:
-        """Raise Difference when a piece is computed from values that are not its own: they are alike in the trials."""
-        foreign = sorted(read_values(self.g, outputs, given) - may - {"attention_mask", "position_ids"})
-        if foreign:
-            raise Difference(
-                f"{what} depends on the values of {', '.join(repr(n) for n in foreign[:3])}, which are not its own"
-            )
-
-    def layer(self, core: Core, caches: list[tuple[Floats, Floats]], context: int) -> None:
-        """One layer, residual in to residual out, in each of `trials`; the last, which its weights do not decide, once per form."""
-        layer = core.layer
-        first, nodes = self.graph.entry(layer).name, list(self.graph.layer(layer))
-        kept = {
-            kind: next(
-                o.name for o in self.g.graph.output if re.match(rf"present(_key_values)?\.{layer}\.{kind}$", o.name)
-            )
-            for kind in ("key", "value")
-        }
-        outputs = [self.stream.values[layer + 1], kept["key"], kept["value"]]
-        piece, tried = None, False
-        for number, (trial, (keys, values)) in enumerate(zip(trials(context), caches, strict=True)):
-            if tried and number == LATE:
-                break
-            x, ids = self.normal(trial.tokens), np.zeros(trial.tokens, np.int64)
-            keys = keys * self._unit_score(nodes, first, x)
-            state = State({layer: keys}, {layer: values}, trial.past) if trial.past else State()
-            expected = self.evaluator.follow(nodes, {first: x}, ids, state)
-            given = feeds(self.g, self.graph, ids, trial.past, keys, values) | self.streams(x)
-            if piece is None:
-                cut = set(given) - {outputs[0]}
-                mine = {self.stream.values[layer], *(f"past_key_values.{layer}.{kind}" for kind in kept)}
-                self._only(f"layer {layer}", outputs, cut, mine)
-                piece = Piece(self.g, outputs, cut)
-                roles = {self.stream.values[layer]: "x", **cache_roles(layer)}
-                tried = self.shared.seen(piece.form(roles, core.tensors) + _wiring(self.graph, nodes))
-            where = f"{trial.tokens} tokens after {trial.past}"
-            found, *cache = piece.run(given)
-            # What the layer adds is compared, which the residual itself would hide.
-            _compare(found.reshape(-1) - x.reshape(-1), expected - x, trial.tolerance, where)
-            for name, left, wanted in zip(kept.values(), cache, (state.keys[layer], state.values[layer]), strict=True):
-                _compare(left, np.ascontiguousarray(wanted.swapaxes(0, 1)), trial.tolerance, f"{where}, {name!r}")
-
-    def attention(self, core: Core, context: int) -> None:
-        """The layer's attention without weights: a long prompt as one, and some positions in between."""
-        attention = Attention(self.g, self.graph, core, self.random)
-        if self.shared.seen(attention.form()):
-            return
-        if attention.differs(0, min(LONG, context)):
-            raise Difference(f"a prompt of {min(LONG, context)} tokens")
-        if context > 1 and attention.differs(min(SHORT_PAST, context - 1), 1, offset=OFFSET):
-            raise Difference(f"scores near {OFFSET:g}")
-        for past in self.random.integers(1, max(context - 1, 2), MORE):
-            if attention.differs(int(past), 1):
-                raise Difference(f"attention at position {past}")
-
-    def _unit_score(self, nodes: list[Node], first: str, x: Floats) -> np.float32:
-        """By what keys of standard deviation 1 are multiplied so that the layer's scores have standard deviation 1."""
-        q = next(n for n in nodes if n.role == "q")
-        queries = self.evaluator.follow(nodes[: nodes.index(q) + 1], {first: x}, np.zeros(len(x), np.int64), State())
-        return np.float32(1.0 / max(float(np.sqrt(np.mean(queries.astype(np.float64) ** 2))), 1e-12))
+def _first_difference(g: OnnxGraph, graph: Graph, lifted: Lifted, run: _Expected) -> str:
+    """Which node is the first whose value differs, for the message."""
+    values: dict[str, Floats] = {}
+    _evaluate(graph, run, {}, values)
+    names = {node: name for node, name in lifted.values.items() if node in values}
+    try:
+        found = Run(g, [_feeds(g, graph, lifted, run)]).outputs(sorted(set(names.values())))
+    except NotEvaluated:
+        return ""
+    for node in graph.nodes:
+        if node.name not in names:
+            continue
+        got, expected = np.asarray(found[names[node.name]][0], np.float64), values[node.name]
+        try:
+            _compare(got, expected, run.trial.tolerance, "")
+        except (Difference, NotEvaluated):
+            return f"; the first value that differs is {names[node.name]!r} (%{node.name})"
+    return ""

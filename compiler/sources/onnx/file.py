@@ -6,6 +6,8 @@ Knows the file format only; read.py knows what the nodes mean.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +141,21 @@ def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
         return f"{info.location!r} is missing; it must lie beside the .onnx file"
     if (info.offset or 0) < 0 or (info.length or 0) < 0:
         return f"{tensor.name!r} has a negative offset or length"
-    end = (info.offset or 0) + (info.length or 0)
+    length = info.length or _bytes_of(tensor)
+    end = (info.offset or 0) + length
     if end > target.stat().st_size:
         return f"{info.location!r} has {target.stat().st_size} bytes and {tensor.name!r} ends at {end}: truncated"
     return ""
+
+
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    """What a tensor takes whose length is not stated."""
+    kind = tensor.data_type
+    if any(d < 0 for d in tensor.dims) or kind in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        return 0
+    count = math.prod(int(d) for d in tensor.dims)
+    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}.get(kind)
+    return -(-count * bits // 8) if bits else count * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
@@ -167,10 +180,22 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[np.generic]:
     count = int(np.prod(tensor.dims)) if tensor.dims else 1
     if count * dtype.itemsize > (info.length or count * dtype.itemsize):
         raise UsageError(f"{tensor.name!r} needs {count * dtype.itemsize} bytes and its data has {info.length}")
-    mapped = np.memmap(
-        folder / info.location, dtype=np.uint8, mode="r", offset=info.offset or 0, shape=(count * dtype.itemsize,)
-    )
-    return mapped.view(dtype).reshape(tuple(tensor.dims))
+    start = info.offset or 0
+    data = _mapped(folder / info.location)[start : start + count * dtype.itemsize]
+    if start % dtype.itemsize:
+        data = data.copy()
+    return data.view(dtype).reshape(tuple(tensor.dims))
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """A whole file, mapped once however many tensors lie in it: each mapping holds a file descriptor."""
+    status = path.stat()
+    return _mapping(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _mapping(path: Path, inode: int, size: int, changed: int) -> NDArray[np.uint8]:
+    return np.memmap(path, dtype=np.uint8, mode="r", shape=(size,)).view(np.ndarray)
 
 
 def external_files(path: Path) -> list[Path]:

@@ -7,110 +7,20 @@ about roles.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from meadow.compiler.sources.onnx.codes import unpacked_codes
-from meadow.compiler.sources.onnx.file import tensor_array
+from meadow.compiler.sources.onnx.graph import OnnxGraph
+from meadow.compiler.sources.onnx.lift.form import Reject
+from meadow.compiler.sources.onnx.nbits import marked, matmul_nbits_weight, quant_weight
 from meadow.machine.storage.groups import WIDTHS
 from meadow.machine.types import F16, F32, I8, Weight, grouped
 
-ATTRIBUTES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "Attention": {
-        "scale": (),
-        "is_causal": (),
-        "q_num_heads": (),
-        "kv_num_heads": (),
-        "softmax_precision": (),
-        "qk_matmul_output_mode": (0,),
-        "softcap": (0.0,),
-    },
-    "RotaryEmbedding": {"interleaved": (0,), "rotary_embedding_dim": (0,), "num_heads": ()},
-    "RMSNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
-    "SimplifiedLayerNormalization": {"axis": (), "epsilon": (), "stash_type": ()},
-    "Gemm": {"alpha": (1.0,), "beta": (1.0,), "transA": (0,), "transB": (0, 1)},
-    "MatMul": {},
-    "MatMulNBits": {"K": (), "N": (), "bits": (), "block_size": (), "accuracy_level": ()},
-    "DequantizeLinear": {"axis": (), "block_size": (), "output_dtype": ()},
-    "Gather": {"axis": (0,)},
-}
-"""Attributes that are read, by operator, with the values that are served: () for any, whose meaning numbers confirm."""
-
-TRANSPARENT = {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
-"""Operators that move values without changing them: structure is looked for through these."""
-
-
-class Reject(Exception):
-    """A node that is not what the caller looked for; the message says why, for the table of problems."""
-
-
-class OnnxGraph:
-    """An ONNX graph indexed for looking backwards: who made this value, and is it constant?"""
-
-    def __init__(self, model: onnx.ModelProto, folder: Path):
-        self.model = model
-        self.folder = folder
-        self.graph = model.graph
-        self.producer: dict[str, onnx.NodeProto] = {out: n for n in self.graph.node for out in n.output if out}
-        self.index: dict[str, int] = {out: i for i, n in enumerate(self.graph.node) for out in n.output if out}
-        self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in self.graph.initializer}
-        self.inputs = [i.name for i in self.graph.input if i.name not in self.initializers]
-        self._arrays: dict[str, NDArray[np.generic]] = {}
-
-    def strip(self, name: str) -> str:
-        """`name` without the operators that only move values."""
-        while name in self.producer and self.producer[name].op_type in TRANSPARENT:
-            name = self.producer[name].input[0]
-        return name
-
-    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        """The attributes of a node.  Raises Reject for one that ATTRIBUTES does not know, or a value that it does not serve."""
-        found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        known = ATTRIBUTES.get(node.op_type)
-        if known is not None:
-            for name, value in found.items():
-                served = known.get(name)
-                if served is None or (served and value not in served):
-                    wanted = f"{' or '.join(str(v) for v in served)} is served" if served else "it is not known here"
-                    raise Reject(f"{node.op_type} {node.name or node.output[0]!r} has {name}={value}; {wanted}")
-        return found
-
-    def array(self, name: str) -> NDArray[np.generic] | None:
-        """The value of `name` if it is an initializer or a Constant (through Identity), else None."""
-        for _ in range(64):
-            if name in self._arrays:
-                return self._arrays[name]
-            if name in self.initializers:
-                self._arrays[name] = tensor_array(self.initializers[name], self.folder)
-                return self._arrays[name]
-            node = self.producer.get(name)
-            if node is None:
-                return None
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        return tensor_array(attribute.t, self.folder)
-                    if attribute.name.startswith("value_"):
-                        return np.asarray(onnx.helper.get_attribute_value(attribute))
-                return None
-            if node.op_type != "Identity":
-                return None
-            name = node.input[0]
-        return None
-
-    def scalar(self, name: str) -> float | None:
-        value = self.array(name)
-        return float(np.asarray(value).reshape(-1)[0]) if value is not None and value.size == 1 else None
-
-    def source_name(self, name: str) -> str:
-        """The initializer that `name` is, through Identity and Cast."""
-        while name in self.producer and self.producer[name].op_type in ("Identity", "Cast"):
-            name = self.producer[name].input[0]
-        return name
+BLOCKS = (128, 64, 32, 16)
+"""Sizes of the groups in which codes with a scale per channel are stored, where they are not plain INT8."""
 
 
 def constant_matrix(g: OnnxGraph, name: str) -> Weight | None:
@@ -131,7 +41,10 @@ def constant_matrix(g: OnnxGraph, name: str) -> Weight | None:
         return transpose(weight) if weight is not None else None
     if node.op_type == "DequantizeLinear":
         return _dequantize_linear(g, node)
-    return None
+    if node.op_type == "Quant" and len(node.input) == 4:
+        return quant_weight(g, node)
+    value = g.folded(name)
+    return _plain(name, value) if value is not None and value.ndim == 2 else None
 
 
 def _plain(name: str, value: NDArray[np.generic]) -> Weight:
@@ -153,7 +66,7 @@ def linear_weight(g: OnnxGraph, node: onnx.NodeProto) -> Weight:
     """The weight of a MatMul, Gemm or MatMulNBits as W[N, K].  Raises Reject."""
     attributes = g.attributes(node)
     if node.op_type == "MatMulNBits":
-        return _matmul_nbits(g, node, attributes)
+        return matmul_nbits_weight(g, node, attributes)
     weight = constant_matrix(g, node.input[1])
     if weight is None:
         raise Reject(f"{node.op_type} {node.name!r} multiplies two computed values")
@@ -203,14 +116,14 @@ def _rows_first(weight: Weight) -> Weight:
 
 def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
     """A constant DequantizeLinear.  The axis of its scales is kept in the type's name until the last transpose."""
-    codes = g.array(node.input[0])
-    scale = g.array(node.input[1])
+    codes = g.folded(node.input[0])
+    scale = g.folded(node.input[1])
     if codes is None or codes.ndim != 2:
         return None
     if scale is None:
         raise Reject(f"DequantizeLinear {node.name!r} has a computed scale")
     name = g.source_name(node.input[0])
-    zero = _zero_points(g, node, 2)
+    zero = g.zero_points(node, 2)
     attributes = g.attributes(node)
     axis, block = int(attributes.get("axis", 1)) % 2, int(attributes.get("block_size", 0))
     scales = np.asarray(scale, np.float32)
@@ -218,24 +131,34 @@ def _dequantize_linear(g: OnnxGraph, node: onnx.NodeProto) -> Weight | None:
         return _blocked(name, codes, scales, zero, axis, block)
     if codes.dtype == np.uint8 and zero is not None and np.all(np.asarray(zero) == 128):  # the same numbers as int8
         codes, zero = (codes.astype(np.int16) - 128).astype(np.int8), None
-    if zero is not None and np.any(np.asarray(zero).astype(np.int16)):
-        raise Reject(f"{name} has zero points; symmetric weights are supported (zero point 0)")
-    if codes.dtype != np.int8:
-        raise Reject(f"{name} has {codes.dtype} codes; int8 is supported here")
+    if codes.dtype != np.int8 or (zero is not None and np.any(np.asarray(zero).astype(np.int16))):
+        return _in_blocks(name, codes, scales, zero, axis)
     if scales.size == 1:
-        return Weight(name, _marked(0, "all"), codes, scales.reshape(1))
+        return Weight(name, marked(0, "all"), codes, scales.reshape(1))
     # A scale's axis is that of the codes as stored: for per-channel scales `axis` itself, for blocked ones the other.
-    return Weight(name, _marked(0, str(axis)), codes, scales.reshape(-1))
+    return Weight(name, marked(0, str(axis)), codes, scales.reshape(-1))
 
 
-def _zero_points(g: OnnxGraph, node: onnx.NodeProto, place: int) -> NDArray[np.generic] | None:
-    """The constant zero points at input `place`, None where the node has none."""
-    if len(node.input) <= place or not node.input[place]:
-        return None
-    found = g.array(node.input[place])
-    if found is None:
-        raise Reject(f"{node.op_type} {node.name!r} has computed zero points")
-    return found
+def _in_blocks(
+    name: str, codes: NDArray[np.generic], scales: NDArray[np.float32], zero: NDArray[np.generic] | None, axis: int
+) -> Weight:
+    """Codes with a scale and a zero point per channel or tensor, as the same numbers in blocks along the other axis."""
+    along = 1 - axis if scales.size > 1 else 0
+    size = codes.shape[along]
+    block = next((n for n in BLOCKS if size % n == 0), 0)
+    if not block:
+        raise Reject(
+            f"{name} has {codes.dtype} codes or zero points, and {size} inputs are no multiple of {BLOCKS[-1]}"
+        )
+    shape = tuple(size // block if n == along else m for n, m in enumerate(codes.shape))
+
+    def spread(value: NDArray[Any]) -> NDArray[Any]:
+        flat = np.asarray(value).reshape(-1)
+        column = flat.reshape([-1 if n == axis and flat.size > 1 else 1 for n in range(2)])
+        return np.ascontiguousarray(np.broadcast_to(column, shape))
+
+    points = None if zero is None else spread(np.asarray(zero).astype(np.int16))
+    return _blocked(name, codes, spread(scales), points, along, block)
 
 
 def _blocked(
@@ -257,45 +180,9 @@ def _blocked(
     signed = not kind.startswith("u")
     values = codes.astype(np.int16) + np.int16(1 << (bits - 1) if signed else 0)
     if zero is None and signed and bits == 8:  # as GGUF's Q8_0: codes stay as they are
-        return Weight(name, _marked(block, str(1 - axis)), codes, scales)
+        return Weight(name, marked(block, str(1 - axis)), codes, scales)
     points = np.zeros(scales.shape, np.float32) if zero is None else np.asarray(zero).astype(np.float32)
     if signed:
         points = points + np.float32(1 << (bits - 1))
-    elem = _marked(block, str(1 - axis), bits)
+    elem = marked(block, str(1 - axis), bits)
     return Weight(name, elem, values.astype(np.uint8), scales, (-points * scales).astype(np.float32))
-
-
-def _marked(group: int, axis: str, bits: int = 8) -> Any:
-    elem = grouped(bits, group) if group else I8
-    return type(elem)(f"{elem.name}@{axis}", elem.bits, elem.quantized, elem.group)
-
-
-def _matmul_nbits(g: OnnxGraph, node: onnx.NodeProto, attributes: dict[str, Any]) -> Weight:
-    n, k, bits, block = (int(attributes.get(key, 0)) for key in ("N", "K", "bits", "block_size"))
-    name = node.input[1]
-    if bits not in WIDTHS:
-        raise Reject(f"MatMulNBits {node.name!r} has {bits} bits; {WIDTHS} are supported")
-    if any(node.input[4:5]):
-        raise Reject(f"MatMulNBits {node.name!r} has a group index, which is not supported")
-    packed, scale = g.array(name), g.array(node.input[2])
-    if packed is None or scale is None:
-        raise Reject(f"MatMulNBits {node.name!r} has computed weights")
-    groups = -(-k // block) if block else 0
-    each = 8 // bits
-    if not groups or packed.size * each != n * groups * block or scale.size != n * groups:
-        raise Reject(f"MatMulNBits {node.name!r}: {packed.shape} codes and {scale.shape} scales for {n} x {k}")
-    codes = unpacked_codes(np.asarray(packed, np.uint8).reshape(n, groups, -1), bits).reshape(n, -1)[:, :k]
-    scales = np.asarray(scale, np.float32).reshape(n, groups)
-    zero = _zero_points(g, node, 3)
-    if zero is not None and zero.size != n * (groups if zero.dtype.kind == "f" else -(-groups * bits // 8)):
-        raise Reject(f"MatMulNBits {node.name!r}: {zero.shape} zero points for {n} x {groups} groups")
-    if zero is not None and zero.dtype.kind != "f" and zero.dtype != np.uint8:
-        raise Reject(f"MatMulNBits {node.name!r} has {zero.dtype} zero points; uint8 and floats are supported")
-    if zero is not None and zero.dtype.kind == "f":
-        minimum = (-np.asarray(zero, np.float32).reshape(n, groups) * scales).astype(np.float32)
-    elif zero is not None:
-        points = unpacked_codes(np.asarray(zero, np.uint8).reshape(n, -1), bits)[:, :groups].astype(np.float32)
-        minimum = -points * scales
-    else:
-        minimum = (-(1 << (bits - 1)) * scales).astype(np.float32)
-    return Weight(name, grouped(bits, block), codes, scales, minimum)

@@ -7,6 +7,7 @@ input_ids, attention_mask, position_ids, past_key_values.N.key/value -> logits, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,11 @@ class _Writer:
 
     def _norm(self, op: Norm, x: str, name: str) -> None:
         b = self.b
+        if op.heads > 1:
+            parts = b.node("Reshape", x, b.ints(0, 0, op.heads, -1), name=f"{name}.parts")
+            self._norm(replace(op, heads=1), parts, f"{name}.by_head")
+            b.node("Reshape", f"{name}.by_head", b.ints(0, 0, -1), name=name)
+            return
         if op.kind == "layer":
             mean = b.node("ReduceMean", x, b.ints(-1), name=f"{name}.middle", keepdims=1)
             x = b.node("Sub", x, mean, name=f"{name}.centred")
@@ -104,17 +110,17 @@ class _Writer:
 
     def _linear(self, op: Linear, x: str, source: str, name: str) -> str:
         """The value `name` from the value `x` of the node `source`."""
-        last = name if op.bias is None else f"{name}.product"
-        y = write_linear(self.b, x, self.graph.weights[op.weight], last)
+        steps = ["product"] + ["factor"] * (op.factor != 1) + ["bias"] * (op.bias is not None)
+        names = [name if step == steps[-1] else f"{name}.{step}" for step in steps]
+        y = write_linear(self.b, x, self.graph.weights[op.weight], names[0])
+        if op.factor != 1:
+            y = self.b.node("Mul", y, self.b.scalar(op.factor), name=names[1])
         return y if op.bias is None else self.b.node("Add", y, self._vector(op.bias), name=name)
 
     def _head(self, op: Head, x: str, name: str) -> None:
-        b = self.b
-        steps = [("factor", op.factor)] * (op.factor != 1) + [("softcap", op.softcap)] * (op.softcap != 0)
-        y = self._linear(op, x, name, f"{name}.raw" if steps else name)
-        for index, (kind, value) in enumerate(steps):
-            last = name if index == len(steps) - 1 else f"{name}.{kind}"
-            y = b.node("Mul", y, b.scalar(value), name=last) if kind == "factor" else self._capped(y, value, last)
+        y = self._linear(op, x, name, f"{name}.raw" if op.softcap else name)
+        if op.softcap:
+            self._capped(y, op.softcap, name)
 
     def _capped(self, x: str, cap: float, name: str) -> str:
         b = self.b
@@ -267,7 +273,10 @@ class _Writer:
             )
             inputs = [gate, up]
         last_name = f"{name}.{op.kind}" if len(inputs) == 2 else name
-        if op.kind == "silu":
+        if op.kind == "quick_gelu":
+            steep = b.node("Mul", gate, b.scalar(1.702), name=f"{name}.steep")
+            act = b.node("Mul", gate, b.node("Sigmoid", steep, name=f"{name}.sigmoid"), name=last_name)
+        elif op.kind == "silu":
             act = b.node("Mul", gate, b.node("Sigmoid", gate, name=f"{name}.sigmoid"), name=last_name)
         elif op.kind in ("gelu", "gelu_tanh"):
             act = b.node("Gelu", gate, name=last_name, approximate="tanh" if op.kind == "gelu_tanh" else "none")
