@@ -20,6 +20,7 @@ from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.program.residual import check_residual
 from meadow.compiler.sources.onnx.confirm import trials
+from meadow.compiler.sources.onnx.lift import curves
 from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel, UsageError
@@ -442,3 +443,11 @@ def test_a_model_without_a_window_is_not_refused_for_one(tmp_path: Path) -> None
                 node.input[0] = far + ".both"
     text = refusal(s, tmp_path)
     assert "neither everything before it nor a sliding window" in text
+
+
+def test_a_reading_is_confirmed_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lifting gets wrong, the whole model on the user's graph shows it, and where."""
+    monkeypatch.setitem(curves.KNOWN, "silu", lambda x: -x)
+    monkeypatch.setitem(curves.KNOWN, "gelu", lambda x: x / (1 + np.exp(-x)))
+    with pytest.raises(UnsupportedModel, match=r"computes something else than it looks like: .* \(%l0.glu\)"):
+        read(EXPORTS / "dynamo-eager-20.onnx")

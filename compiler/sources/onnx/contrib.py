@@ -19,7 +19,8 @@ def rotate(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
     n = cos.shape[-1]
     turned, rest = x[..., : 2 * n], x[..., 2 * n :]
     a, b = (turned[..., 0::2], turned[..., 1::2]) if interleaved else (turned[..., :n], turned[..., n:])
-    low, high = a * cos - b * sin, b * cos + a * sin
+    low: Array = a * cos - b * sin
+    high: Array = b * cos + a * sin
     if interleaved:
         made = np.stack([low, high], axis=-1).reshape(turned.shape)
     else:

@@ -111,7 +111,9 @@ def gathered_weight(g: OnnxGraph, node: onnx.NodeProto) -> Weight:
         bits = int(kind.removeprefix("u").removeprefix("int"))
         shift = 0 if kind.startswith("u") else 1 << (bits - 1)
         codes = (np.asarray(packed).astype(np.int16) + shift).astype(np.uint8).reshape(rows, -1)
-        points = None if zero is None else np.asarray(zero).astype(np.int16).reshape(rows, -1) + shift
+        points = (
+            None if zero is None else (np.asarray(zero).astype(np.int16) + shift).astype(np.uint8).reshape(rows, -1)
+        )
         default = shift
     scales = np.asarray(scale, np.float32).reshape(rows, -1)
     at = np.full(scales.shape, default, np.float32) if points is None else np.asarray(points, np.float32)

@@ -111,7 +111,7 @@ def _constant(a: dict[str, Any]) -> Array:
 def _constant_of_shape(a: dict[str, Any], shape: Array) -> Array:
     value = a.get("value")
     fill = np.zeros(1, np.float32) if value is None else full(np.asarray(onnx.numpy_helper.to_array(value)))
-    return np.full(bounded(shape), fill.reshape(-1)[0], fill.dtype)
+    return np.full(bounded(shape.reshape(-1).tolist()), fill.reshape(-1)[0], fill.dtype)
 
 
 def _gather(a: dict[str, Any], x: Array, index: Array) -> Array:
@@ -143,7 +143,7 @@ def _split(a: dict[str, Any], x: Array, sizes: Array | None = None) -> list[Arra
 
 
 def _expand(a: dict[str, Any], x: Array, shape: Array) -> Array:
-    wanted = np.broadcast_shapes(x.shape, bounded(np.asarray(shape).reshape(-1)))
+    wanted = np.broadcast_shapes(x.shape, bounded(np.asarray(shape).reshape(-1).tolist()))
     return np.broadcast_to(x, bounded(wanted))
 
 
@@ -168,13 +168,13 @@ def _reduce(a: dict[str, Any], x: Array, axes: Array | None, how: Callable[..., 
 def _divide(a: dict[str, Any], x: Array, y: Array) -> Array:
     if np.asarray(x).dtype.kind in "iu":
         return np.asarray(np.trunc(np.asarray(x, np.float64) / y).astype(np.asarray(x).dtype))
-    return x / y
+    return np.asarray(x / y)
 
 
 def _gemm(a: dict[str, Any], x: Array, w: Array, c: Array | None = None) -> Array:
     x, w = (x.T if a.get("transA") else x), (w.T if a.get("transB") else w)
-    y = x @ w
-    y = y if a.get("alpha", 1.0) == 1.0 else y * np.float32(a["alpha"])
+    y: Array = x @ w
+    y = y if a.get("alpha", 1.0) == 1.0 else np.asarray(y * np.float32(a["alpha"]))
     return y if c is None else y + (c if a.get("beta", 1.0) == 1.0 else c * np.float32(a["beta"]))
 
 
@@ -257,12 +257,15 @@ def _concat(a: dict[str, Any], *xs: Array) -> Array:
 
 
 def _quantize(a: dict[str, Any], x: Array, scale: Array, zero: Array | None = None) -> Array:
-    if scale.size > 1 or a.get("block_size"):
-        raise NotEvaluated("QuantizeLinear with a scale per channel")
+    if a.get("block_size"):
+        raise NotEvaluated("QuantizeLinear in blocks")
     kind = np.dtype(np.uint8) if zero is None else np.asarray(zero).dtype
     low, high = _range_of(kind)
-    y = np.rint(x / scale.reshape(())) + (0 if zero is None else np.asarray(zero).astype(np.float32).reshape(()))
-    return np.asarray(np.clip(y, low, high)).astype(kind)
+    shape = [-1 if n == int(a.get("axis", 1)) % x.ndim else 1 for n in range(x.ndim)] if scale.size > 1 else ()
+    points = (
+        np.float32(0) if zero is None else np.asarray(zero).astype(np.float32).reshape(shape if scale.size > 1 else ())
+    )
+    return np.asarray(np.clip(np.rint(x / scale.reshape(shape)) + points, low, high)).astype(kind)
 
 
 def _range_of(kind: np.dtype[Any]) -> tuple[int, int]:

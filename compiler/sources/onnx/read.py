@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +182,8 @@ class Reader:
             return found.scale, found.window
 
         for attention in lift.attentions:
-            for role, frequencies in positions.of(attention).frequencies.items():
-                turned[getattr(attention, role).base.order] = frequencies
+            for role, found in positions.of(attention).frequencies.items():
+                turned[getattr(attention, role).base.order] = found
 
         def frequencies(base: Turned) -> tuple[float, ...]:
             if base.order not in turned:
@@ -276,7 +277,7 @@ class Reader:
         raise UnsupportedModel(f"{self.file} cannot be compiled:", tuple(self.problems))
 
 
-def _layer(made: dict[int, object], attention: Attended) -> int:
+def _layer(made: Mapping[int, object], attention: Attended) -> int:
     layer = getattr(made.get(attention.order), "layer", None)
     return -1 if layer is None else int(layer)
 

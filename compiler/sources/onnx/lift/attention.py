@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from meadow.compiler.sources.onnx.lift.form import Arrangement, Form, Reject, Rows, Term, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Cut, Lifter, rule
@@ -43,7 +44,7 @@ def _four(form: Form, what: str) -> Form:
     return form
 
 
-def cached(lift: Lifter, form: Form, what: str) -> tuple[Past, Form, np.ndarray, float]:
+def cached(lift: Lifter, form: Form, what: str) -> tuple[Past, Form, NDArray[Any], float]:
     """(cache, new part [kv_heads, tokens, head_dim], KV head of each head, factor of the new part) of keys or values.
 
     form  [1, heads, past + tokens, head_dim]

@@ -61,7 +61,7 @@ def _subtract(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Va
     x, y = xs
     if isinstance(y, Stat) and y.kind == "mean" and isinstance(x, Form) and isinstance(y.x, Form) and x.same(y.x):
         return Centred(x)
-    return add(lift, x, multiply(lift, y, Const("", lambda: np.float32(-1.0), False), ""), node.output[0])
+    return add(lift, x, multiply(lift, y, Const("", lambda: np.array(-1.0), False), ""), node.output[0])
 
 
 def add(lift: Lifter, x: Value, y: Value, name: str) -> Value:
@@ -192,8 +192,8 @@ def _gated(lift: Lifter, x: Value, y: Value, name: str) -> Form:
             first, second = rows(lift, x), rows(lift, form_of(lift, up))
             if not np.array_equal(first.place, second.place):
                 raise Reject("a gate and a value in different orders", feature="features moved")
-            base = Acted(name, len(first.rows.tokens), first.rows.width, known.kind, first.rows, second.rows)
-            return placed(base, first.place, known.factor)
+            made = Acted(name, len(first.rows.tokens), first.rows.width, known.kind, first.rows, second.rows)
+            return placed(made, first.place, known.factor)
         if isinstance(gate, Form) and len(gate.terms) == 1:
             (base,) = gate.bases()
             if isinstance(base, Acted) and base.up is None and uniform(gate.const) == 0.0:
@@ -324,7 +324,7 @@ def _swish(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 
 @rule("Neg")
 def _neg(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    return multiply(lift, xs[0], Const("", lambda: np.float32(-1.0), False), node.output[0])
+    return multiply(lift, xs[0], Const("", lambda: np.array(-1.0), False), node.output[0])
 
 
 @rule("Clip", "Min", "Max")
@@ -333,12 +333,12 @@ def _clip(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]
     bounds = [v for v in xs if v is not None and v is not x]
     limits = [uniform(np.asarray(lift.array(v), np.float64)) for v in bounds] + [a.get("min"), a.get("max")]
     numbers = [v for v in limits if v is not None]
-    if len(numbers) == len([v for v in limits if v is not None]) and all(abs(v) >= SAFE for v in numbers):
+    if numbers and all(abs(v) >= SAFE for v in numbers):
         lift.note("values are bounded by the largest of FP16, which FP32 does not need")
         return x
-    how = {"Min": np.minimum, "Max": np.maximum}.get(node.op_type)
-    if how is not None and len(numbers) == 1:
-        return _apply(x, lambda z: how(z, numbers[0]))
+    if node.op_type in ("Min", "Max") and len(numbers) == 1:
+        least = node.op_type == "Min"
+        return _apply(x, lambda z: np.minimum(z, numbers[0]) if least else np.maximum(z, numbers[0]))
     low = -np.inf if len(xs) < 2 or xs[1] is None else limits[0]
     high = np.inf if len(xs) < 3 or xs[2] is None else limits[len(bounds) - 1]
     return _apply(x, lambda z: np.clip(z, low, high))

@@ -177,7 +177,9 @@ class Lifter:
                         "positions and tokens must stay whole",
                     )
                 )
-            if node.op_type in ROUNDED and inputs[0].varies:  # a table of angles that is rounded like an activation
+            if (
+                node.op_type in ROUNDED and inputs[0] is not None and inputs[0].varies
+            ):  # a table of angles that is rounded like an activation
                 self.note(f"{node.op_type} of values that depend on positions is left out")
                 return [inputs[0]]
             return self._constant(node, inputs)
@@ -266,10 +268,11 @@ class Lifter:
             return made[0]
 
         varies = any(v is not None and v.varies for v in inputs)
-        found = [
-            Const(out, lambda place=place: outputs()[place], varies)
-            for place, out in enumerate(node.output)  # type: ignore[misc]
-        ]
+
+        def output(place: int) -> Callable[[], Array]:
+            return lambda: outputs()[place]
+
+        found = [Const(out, output(place), varies) for place, out in enumerate(node.output)]
         ready = [v for v in inputs if v is not None]
         if node.op_type not in LAZY and all(v._value is not None and v._value.size <= SMALL for v in ready):
             for constant in found:
@@ -302,7 +305,8 @@ class Lifter:
 
     def fingerprint(self, names: Iterable[str], stop: set[str]) -> str:
         """What `names` are computed by, but for the values of constants that do not vary: layers with one fingerprint are alike."""
-        digest, number = hashlib.sha256(), {}
+        digest = hashlib.sha256()
+        number: dict[str, int] = {}
         stack, order = list(names), []
         while stack:
             name = stack.pop()

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from meadow.compiler.sources.onnx.lift.form import Form, Reject, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Lifter
@@ -52,7 +55,7 @@ def _is_scale(lift: Lifter, x: Looked) -> bool:
     return found is not None and found.dtype.kind == "f"
 
 
-def _scales(lift: Lifter, value: Value) -> np.ndarray:
+def _scales(lift: Lifter, value: Value) -> NDArray[Any]:
     """The scales that codes are multiplied with: one, one per row, or one per group."""
     if isinstance(value, Const):
         number = uniform(value.array)
@@ -70,7 +73,7 @@ def _scales(lift: Lifter, value: Value) -> np.ndarray:
     raise Reject("codes of an embedding times computed values", feature="embedding")
 
 
-def _weight(name: str, codes: np.ndarray, scales: np.ndarray) -> Weight:
+def _weight(name: str, codes: NDArray[Any], scales: NDArray[Any]) -> Weight:
     rows, cols = codes.shape
     if scales.size == 1:
         return Weight(name, I8, codes, np.broadcast_to(scales.reshape(-1), (rows,)).copy())

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.sources.onnx.lift.attention import HIDDEN
-from meadow.compiler.sources.onnx.lift.form import Form, Reject, Rows, uniform
+from meadow.compiler.sources.onnx.lift.form import Base, Form, Reject, Rows, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Cut, Lifter
-from meadow.compiler.sources.onnx.lift.values import Attended, Base, Embedded, Positioned, Product, Summed, Turned
+from meadow.compiler.sources.onnx.lift.values import Attended, Embedded, Positioned, Product, Summed, Turned
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
 PROMPT = 256
@@ -238,9 +238,9 @@ class Positions:
             small = self.lift.factors.get(name)
             if small is None:
                 continue
-            table = np.asarray(whole.array(whole.value(name)), np.float64)
-            table = _by_token(table, tokens)
-            if table is None or small.array.ndim != np.asarray(whole.value(name).array).ndim:
+            values = np.asarray(whole.array(whole.value(name)), np.float64)
+            table = _by_token(values, tokens)
+            if table is None or small.array.ndim != values.ndim:
                 continue  # no table of angles: what it does is seen at the positions that are tried
             largest = float(np.abs(table).max())
             size = 1.0 if abs(largest - 1) < 1e-2 else largest or 1.0

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meadow.compiler.sources.onnx.lift.curves import Known, identify
-from meadow.compiler.sources.onnx.lift.form import Arrangement, Form, Reject, Rows, Term, arrange, uniform
+from meadow.compiler.sources.onnx.lift.form import Arrangement, Base, Form, Reject, Rows, Term, arrange, uniform
 from meadow.compiler.sources.onnx.lift.values import (
     Acted,
-    Base,
     Centred,
     Const,
     Curve,
@@ -167,8 +166,9 @@ def rotated(lift: Lifter, form: Form) -> Form:
     if ia.size % len(tokens):
         raise wrong
     shape = (len(tokens), -1)
-    ca, cb, ia, ib = (v[order].reshape(shape) for v in (ca, cb, ia % base.width, ib % base.width))
-    u, v = _columns(ia, ca, ib), _columns(ib, cb, ia)
+    ca, cb = ca[order].reshape(shape), cb[order].reshape(shape)
+    first, second = (i[order].reshape(shape) % base.width for i in (ia, ib))
+    u, v = _columns(first, ca, second), _columns(second, cb, first)
     cos, sin, cols, partner = _turn(u, v, ca, cb, wrong)
     table, factor, interleaved, heads = _table(lift, cos, sin, partner, head_dim, wrong)
     source = Rows(base, tokens, cols)

@@ -125,6 +125,11 @@ Value = Any
 """One of the above."""
 
 
+def _none() -> Any:
+    """What fields after the first of a value are until they are given."""
+    return None
+
+
 # -- values that nodes compute -----------------------------------------------------------------------------------------
 
 
@@ -151,8 +156,8 @@ class Positioned(Base):
     constant  the ONNX value that they are
     """
 
-    source: Rows = field(default=None)  # type: ignore[assignment]
-    added: NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    source: Rows = field(default_factory=_none)
+    added: NDArray[np.float64] = field(default_factory=_none)
     constant: str = ""
 
 
@@ -165,7 +170,7 @@ class Product(Base):
     output  the ONNX value with these minima, where there are some
     """
 
-    source: Rows = field(default=None)  # type: ignore[assignment]
+    source: Rows = field(default_factory=_none)
     node: Any = None
     minima: str = ""
     output: str = ""
@@ -178,7 +183,7 @@ class Derived(Base):
     constant  the ONNX value that these are
     """
 
-    source: Rows = field(default=None)  # type: ignore[assignment]
+    source: Rows = field(default_factory=_none)
     constant: str = ""
 
 
@@ -186,7 +191,7 @@ class Derived(Base):
 class Normed(Base):
     """A norm without gain: its factors are the gain and its constants the bias."""
 
-    source: Rows = field(default=None)  # type: ignore[assignment]
+    source: Rows = field(default_factory=_none)
     kind: str = "rms"
     eps: float = 0.0
     heads: int = 1
@@ -200,10 +205,10 @@ class Turned(Base):
     interleaved  pairs are neighbours; else halves
     """
 
-    source: Rows = field(default=None)  # type: ignore[assignment]
+    source: Rows = field(default_factory=_none)
     heads: int = 1
     head_dim: int = 0
-    table: NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    table: NDArray[np.float64] = field(default_factory=_none)
     interleaved: bool = False
 
 
@@ -219,9 +224,9 @@ class Scored(Base):
     queries  the ONNX value that the queries are, where they are one
     """
 
-    q: Rows = field(default=None)  # type: ignore[assignment]
-    k: Rows = field(default=None)  # type: ignore[assignment]
-    past: Past = field(default=None)  # type: ignore[assignment]
+    q: Rows = field(default_factory=_none)
+    k: Rows = field(default_factory=_none)
+    past: Past = field(default_factory=_none)
     heads: int = 0
     kv_heads: int = 0
     head_dim: int = 0
@@ -239,8 +244,8 @@ class Shares(Base):
     again  see Attended
     """
 
-    scores: Scored = field(default=None)  # type: ignore[assignment]
-    mask: NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    scores: Scored = field(default_factory=_none)
+    mask: NDArray[np.float64] = field(default_factory=_none)
     scale: float = 1.0
     sinks: NDArray[np.float64] | None = None
     again: Any = None
@@ -253,17 +258,17 @@ class Attended(Base):
     again  the same at another number of tokens, by a lifter that is cut at the linears: (queries, new keys, mask, scale)
     """
 
-    q: Rows = field(default=None)  # type: ignore[assignment]
-    k: Rows = field(default=None)  # type: ignore[assignment]
-    v: Rows = field(default=None)  # type: ignore[assignment]
-    past_k: Past = field(default=None)  # type: ignore[assignment]
-    past_v: Past = field(default=None)  # type: ignore[assignment]
+    q: Rows = field(default_factory=_none)
+    k: Rows = field(default_factory=_none)
+    v: Rows = field(default_factory=_none)
+    past_k: Past = field(default_factory=_none)
+    past_v: Past = field(default_factory=_none)
     heads: int = 0
     kv_heads: int = 0
     head_dim: int = 0
     scale: float = 1.0
     cap: float = 0.0
-    mask: NDArray[np.float64] = field(default=None)  # type: ignore[assignment]
+    mask: NDArray[np.float64] = field(default_factory=_none)
     sinks: NDArray[np.float64] | None = None
     again: Any = None
 
@@ -273,7 +278,7 @@ class Acted(Base):
     """act(gate), or act(gate) * up."""
 
     kind: str = ""
-    gate: Rows = field(default=None)  # type: ignore[assignment]
+    gate: Rows = field(default_factory=_none)
     up: Rows | None = None
 
 
@@ -281,8 +286,8 @@ class Acted(Base):
 class Summed(Base):
     """a + b."""
 
-    a: Rows = field(default=None)  # type: ignore[assignment]
-    b: Rows = field(default=None)  # type: ignore[assignment]
+    a: Rows = field(default_factory=_none)
+    b: Rows = field(default_factory=_none)
 
 
 @dataclass(eq=False)
