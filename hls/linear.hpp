@@ -3,7 +3,8 @@
 // The epilogue decides what is done with a tile (store_tile).
 #pragma once
 
-#include "arithmetic.hpp"
+#include "activation.hpp"
+#include "norm.hpp"
 #include "pacq.hpp"
 #include "weights.hpp"
 
@@ -294,6 +295,39 @@ LoadRope:
     }
 }
 
+// What comes before the epilogue: the bias of a tile of results, read once.
+inline void add_bias(Array& array, const Run& run, const beat_t* constants, uint32_t options, uint32_t bias, int tile, int tile_rows,
+                     int rows, int first, int tokens) {
+    if ((options & isa::kBiasOption) == 0) return;
+    float line[kMaxTileRows];
+#pragma HLS ARRAY_PARTITION variable=line cyclic factor=kFloatLanes
+    load_floats<kConstantsPort>(Role::kWeights, constants, address_of(run, bias) + static_cast<address_t>(tile) * padded(tile_rows, kFloatsInBeat) * 4, rows, line);
+BiasTokens:
+    for (int t = first; t < tokens; ++t) {
+        count_cycles(Loop::kEpilogue, (rows + kFloatLanes - 1) / kFloatLanes);
+    BiasColumns:
+        for (int k = 0; k < rows; ++k) {
+#pragma HLS PIPELINE II=1
+#pragma HLS UNROLL factor=kFloatLanes
+            array.result[t][k] = flush(array.result[t][k] + line[k]);
+        }
+    }
+}
+
+// The norm of one head of every token, before it turns.
+inline void norm_heads(Array& array, const Run& run, const beat_t* constants, uint32_t options, uint32_t gain, float eps, int head_dim) {
+    if ((options & isa::kNormOption) == 0) return;
+    float line[kMaxHeadDim];
+#pragma HLS ARRAY_PARTITION variable=line cyclic factor=kFloatLanes
+    load_floats<kConstantsPort>(Role::kWeights, constants, address_of(run, gain), head_dim, line);
+    const float inverse = 1.0f / static_cast<float>(head_dim);
+NormHeadTokens:
+    for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
+        norm_row(array.result[t], line, head_dim, eps, inverse, array.result[t]);
+        count_cycles(Loop::kEpilogue, 3 * ((head_dim + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled
+    }
+}
+
 // Heads: each token's row is rotated (K, Q) or not (V), quantized, and written at its place.
 inline void store_heads(Array& array, const Run& run, const Instruction& i, const beat_t* constants, beat_t* memory, int head) {
     using namespace isa::linear;
@@ -308,6 +342,7 @@ inline void store_heads(Array& array, const Run& run, const Instruction& i, cons
     int16_t factor[kMaxHeadDim];
 #pragma HLS ARRAY_PARTITION variable=row cyclic factor=kBeatBytes
 #pragma HLS ARRAY_PARTITION variable=factor cyclic factor=kFloatLanes
+    norm_heads(array, run, constants, i.word[options], i.word[gain], as_float(i.word[eps]), head_dim);
 HeadTokens:
     for (int t = 0; t < static_cast<int>(run.tokens); ++t) {
         if (i.word[epilogue] == isa::kEpilogueRopeHeads) {
@@ -328,6 +363,8 @@ HeadTokens:
 inline void store_rows(Array& array, const Run& run, const Instruction& i, beat_t* memory, int first, int row, int rows) {
     using namespace isa::linear;
     const bool glu = i.word[epilogue] == isa::kEpilogueGlu;
+    const bool act = i.word[epilogue] == isa::kEpilogueAct;
+    const int function = function_of(i.word[options]);
     const int columns = glu ? rows / 2 : rows;
     const int column = glu ? row / 2 : row;
     float line[kMaxTileRows];
@@ -344,7 +381,9 @@ RowTokens:
 #pragma HLS PIPELINE II=1
 #pragma HLS UNROLL factor=kFloatLanes
             if (glu) {
-                line[k] = silu_times(array.result[t][2 * k], array.result[t][2 * k + 1]);
+                line[k] = activated(function, array.result[t][2 * k], true, array.result[t][2 * k + 1]);
+            } else if (act) {
+                line[k] = activated(function, array.result[t][k], false, 0.0f);
             } else if (i.word[epilogue] == isa::kEpilogueAdd) {
                 line[k] = flush(line[k] + array.result[t][k]);
             } else {
@@ -376,6 +415,7 @@ Tiles:
     for (int tile = 0; tile < tiles; ++tile) {
         const int row = static_cast<int>(i.word[first_row]) + tile * m.tile_rows;
         const int real = some_rows(walk, array, m, i.word[format], first, tokens, PASS_READ_PORTS, pacq_result);
+        add_bias(array, run, constants, i.word[options], i.word[bias], row / m.tile_rows, m.tile_rows, real, first, tokens);
         if (heads) {
             store_heads(array, run, i, constants, memory, row / m.tile_rows);
         } else {

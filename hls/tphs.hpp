@@ -20,10 +20,16 @@ inline void attend_group(const Cache& cache, Heads& chip, const Group& g, int he
 }
 
 // Q of one head for all tokens: the array's next tile, rotated and quantized, to the rows from `first` on.
-inline void project_queries(Heads& heads, Array& array, TileWalk& walk, const Matrix& m, const Run& run, address_t rope,
-                            int head_dim, int first, uint32_t format, READ_PORTS, results_stream& pacq_result) {
+inline void project_queries(Heads& heads, Array& array, TileWalk& walk, const Matrix& m, const Run& run, const Instruction& i,
+                            int first, READ_PORTS, results_stream& pacq_result) {
+    using namespace isa::tphs;
     const int tokens = static_cast<int>(run.tokens);
-    some_rows(walk, array, m, format, 0, tokens, PASS_READ_PORTS, pacq_result);
+    const int head_dim = static_cast<int>(i.word[isa::tphs::head_dim]);
+    const address_t rope = address_of(run, i.word[isa::tphs::rope]);
+    const int tile = walk.tile;
+    some_rows(walk, array, m, i.word[format], 0, tokens, PASS_READ_PORTS, pacq_result);
+    add_bias(array, run, constants, i.word[options], i.word[bias], tile, head_dim, head_dim, 0, tokens);
+    norm_heads(array, run, constants, i.word[options], i.word[gain], as_float(i.word[eps]), head_dim);
     int16_t factor[kMaxHeadDim];
 QueryTokens:
     for (int t = 0; t < tokens; ++t) {
@@ -67,8 +73,7 @@ QueryHeads:
     for (int head = 0; head < group; head += together) {
         const int some = group - head < together ? group - head : together;
         for (int h = 0; h < some; ++h) {
-            project_queries(chip, array, walk, m, run, address_of(run, i.word[rope]), dim, h * tokens, i.word[format],
-                            PASS_READ_PORTS, pacq_result);
+            project_queries(chip, array, walk, m, run, i, h * tokens, PASS_READ_PORTS, pacq_result);
         }
     QueryGroups:
         for (int first = 0; first < some * tokens; first += kTokenLanes) {

@@ -38,6 +38,18 @@ class Epilogue(IntEnum):
     HEADS = 3
     ROPE_HEADS = 4
     LOGITS = 5
+    ACT = 6
+
+
+class Function(IntEnum):
+    """The activation of an MLP, of the results of LINEAR."""
+
+    SILU = 0
+    RELU = 1
+    RELU2 = 2
+    GELU_TANH = 3
+    GELU = 4
+    QUICK_GELU = 5
 
 
 Value = int | float

@@ -35,6 +35,7 @@ KERNELS = (
     "weights.hpp",
     "linear.hpp",
     "norm.hpp",
+    "activation.hpp",
     "attention.hpp",
     "tphs.hpp",
     "gemm_attention.hpp",

@@ -21,6 +21,8 @@ from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 Operands = dict[str, Slot | Value]
+NO_OPTIONS: Operands = {"options": 0, "bias": NOWHERE, "gain": NOWHERE, "eps": 0.0}
+"""Of a linear whose results go to the epilogue as they are (machine/instructions/options.py)."""
 
 
 def takes_floats(weight: Weight) -> bool:
@@ -60,6 +62,10 @@ class Assembly:
         self.by_name = {n.name: n for n in self.graph.nodes}
         self.widths = self.graph.widths()
         self.rotary = rotary_names(self.graph)
+
+    def tile_rows(self, node: Node) -> int:
+        """Output features per tile of a linear."""
+        return tile_rows(node, self.readers, self.design)
 
     def apart(self) -> Assembly:
         """A copy without steps, to try something on: what it makes does not reach this program."""
@@ -146,6 +152,7 @@ class Assembly:
                 "head_dim": 0,
                 "rope": NOWHERE,
                 "first_row": part.first_row,
+                **NO_OPTIONS,
                 **extra,
             }
             self.step(node, Opcode.LINEAR, operands, part=part.number)

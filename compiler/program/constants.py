@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.program.nodes.node import rule_of
+from meadow.compiler.program.nodes.node import Vector, rule_of
+from meadow.compiler.program.parts import tile_rows
 from meadow.compiler.program.tables import rope_row_bytes, rotary_names, rotary_table
 from meadow.machine.design import Design
+from meadow.machine.instructions.instruction import FLOATS
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
 
@@ -33,15 +35,30 @@ def constants(graph: Graph, design: Design) -> dict[str, Constant]:
     for frequencies, name in rotary_names(graph).items():
         length = design.context * rope_row_bytes(2 * len(frequencies))
         found[name] = Constant(length, partial(rotary_table, frequencies, design.context))
-    read: dict[str, dict[str, float]] = {}
+    read: dict[str, dict[str, Vector]] = {}
+    readers = graph.readers()
     for node in graph.nodes:
-        for buffer, (name, plus) in rule_of(node).vectors(node.op).items():
-            read.setdefault(name, {})[buffer] = plus
+        for buffer, vector in rule_of(node).vectors(node.op, tile_rows(node, readers, design)).items():
+            read.setdefault(vector.name, {})[buffer] = vector
     for name, values in graph.vectors.items():
-        for buffer, plus in read.get(name, {}).items():
-            found[buffer] = Constant(padded(values.nbytes, BEAT_BYTES), partial(_plus, values, plus))
+        for buffer, vector in read.get(name, {}).items():
+            length = 4 * _length(values.size, vector.tile)
+            found[buffer] = Constant(padded(length, BEAT_BYTES), partial(_laid_out, values, vector))
     return found
 
 
-def _plus(values: NDArray[np.float32], plus: float) -> NDArray[np.float32]:
-    return values + np.float32(plus) if plus else values
+def _length(size: int, tile: int) -> int:
+    """Elements of a vector in memory."""
+    return -(-size // tile) * padded(tile, FLOATS) if tile else size
+
+
+def _laid_out(values: NDArray[np.float32], vector: Vector) -> NDArray[np.float32]:
+    values = values + np.float32(vector.plus) if vector.plus else values
+    if not vector.tile:
+        return values
+    tiles = -(-values.size // vector.tile)
+    rows = np.zeros((tiles, padded(vector.tile, FLOATS)), np.float32)
+    whole = np.zeros(tiles * vector.tile, np.float32)
+    whole[: values.size] = values
+    rows[:, : vector.tile] = whole.reshape(tiles, vector.tile)
+    return rows.reshape(-1)

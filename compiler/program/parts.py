@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from meadow.compiler.engines.engine import planner_for
 from meadow.compiler.engines.stored import Part
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Attention, Linear, Rotary
+from meadow.compiler.graph.ops import Attention, Linear, Norm, Rotary
 from meadow.machine.design import Design
 
 
 def tile_rows(node: Node, readers: Mapping[str, list[Node]], design: Design) -> int:
     """Output features per tile: whole heads for Q, K and V, else the design's."""
     for reader in readers[node.name]:
+        if isinstance(reader.op, Norm) and reader.op.heads > 1:
+            return tile_rows(reader, readers, design)
         if isinstance(reader.op, (Rotary, Attention)):
             return reader.op.head_dim
     return design.tile_rows

@@ -19,7 +19,7 @@ def check_residual(graph: Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Embedding):
             running = node.name
-        elif isinstance(node.op, Norm) and node.inputs[0] != running:
+        elif isinstance(node.op, Norm) and node.op.heads == 1 and node.inputs[0] != running:
             problems.append(
                 (node.name, f"the norm reads %{node.inputs[0]}, and the running residual there is %{running}")
             )

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.design import Design
-from meadow.machine.instructions import projection
+from meadow.machine.arithmetic.activation import activated
+from meadow.machine.instructions import options, projection
 from meadow.machine.instructions.heads import head_passes, rope_beats, rope_extent, rotated
 from meadow.machine.instructions.instruction import (
     CACHE,
@@ -55,6 +56,7 @@ class Linear(Instruction):
         Field("head_dim", "int", "heads: elements per head"),
         Field("rope", "slot", "heads: int16 [context, 2, head_dim / 2], each row padded to a beat"),
         Field("first_row", "int", "where this part's rows begin in the target"),
+        *options.FIELDS,
     )
 
     def run(self, f: Fields, m: Machine) -> None:
@@ -63,21 +65,26 @@ class Linear(Instruction):
         if first >= tokens:
             return
         y = projection.project(f, m, rows, f["tile_rows"], first)
+        y = options.biased(f, m, y, f["tile_rows"], f["first_row"])
         match f["epilogue"]:
             case Epilogue.STORE | Epilogue.LOGITS:
                 _store(f, m, rows, first, y)
             case Epilogue.ADD:
                 _store(f, m, rows, 0, ar.add(_target(f, m, rows), y))
             case Epilogue.GLU:
-                _store(f, m, rows // 2, 0, ar.silu_times(y[:, 0::2], y[:, 1::2]))
+                _store(f, m, rows // 2, 0, activated(options.function_of(f), y[:, 0::2], y[:, 1::2]))
+            case Epilogue.ACT:
+                _store(f, m, rows, 0, activated(options.function_of(f), y))
             case Epilogue.HEADS | Epilogue.ROPE_HEADS:
-                _store_heads(f, m, y.reshape(tokens, -1, f["head_dim"]))
+                _store_heads(f, m, options.normed_heads(f, m, y.reshape(tokens, -1, f["head_dim"])))
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         rows, first, block = f["rows"], f["first_row"], design.block
         need(f["epilogue"] in set(Epilogue), f"epilogue {f['epilogue']} is not known")
         epilogue = Epilogue(f["epilogue"])
         found = projection.engine(f, design).extents(f, rows, f["tile_rows"], design, packed)
+        found += options.option_extents(f, rows, f["tile_rows"], first)
+        need(epilogue in BY_HEAD or not f["options"] & options.NORM, "a norm on heads of rows that are no heads")
         if epilogue not in BY_HEAD:
             pair = 2 if epilogue is Epilogue.GLU else 1
             whole = rows % pair == 0 and first % (4 * pair) == 0
@@ -107,6 +114,7 @@ class Linear(Instruction):
         engine = projection.engine(o, design)
         engine.activation_beats(o, served, tokens, moved)
         engine.weight_beats(step, design, rows, tile_rows, moved)
+        options.bias_beats(o, rows, tile_rows, moved)
         for row, real, times in alike(rows, tile_rows):
             if epilogue in BY_HEAD:
                 _head_beats(o, epilogue, tokens, times, moved)
@@ -127,13 +135,14 @@ class Linear(Instruction):
         found = projection.engine(o, design).loops(step, design, rows, served)
         if epilogue in BY_HEAD:
             head_dim = int(o["head_dim"])
-            found["epilogue"] = (
-                rows // head_dim * served * head_passes(head_dim, epilogue is Epilogue.ROPE_HEADS, lanes)
-            )
+            passes = head_passes(head_dim, epilogue is Epilogue.ROPE_HEADS, lanes)
+            passes += options.option_passes(o, head_dim, lanes)
+            found["epilogue"] = rows // head_dim * served * passes
         else:
             half = 2 if epilogue is Epilogue.GLU else 1
             full, rest = divmod(rows, tile_rows)
             found["epilogue"] = served * (full * -(-(tile_rows // half) // lanes) + -(-(rest // half) // lanes))
+            found["epilogue"] += served * sum(n * options.option_passes(o, r, lanes) for n, r in ((full, tile_rows), (1, rest)))
         return found
 
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
@@ -168,6 +177,7 @@ def add_epilogue(loops: Loops, phases: Phases) -> None:
 def _head_beats(o: Operands, epilogue: Epilogue, tokens: Tokens, times: int, moved: Beats) -> None:
     """INT8 by head, with a scale for each token."""
     role = "kv" if o["append"] else "intermediates"
+    options.gain_beats(o, times, moved)
     if epilogue is Epilogue.ROPE_HEADS:
         rope_beats(o, times * tokens.count, moved)
     moved["memory", "written", role] += times * tokens.count * beats_of(int(o["head_dim"]), BEAT_BYTES)

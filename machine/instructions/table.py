@@ -14,12 +14,13 @@ from meadow.machine.instructions.instruction import Extent, Field, Fields, Instr
 from meadow.machine.instructions.linear import Linear
 from meadow.machine.instructions.mix import Mix
 from meadow.machine.instructions.norm import Norm
+from meadow.machine.instructions.options import OPTIONS
 from meadow.machine.instructions.projection import MATRIX
 from meadow.machine.instructions.quantize import Quantize
 from meadow.machine.instructions.scores import Scores
 from meadow.machine.instructions.softmax import Softmax
 from meadow.machine.instructions.tphs import Tphs
-from meadow.machine.isa import INSTRUCTION_BYTES, WORDS, Epilogue, Opcode, Value, pack_slot
+from meadow.machine.isa import INSTRUCTION_BYTES, WORDS, Epilogue, Function, Opcode, Value, pack_slot
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
@@ -102,6 +103,8 @@ def cpp_decoder() -> str:
     lines += [f"constexpr uint32_t kVersion = {VERSION}u;", f"constexpr int kWords = {WORDS};", ""]
     lines += [f"constexpr int k{_camel(op.name)} = {int(op)};" for op in Opcode]
     lines += [""] + [f"constexpr int kEpilogue{_camel(e.name)} = {int(e)};" for e in Epilogue] + [""]
+    lines += [f"constexpr int kFunction{_camel(f.name)} = {int(f)};" for f in Function]
+    lines += [f"constexpr int k{_camel(n)} = {v};" for n, v in OPTIONS.items()] + [""]
     lines += ["namespace matrix {  // from the first word of a streamed matrix on, in LINEAR and TPHS"]
     lines += [f"constexpr int {f.name} = {i};" for i, f in enumerate(MATRIX)] + ["}", ""]
     for op in Opcode:
@@ -125,6 +128,8 @@ def markdown() -> str:
             lines += ["Ends a program.", ""]
     lines += ["## Epilogues of LINEAR", "", "| value | name |", "|---|---|"]
     lines += [f"| {int(e)} | {e.name} |" for e in Epilogue]
+    lines += ["", "## Activations, in `options`", "", "| value | name |", "|---|---|"]
+    lines += [f"| {int(f)} | {f.name} |" for f in Function]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.design import Design
-from meadow.machine.instructions import projection
+from meadow.machine.instructions import options, projection
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
@@ -62,11 +62,13 @@ class Tphs(Instruction):
         Field("kappa", "float", "log2(e) / sqrt(head_dim)"),
         Field("target", "slot", "out: FP32 [tokens, stride]"),
         Field("stride", "int", "FP32 elements between two rows of the target"),
+        *options.FIELDS,
     )
 
     def run(self, f: Fields, m: Machine) -> None:
         tokens, heads, dim = m.run.tokens, f["heads"], f["head_dim"]
-        y = projection.project(f, m, heads * dim, dim).reshape(tokens, heads, dim)
+        y = options.biased(f, m, projection.project(f, m, heads * dim, dim), dim, 0)
+        y = options.normed_heads(f, m, y.reshape(tokens, heads, dim))
         codes, scale = ar.quantize_rows(rotated(f, m, y))
         keys, k_scale = cached(f, m, "keys"), cached_scales(f, m, "key_scale")
         values, v_scale = cached(f, m, "values"), cached_scales(f, m, "value_scale")
@@ -89,6 +91,7 @@ class Tphs(Instruction):
         rows = f["heads"] * f["head_dim"]
         return [
             *projection.engine(f, design).extents(f, rows, f["head_dim"], design, packed),
+            *options.option_extents(f, rows, f["head_dim"], 0),
             rope_extent(f, design),
             *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"),
             result_extent(f, design),
@@ -100,6 +103,8 @@ class Tphs(Instruction):
         engine = projection.engine(o, design)
         engine.activation_beats(o, tokens.count, tokens, moved)
         engine.weight_beats(step, design, heads * head_dim, head_dim, moved)
+        options.bias_beats(o, heads * head_dim, head_dim, moved)
+        options.gain_beats(o, heads, moved)
         rope_beats(o, heads * tokens.count, moved)
         for port in ("constants", "memory"):  # keys, values
             cache_beats(o, tokens.seen, True, 1, moved, port)
@@ -110,7 +115,8 @@ class Tphs(Instruction):
         o = step.numbers
         heads, head_dim = int(o["heads"]), int(o["head_dim"])
         found = projection.engine(o, design).loops(step, design, heads * head_dim, tokens.count)
-        found["epilogue"] = heads * tokens.count * head_passes(head_dim, True, design.float_lanes)
+        passes = head_passes(head_dim, True, design.float_lanes) + options.option_passes(o, head_dim, design.float_lanes)
+        found["epilogue"] = heads * tokens.count * passes
         for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
             keys = group_keys(some, design, tokens)
             seen = sum(keys)

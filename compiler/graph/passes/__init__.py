@@ -6,7 +6,9 @@ logits.  PASSES is the order in which rewrite.py runs them, with the reason besi
 """
 
 from meadow.compiler.graph.passes.fuse_glu import fuse_glu
+from meadow.compiler.graph.passes.turn_halves import turn_halves
 
 PASSES = (
+    turn_halves,  # the engine turns whole heads by halves
     fuse_glu,  # the engine multiplies silu(gate) with up as they leave the array, so their rows must alternate
 )

@@ -21,12 +21,12 @@ from meadow.machine.types import Weight
 
 
 def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = None) -> Graph:
-    """Fuse every gated activation of two linears that read one input and have weights of one type, and no bias.
+    """Fuse every gated activation of two linears that read one input and have weights of one type, both with a bias or neither.
 
     join  makes one matrix of two; `alternate` unless told
     """
     by_name = {node.name: node for node in graph.nodes}
-    weights = dict(graph.weights)
+    weights, vectors = dict(graph.weights), dict(graph.vectors)
     dropped: set[str] = set()
     replaced: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -36,14 +36,20 @@ def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = Non
         if type(gate.op) is not Linear or type(up.op) is not Linear or gate.inputs != up.inputs:
             continue
         a, b = graph.weight_of(gate), graph.weight_of(up)
-        if gate.op.bias or up.op.bias or a.elem != b.elem or a.codes.shape != b.codes.shape:
+        if bool(gate.op.bias) != bool(up.op.bias) or gate.op.factor != up.op.factor:
+            continue
+        if a.elem != b.elem or a.codes.shape != b.codes.shape:
             continue
         joined = (join or alternate)(a, b)
         weights[joined.name] = joined
+        bias = None
+        if gate.op.bias and up.op.bias:
+            bias = f"{gate.op.bias}+{up.op.bias}"
+            vectors[bias] = np.stack([vectors[gate.op.bias], vectors[up.op.bias]], axis=1).reshape(-1)
         role = f"{gate.role}_{up.role}"
         name = name_of(node.layer, role)
         replaced[node.name] = [
-            Node(name, Linear(joined.name), gate.inputs, node.layer, role),
+            Node(name, Linear(joined.name, bias, gate.op.factor), gate.inputs, node.layer, role),
             replace(node, op=replace(node.op, alternating=True), inputs=(name,)),
         ]
         dropped |= {gate.name, up.name}
@@ -51,7 +57,7 @@ def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = Non
     for node in graph.nodes:
         if node.name not in dropped:
             nodes += replaced.get(node.name, [node])
-    return graph.replace(nodes=tuple(nodes), weights=weights).used()
+    return graph.replace(nodes=tuple(nodes), weights=weights, vectors=vectors).used()
 
 
 def alternate(a: Weight, b: Weight) -> Weight:

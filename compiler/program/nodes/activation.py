@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations: silu(gate) * up is computed as the rows of gate and up leave their linear layer."""
+"""Activations: act(gate) * up, or act(up), is computed as the rows leave their linear layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from meadow.compiler.graph.graph import Node
 from meadow.compiler.graph.ops import Activation
 from meadow.compiler.program.assembly import Assembly
 from meadow.compiler.program.nodes.node import Lack, Rule
+from meadow.machine.isa import Function
+
+FUNCTIONS = {f.name.lower(): f for f in Function}
+"""The engine's activations by the Graph's names."""
 
 
 class ActivationRule(Rule):
@@ -15,7 +19,7 @@ class ActivationRule(Rule):
     ops = (Activation,)
 
     def lacks(self, op: Activation) -> list[Lack]:
-        return [(op.kind != "silu" or not op.gated, f"{op.kind}{' of a gate' * op.gated}", "silu(gate) * up")]
+        return [(op.kind not in FUNCTIONS, f"the activation {op.kind}", ", ".join(FUNCTIONS))]
 
     def lower(self, p: Assembly, node: Node) -> None:
         """Nothing to do: linear.py did it."""

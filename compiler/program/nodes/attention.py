@@ -8,9 +8,9 @@ TPHS    one step: Q projection, QK^T, softmax and softmax x V as a token-paralle
 from __future__ import annotations
 
 from meadow.compiler.graph.graph import Node
-from meadow.compiler.graph.ops import Attention, Rotary
+from meadow.compiler.graph.ops import Attention, Norm, Rotary
 from meadow.compiler.price import cost
-from meadow.compiler.program.assembly import Assembly, Operands
+from meadow.compiler.program.assembly import NO_OPTIONS, Assembly, Operands
 from meadow.compiler.program.nodes.node import Lack, Rule
 from meadow.machine.arithmetic import int8
 from meadow.machine.instructions.instruction import Tokens
@@ -73,7 +73,7 @@ def _trial(p: Assembly, attend: Node, q: Node, mode: str) -> list[Step]:
     rotary = p.by_name[attend.inputs[0]].op
     assert isinstance(attend.op, Attention) and isinstance(rotary, Rotary)
     if mode == "gemm":
-        queries(trial, q, rotary)
+        queries(trial, q, rotary, _query_options(p, attend))
     steps(trial, attend, attend.op, mode, "x")
     return trial.steps
 
@@ -83,7 +83,7 @@ def steps(p: Assembly, node: Node, op: Attention, mode: str, target: str) -> Non
     (_tphs if mode == "tphs" else _gemm)(p, node, op, target)
 
 
-def queries(p: Assembly, node: Node, rotary: Rotary) -> None:
+def queries(p: Assembly, node: Node, rotary: Rotary, options: Operands) -> None:
     """GEMM dataflow: Q goes to DRAM."""
     block, width = padded(p.design.block, 4), padded(rotary.head_dim, BEAT_BYTES)
     target = p.buffer(f"{node.name}.int8", rotary.heads * block * width)
@@ -99,6 +99,7 @@ def queries(p: Assembly, node: Node, rotary: Rotary) -> None:
             "capacity": block,
             "head_dim": rotary.head_dim,
             "rope": p.slot(p.rotary[rotary.frequencies]),
+            **options,
         },
     )
 
@@ -118,16 +119,25 @@ def _cache(p: Assembly, node: Node, op: Attention) -> Operands:
     }
 
 
-def _query(p: Assembly, node: Node) -> tuple[Node, Rotary]:
-    """The linear that makes an attention's queries, and their rotation."""
+def _query(p: Assembly, node: Node) -> tuple[Node, Node | None, Rotary]:
+    """The linear that makes an attention's queries, their norm if they have one, and their rotation."""
     rotary = p.by_name[node.inputs[0]]
     assert isinstance(rotary.op, Rotary)
-    return p.by_name[rotary.inputs[0]], rotary.op
+    source = p.by_name[rotary.inputs[0]]
+    norm = source if isinstance(source.op, Norm) else None
+    return (p.by_name[norm.inputs[0]] if norm else source), norm, rotary.op
+
+
+def _query_options(p: Assembly, node: Node) -> Operands:
+    from meadow.compiler.program.nodes.linear import head_options
+
+    q, norm, _ = _query(p, node)
+    return {**NO_OPTIONS, **head_options(p, q, norm)}
 
 
 def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
     """One step: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head."""
-    q, rotary = _query(p, node)
+    q, _, rotary = _query(p, node)
     (part,) = p.parts_of[q.weight or ""]
     p.step(
         node,
@@ -140,6 +150,7 @@ def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
             "rope": p.slot(p.rotary[rotary.frequencies]),
             "target": p.slot(target),
             "stride": padded(p.widths[node.name], 4),
+            **_query_options(p, node),
         },
     )
 

@@ -18,10 +18,11 @@ Lack = tuple[bool, str, str]
 
 
 class Vector(NamedTuple):
-    """A constant that a step reads: a vector of the graph plus a number."""
+    """A constant that a step reads: a vector of the graph plus a number, in tiles that begin at a beat each (0: as it is)."""
 
     name: str
     plus: float = 0.0
+    tile: int = 0
 
 
 class Rule:
@@ -33,8 +34,8 @@ class Rule:
         """Every attribute that no unit has."""
         return []
 
-    def vectors(self, op: Any) -> dict[str, Vector]:
-        """The constants that its steps read, by buffer."""
+    def vectors(self, op: Any, tile_rows: int) -> dict[str, Vector]:
+        """The constants that its steps read, by buffer; `tile_rows` of a linear."""
         return {}
 
     def lower(self, p: Assembly, node: Node) -> None:

@@ -23,19 +23,20 @@ class NormRule(Rule):
         return [
             (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
             (op.bias is not None, "a bias", "gains alone"),
-            (op.heads > 1, f"{op.heads} heads that are normed apart", "norms of whole rows"),
             (op.gain is None, "no gain", "norms with one"),
             (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
         ]
 
-    def vectors(self, op: Norm) -> dict[str, Vector]:
+    def vectors(self, op: Norm, tile_rows: int) -> dict[str, Vector]:
         assert op.gain is not None
-        return {_gain(op): Vector(op.gain, op.offset)}
+        return {gain_buffer(op): Vector(op.gain, op.offset)}
 
     def lower(self, p: Assembly, node: Node) -> None:
         """Rows in INT8, in FP32 or in both, as the engines of its readers take them."""
         op = node.op
         assert isinstance(op, Norm)
+        if op.heads > 1:
+            return  # part of the linear before it
         cols = p.widths[node.name]
         kinds = {takes_floats(p.graph.weight_of(reader)) for reader in p.readers[node.name]}
         for floats in sorted(kinds):
@@ -51,7 +52,7 @@ class NormRule(Rule):
                 Opcode.NORM,
                 {
                     "source": p.slot("x"),
-                    "gain": p.slot(_gain(op)),
+                    "gain": p.slot(gain_buffer(op)),
                     **made,
                     "floats": int(floats),
                     "cols": cols,
@@ -62,7 +63,7 @@ class NormRule(Rule):
             )
 
 
-def _gain(op: Norm) -> str:
+def gain_buffer(op: Norm) -> str:
     """The buffer of a norm's gain: norms that share it and add another number to it have one each."""
     assert op.gain is not None
     return f"{op.gain}+{op.offset:g}" if op.offset else op.gain

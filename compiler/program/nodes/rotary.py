@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions: queries and keys are rotated as they leave their linear layer."""
+"""Rotary positions: queries and keys are rotated as they leave their linear layer, by halves (passes/turn_halves.py)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ class RotaryRule(Rule):
     ops = (Rotary,)
 
     def lacks(self, op: Rotary) -> list[Lack]:
-        part = 2 * len(op.frequencies)
-        return [
-            (part != op.head_dim, f"{part} of {op.head_dim} elements of a head turned", "whole heads"),
-            (op.interleaved, "rotary pairs that are neighbours", "halves"),
-            (op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none"),
-        ]
+        return [(op.factor != 1, f"a factor of {op.factor:g} on the rotation", "none")]
 
     def lower(self, p: Assembly, node: Node) -> None:
         """Nothing to do: linear.py did it."""

@@ -164,7 +164,7 @@ def _evaluate(graph: Graph, run: _Expected, sizes: dict[int, float], values: dic
             layer = node.layer or 0
             sizes.setdefault(layer, float(np.sqrt(np.mean(q * q))))
             state.keys[layer], state.values[layer] = (  # what is new of them is compared
-                np.ascontiguousarray(part[layer][-run.trial.tokens :]) for part in (state.keys, state.values)
+                part[layer][-run.trial.tokens :].copy() for part in (state.keys, state.values)
             )
         for i in node.inputs:
             uses[i] -= 1
@@ -269,7 +269,7 @@ class Run:
                 known.pop(i, None)
         for i in (*node.input, *node.output):
             if i in self.last and uses[i] == 1 and i in known:  # the output alone is left
-                known[i] = [np.ascontiguousarray(v[:, :, -n:]) for v, n in zip(known[i], self.last[i], strict=True)]
+                known[i] = [v[:, :, -n:].copy() for v, n in zip(known[i], self.last[i], strict=True)]
 
 
 def _run_one(node: onnx.NodeProto, given: list[Any], opset: int, moving: bool) -> list[Any]:

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Activations of MLPs: the twin of machine/arithmetic/activation.py.
+#pragma once
+
+#include "arithmetic.hpp"
+#include "isa.hpp"
+
+constexpr float kQuick = 1.702f;
+constexpr float kCubic0 = 1.5957691216057308f;
+constexpr float kCubic1 = 0.07135481282553853f;
+constexpr float kGelu0 = 1.5953802f;
+constexpr float kGelu1 = 7.3461634e-2f;
+constexpr float kGelu2 = -5.1019990e-4f;
+constexpr float kGelu3 = -1.7215205e-5f;
+constexpr float kGeluMost = 27.04f;
+
+// What the sigmoid is taken of.
+inline float steepness(int function, float g) {
+#pragma HLS INLINE
+    if (function == isa::kFunctionQuickGelu) return g * kQuick;
+    if (function == isa::kFunctionGeluTanh) return g * (kCubic0 + kCubic1 * (g * g));
+    if (function == isa::kFunctionGelu) {
+        const float square = g * g;
+        const float s = square < kGeluMost ? square : kGeluMost;
+        return g * (kGelu0 + s * (kGelu1 + s * (kGelu2 + s * kGelu3)));
+    }
+    return g;
+}
+
+// function(gate), or that times `up`.
+inline float activated(int function, float gate, bool gated, float up) {
+#pragma HLS INLINE
+    if (function == isa::kFunctionSilu && gated) return silu_times(gate, up);
+    float y = gate > 0.0f ? gate : 0.0f;
+    if (function == isa::kFunctionRelu2) {
+        y = y * y;
+    } else if (function != isa::kFunctionRelu) {
+        const uint16_t p = exp2_negative(exp_argument(hls::fabs(steepness(function, gate)) * kLog2e));
+        const float below = static_cast<float>(p) + static_cast<float>(kOneProbability);
+        const float above = gate >= 0.0f ? static_cast<float>(kOneProbability) : static_cast<float>(p);
+        y = gate * (above / below);
+    }
+    return flush(gated ? y * up : y);
+}
+
+inline int function_of(uint32_t options) {
+#pragma HLS INLINE
+    return static_cast<int>(options >> isa::kFunctionShift) & 15;
+}
