@@ -105,11 +105,11 @@ class Loaded:
         assert isinstance(slot.space, int)
         return int(self.addresses[slot.space] + slot.offset)
 
-    def embed(self, tokens: list[int]) -> None:
-        """Write the embeddings of `tokens` where the entries read them."""
+    def embed(self, tokens: list[int], position: int) -> None:
+        """Write the embeddings of `tokens` from `position` on where the entries read them."""
         x = self.package.tensor("x")
         rows = np.zeros((len(tokens), x.stride), np.float32)
-        rows[:, : x.width] = self._embedding.rows(np.array(tokens))
+        rows[:, : x.width] = self._embedding.rows(np.array(tokens), position)
         self.device.write(self.at("x"), rows.view(np.uint8))
 
     def run(self, entry: str, tokens: list[int], position: int, first_logit: int) -> None:
@@ -125,7 +125,7 @@ class Loaded:
             raise UsageError("this Session is closed; open a new one")
         with self.lock:
             if embed:
-                self.embed(tokens)
+                self.embed(tokens, position)
             self.device.start(Run(address, self.bases, len(self.addresses), position, len(tokens), first_logit))
             self.device.wait()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from compiler.test_spellings import SPELLINGS, Spelling
 from onnx import helper
+from spellings import SPELLINGS, Spelling
 
 from meadow import boards
 from meadow.compiler.graph.evaluate import Evaluator, State
@@ -34,8 +34,21 @@ def no_rotation(s: Spelling) -> None:
         s.nodes.insert(place, helper.make_node("Mul", [out + ".raw", factor], [out + ".still"]))
 
 
+FROM_SPELLINGS = (
+    "biases",
+    "normed heads",
+    "fused",
+    "relu2",
+    "gelu",
+    "gelu_tanh",
+    "layer norms",
+    "post norms",
+    "parallel",
+    "factors",
+    "positions",
+)
 FEATURES = {
-    **{name: SPELLINGS[name] for name in ("biases", "normed heads", "fused", "relu2", "gelu", "gelu_tanh")},
+    **{name: SPELLINGS[name] for name in FROM_SPELLINGS},
     "no rotation": no_rotation,
 }
 RECIPES = {"int8": {"weights": "int8", "granularity": "channel"}, "int4": {"weights": "int4", "head": "same"}}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from meadow.compiler.emit.emit import BuildPlan
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Embedding, Head, Linear
 from meadow.compiler.program.constants import constants
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
@@ -100,6 +100,7 @@ def save(
             "chunks": chunks,
             "regions": _regions(schedule),
             "embedding": embedding,
+            "head": _head(graph),
             "tokenizer": names,
             "files": files,
             "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()},
@@ -222,27 +223,53 @@ def _write_weights(
                 file.truncate(offset)
                 file.seek(offset)
             entries.append(entry)
-        embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
-        if embed == head and all(packed[q.name].gatherable for q in parts_of[head]):
-            return entries, {"tied": True, "parts": [p.name for p in parts_of[head]]}
-        weight = graph.weights[embed]
-        file.write(np.ascontiguousarray(weight.codes).data)
-        if weight.scale is None:  # the host's alone: gathered as it is
-            return entries, {
-                "tied": False,
-                "file_offset": offset,
-                "scale_offset": 0,
-                "group": 0,
-                "signed": False,
-                "minimum": False,
-                "float": weight.elem.bits,
-            }
-        at = padded(offset + weight.codes.size, HOST_ALIGN)
-        file.write(b"\0" * (at - offset - weight.codes.size))
-        file.write(np.ascontiguousarray(weight.scale).data)
-        if weight.minimum is not None:
-            file.write(np.ascontiguousarray(weight.minimum).data)
-    return entries, {
+        entry = _write_embedding(file, offset, graph, packed, parts_of)
+    return entries, entry
+
+
+def _write_embedding(
+    file: BinaryIO, offset: int, graph: Graph, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
+) -> dict[str, Any]:
+    """Write what only the host reads behind the weights, from `offset` on: an untied embedding, and learned positions."""
+    op = graph.nodes[0].op
+    assert isinstance(op, Embedding)
+    entry = _write_table(file, offset, graph, packed, parts_of)
+    if op.factor != 1:
+        entry["factor"] = op.factor
+    if op.positions is not None:
+        rows = np.ascontiguousarray(graph.weights[op.positions].dequantize(), np.float32)
+        at = padded(file.tell(), HOST_ALIGN)
+        file.write(b"\0" * (at - file.tell()))
+        file.write(rows.data)
+        entry["positions"] = {"file_offset": at, "rows": len(rows), "shift": op.shift}
+    return entry
+
+
+def _write_table(
+    file: BinaryIO, offset: int, graph: Graph, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
+) -> dict[str, Any]:
+    """The embedding's table: a tied head's, or one of its own."""
+    embed, head = graph.nodes[0].weight or "", graph.nodes[-1].weight or ""
+    if embed == head and all(packed[q.name].gatherable for q in parts_of[head]):
+        return {"tied": True, "parts": [p.name for p in parts_of[head]]}
+    weight = graph.weights[embed]
+    file.write(np.ascontiguousarray(weight.codes).data)
+    if weight.scale is None:  # the host's alone: gathered as it is
+        return {
+            "tied": False,
+            "file_offset": offset,
+            "scale_offset": 0,
+            "group": 0,
+            "signed": False,
+            "minimum": False,
+            "float": weight.elem.bits,
+        }
+    at = padded(offset + weight.codes.size, HOST_ALIGN)
+    file.write(b"\0" * (at - offset - weight.codes.size))
+    file.write(np.ascontiguousarray(weight.scale).data)
+    if weight.minimum is not None:
+        file.write(np.ascontiguousarray(weight.minimum).data)
+    return {
         "tied": False,
         "file_offset": offset,
         "scale_offset": at,
@@ -250,6 +277,13 @@ def _write_weights(
         "signed": weight.codes.dtype == np.int8,
         "minimum": weight.minimum is not None,
     }
+
+
+def _head(graph: Graph) -> dict[str, float]:
+    """What the host does to the logits."""
+    op = graph.nodes[-1].op
+    assert isinstance(op, Head)
+    return {k: v for k, v, none in (("factor", op.factor, 1.0), ("softcap", op.softcap, 0.0)) if v != none}
 
 
 def _packing_rows(

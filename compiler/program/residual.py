@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
-from meadow.compiler.graph.graph import Graph
+from collections.abc import Mapping
+
+from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Add, Embedding, Linear, Norm
 from meadow.machine.errors import UnsupportedModel
+
+
+def _post(node: Node, by_name: Mapping[str, Node]) -> bool:
+    """Whether a norm is of a linear's results, between it and the sum that it goes into."""
+    return isinstance(by_name[node.inputs[0]].op, Linear)
 
 
 def check_residual(graph: Graph) -> None:
@@ -19,11 +26,13 @@ def check_residual(graph: Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Embedding):
             running = node.name
-        elif isinstance(node.op, Norm) and node.op.heads == 1 and node.inputs[0] != running:
+        elif (
+            isinstance(node.op, Norm) and node.op.heads == 1 and not _post(node, by_name) and node.inputs[0] != running
+        ):
             problems.append(
                 (node.name, f"the norm reads %{node.inputs[0]}, and the running residual there is %{running}")
             )
-        elif isinstance(node.op, Linear) and any(isinstance(u.op, Add) for u in users[node.name]):
+        elif isinstance(node.op, (Linear, Norm)) and any(isinstance(u.op, Add) for u in users[node.name]):
             (add, *more) = users[node.name]
             if more or not isinstance(add.op, Add) or set(add.inputs) != {running, node.name}:
                 problems.append(
@@ -33,7 +42,7 @@ def check_residual(graph: Graph) -> None:
                     )
                 )
             running = add.name
-        elif isinstance(node.op, Add) and not any(isinstance(by_name[i].op, Linear) for i in node.inputs):
+        elif isinstance(node.op, Add) and not any(isinstance(by_name[i].op, (Linear, Norm)) for i in node.inputs):
             problems.append((node.name, "the sum adds no linear layer"))
     if problems:
         raise UnsupportedModel(

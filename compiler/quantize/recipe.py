@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Embedding, Linear
 from meadow.compiler.quantize.calibrate import Statistics
 from meadow.compiler.quantize.groups import round_to_groups, round_to_int8_groups
 from meadow.compiler.quantize.nearest import round_to_nearest
@@ -82,6 +82,8 @@ def round_graph(
     """`graph` with its matrices rounded, and what each lost.  Matrices that are grouped already and have no more bits stay."""
     readers: dict[str, str] = {n.weight or "": n.name for n in graph.nodes if isinstance(n.op, Linear)}
     wanted = _grouped_widths(graph, recipe) if recipe.grouped else dict.fromkeys(graph.weights, 8)
+    places = {n.op.positions for n in graph.nodes if isinstance(n.op, Embedding)}  # the host's alone
+    wanted = {name: bits for name, bits in wanted.items() if name not in places}
     apart = next((name for name in wanted if name not in graph.weights), "")
     quantized: dict[str, Weight] = {}
     rows = []
@@ -101,9 +103,10 @@ def round_graph(
     nodes = graph.nodes
     if apart:  # a tied head that is given codes of its own
         nodes = (*nodes[:-1], replace(nodes[-1], op=replace(nodes[-1].op, weight=apart)))  # type: ignore[call-arg]
-    return graph.replace(
-        nodes=nodes, weights={n: quantized[n] for n in (*graph.weights, apart) if n in quantized}
-    ), rows
+    made = {n: quantized.get(n) or graph.weights[n] for n in graph.weights} | (
+        {apart: quantized[apart]} if apart else {}
+    )
+    return graph.replace(nodes=nodes, weights=made).used(), rows
 
 
 def _grouped_widths(graph: Graph, recipe: Recipe) -> dict[str, int]:

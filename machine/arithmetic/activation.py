@@ -45,7 +45,9 @@ def activated(function: Function, gate: Floats, up: Floats | None = None) -> Flo
             y = y * y if function is Function.RELU2 else y
         else:
             t = steepness(function, gate)
-            u = np.minimum(np.rint(np.abs(t) * ar.LOG2E * np.float32(1 << ar.EXP_FRACTION_BITS)), np.float32(ar.EXP_LIMIT))
+            u = np.minimum(
+                np.rint(np.abs(t) * ar.LOG2E * np.float32(1 << ar.EXP_FRACTION_BITS)), np.float32(ar.EXP_LIMIT)
+            )
             p = ar.exp2_negative(u.astype(np.int32)).astype(np.float32)
             one = np.float32(ar.ONE_PROBABILITY)
             y = gate * (np.where(gate >= 0, one, p) / (p + one))

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.design import Design
 from meadow.machine.arithmetic.activation import activated
+from meadow.machine.design import Design
 from meadow.machine.instructions import options, projection
 from meadow.machine.instructions.heads import head_passes, rope_beats, rope_extent, rotated
 from meadow.machine.instructions.instruction import (
@@ -142,7 +142,9 @@ class Linear(Instruction):
             half = 2 if epilogue is Epilogue.GLU else 1
             full, rest = divmod(rows, tile_rows)
             found["epilogue"] = served * (full * -(-(tile_rows // half) // lanes) + -(-(rest // half) // lanes))
-            found["epilogue"] += served * sum(n * options.option_passes(o, r, lanes) for n, r in ((full, tile_rows), (1, rest)))
+            found["epilogue"] += served * sum(
+                n * options.option_passes(o, r, lanes) for n, r in ((full, tile_rows), (1, rest))
+            )
         return found
 
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:

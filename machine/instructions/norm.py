@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NORM: the RMS norm of each row, quantized or left in FP32.  hls/norm.hpp is the same in C++."""
+"""NORM: the RMS norm or the layer norm of each row, quantized, left in FP32, or added to a row.  hls/norm.hpp is the same in C++."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ from meadow.machine.units import LANE_COLS
 
 Floats = NDArray[np.float32]
 NORM_BITS = 15
+CENTRED, BIASED, ADDED = 1, 2, 4
+"""Bits of `kind`."""
 NORM_EXPONENTS = (-45, 60)
 """The exponent of a row's largest magnitude is clamped to this range before its squares are summed."""
 
 
 class Norm(Instruction):
-    """x / sqrt(mean(x^2) + eps) * gain of each row."""
+    """x / sqrt(mean(x^2) + eps) * gain + bias of each row; of x - mean(x) where `kind` says so."""
 
     opcode = Opcode.NORM
     fields = (
@@ -51,16 +53,22 @@ class Norm(Instruction):
         Field("cols", "int", "elements per row"),
         Field("eps", "float", "added to the mean square"),
         Field("inverse", "float", "1 / cols"),
+        Field("kind", "int", "1: of x - mean(x); 2: with a bias; 4: added to the FP32 rows that `codes` points at", 0),
+        Field("bias", "slot", "with a bias: FP32 [cols]", 0),
     )
 
     def run(self, f: Fields, m: Machine) -> None:
         tokens, cols = m.run.tokens, f["cols"]
-        y = norm(rows_of(f, m), m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
+        x = rows_of(f, m)
+        x = centred(x) if f["kind"] & CENTRED else x
+        y = norm(x, m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
+        if f["kind"] & BIASED:
+            y = ar.flush(y + m.array(f["bias"], np.float32, cols))
         if not f["floats"]:
             store_codes(f, m, y)
             return
         target = m.array(f["codes"], np.float32, tokens, padded(cols, FLOATS))
-        target[:, :cols] = y
+        target[:, :cols] = ar.add(target[:, :cols], y) if f["kind"] & ADDED else y
         target[:, cols:] = 0
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
@@ -68,24 +76,44 @@ class Norm(Instruction):
         need(f["floats"] in (0, 1), f"floats is {f['floats']}; 0 or 1 is possible")
         need(SMALLEST_EPSILON <= f["eps"] < float("inf"), f"eps is {f['eps']}")
         need(f["inverse"] == float(np.float32(1) / np.float32(cols)), f"inverse is {f['inverse']}, not 1 / {cols}")
+        need(
+            f["kind"] in range(8) and (f["floats"] or not f["kind"] & ADDED),
+            f"kind is {f['kind']}, floats {f['floats']}",
+        )
         codes = float_rows(block, cols) if f["floats"] else block * padded(cols, LANE_COLS)
         return [
             Extent("source", float_rows(block, cols), SCRATCH),
             Extent("gain", float_rows(1, cols), CONSTANTS),
+            Extent("bias", float_rows(1, cols) if f["kind"] & BIASED else 0, CONSTANTS),
             Extent("codes", codes, SCRATCH, True),
             Extent("scale", 0 if f["floats"] else block * 4, SCRATCH, True),
         ]
 
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         moved = row_beats(step.numbers, tokens, bool(step.numbers["floats"]))
-        moved["constants", "read", "weights"] += beats_of(int(step.numbers["cols"]), FLOATS)
+        row, kind = beats_of(int(step.numbers["cols"]), FLOATS), int(step.numbers["kind"])
+        moved["constants", "read", "weights"] += row * (2 if kind & BIASED else 1)
+        moved["memory", "read", "activations"] += tokens.count * row * bool(kind & ADDED)
         return moved
 
     def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        return row_loops(step.numbers, design, tokens, 3 if step.numbers["floats"] else 5)
+        kind = int(step.numbers["kind"])
+        more = 3 * bool(kind & CENTRED) + bool(kind & BIASED) + bool(kind & ADDED)
+        return row_loops(step.numbers, design, tokens, more + (3 if step.numbers["floats"] else 5))
 
     def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
         phases["vector unit"] = loops["norm"]
+
+
+def centred(x: Floats) -> Floats:
+    """x - mean(x) of each row; the mean is of the integers of NORM_BITS bits on the row's power of two, summed exactly."""
+    peak = np.abs(x).max(axis=-1)
+    exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
+    limit = float(1 << NORM_BITS)
+    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
+    mean = m.sum(axis=-1).astype(np.float32) * np.float32(1 / np.float32(x.shape[-1]))
+    mean = ar.flush(mean * np.ldexp(np.float32(1), exponent - NORM_BITS).astype(np.float32))
+    return ar.flush(x - mean[:, None])
 
 
 def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:

@@ -30,7 +30,12 @@ BIAS, NORM = OPTIONS["bias_option"], OPTIONS["norm_option"]
 MOST_WINDOW = 1 << 20
 
 FIELDS = (
-    Field("options", "int", "1: bias; 2: norm on heads; bits 8 to 11: activation; from bit 12: window of TPHS, 0 for none", 0),
+    Field(
+        "options",
+        "int",
+        "1: bias; 2: norm on heads; bits 8 to 11: activation; from bit 12: window of TPHS, 0 for none",
+        0,
+    ),
     Field("bias", "slot", "FP32, each tile's beginning at a beat", 0),
     Field("gain", "slot", "norm on heads: FP32 [head_dim]", 0),
     Field("eps", "float", "norm on heads: added to the mean square", 0.0),

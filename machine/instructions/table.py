@@ -13,7 +13,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import Extent, Field, Fields, Instruction, PackedBeats
 from meadow.machine.instructions.linear import Linear
 from meadow.machine.instructions.mix import Mix
-from meadow.machine.instructions.norm import Norm
+from meadow.machine.instructions.norm import ADDED, BIASED, CENTRED, Norm
 from meadow.machine.instructions.options import OPTIONS
 from meadow.machine.instructions.projection import MATRIX
 from meadow.machine.instructions.quantize import Quantize
@@ -104,7 +104,10 @@ def cpp_decoder() -> str:
     lines += [f"constexpr int k{_camel(op.name)} = {int(op)};" for op in Opcode]
     lines += [""] + [f"constexpr int kEpilogue{_camel(e.name)} = {int(e)};" for e in Epilogue] + [""]
     lines += [f"constexpr int kFunction{_camel(f.name)} = {int(f)};" for f in Function]
-    lines += [f"constexpr int k{_camel(n)} = {v};" for n, v in OPTIONS.items()] + [""]
+    lines += [f"constexpr int k{_camel(n)} = {v};" for n, v in OPTIONS.items()]
+    lines += [
+        f"constexpr uint32_t kNorm{n} = {v};" for n, v in (("Centred", CENTRED), ("Biased", BIASED), ("Added", ADDED))
+    ] + [""]
     lines += ["namespace matrix {  // from the first word of a streamed matrix on, in LINEAR and TPHS"]
     lines += [f"constexpr int {f.name} = {i};" for i, f in enumerate(MATRIX)] + ["}", ""]
     for op in Opcode:

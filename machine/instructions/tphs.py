@@ -115,7 +115,9 @@ class Tphs(Instruction):
         o = step.numbers
         heads, head_dim = int(o["heads"]), int(o["head_dim"])
         found = projection.engine(o, design).loops(step, design, heads * head_dim, tokens.count)
-        passes = head_passes(head_dim, True, design.float_lanes) + options.option_passes(o, head_dim, design.float_lanes)
+        passes = head_passes(head_dim, True, design.float_lanes) + options.option_passes(
+            o, head_dim, design.float_lanes
+        )
         found["epilogue"] = heads * tokens.count * passes
         for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
             keys = group_keys(some, design, tokens)

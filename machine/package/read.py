@@ -64,9 +64,20 @@ class Embedding(NamedTuple):
     scale: NDArray[np.float32] | None
     minimum: NDArray[np.float32] | None
     group: int
+    factor: float = 1.0
+    positions: NDArray[np.float32] | None = None
+    shift: int = 0
 
-    def rows(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """FP32 [len(index), dim]; each operation is rounded once."""
+    def rows(self, index: NDArray[np.integer[Any]], position: int = 0) -> NDArray[np.float32]:
+        """FP32 [len(index), dim] of tokens from `position` on, with factor and learned positions; each operation is rounded once."""
+        x = self._table(index)
+        x = x if self.factor == 1.0 else x * np.float32(self.factor)
+        if self.positions is None:
+            return x
+        first = position + self.shift
+        return x + self.positions[first : first + len(index)]
+
+    def _table(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         x: NDArray[np.float32] = self.codes[index].astype(np.float32)
         if self.scale is None:
             return x
@@ -202,7 +213,26 @@ class Package:
         return rows
 
     def embedding(self) -> Embedding:
-        """The table whose rows the host gathers.
+        """The table whose rows the host gathers, its factor, and learned positions."""
+        entry, found = self.manifest["embedding"], self._embedding()
+        found = found._replace(factor=float(entry.get("factor", 1.0)))
+        if "positions" not in entry:
+            return found
+        where, dim = entry["positions"], int(self.model["dim"])
+        whole = np.memmap(self.file("weights.bin"), np.uint8, "r")
+        start, rows = int(where["file_offset"]), int(where["rows"])
+        table = whole[start : start + rows * dim * 4].view(np.float32).reshape(rows, dim)
+        return found._replace(positions=table, shift=int(where["shift"]))
+
+    def finished(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits as the model has them, of what the head's matrix computes: times its factor, and capped."""
+        head = self.manifest.get("head", {})
+        factor, cap = np.float32(head.get("factor", 1.0)), np.float32(head.get("softcap", 0.0))
+        logits = logits if factor == 1 else logits * factor
+        return np.tanh(logits / cap) * cap if cap else logits
+
+    def _embedding(self) -> Embedding:
+        """The table alone.
 
         A tied head's is taken from the weights the engine streams; an untied one lies behind them in weights.bin.
         """

@@ -24,7 +24,7 @@ class LinearRule(Rule):
     ops = (Linear,)
 
     def lacks(self, op: Linear) -> list[Lack]:
-        return [(op.factor != 1, f"a factor of {op.factor:g}", "linears without a factor")]
+        return [(op.factor < 0, f"a factor of {op.factor:g}", "factors above 0")]
 
     def vectors(self, op: Linear, tile_rows: int) -> dict[str, Vector]:
         return {bias_buffer(op.bias, tile_rows): Vector(op.bias, 0.0, tile_rows)} if op.bias else {}
@@ -50,6 +50,11 @@ class LinearRule(Rule):
             case Add():
                 extra: Operands = {"target": p.slot("x"), "stride": padded(p.widths[node.name], 4)}
                 p.linear(node, node.inputs[0], Epilogue.ADD, extra | head_options(p, node))
+            case Norm():
+                stride = padded(p.widths[node.name], 4)
+                p.values[node.name] = p.buffer(f"{node.name}.rows", p.design.block * stride * 4)
+                extra = {"target": p.slot(p.values[node.name]), "stride": stride}
+                p.linear(node, node.inputs[0], Epilogue.STORE, extra | head_options(p, node))
             case Activation() as act:
                 _activated(p, node, reader, act)
             case _:
@@ -63,7 +68,8 @@ class HeadRule(LinearRule):
 
     def lacks(self, op: Linear) -> list[Lack]:
         assert isinstance(op, Head)
-        return [*super().lacks(op), (op.softcap != 0, f"a softcap of {op.softcap:g}", "logits as they are")]
+        both = bool(op.bias) and op.factor != 1
+        return [*super().lacks(op), (both, "a bias and a factor", "one of them")]
 
     def lower(self, p: Assembly, node: Node) -> None:
         stride = padded(p.graph.model.vocab, 4)

@@ -6,30 +6,35 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.compiler.graph.graph import Node
-from meadow.compiler.graph.ops import Norm
+from meadow.compiler.graph.ops import Add, Norm
 from meadow.compiler.program.assembly import Assembly, Operands, takes_floats
 from meadow.compiler.program.nodes.node import Lack, Rule, Vector
+from meadow.machine.instructions.norm import ADDED, BIASED, CENTRED
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import NOWHERE
 from meadow.machine.storage.rows import padded
 
 
 class NormRule(Rule):
-    """RMS norms with a gain."""
+    """RMS norms and layer norms with a gain."""
 
     ops = (Norm,)
 
     def lacks(self, op: Norm) -> list[Lack]:
         return [
-            (op.kind != "rms", f"a {op.kind} norm", "RMS norms"),
-            (op.bias is not None, "a bias", "gains alone"),
+            (
+                op.heads > 1 and (op.kind != "rms" or op.bias is not None),
+                f"a {op.kind} norm on heads",
+                "RMS norms on heads",
+            ),
             (op.gain is None, "no gain", "norms with one"),
             (not op.eps >= SMALLEST_EPSILON, f"an epsilon of {op.eps:g}", f"at least {SMALLEST_EPSILON:g}"),
         ]
 
     def vectors(self, op: Norm, tile_rows: int) -> dict[str, Vector]:
         assert op.gain is not None
-        return {gain_buffer(op): Vector(op.gain, op.offset)}
+        found = {gain_buffer(op): Vector(op.gain, op.offset)}
+        return found | ({op.bias: Vector(op.bias)} if op.bias is not None else {})
 
     def lower(self, p: Assembly, node: Node) -> None:
         """Rows in INT8, in FP32 or in both, as the engines of its readers take them."""
@@ -38,29 +43,38 @@ class NormRule(Rule):
         if op.heads > 1:
             return  # part of the linear before it
         cols = p.widths[node.name]
-        kinds = {takes_floats(p.graph.weight_of(reader)) for reader in p.readers[node.name]}
+        readers = p.readers[node.name]
+        if any(isinstance(r.op, Add) for r in readers):
+            _step(p, node, {"codes": p.slot("x"), "scale": NOWHERE, "floats": 1}, ADDED)
+            return
+        kinds = {takes_floats(p.graph.weight_of(reader)) for reader in readers}
         for floats in sorted(kinds):
             made: Operands
             if floats:
                 p.values[node.name] = p.buffer(f"{node.name}.floats", p.design.block * padded(cols, 4) * 4)
-                made = {"codes": p.slot(p.values[node.name]), "scale": NOWHERE}
+                made = {"codes": p.slot(p.values[node.name]), "scale": NOWHERE, "floats": 1}
             else:
                 p.codes[node.name] = codes, scale = p.int8(node.name, cols)
-                made = {"codes": p.slot(codes), "scale": p.slot(scale)}
-            p.step(
-                node,
-                Opcode.NORM,
-                {
-                    "source": p.slot("x"),
-                    "gain": p.slot(gain_buffer(op)),
-                    **made,
-                    "floats": int(floats),
-                    "cols": cols,
-                    "eps": float(np.float32(op.eps)),
-                    "inverse": float(np.float32(1) / np.float32(cols)),
-                },
-                "floats" if floats and len(kinds) > 1 else "",
-            )
+                made = {"codes": p.slot(codes), "scale": p.slot(scale), "floats": 0}
+            _step(p, node, made, 0, "floats" if floats and len(kinds) > 1 else "")
+
+
+def _step(p: Assembly, node: Node, made: Operands, kind: int, role: str = "") -> None:
+    """One NORM of what the node reads."""
+    op, cols = node.op, p.widths[node.name]
+    assert isinstance(op, Norm)
+    kind |= CENTRED * (op.kind == "layer") | BIASED * (op.bias is not None)
+    operands: Operands = {
+        "source": p.slot(p.values[node.inputs[0]]),
+        "gain": p.slot(gain_buffer(op)),
+        **made,
+        "cols": cols,
+        "eps": float(np.float32(op.eps)),
+        "inverse": float(np.float32(1) / np.float32(cols)),
+        "kind": kind,
+        "bias": p.slot(op.bias) if op.bias is not None else NOWHERE,
+    }
+    p.step(node, Opcode.NORM, operands, role)
 
 
 def gain_buffer(op: Norm) -> str:

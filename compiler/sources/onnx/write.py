@@ -21,10 +21,17 @@ from meadow.compiler.sources.onnx.write_weight import write_embedding, write_lin
 OPSET = 21
 IR_VERSION = 10
 
+RESERVED = {
+    *("input_ids", "attention_mask", "position_ids", "positions", "position_column", "meadow"),
+    *("mask_shape", "total_length", "key_positions", "key_row", "query_column", "real_tokens", "real_row"),
+    *("causal", "allowed", "every_query", "no_queries"),
+}
+"""Values that every written graph has: no tensor of the model may be called so."""
+
 
 def write(graph: Graph, metadata: dict[str, str]) -> ModelProto:
     """`graph` as an ONNX model with `metadata`.  Raises ValueError for a node that has no form in ONNX here."""
-    b = Builder({node.name for node in graph.nodes} | {"input_ids", "attention_mask", "position_ids"})
+    b = Builder({node.name for node in graph.nodes} | RESERVED)
     writer = _Writer(graph, b)
     for node in graph.nodes:
         writer.node(node)
