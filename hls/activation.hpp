@@ -5,15 +5,6 @@
 #include "arithmetic.hpp"
 #include "isa.hpp"
 
-constexpr float kQuick = 1.702f;
-constexpr float kCubic0 = 1.5957691216057308f;
-constexpr float kCubic1 = 0.07135481282553853f;
-constexpr float kGelu0 = 1.5953802f;
-constexpr float kGelu1 = 7.3461634e-2f;
-constexpr float kGelu2 = -5.1019990e-4f;
-constexpr float kGelu3 = -1.7215205e-5f;
-constexpr float kGeluMost = 27.04f;
-
 // What the sigmoid is taken of.
 inline float steepness(int function, float g) {
 #pragma HLS INLINE

@@ -104,6 +104,19 @@ inline int exp_argument(float distance) {
     return u < static_cast<float>(kExpLimit) ? static_cast<int>(u) : kExpLimit;
 }
 
+// cap * tanh(y / cap), of scores in powers of two.
+inline float capped(float y, float cap, float inverse, float twice) {
+#pragma HLS INLINE
+    const float magnitude = hls::fabs(y);
+    const float z = magnitude * inverse;
+    const float s = z * z;
+    const float small = z * (1.0f + s * (kCapCubic + s * kCapQuintic));
+    const float p = static_cast<float>(exp2_negative(exp_argument(magnitude * twice)));
+    const float one = static_cast<float>(kOneProbability);
+    const float t = z < kCapSmall ? small : (one - p) / (one + p);
+    return flush((y < 0.0f ? -t : t) * cap);
+}
+
 inline float silu_times(float gate, float up) {
 #pragma HLS INLINE
     const uint16_t p = exp2_negative(exp_argument(hls::fabs(gate) * kLog2e));

@@ -53,10 +53,11 @@ struct Group {
     int lanes;
     int tokens;    // of a head
     int position;  // tokens in the cache before this run
+    int window;    // tokens that one sees at most; 0 for all
 };
 
 // The group at row `first` of `heads` heads.
-inline Group group_at(const Run& run, int first, int heads) {
+inline Group group_at(const Run& run, int first, int heads, int window) {
 #pragma HLS INLINE
     Group g;
     g.tokens = static_cast<int>(run.tokens);
@@ -64,6 +65,7 @@ inline Group group_at(const Run& run, int first, int heads) {
     g.first = first;
     g.lanes = left < kTokenLanes ? left : kTokenLanes;
     g.position = static_cast<int>(run.position);
+    g.window = window;
     return g;
 }
 
@@ -75,6 +77,13 @@ inline int token_of(const Group& g, int lane) {
 inline int seen_by(const Group& g, int lane) {
 #pragma HLS INLINE
     return g.position + token_of(g, lane) + 1;
+}
+
+// The first key that a lane sees.
+inline int seen_from(const Group& g, int lane) {
+#pragma HLS INLINE
+    const int first = seen_by(g, lane) - g.window;
+    return g.window > 0 && first > 0 ? first : 0;
 }
 
 // The most keys that a lane of the group sees: those of a head's last token, if the group has it.
@@ -114,7 +123,9 @@ inline address_t scale_address(address_t base, int head, int capacity) {
 // QK^T: a key a cycle meets kTokenLanes queries.  Scores are exponents of two.
 inline void score_group(const int8_t query[kBlock][kMaxHeadDim], const float query_scale[kBlock],
                         const int8_t key[kContext][kMaxHeadDim], const float key_scale[kContext], const Group& g, int head_dim,
-                        float kappa, scores_stream& out) {
+                        float kappa, float cap, scores_stream& out) {
+    const float inverse = cap > 0.0f ? 1.0f / cap : 0.0f;
+    const float twice = cap > 0.0f ? (2.0f * kLog2e) / cap : 0.0f;
     float scale[kTokenLanes];
     int8_t q[kTokenLanes][kMaxHeadDim];
 #pragma HLS ARRAY_PARTITION variable=scale complete
@@ -137,7 +148,8 @@ Keys:
 #pragma HLS UNROLL
                     sum += static_cast<int32_t>(q[lane][k]) * static_cast<int32_t>(key[j][k]);
                 }
-                score.value[lane] = saturate(static_cast<float>(sum) * flush(scale[lane] * key_scale[j]));
+                const float y = saturate(static_cast<float>(sum) * flush(scale[lane] * key_scale[j]));
+                score.value[lane] = cap > 0.0f ? capped(y, cap, inverse, twice) : y;
             }
         }
         out.write(score);
@@ -162,9 +174,10 @@ Max:
         row[j] = score;
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
-            if (lane < g.lanes && j < seen_by(g, lane)) {
-                peak[lane] = j == 0 || score.value[lane] > peak[lane] ? score.value[lane] : peak[lane];
-                largest[lane] = j == 0 || value_scale[j] > largest[lane] ? value_scale[j] : largest[lane];
+            const int from = seen_from(g, lane);
+            if (lane < g.lanes && j >= from && j < seen_by(g, lane)) {
+                peak[lane] = j == from || score.value[lane] > peak[lane] ? score.value[lane] : peak[lane];
+                largest[lane] = j == from || value_scale[j] > largest[lane] ? value_scale[j] : largest[lane];
             }
         }
     }
@@ -180,7 +193,7 @@ Exp:
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             weight.value[lane] = 0;
-            if (lane < g.lanes && j < seen_by(g, lane)) {
+            if (lane < g.lanes && j >= seen_from(g, lane) && j < seen_by(g, lane)) {
                 const uint16_t p = exp2_negative(exp_argument(peak[lane] - row[j].value[lane]));
                 total[lane] += p;
                 weight.value[lane] =

@@ -96,10 +96,10 @@ LoadSoftmax:
     divisors.write(d);
 }
 
-inline void score_region(Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride, beat_t* memory) {
+inline void score_region(Heads& chip, const Group& g, int head_dim, float kappa, float cap, address_t target, int stride, beat_t* memory) {
 #pragma HLS DATAFLOW
     scores_stream stream;
-    score_group(chip.query, chip.query_scale, chip.cache[0].key, chip.cache[0].key_scale, g, head_dim, kappa, stream);
+    score_group(chip.query, chip.query_scale, chip.cache[0].key, chip.cache[0].key_scale, g, head_dim, kappa, cap, stream);
     store_scores(stream, g, chip.row, target, stride, memory);
 }
 
@@ -149,7 +149,7 @@ ScoreHeads:
         const address_t at = address_of(run, i.word[target]) + static_cast<address_t>(head) * rows * stride * 4;
     ScoreGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            score_region(chip, group_at(run, first, 1), dim, as_float(i.word[kappa]), at, stride, memory);
+            score_region(chip, group_at(run, first, 1, 0), dim, as_float(i.word[kappa]), as_float(i.word[softcap]), at, stride, memory);
         }
     }
 }
@@ -175,7 +175,7 @@ SoftmaxHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     SoftmaxGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            softmax_region(chip, group_at(run, first, 1), incoming, outgoing, constants,
+            softmax_region(chip, group_at(run, first, 1, static_cast<int>(i.word[window])), incoming, outgoing, constants,
                            address_of(run, i.word[isa::softmax::scores]) + place * stride * 4,
                            address_of(run, i.word[target]) + place * stride * 2, stride,
                            address_of(run, i.word[divisor]) + place * kBeatBytes, memory);
@@ -202,7 +202,7 @@ MixHeads:
         const address_t place = static_cast<address_t>(head) * i.word[block];
     ContextGroups:
         for (int first = 0; first < tokens; first += kTokenLanes) {
-            mix_region(chip, group_at(run, first, 1), incoming, dim, constants,
+            mix_region(chip, group_at(run, first, 1, 0), incoming, dim, constants,
                            address_of(run, i.word[probabilities]) + place * width * 2, width,
                            address_of(run, i.word[divisor]) + place * kBeatBytes, address_of(run, i.word[target]),
                            static_cast<int>(i.word[stride]), head * dim, memory);

@@ -6,14 +6,14 @@
 #include "attention.hpp"
 
 // The TPHS pipeline of one head and one group: nothing between the stages but streams and one row buffer.
-inline void attend_group(const Cache& cache, Heads& chip, const Group& g, int head_dim, float kappa, address_t target, int stride,
+inline void attend_group(const Cache& cache, Heads& chip, const Group& g, int head_dim, float kappa, float cap, address_t target, int stride,
                          int column, beat_t* memory) {
 #pragma HLS DATAFLOW
     scores_stream scores;
     weights_stream weights;
     divisors_stream divisors;
     mixes_stream mixes;
-    score_group(chip.query, chip.query_scale, cache.key, cache.key_scale, g, head_dim, kappa, scores);
+    score_group(chip.query, chip.query_scale, cache.key, cache.key_scale, g, head_dim, kappa, cap, scores);
     softmax_group(scores, cache.value_scale, g, chip.row, weights, divisors);
     mix_group(weights, divisors, cache.value, g, head_dim, mixes);
     store_group(mixes, g, head_dim, target, stride, column, memory);
@@ -69,6 +69,7 @@ inline void attend_heads(const Cache& cache, Heads& chip, Array& array, TileWalk
     const int dim = static_cast<int>(i.word[head_dim]);
     const int group = static_cast<int>(i.word[heads]) / static_cast<int>(i.word[kv_heads]);
     const int together = kBlock / tokens < group ? kBlock / tokens : group;
+    const int window = static_cast<int>(i.word[options] >> isa::kWindowShift);
 QueryHeads:
     for (int head = 0; head < group; head += together) {
         const int some = group - head < together ? group - head : together;
@@ -77,7 +78,7 @@ QueryHeads:
         }
     QueryGroups:
         for (int first = 0; first < some * tokens; first += kTokenLanes) {
-            attend_group(cache, chip, group_at(run, first, some), dim, as_float(i.word[kappa]), address_of(run, i.word[target]),
+            attend_group(cache, chip, group_at(run, first, some, window), dim, as_float(i.word[kappa]), as_float(i.word[softcap]), address_of(run, i.word[target]),
                          static_cast<int>(i.word[stride]), (kv * group + head) * dim, memory);
         }
     }

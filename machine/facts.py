@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from meadow.machine.arithmetic import int8
+from meadow.machine.arithmetic import activation, int8
 from meadow.machine.instructions import norm
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.isa import CHUNK_SHIFT
@@ -71,6 +71,13 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kNormLowest", norm.NORM_EXPONENTS[0], ""),
     ("int", "kNormHighest", norm.NORM_EXPONENTS[1], ""),
     ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
+    ("float", "kCapSmall", float(int8.CAP_SMALL), "where the cap on scores turns from a polynomial to the table"),
+    ("float", "kCapCubic", float(int8.CAP_CUBIC), ""),
+    ("float", "kCapQuintic", float(int8.CAP_QUINTIC), ""),
+    ("float", "kQuick", float(activation.QUICK), "activations of MLPs"),
+    *(("float", f"kCubic{n}", float(v), "") for n, v in enumerate(activation.CUBIC)),
+    *(("float", f"kGelu{n}", float(v), "") for n, v in enumerate(activation.GELU)),
+    ("float", "kGeluMost", float(activation.GELU_MOST), ""),
     *(row for module in storage_modules() for row in getattr(module, "CONSTANTS", ())),
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
     ("int", "kBandRows", groups.BAND_ROWS, "output features of a port that share a visit of the activations"),

@@ -221,6 +221,49 @@ def positions(s: Spelling) -> None:
         place += 1
 
 
+def windowed(s: Spelling) -> None:
+    """A sliding window of 9 tokens in the first layer (Mistral, Gemma)."""
+    softmax = next(n for n in s.nodes if n.op_type == "Softmax")
+    scores = softmax.input[0]
+    place = next(i for i, n in enumerate(s.nodes) if scores in n.output) + 1
+    made = [
+        helper.make_node("Shape", [scores], ["window.shape"], start=-1),
+        helper.make_node("Squeeze", ["window.shape"], ["window.keys"]),
+        helper.make_node(
+            "Range", [s.const("w0", np.int64(0)), "window.keys", s.const("w1", np.int64(1))], ["window.at"]
+        ),
+        helper.make_node(
+            "Unsqueeze", ["position_ids", s.const("w13", np.array([1, 3], np.int64))], ["window.positions"]
+        ),
+        helper.make_node("Sub", ["window.positions", "window.at"], ["window.distance"]),
+        helper.make_node("GreaterOrEqual", ["window.distance", s.const("w9", np.int64(9))], ["window.far"]),
+        helper.make_node(
+            "Where", ["window.far", s.const("low", np.float32(-1e9)), s.const("nil", np.float32(0))], ["window.mask"]
+        ),
+        helper.make_node("Add", [scores, "window.mask"], ["window.scores"]),
+    ]
+    softmax.input[0] = "window.scores"
+    for offset, node in enumerate(made):
+        s.nodes.insert(place + offset, node)
+
+
+def capped_scores(s: Spelling) -> None:
+    """A softcap of 2 on the scores of the second layer (Gemma 2)."""
+    softmax = [n for n in s.nodes if n.op_type == "Softmax"][1]
+    mask = next(n for n in s.nodes if softmax.input[0] in n.output)
+    before = mask.input[0]
+    two = s.const("score.cap", np.float32(2))
+    steps = [
+        helper.make_node("Div", [before, two], ["capped.a"]),
+        helper.make_node("Tanh", ["capped.a"], ["capped.b"]),
+        helper.make_node("Mul", ["capped.b", two], ["capped.c"]),
+    ]
+    mask.input[0] = "capped.c"
+    for offset, node in enumerate(steps):
+        s.nodes.insert(list(s.nodes).index(mask), node)
+        del offset
+
+
 def last_token(s: Spelling) -> None:
     """The head computes the last position alone."""
     head = s.linears()[-1]
@@ -281,6 +324,8 @@ SPELLINGS: dict[str, Callable[[Spelling], None]] = {
     "post norms": post_norms,
     "parallel": parallel,
     "factors": factors,
+    "window": windowed,
+    "capped scores": capped_scores,
     "positions": positions,
     "QCDQ weights": quantized_in_the_graph,
     **{kind: gated_by(kind) for kind in ("relu", "relu2", "gelu", "gelu_tanh")},

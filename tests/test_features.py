@@ -46,6 +46,8 @@ FROM_SPELLINGS = (
     "parallel",
     "factors",
     "positions",
+    "window",
+    "capped scores",
 )
 FEATURES = {
     **{name: SPELLINGS[name] for name in FROM_SPELLINGS},

@@ -58,6 +58,10 @@ _EXP2 = _exp2_all()
 _EXP2_FLOAT = _EXP2.astype(np.float32)
 
 
+CAP_SMALL, CAP_CUBIC, CAP_QUINTIC = np.float32(0.25), np.float32(-1 / 3), np.float32(2 / 15)
+"""Of the cap on scores: tanh(z) is z - z^3 / 3 + 2 z^5 / 15 below 1/4, which is closer there than the table is."""
+
+
 def exp2_negative(u: NDArray[np.int32]) -> NDArray[np.uint16]:
     """65535 * 2^(-u / 1024), rounded half up after the ROM; u in 0 .. EXP_LIMIT."""
     return _EXP2[u]
@@ -162,9 +166,27 @@ def score_scale(scale: float) -> np.float32:
     return np.float32(np.float64(1.4426950408889634) * np.float64(scale))
 
 
-def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32) -> Floats:
-    """y[T, J] = (q . k) * ((q_scale[t] * kappa) * k_scale[j]); products [T, J] are exact integers in FP32."""
-    return saturate(products * flush(flush(q_scale * kappa)[:, None] * k_scale[None, :]))
+def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32, cap: float = 0.0) -> Floats:
+    """y[T, J] = (q . k) * ((q_scale[t] * kappa) * k_scale[j]); products [T, J] are exact integers in FP32.
+
+    cap  of the scores, in powers of two; 0 for none
+    """
+    y = saturate(products * flush(flush(q_scale * kappa)[:, None] * k_scale[None, :]))
+    return capped(y, np.float32(cap)) if cap else y
+
+
+def capped(y: Floats, cap: np.float32) -> Floats:
+    """cap * tanh(y / cap): a polynomial below CAP_SMALL, the EXP table and one division above."""
+    inverse, twice = np.float32(1) / cap, np.float32(2) * LOG2E / cap
+    magnitude = np.abs(y)
+    z = magnitude * inverse
+    s = z * z
+    small = z * (np.float32(1) + s * (CAP_CUBIC + s * CAP_QUINTIC))
+    u = np.minimum(np.rint((magnitude * twice) * np.float32(1 << EXP_FRACTION_BITS)), np.float32(EXP_LIMIT))
+    p = _EXP2_FLOAT.take(u.astype(np.int32))
+    one = np.float32(ONE_PROBABILITY)
+    t = np.where(z < CAP_SMALL, small, (one - p) / (one + p)).astype(np.float32)
+    return flush(np.copysign(t * cap, y))
 
 
 def softmax(y: Floats, v_scale: Floats, visible: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.intc]]:

@@ -66,10 +66,11 @@ def cached_scales(f: Fields, m: Machine, name: str) -> NDArray[np.float32]:
     return whole[:, : m.run.position + m.run.tokens]
 
 
-def visible(m: Machine, together: int) -> NDArray[np.bool_]:
-    """[together * tokens, seen]: which keys the rows of `together` heads may see."""
+def visible(m: Machine, together: int, window: int = 0) -> NDArray[np.bool_]:
+    """[together * tokens, seen]: which keys the rows of `together` heads may see, with a window of the last ones or without (0)."""
     seen = m.run.position + m.run.tokens
-    mask = np.arange(seen)[None, :] <= np.arange(m.run.position, seen)[:, None]
+    distance = np.arange(m.run.position, seen)[:, None] - np.arange(seen)[None, :]
+    mask = (distance >= 0) & (distance < window) if window else distance >= 0
     return np.tile(mask, (together, 1))
 
 

@@ -58,6 +58,7 @@ class Scores(Instruction):
         Field("kappa", "float", "log2(e) / sqrt(head_dim)"),
         Field("target", "slot", "out: FP32 [heads, block, row]"),
         Field("row", "int", "elements between two rows of scores"),
+        Field("softcap", "float", "of the scores, times log2(e); 0 for none", 0.0),
     )
 
     def run(self, f: Fields, m: Machine) -> None:
@@ -69,10 +70,11 @@ class Scores(Instruction):
         for head in range(heads):
             kv = head // (heads // f["kv_heads"])
             products = queries[head].astype(np.float32) @ keys[kv].astype(np.float32).T
-            target[head] = ar.scores(products, scale[head], k_scale[kv], np.float32(f["kappa"]))
+            target[head] = ar.scores(products, scale[head], k_scale[kv], np.float32(f["kappa"]), f["softcap"])
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
+        need(0 <= f["softcap"] < float("inf"), f"softcap is {f['softcap']}")
         return [
             Extent("queries", f["heads"] * f["block"] * padded(f["head_dim"], BEAT_BYTES), SCRATCH),
             Extent("query_scale", f["heads"] * padded(f["block"], FLOATS) * 4, SCRATCH),

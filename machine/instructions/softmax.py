@@ -50,6 +50,7 @@ class Softmax(Instruction):
         Field("row", "int", "elements between two rows of scores"),
         Field("target", "slot", "out: uint16 [heads, block, row]"),
         Field("divisor", "slot", "out: (FP32 total, int32 exponent, 0, 0) [heads, block]"),
+        Field("window", "int", "tokens that one sees at most; 0 for all", 0),
     )
 
     def run(self, f: Fields, m: Machine) -> None:
@@ -58,7 +59,7 @@ class Softmax(Instruction):
         scores = m.array(f["scores"], np.float32, heads, block, f["row"])[:, :tokens, :seen]
         target = m.array(f["target"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
         divisor = m.array(f["divisor"], np.float32, heads, block, 4)
-        v_scale, mask = cached_scales(f, m, "value_scale"), visible(m, 1)
+        v_scale, mask = cached_scales(f, m, "value_scale"), visible(m, 1, f["window"])
         for head in range(heads):
             w, total, exponent = ar.softmax(scores[head], v_scale[head // (heads // f["kv_heads"])], mask)
             target[head] = w.astype(np.uint16)

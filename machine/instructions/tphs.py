@@ -63,6 +63,7 @@ class Tphs(Instruction):
         Field("target", "slot", "out: FP32 [tokens, stride]"),
         Field("stride", "int", "FP32 elements between two rows of the target"),
         *options.FIELDS,
+        Field("softcap", "float", "of the scores, times log2(e); 0 for none", 0.0),
     )
 
     def run(self, f: Fields, m: Machine) -> None:
@@ -73,13 +74,17 @@ class Tphs(Instruction):
         keys, k_scale = cached(f, m, "keys"), cached_scales(f, m, "key_scale")
         values, v_scale = cached(f, m, "values"), cached_scales(f, m, "value_scale")
         group = heads // f["kv_heads"]
-        seen = visible(m, group)
+        seen = visible(m, group, options.window_of(f))
         target = m.array(f["target"], np.float32, tokens, f["stride"])
         for kv in range(f["kv_heads"]):
             mine = slice(kv * group, (kv + 1) * group)
             q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim).astype(np.float32)
             s = ar.scores(
-                q @ keys[kv].astype(np.float32).T, scale[:, mine].T.reshape(-1), k_scale[kv], np.float32(f["kappa"])
+                q @ keys[kv].astype(np.float32).T,
+                scale[:, mine].T.reshape(-1),
+                k_scale[kv],
+                np.float32(f["kappa"]),
+                f["softcap"],
             )
             w, total, exponent = ar.softmax(s, v_scale[kv], seen)
             out = ar.mix(w.astype(np.float64) @ values[kv].astype(np.float64), total, exponent)
@@ -88,6 +93,7 @@ class Tphs(Instruction):
 
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
+        need(0 <= f["softcap"] < float("inf"), f"softcap is {f['softcap']}")
         rows = f["heads"] * f["head_dim"]
         return [
             *projection.engine(f, design).extents(f, rows, f["head_dim"], design, packed),

@@ -14,6 +14,7 @@ from meadow.compiler.program.assembly import NO_OPTIONS, Assembly, Operands
 from meadow.compiler.program.nodes.node import Lack, Rule
 from meadow.machine.arithmetic import int8
 from meadow.machine.instructions.instruction import Tokens
+from meadow.machine.instructions.options import MOST_WINDOW
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
@@ -29,8 +30,8 @@ class AttentionRule(Rule):
 
     def lacks(self, op: Attention) -> list[Lack]:
         return [
-            (op.window != 0, f"a sliding window of {op.window} tokens", "attention to all tokens before"),
-            (op.softcap != 0, f"a softcap of {op.softcap:g} on the scores", "scores as they are"),
+            (op.softcap < 0, f"a softcap of {op.softcap:g} on the scores", "a positive cap"),
+            (op.window >= MOST_WINDOW, f"a sliding window of {op.window} tokens", f"windows below {MOST_WINDOW}"),
             (op.sinks is not None, "attention sinks", "none"),
             (not op.causal, "attention to later tokens", "causal attention"),
             (op.keys_from is not None, f"the keys of layer {op.keys_from}", "keys of its own"),
@@ -128,11 +129,16 @@ def _query(p: Assembly, node: Node) -> tuple[Node, Node | None, Rotary]:
     return (p.by_name[norm.inputs[0]] if norm else source), norm, rotary.op
 
 
-def _query_options(p: Assembly, node: Node) -> Operands:
+def _window(p: Assembly, op: Attention) -> int:
+    """Tokens that one sees at most; 0 where that is all of the context."""
+    return op.window if op.window < p.design.context else 0
+
+
+def _query_options(p: Assembly, node: Node, window: int = 0) -> Operands:
     from meadow.compiler.program.nodes.linear import head_options
 
     q, norm, _ = _query(p, node)
-    return {**NO_OPTIONS, **head_options(p, q, norm)}
+    return {**NO_OPTIONS, **head_options(p, q, norm, window)}
 
 
 def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
@@ -150,7 +156,8 @@ def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
             "rope": p.slot(p.rotary[rotary.frequencies]),
             "target": p.slot(target),
             "stride": padded(p.widths[node.name], 4),
-            **_query_options(p, node),
+            **_query_options(p, node, _window(p, op)),
+            "softcap": float(int8.score_scale(op.softcap)),
         },
     )
 
@@ -178,6 +185,7 @@ def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
             "block": block,
             "target": p.slot(scores),
             "row": row,
+            "softcap": float(int8.score_scale(op.softcap)),
         },
         "scores",
     )
@@ -191,6 +199,7 @@ def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
             "row": row,
             "target": p.slot(probabilities),
             "divisor": p.slot(divisor),
+            "window": _window(p, op),
         },
         "softmax",
     )
