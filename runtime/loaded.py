@@ -46,6 +46,7 @@ class Loaded:
             raise
         with guard(package.folder, DeviceError, "compile the model again"):
             self._embedding = package.embedding()
+            self._head = package.head()
 
     def close(self) -> None:
         """Give the device's memory back.  Safe to call twice."""
@@ -111,6 +112,10 @@ class Loaded:
         rows = np.zeros((len(tokens), x.stride), np.float32)
         rows[:, : x.width] = self._embedding.rows(np.array(tokens), position)
         self.device.write(self.at("x"), rows.view(np.uint8))
+
+    def finished(self, logits: Floats) -> Floats:
+        """Logits as the model has them, of what the head's matrix computes."""
+        return self._head.finished(logits)
 
     def run(self, entry: str, tokens: list[int], position: int, first_logit: int) -> None:
         """Run an entry on `tokens` after `position` others, to its end; logits are wanted from token `first_logit` on."""

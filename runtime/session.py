@@ -276,7 +276,7 @@ class Session:
             self.position += len(tokens)
             logits = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
             self._digest.update(logits.data)
-        return self.package.finished(logits)
+        return self.loaded.finished(logits)
 
     def mark(self) -> Mark:
         """This place in the conversation, for `rewind`.

@@ -46,6 +46,7 @@ REQUIRED = (
     "regions",
     "chunks",
     "embedding",
+    "head",
     "files",
     "source",
     "inputs",
@@ -87,6 +88,19 @@ class Embedding(NamedTuple):
         if self.minimum is not None:
             x += np.repeat(self.minimum[index], self.group, axis=1)[:, : x.shape[1]]
         return x
+
+
+class Head(NamedTuple):
+    """What the host does to the results of the head's matrix: a factor, and a cap where it is not 0."""
+
+    factor: float = 1.0
+    softcap: float = 0.0
+
+    def finished(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits, each operation rounded once."""
+        logits = logits if self.factor == 1 else logits * np.float32(self.factor)
+        cap = np.float32(self.softcap)
+        return np.tanh(logits / cap) * cap if cap else logits
 
 
 class Place(NamedTuple):
@@ -224,12 +238,10 @@ class Package:
         table = whole[start : start + rows * dim * 4].view(np.float32).reshape(rows, dim)
         return found._replace(positions=table, shift=int(where["shift"]))
 
-    def finished(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits as the model has them, of what the head's matrix computes: times its factor, and capped."""
-        head = self.manifest.get("head", {})
-        factor, cap = np.float32(head.get("factor", 1.0)), np.float32(head.get("softcap", 0.0))
-        logits = logits if factor == 1 else logits * factor
-        return np.tanh(logits / cap) * cap if cap else logits
+    def head(self) -> Head:
+        """What the host does to the logits."""
+        entry = self.manifest["head"]
+        return Head(float(entry.get("factor", 1.0)), float(entry.get("softcap", 0.0)))
 
     def _embedding(self) -> Embedding:
         """The table alone.

@@ -18,8 +18,10 @@ from random_gguf import TYPES, write_gguf
 
 from meadow import boards
 from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.graph.ops import Attention, Rotary
 from meadow.compiler.models import convert
 from meadow.compiler.pipeline import Options, compile_model
+from meadow.compiler.program.nodes.add import AddRule
 from meadow.compiler.sources.families.family import Family
 from meadow.compiler.sources.gguf.file import read_gguf, unpermute
 from meadow.compiler.sources.gguf.formats import FORMATS
@@ -169,13 +171,11 @@ def test_a_bias_stays_with_its_row(permuted: bool, tmp_path: Path, monkeypatch: 
 def test_a_model_that_no_engine_runs_is_said_to_be_one_when_it_is_written(
     tmp_path: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "meadow.compiler.sources.gguf.file.families", lambda: {"llama": Family("llama", biases=frozenset("q"))}
-    )
-    write_gguf(tmp_path / "m.gguf", biases=("attn_q",))
+    write_gguf(tmp_path / "m.gguf")
+    monkeypatch.setattr(AddRule, "lacks", lambda rule, op: [(True, "a sum", "no sums")])
     result = meadowc("convert", tmp_path / "m.gguf", "-o", tmp_path / "m")
     assert result.code == 0 and "next:" not in result.out
-    assert "%l0.q has a bias; the engines run linears without a bias" in result.out
+    assert "%l0.attn_add has a sum; the engines run no sums" in result.out
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
@@ -240,9 +240,7 @@ def gguf_with(path: Path, **fields: Any) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("rope__scale_linear", 4.0, "changes what is computed"),
-        ("attention__sliding_window", 8, "changes what is computed"),
-        ("rope__scaling__factor", 2.0, "changes what is computed"),
+        ("rope__scaling__type", "yarn", "none and linear are read"),
         ("logit_scale", 0.5, "changes what is computed"),
         ("attention__causal", False, "changes what is computed"),
         ("attn_logit_softcapping", 50.0, "changes what is computed"),
@@ -257,6 +255,19 @@ def test_a_key_that_changes_what_is_computed_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=f"llama.{key.replace('__', '.')}: .*{said}"):
         convert(gguf_with(tmp_path / "m.gguf", **{key: value}), tmp_path / "m")
+
+
+@pytest.mark.parametrize("key", ["rope__scale_linear", "rope__scaling__factor"])
+def test_positions_are_divided_by_a_linear_factor(key: str, tmp_path: Path) -> None:
+    plain = read_source(gguf_with(tmp_path / "a.gguf")).node("q_rope", 0).op
+    slow = read_source(gguf_with(tmp_path / "m.gguf", **{key: 4.0})).node("q_rope", 0).op
+    assert isinstance(plain, Rotary) and isinstance(slow, Rotary)
+    assert slow.frequencies == tuple(f / 4 for f in plain.frequencies)
+
+
+def test_a_window_of_the_file_is_every_layers(tmp_path: Path) -> None:
+    graph = read_source(gguf_with(tmp_path / "m.gguf", attention__sliding_window=8))
+    assert [n.op.window for n in graph.nodes if isinstance(n.op, Attention)] == [8, 8]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,13 @@ GGUF = {
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attn_post_norm": "post_attention_norm",
+    "ffn_post_norm": "post_ffw_norm",
 }
+SOMETIMES = {"head_norms": ("q_norm", "k_norm"), "post_norms": ("attn_post_norm", "ffn_post_norm")}
+"""Roles that a family has where a field says so."""
 """What GGUF calls the tensors of a layer, by role (the names of gguf.TensorNameMap)."""
 
 
@@ -39,6 +45,8 @@ class Shape:
     frequencies: tuple[float, ...]
     scale: float = 0.0
     """Of the scores; 0 stands for 1 / sqrt(head_dim)."""
+    window: int = 0
+    """Tokens that one sees at most; 0 is all."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,10 @@ class Family:
     interleaved  the graph rotates neighbours (2i, 2i + 1); else halves (i, i + head_dim / 2)
     permuted     the graph rotates halves, and GGUF stores the rows of q and k so that the pairs are neighbours: reading turns them
     hugging_face the class of its models there, for config.json
+    head_norms   norms of q and k, head by head, before they turn
+    post_norms   norms between o and down and the sums that these go into
+    scaled       the embedding is multiplied by sqrt(dim)
+    local        (period, theta): all layers but every period-th have the file's window, and turn with this theta
     """
 
     name: str
@@ -67,10 +79,15 @@ class Family:
     gated: bool = True
     interleaved: bool = False
     permuted: bool = False
+    head_norms: bool = False
+    post_norms: bool = False
+    scaled: bool = False
+    local: tuple[int, float] | None = None
 
     def roles(self) -> tuple[str, ...]:
         """The tensors of a layer: role, and "role.bias" where it has one."""
-        matrices = [role for role in GGUF if role != "gate" or self.gated]
+        absent = {role for field, roles in SOMETIMES.items() if not getattr(self, field) for role in roles}
+        matrices = [role for role in GGUF if (role != "gate" or self.gated) and role not in absent]
         norms = [f"{role}.bias" for role in ("attn_norm", "ffn_norm")] if self.norm == "layer" else []
         return (*matrices, *(f"{role}.bias" for role in LINEARS if role in self.biases), *norms)
 
@@ -91,9 +108,13 @@ class Family:
         """
         heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
 
-        def norm(role: str, source: str) -> str:
+        def norm(role: str, source: str, heads: int = 1) -> str:
             gain, bias = names.get(role), names.get(f"{role}.bias")
-            return nodes.add(role, Norm(gain, shape.eps[role == "ffn_norm"], self.norm, bias, self.offset), source)
+            eps = shape.eps[role.startswith("ffn")]
+            return nodes.add(role, Norm(gain, eps, self.norm, bias, self.offset, heads), source)
+
+        def post(role: str, source: str) -> str:
+            return norm(role, source) if self.post_norms else source
 
         def linear(role: str, source: str) -> str:
             return nodes.add(role, Linear(names[role], names.get(f"{role}.bias")), source)
@@ -103,14 +124,16 @@ class Family:
 
         normed = norm("attn_norm", x)
         q, k, v = (linear(role, normed) for role in "qkv")
+        if self.head_norms:
+            q, k = norm("q_norm", q, heads), norm("k_norm", k, kv_heads)
         q, k = rope("q_rope", q, heads), rope("k_rope", k, kv_heads)
-        attention = Attention(heads, kv_heads, head_dim, shape.scale or head_dim**-0.5)
+        attention = Attention(heads, kv_heads, head_dim, shape.scale or head_dim**-0.5, shape.window)
         attended = nodes.add("attend", attention, q, k, v)
-        x = nodes.add("attn_add", Add(), x, linear("o", attended))
+        x = nodes.add("attn_add", Add(), x, post("attn_post_norm", linear("o", attended)))
         normed = norm("ffn_norm", x)
         inputs = [linear(role, normed) for role in (("gate", "up") if self.gated else ("up",))]
         hidden = nodes.add("glu" if self.gated else "act", Activation(self.activation, self.gated), *inputs)
-        return nodes.add("ffn_add", Add(), x, linear("down", hidden))
+        return nodes.add("ffn_add", Add(), x, post("ffn_post_norm", linear("down", hidden)))
 
     def ends(
         self,
@@ -140,6 +163,6 @@ class Nodes:
         self.made.append(Node(name, op, inputs, self.layer, role))
         return name
 
-    def begin(self, weight: str) -> str:
+    def begin(self, weight: str, factor: float = 1.0) -> str:
         """The embedding: the first node."""
-        return self.add("embed", Embedding(weight))
+        return self.add("embed", Embedding(weight, factor))

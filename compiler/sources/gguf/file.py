@@ -7,7 +7,7 @@ Only reads.  The container is parsed by the `gguf` package; what is checked here
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Model
 from meadow.compiler.sources.families import families
-from meadow.compiler.sources.families.family import Family, Shape
+from meadow.compiler.sources.families.family import SOMETIMES, Family, Shape
 from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.gguf.scan import scan
 from meadow.machine.errors import UnsupportedModel, UsageError
@@ -36,6 +36,10 @@ READ = {
     "attention.key_length",
     "rope.freq_base",
     "rope.dimension_count",
+    "rope.scaling.factor",
+    "rope.scaling.type",
+    "rope.scale_linear",
+    "attention.sliding_window",
 }
 """Keys that are read, without the architecture."""
 
@@ -93,6 +97,15 @@ class GgufFile:
         """A norm's gain or a bias, float32 [n], as it is stored."""
         return np.asarray(self.tensors[name].data, np.float32).reshape(-1)
 
+    def shape_of(self, layer: int) -> Shape:
+        """The shape of one layer: every `local` one but the last of a period has a window, and a theta of its own."""
+        local = self.family.local
+        if local is None:
+            return self.shape
+        if layer % local[0] == local[0] - 1:
+            return replace(self.shape, window=0)
+        return replace(self.shape, frequencies=_frequencies(self.model.head_dim, local[1]))
+
     @property
     def head(self) -> str:
         """The name of the head's weight: the embedding's when the two are tied."""
@@ -132,6 +145,12 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple[Family, Model, Shape]:
+    parts = fields.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        number = int(fields.get("split.no", 0)) + 1
+        raise UnsupportedModel(
+            f"{path} is part {number} of {parts} of a split file: join them first (llama-gguf-split --merge PART-1 OUT.gguf)"
+        )
     known, architecture = families(), fields.get("general.architecture")
     if architecture not in known:
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
@@ -140,6 +159,8 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
 
     def number(key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
         value = fields.get(f"{family.name}.{key}", default)
+        if isinstance(value, list) and value and all(v == value[0] for v in value):
+            value = value[0]
         if isinstance(value, list):
             problems.append((f"{family.name}.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
             return 1
@@ -179,9 +200,27 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
     problems = _check_tensors(family, model, tensors) or _check_values(tensors)
     if problems:
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
-    # In FP32, as the ONNX file has them that is written of the graph: both are the same function.
-    frequencies = tuple(float(np.float32(v)) for v in 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2)))
-    return family, model, Shape(heads, kv_heads, head_dim, (eps, eps), frequencies)
+    slower = number("rope.scale_linear", 1.0)
+    if fields.get(f"{family.name}.rope.scaling.type", "linear") == "linear":
+        slower = number("rope.scaling.factor", slower)
+    frequencies = _frequencies(head_dim, base, slower or 1.0, tensors.get("rope_freqs.weight"))
+    window = int(number("attention.sliding_window", 0))
+    return (
+        family,
+        model,
+        Shape(heads, kv_heads, head_dim, (eps, eps), frequencies, window=0 if window >= context > 0 else window),
+    )
+
+
+def _frequencies(head_dim: int, base: float, slower: float = 1.0, factors: Any = None) -> tuple[float, ...]:
+    """Radians per position of each pair, over `slower` and over the file's own factors (Llama 3).
+
+    In FP32, as the ONNX file has them that is written of the graph: both are the same function.
+    """
+    found = 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2)) / slower
+    if factors is not None:
+        found = found / np.asarray(factors.data, np.float64).reshape(-1)
+    return tuple(float(np.float32(v)) for v in found)
 
 
 def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
@@ -201,8 +240,6 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
         ),
         **dict.fromkeys(
             (
-                "rope.scaling.factor",
-                "rope.scale_linear",
                 "rope.scaling.attn_factor",
                 "logit_scale",
                 "embedding_scale",
@@ -210,10 +247,8 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
             ),
             lambda v: v in (0, 1),
         ),
-        "rope.scaling.type": lambda v: v in ("none", "linear"),  # its factor is a key of its own
         "rope.scaling.original_context_length": lambda v: True,
         "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
-        "attention.sliding_window": lambda v: not v or v >= context > 0,
         "attention.causal": lambda v: v is True,
         "attention.scale": lambda v: not v or bool(np.isclose(v, head_dim**-0.5, rtol=1e-6)),
         "attention.value_length": lambda v: v == head_dim,
@@ -222,6 +257,8 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
     problems = []
     for key, value in fields.items():
         name = key.removeprefix(f"{family.name}.")
+        if name == "rope.scaling.type" and value not in ("none", "linear"):
+            problems.append((key, f"is {str(value)[:60]}", "none and linear are read; YaRN and LongRoPE are not"))
         if name == key or name in READ or name == family.epsilon_key:
             continue
         what = nothing.get(name)
@@ -252,7 +289,7 @@ def expected_shapes(family: Family, model: Model) -> dict[str, tuple[int, ...]]:
     for layer in range(model.layers):
         for role in family.roles():
             matrix, _, bias = role.partition(".")
-            shape = matrices.get(matrix, (dim,))
+            shape = matrices.get(matrix, (model.head_dim,) if matrix in SOMETIMES["head_norms"] else (dim,))
             shapes[family.tensor(layer, role)] = shape[:1] if bias else shape
     return shapes
 
@@ -280,8 +317,13 @@ def _check_tensors(family: Family, model: Model, tensors: dict[str, Any]) -> lis
             problems.append((name, f"has shape {list(reversed(tensors[name].shape))}, not {list(shape)}", ""))
     for name in sorted(set(tensors) - set(shapes) - {"rope_freqs.weight"}):
         problems.append((name, f"is not a tensor of the family {family.name}", "it may change what is computed"))
-    if "rope_freqs.weight" in tensors:
-        problems.append(("rope_freqs.weight", "scales the rotary frequencies", "not supported"))
+    factors = tensors.get("rope_freqs.weight")
+    if factors is not None and (
+        int(np.prod(factors.shape)) != model.head_dim // 2 or factors.tensor_type.name != "F32"
+    ):
+        problems.append(
+            ("rope_freqs.weight", f"has shape {list(factors.shape)}", f"{model.head_dim // 2} numbers are expected")
+        )
     wrong: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         if tensor.tensor_type.name not in FORMATS:

@@ -28,11 +28,11 @@ def read(path: Path) -> Graph:
 
 def graph_of(file: GgufFile) -> Graph:
     """The Graph of a parsed file, every tensor under its GGUF name."""
-    family, model, shape = file.family, file.model, file.shape
+    family, model = file.family, file.model
     weights: dict[str, Weight] = {"token_embd.weight": file.weight("token_embd.weight")}
     vectors: dict[str, NDArray[np.float32]] = {}
     nodes = Nodes()
-    x = nodes.begin("token_embd.weight")
+    x = nodes.begin("token_embd.weight", float(np.sqrt(np.float32(model.dim))) if family.scaled else 1.0)
     for nodes.layer in range(model.layers):
         names = {role: family.tensor(nodes.layer, role) for role in family.roles()}
         for role, name in names.items():
@@ -40,7 +40,7 @@ def graph_of(file: GgufFile) -> Graph:
                 vectors[name] = file.role_vector(nodes.layer, role)
             else:
                 weights[name] = file.role(nodes.layer, role)
-        x = family.block(nodes, shape, names, x)
+        x = family.block(nodes, file.shape_of(nodes.layer), names, x)
     nodes.layer = None
     vectors["output_norm.weight"] = file.vector("output_norm.weight")
     if file.head not in weights:
@@ -48,7 +48,7 @@ def graph_of(file: GgufFile) -> Graph:
     bias = "output_norm.bias" if "output_norm.bias" in file.tensors else None
     if bias is not None:
         vectors[bias] = file.vector(bias)
-    family.ends(nodes, "output_norm.weight", shape.eps[0], file.head, x, norm_bias=bias)
+    family.ends(nodes, "output_norm.weight", file.shape.eps[0], file.head, x, norm_bias=bias)
     metadata = {"meadow.source": file.path.name, "meadow.context": str(model.context)}
     named = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.name)
     graph = Graph(

@@ -6,6 +6,7 @@ Knows GGUF's tokenizer fields only; encoding and decoding are the `tokenizers` l
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -23,6 +24,8 @@ SPLITS = {
     "qwen2": LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"),
 }
 """Patterns of tokenizer.ggml.pre by which text is cut before pairs of bytes are merged."""
+WHOLE_WORDS = ("llama-bpe",)
+"""Those that look a word up before they merge its bytes, and add the token of the begin (llama.cpp, llama-vocab.cpp)."""
 COMPOSED = ("qwen2",)
 """Those that compose characters first (Unicode NFC)."""
 
@@ -33,6 +36,11 @@ def tokenizer(fields: dict[str, Any]) -> Tokenizer:
     tokens = fields.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
         raise UnsupportedModel("the GGUF file has no tokenizer.ggml.tokens, so no text could be made of its tokens")
+    twice = [t for t, n in Counter(tokens).items() if n > 1]
+    if twice:
+        raise UnsupportedModel(
+            f"{len(twice)} texts of the file's tokens have two numbers ({twice[0]!r}): which is which cannot be told"
+        )
     if kind == "gpt2":
         made = _byte_level(fields, tokens)
     elif kind == "llama":
@@ -65,7 +73,8 @@ def _bpe(vocab: dict[str, int], merges: list[tuple[str, ...]], **how: Any) -> To
 
 def _byte_level(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
     merges = [tuple(m.split(" ", 1)) for m in fields.get("tokenizer.ggml.merges") or []]
-    made = _bpe({t: i for i, t in enumerate(tokens)}, merges, fuse_unk=False)
+    whole = fields.get("tokenizer.ggml.pre") in WHOLE_WORDS
+    made = _bpe({t: i for i, t in enumerate(tokens)}, merges, fuse_unk=False, ignore_merges=whole)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=bool(fields.get("tokenizer.ggml.add_space_prefix", False)))
     pre = fields.get("tokenizer.ggml.pre", "default")
     if pre == "smollm":
@@ -90,7 +99,10 @@ def _sentencepiece(fields: dict[str, Any], tokens: list[str]) -> Tokenizer:
     if merges:
         pairs = [tuple(m.split(" ", 1)) for m in merges]
     else:
-        pairs = _merges_from_scores(vocab, fields.get("tokenizer.ggml.scores") or [])
+        scores = fields.get("tokenizer.ggml.scores")
+        if not isinstance(scores, list) or len(scores) < len(tokens):
+            raise UnsupportedModel("the file's tokenizer has neither scores nor merges: text cannot be cut into tokens")
+        pairs = _merges_from_scores(vocab, scores)
     unknown = tokens[int(fields.get("tokenizer.ggml.unknown_token_id", 0))]
     bytes_too = "<0x00>" in vocab
     made = _bpe(vocab, pairs, unk_token=unknown, fuse_unk=bytes_too, byte_fallback=bytes_too)
@@ -113,6 +125,11 @@ def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tupl
             if left in vocab and right in vocab:
                 found.append((-scores[index], vocab[left], vocab[right], left, right))
     return [(left, right) for *_, left, right in sorted(found)]
+
+
+def adds_bos(fields: dict[str, Any]) -> bool:
+    """Whether text begins with the token of the begin where the file does not say: llama.cpp's rule by the kind of tokenizer."""
+    return fields.get("tokenizer.ggml.model") == "llama" or fields.get("tokenizer.ggml.pre") in WHOLE_WORDS
 
 
 def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dict[str, Any]]:
@@ -142,7 +159,7 @@ def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dic
     }
     tokenizer_config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
+        "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos(fields))),
         "model_max_length": model.context,
         **named,
     }

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen 3 (Qwen team): LLaMA's block with norms of q and k, head by head."""
+
+from meadow.compiler.sources.families.family import Family
+
+FAMILY = Family("qwen3", "Qwen 3", "Qwen3ForCausalLM", head_norms=True)
