@@ -13,9 +13,7 @@ from reading import same_as_onnxruntime
 
 from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.graph.ops import Head
-from meadow.compiler.require import require_engines
 from meadow.compiler.sources.onnx.read import read
-from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
@@ -53,22 +51,6 @@ def refusal(model: onnx.ModelProto, folder: Path) -> str:
     with pytest.raises(UnsupportedModel) as caught:
         read(folder / "model.onnx")
     return str(caught.value)
-
-
-def test_the_biases_of_qwen2_are_read_and_refused_by_the_engine_with_names(tmp_path: Path) -> None:
-    model = export()
-    for node in linears(model)[:3]:
-        width = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[1])).shape[-1]
-        name = constant(model, f"{node.output[0]}.bias", np.linspace(-1, 1, width, dtype=np.float32))
-        behind(model, node.output[0], helper.make_node("Add", [node.output[0], name], [f"{node.output[0]}.biased"]))
-    onnx.save(model, tmp_path / "model.onnx")
-    graph = read(tmp_path / "model.onnx")
-    reference = OnnxModel(tmp_path / "model.onnx").prefill(IDS)
-    assert np.abs(evaluate(graph, np.array(IDS), False) - reference).max() < 1e-4
-    with pytest.raises(UnsupportedModel) as caught:
-        require_engines(graph)
-    assert [where for where, _, _ in caught.value.problems] == ["%l0.q", "%l0.k", "%l0.v"]
-    assert "has a bias: the engines run linears without a bias" in str(caught.value).replace("; ", ": ")
 
 
 @pytest.mark.parametrize("capped", [False, True])

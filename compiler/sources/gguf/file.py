@@ -141,16 +141,20 @@ def read_gguf(path: Path) -> GgufFile:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
     except Exception as error:  # the parser raises whatever it trips over: IndexError, ValueError, struct.error
         raise UsageError(f"{path} is not a whole GGUF file (truncated or damaged): {error}") from None
+    _refuse_split(path, fields)
     return GgufFile(path, fields, tensors, *_model(path, fields, tensors))
 
 
-def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple[Family, Model, Shape]:
-    parts = fields.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        number = int(fields.get("split.no", 0)) + 1
+def _refuse_split(path: Path, fields: dict[str, Any]) -> None:
+    """Raise UnsupportedModel for one part of a file that was split."""
+    parts, place = fields.get("split.count", 1), fields.get("split.no", 0)
+    if isinstance(parts, int) and isinstance(place, int) and parts > 1:
         raise UnsupportedModel(
-            f"{path} is part {number} of {parts} of a split file: join them first (llama-gguf-split --merge PART-1 OUT.gguf)"
+            f"{path} is part {place + 1} of {parts} of a split file: join them first (llama-gguf-split --merge PART-1 OUT.gguf)"
         )
+
+
+def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple[Family, Model, Shape]:
     known, architecture = families(), fields.get("general.architecture")
     if architecture not in known:
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
@@ -200,9 +204,7 @@ def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple
     problems = _check_tensors(family, model, tensors) or _check_values(tensors)
     if problems:
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
-    slower = number("rope.scale_linear", 1.0)
-    if fields.get(f"{family.name}.rope.scaling.type", "linear") == "linear":
-        slower = number("rope.scaling.factor", slower)
+    slower = number("rope.scaling.factor", number("rope.scale_linear", 1.0))
     frequencies = _frequencies(head_dim, base, slower or 1.0, tensors.get("rope_freqs.weight"))
     window = int(number("attention.sliding_window", 0))
     return (

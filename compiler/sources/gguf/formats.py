@@ -99,7 +99,8 @@ def _bfloats(data: NDArray[Any]) -> Parts:
 
 def _fifth_bits(blocks: Bytes, start: int) -> Bytes:
     """The fifth bit of each of 32 codes, as 0 or 16."""
-    return np.unpackbits(blocks[..., start : start + 4], axis=-1, bitorder="little") << np.uint8(4)
+    bits = np.unpackbits(blocks[..., start : start + 4], axis=-1, bitorder="little")
+    return np.asarray(bits << np.uint8(4), np.uint8)
 
 
 def _q5_0(blocks: Bytes) -> Parts:
