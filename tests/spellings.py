@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 EXPORTS = Path(__file__).parent / "fixtures" / "exports"
@@ -21,7 +23,7 @@ class Spelling:
         self.nodes = self.model.graph.node
         self.values = {t.name: t for t in self.model.graph.initializer}
 
-    def array(self, name: str) -> np.ndarray:
+    def array(self, name: str) -> NDArray[Any]:
         made = {n.output[0]: n for n in self.nodes}
         if name in made and made[name].op_type == "Transpose":
             return self.array(made[name].input[0]).T

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import helper
 from spellings import SPELLINGS, Spelling
 
@@ -53,10 +55,13 @@ FEATURES = {
     **{name: SPELLINGS[name] for name in FROM_SPELLINGS},
     "no rotation": no_rotation,
 }
-RECIPES = {"int8": {"weights": "int8", "granularity": "channel"}, "int4": {"weights": "int4", "head": "same"}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "int8": {"weights": "int8", "granularity": "channel"},
+    "int4": {"weights": "int4", "head": "same"},
+}
 
 
-def digest(package: Path, device: str, block: int) -> tuple[str, np.ndarray]:
+def digest(package: Path, device: str, block: int) -> tuple[str, NDArray[Any]]:
     with Session(package, device) as session:
         rows = [session.prefill(TOKENS, logits="all", block=min(block, session.package.design.block))]
         rows += [np.atleast_2d(session.step(token)) for token in STEPS]

@@ -100,7 +100,7 @@ def _bfloats(data: NDArray[Any]) -> Parts:
 def _fifth_bits(blocks: Bytes, start: int) -> Bytes:
     """The fifth bit of each of 32 codes, as 0 or 16."""
     bits = np.unpackbits(blocks[..., start : start + 4], axis=-1, bitorder="little")
-    return np.asarray(bits << np.uint8(4), np.uint8)
+    return np.left_shift(bits, 4, dtype=np.uint8)
 
 
 def _q5_0(blocks: Bytes) -> Parts:
@@ -122,7 +122,7 @@ def _iq4_nl(blocks: Bytes) -> Parts:
 def _pairs(codes: Bytes) -> Bytes:
     """2-bit codes of 64 bytes: of each half of 32, all lowest pairs of bits, then the next."""
     halves = codes.reshape(*codes.shape[:-1], 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    return (halves & 3).reshape(*codes.shape[:-1], SUPER)
+    return np.bitwise_and(halves, 3, dtype=np.uint8).reshape(*codes.shape[:-1], SUPER)
 
 
 def _scales_k4(blocks: Bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
