@@ -33,6 +33,7 @@ def inspect_command(source: Path, as_json: bool) -> None:
 
 def inspect(source: Path) -> dict[str, Any]:
     """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no model file."""
+    from meadow.compiler.graph.features import family_of, features, parameters
     from meadow.compiler.graph.ops import Embedding, Head
     from meadow.compiler.require import require_engines
     from meadow.compiler.sources.onnx.file import load_model
@@ -51,7 +52,8 @@ def inspect(source: Path) -> dict[str, Any]:
             **facts,
             "family": None,
             "compilable": False,
-            "problems": [list(p) for p in error.problems],
+            "parameters": None,
+            "problems": _problems(error),
             "message": str(error),
         }
     roles: dict[type, str] = {Embedding: "embedding", Head: "head"}
@@ -67,7 +69,9 @@ def inspect(source: Path) -> dict[str, Any]:
         row["weights"] += weight.rows * weight.cols
     quantized = sum(r["weights"] for r in rows.values() if not r["type"].startswith("f"))
     facts |= {
-        "family": "LLaMA",
+        "family": family_of(graph),
+        "parameters": parameters(graph),
+        "features": features(graph),
         "model": str(graph.model),
         "context": graph.model.context,
         "activations": graph.model.activations,
@@ -77,8 +81,13 @@ def inspect(source: Path) -> dict[str, Any]:
     try:
         require_engines(graph)
     except UnsupportedModel as error:
-        return {**facts, "compilable": False, "problems": [list(p) for p in error.problems], "message": str(error)}
+        return {**facts, "compilable": False, "problems": _problems(error), "message": str(error)}
     return {**facts, "compilable": True, "problems": [], "message": ""}
+
+
+def _problems(error: UnsupportedModel) -> list[dict[str, str]]:
+    """Every problem: the node or place, what it has, and what is needed."""
+    return [{"node": where, "feature": what, "needs": todo} for where, what, todo in error.problems]
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -92,7 +101,12 @@ def _show(found: dict[str, Any]) -> None:
     if found["family"]:
         context = found["context"] or "not said"
         out.print(
-            f"  {found['family']} family: {found['model']}; context {context}, activations {found['activations']}"
+            f"  {found['family']}: {found['parameters']:,} parameters; {found['model']}; "
+            f"context {context}, activations {found['activations']}"
+        )
+        out.print(
+            "  features: "
+            + ", ".join(f"{text}" + (f" ({n} layers)" if n else "") for text, n in found["features"].items())
         )
         rows = table("weights", "role", "type", "matrices", "bytes")
         for row in found["weights"]:

@@ -12,10 +12,15 @@ from meadow.compiler.graph.ops import Attention, Linear, Norm, Rotary
 from meadow.machine.design import Design
 
 
+def on_heads(node: Node, readers: Mapping[str, list[Node]]) -> bool:
+    """Whether a norm is of queries, keys or values, head by head, before they turn or attend."""
+    return isinstance(node.op, Norm) and any(isinstance(r.op, (Rotary, Attention)) for r in readers[node.name])
+
+
 def tile_rows(node: Node, readers: Mapping[str, list[Node]], design: Design) -> int:
     """Output features per tile: whole heads for Q, K and V, else the design's."""
     for reader in readers[node.name]:
-        if isinstance(reader.op, Norm) and reader.op.heads > 1:
+        if on_heads(reader, readers):
             return tile_rows(reader, readers, design)
         if isinstance(reader.op, (Rotary, Attention)):
             return reader.op.head_dim

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Add, Embedding, Linear, Norm
+from meadow.compiler.program.parts import on_heads
 from meadow.machine.errors import UnsupportedModel
 
 
@@ -27,7 +28,10 @@ def check_residual(graph: Graph) -> None:
         if isinstance(node.op, Embedding):
             running = node.name
         elif (
-            isinstance(node.op, Norm) and node.op.heads == 1 and not _post(node, by_name) and node.inputs[0] != running
+            isinstance(node.op, Norm)
+            and not on_heads(node, users)
+            and not _post(node, by_name)
+            and node.inputs[0] != running
         ):
             problems.append(
                 (node.name, f"the norm reads %{node.inputs[0]}, and the running residual there is %{running}")

