@@ -49,9 +49,14 @@ def digest_of(file: Path) -> str:
 
 
 def companions_of(file: Path) -> dict[str, bytes]:
-    """The texts that belong to a model (COMPANIONS), by file name: inside a GGUF file, beside an ONNX file."""
+    """The texts that belong to a model (COMPANIONS), by file name: inside a GGUF file, beside an ONNX file.
+
+    An ONNX file in a folder `onnx`, as model hubs lay repositories out, has those that are not beside it one level up.
+    """
     if not is_gguf(file):
-        return {name: (file.parent / name).read_bytes() for name in COMPANIONS if (file.parent / name).is_file()}
+        places = [file.parent, *([file.parent.parent] if file.parent.name == "onnx" else [])]
+        found = {name: next((p / name for p in places if (p / name).is_file()), None) for name in COMPANIONS}
+        return {name: path.read_bytes() for name, path in found.items() if path is not None}
     from meadow.compiler.sources.gguf import graph
 
     return {name: text.encode() for name, text in graph.companions(file).items()}

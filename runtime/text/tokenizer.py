@@ -40,6 +40,8 @@ class Tokenizer:
             )
         with _guarded(f"{file} is not a tokenizer"):
             self.library = tokenizers.Tokenizer.from_file(str(file))
+            self.library.no_padding()  # left in the file by training: they change what a prompt is
+            self.library.no_truncation()
         self._plain: Any = None
         self._renderer: Template | None = None
         with guard(folder, DeviceError, "compile the model again"):
@@ -52,7 +54,7 @@ class Tokenizer:
 
         control  whether special tokens that are written in the text count as such; else they are text like any other
         """
-        return self._begun(self._ids([(text, control)]))
+        return self._begun(self._ids([(text, control)]), plain=True)
 
     def message(self, text: str) -> list[int]:
         """Token ids of a user's message where there is no template: its special tokens are text."""
@@ -143,13 +145,27 @@ class Tokenizer:
         tokens = self.library.get_added_tokens_decoder().values()
         return self.library.normalizer is not None and any(t.content in self.control and t.normalized for t in tokens)
 
-    def _begun(self, ids: list[int]) -> list[int]:
-        """`ids` after the beginning-of-text token, if the model wants one and they do not begin with it."""
+    def _begun(self, ids: list[int], plain: bool = False) -> list[int]:
+        """`ids` after the beginning-of-text token, if the model wants one and they do not begin with it.
+
+        plain  text that no template made: the tokenizer's own post-processor says what comes before it where no setting does
+        """
+        if plain and "add_bos_token" not in self.settings:
+            begins = self._post_processed()
+            return ids if ids[: len(begins)] == begins else [*begins, *ids]
         if self.settings.get("add_bos_token"):
             begin = self.library.token_to_id(_token(self.settings.get("bos_token")) or "")
             if begin is not None and (not ids or ids[0] != begin):
                 return [begin, *ids]
         return ids
+
+    def _post_processed(self) -> list[int]:
+        """What the tokenizer's post-processor writes before a text (transformers: add_special_tokens=True)."""
+        with _guarded("the model's tokenizer failed"):
+            bare = self.library.encode("a", add_special_tokens=False).ids
+            whole = self.library.encode("a", add_special_tokens=True).ids
+        places = [n for n in range(len(whole) - len(bare) + 1) if whole[n : n + len(bare)] == bare]
+        return list(whole[: places[0]]) if places else []
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens left out."""
@@ -174,6 +190,9 @@ class Tokenizer:
             except (OSError, UnicodeDecodeError):
                 raise DeviceError(f"{file} is not UTF-8 text; compile the model again") from None
         found = self.settings.get("chat_template")
+        if isinstance(found, list):  # named templates: the one that is called default
+            named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+            found = named.get("default", next(iter(named.values()), None))
         return found if isinstance(found, str) else None
 
     def _end_tokens(self, folder: Path) -> frozenset[int]:

@@ -135,7 +135,9 @@ def _check_external(tensor: onnx.TensorProto, folder: Path) -> str:
         return f"{tensor.name!r} has an offset or length that is no number"
     location = Path(info.location)
     target = (folder / location).resolve()
-    if location.is_absolute() or not target.is_relative_to(folder):
+    blobs = folder.parent.parent / "blobs"  # of a hub's cache, whose snapshots are folders of links
+    linked = (folder / location).is_symlink() and len(location.parts) == 1 and target.parent == blobs
+    if location.is_absolute() or not (target.is_relative_to(folder) or linked):
         return f"{info.location!r} lies outside the model's folder, which is not allowed"
     if not target.is_file():
         return f"{info.location!r} is missing; it must lie beside the .onnx file"
