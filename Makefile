@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: zoo notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -111,6 +111,9 @@ eval: models  ## perplexity on Wikipedia text beside onnxruntime (minutes)
 
 real: models  ## the tests that need the real model
 	$(PYTEST) -m real
+
+zoo: setup-test  ## every spelling and feature, and the files of ZOO=FOLDER, on the ladder: build/zoo.json, docs/models.md
+	cd tests && ../.venv/bin/python zoo.py $(ZOO)
 
 clean:
 	rm -rf build models .venv *.egg-info

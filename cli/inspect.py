@@ -72,6 +72,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "family": family_of(graph),
         "parameters": parameters(graph),
         "features": features(graph),
+        "notes": list(graph.notes),
         "model": str(graph.model),
         "context": graph.model.context,
         "activations": graph.model.activations,
@@ -108,6 +109,8 @@ def _show(found: dict[str, Any]) -> None:
             "  features: "
             + ", ".join(f"{text}" + (f" ({n} layers)" if n else "") for text, n in found["features"].items())
         )
+        for note in found["notes"]:
+            out.print(f"  note: {note}")
         rows = table("weights", "role", "type", "matrices", "bytes")
         for row in found["weights"]:
             rows.add_row(row["role"], row["type"], str(row["matrices"]), megabytes(row["bytes"]))

@@ -105,7 +105,7 @@ def quantize(
     strength = 0.0 if recipe.grouped else SMOOTHING[granularity] if smoothing is None else smoothing
     if not 0 <= strength <= 1:
         raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
-    statistics, notes, smoothed = None, [], graph
+    statistics, notes, smoothed = None, list(graph.notes), graph
     if activations == "int8" and (strength or granularity == "tensor"):
         progress("calibrating")
         statistics = calibrate(graph, texts.get("tokenizer.json"))

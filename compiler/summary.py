@@ -49,7 +49,7 @@ def summarize(
         "front_kind": "modelled",
         "front_workload": {"prompt": work.prompt, "context": work.position},
         "front": [_candidate(c, design) for c in front],
-        "notes": [*fitted.notes, *packing_notes(packed)],
+        "notes": [*graph.notes, *fitted.notes, *packing_notes(packed)],
         "steps": {k: len(v) for k, v in programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},

@@ -5,18 +5,27 @@
 #include "arithmetic.hpp"
 #include "memory.hpp"
 
+// The power of two on which a row's elements are integers of kNormBits bits.
+inline int norm_exponent(const float* x, int count) { return clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest); }
+
+// One element as such an integer; `unit` is 2^(kNormBits - exponent).
+inline int norm_integer(float x, float unit) {
+#pragma HLS INLINE
+    const float limit = static_cast<float>(1 << kNormBits);
+    const float scaled = x * unit;
+    return round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+}
+
 // RMS norm of a row: squares are summed as integers on the row's power of two.
 inline void norm_row(const float* x, const float* gain, int count, float eps, float inverse_count, float* out) {
-    const int exponent = clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest);
+    const int exponent = norm_exponent(x, count);
     const float unit = power_of_two(kNormBits - exponent);
-    const float limit = static_cast<float>(1 << kNormBits);
     int64_t total = 0;
 Squares:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
 #pragma HLS UNROLL factor=kFloatLanes
-        const float scaled = x[i] * unit;
-        const int m = round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+        const int m = norm_integer(x[i], unit);
         total += static_cast<int64_t>(m) * m;
     }
     const float mean = static_cast<float>(total) * inverse_count;
@@ -32,16 +41,14 @@ Scale:
 
 // x - mean(x) of a row, in place; the mean is of integers on the row's power of two.
 inline void centre_row(float* x, int count, float inverse_count) {
-    const int exponent = clamp(exponent_of(peak_of(x, count)), kNormLowest, kNormHighest);
+    const int exponent = norm_exponent(x, count);
     const float unit = power_of_two(kNormBits - exponent);
-    const float limit = static_cast<float>(1 << kNormBits);
     int64_t total = 0;
 Mean:
     for (int i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II=1
 #pragma HLS UNROLL factor=kFloatLanes
-        const float scaled = x[i] * unit;
-        total += round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+        total += norm_integer(x[i], unit);
     }
     const float mean = flush((static_cast<float>(total) * inverse_count) * power_of_two(exponent - kNormBits));
 Centre:
@@ -98,11 +105,11 @@ NormTokens:
                 count_cycles(Loop::kNorm, each);
             }
             store_floats<kMemoryPort>(Role::kActivations, memory, whole, 0, n, y);
-            count_cycles(Loop::kNorm, 3 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled
+            count_cycles(Loop::kNorm, 3 * each);  // peak, squares, scaled
             continue;
         }
         scales[t] = quantize_row(y, n, row);
-        count_cycles(Loop::kNorm, 5 * ((n + kFloatLanes - 1) / kFloatLanes));  // peak, squares, scaled, peak, codes
+        count_cycles(Loop::kNorm, 5 * each);  // peak, squares, scaled, peak, codes
         for (int k = n; k < padded(n, kLaneCols); ++k) row[k] = 0;
         const address_t to = address_of(run, i.word[codes]) + static_cast<address_t>(t) * padded(n, kLaneCols);
         store_codes<kMemoryPort>(Role::kActivations, memory, to, padded(n, kLaneCols), row);

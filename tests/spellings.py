@@ -315,6 +315,57 @@ def quantized_in_the_graph(s: Spelling) -> None:
         node.input[1] = tag + "dq"
 
 
+def local_functions(s: Spelling) -> None:
+    """Every Sigmoid with its product is a function of the file, and that calls another (onnxscript)."""
+    s.model.opset_import.append(helper.make_opsetid("local", 1))
+    opset = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    inner = helper.make_function("local", "Gate", ["x"], ["y"], [helper.make_node("Sigmoid", ["x"], ["y"])], opset)
+    steps = [
+        helper.make_node("Gate", ["x"], ["gate"], domain="local"),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        helper.make_node("Mul", ["gate", "one"], ["same"]),
+        helper.make_node("Mul", ["x", "same"], ["y"]),
+    ]
+    s.model.functions.extend([inner, helper.make_function("local", "Silu", ["x"], ["y"], steps, opset)])
+    for node in [n for n in s.nodes if n.op_type == "Sigmoid"]:
+        product = next(n for n in s.nodes if node.output[0] in n.input and n.op_type == "Mul")
+        s.put([node, product], [helper.make_node("Silu", [node.input[0]], [product.output[0]], domain="local")])
+
+
+def merged(s: Spelling) -> None:
+    """The whole model is the branch for a cache; the other gives zeros (optimum's merged decoders)."""
+    g = s.model.graph
+    branch = helper.make_graph(list(g.node), "with_past", [], list(g.output), list(g.initializer)[::2])
+    other = helper.make_graph(
+        [helper.make_node("Expand", ["zero", f"{o.name}.shape"], [f"{o.name}.zeros"]) for o in g.output],
+        "without_past",
+        [],
+        [helper.make_tensor_value_info(f"{o.name}.zeros", TensorProto.FLOAT, None) for o in g.output],
+        [numpy_helper.from_array(np.float32(0), "zero")]
+        + [
+            numpy_helper.from_array(np.ones(len(o.type.tensor_type.shape.dim), np.int64), f"{o.name}.shape")
+            for o in g.output
+        ],
+    )
+    kept, outputs = list(g.initializer)[1::2], [o.name for o in g.output]
+    for inner in branch.output:
+        inner.name += ".past"
+    for node in branch.node:
+        node.input[:] = [f"{i}.past" if i in outputs else i for i in node.input]
+        node.output[:] = [f"{o}.past" if o in outputs else o for o in node.output]
+    del g.node[:], g.initializer[:]
+    g.initializer.extend(kept)
+    g.input.append(helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1]))
+    g.node.append(helper.make_node("If", ["use_cache_branch"], outputs, then_branch=branch, else_branch=other))
+
+
+def constants(s: Spelling) -> None:
+    """Every small initializer is a Constant (torch's TorchScript exporter)."""
+    for tensor in [t for t in s.model.graph.initializer if np.prod(t.dims) <= 8]:
+        s.model.graph.initializer.remove(tensor)
+        s.nodes.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+
+
 SPELLINGS: dict[str, Callable[[Spelling], None]] = {
     "biases": biases,
     "fused": fused,
@@ -329,6 +380,9 @@ SPELLINGS: dict[str, Callable[[Spelling], None]] = {
     "window": windowed,
     "capped scores": capped_scores,
     "positions": positions,
+    "local functions": local_functions,
+    "merged": merged,
+    "constants": constants,
     "QCDQ weights": quantized_in_the_graph,
     **{kind: gated_by(kind) for kind in ("relu", "relu2", "gelu", "gelu_tanh")},
 }

@@ -128,15 +128,15 @@ FAULTS = (
     Fault(
         "small rows are clamped early in C++",
         "hls/norm.hpp",
-        "kNormLowest, kNormHighest);\n    const float unit = power_of_two(kNormBits - exponent);\n    const float limit = static_cast<float>(1 << kNormBits);\n    int64_t total = 0;\nSquares:",
-        "kNormLowest + 5, kNormHighest);\n    const float unit = power_of_two(kNormBits - exponent);\n    const float limit = static_cast<float>(1 << kNormBits);\n    int64_t total = 0;\nSquares:",
+        "kNormLowest, kNormHighest); }",
+        "kNormLowest + 5, kNormHighest); }",
         f"{CPP} -k every_exponent",
     ),
     Fault(
         "large rows are clamped early in C++",
         "hls/norm.hpp",
-        "kNormLowest, kNormHighest);\n    const float unit = power_of_two(kNormBits - exponent);\n    const float limit = static_cast<float>(1 << kNormBits);\n    int64_t total = 0;\nSquares:",
-        "kNormLowest, kNormHighest - 10);\n    const float unit = power_of_two(kNormBits - exponent);\n    const float limit = static_cast<float>(1 << kNormBits);\n    int64_t total = 0;\nSquares:",
+        "kNormLowest, kNormHighest); }",
+        "kNormLowest, kNormHighest - 10); }",
         f"{CPP} -k every_exponent",
     ),
     Fault(
@@ -276,8 +276,8 @@ FAULTS = (
     Fault(
         "a norm may read any value",
         "compiler/program/residual.py",
-        "and not _post(node, by_name) and node.inputs[0] != running",
-        "and False",
+        "and not _post(node, by_name)\n            and node.inputs[0] != running",
+        "and not _post(node, by_name)\n            and False",
         f"{CONFIRM} -k parallel_block",
     ),
     Fault(

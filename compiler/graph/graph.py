@@ -84,6 +84,7 @@ class Graph:
     source     the file it was read from
     metadata   that file's own key-value pairs
     positions  up to which the file was tried against this graph (sources/onnx/confirm.py); 0 where it was not
+    notes      what was read otherwise than it is written, such as roundings to FP16 that are left out
     """
 
     model: Model
@@ -93,6 +94,7 @@ class Graph:
     source: str = ""
     metadata: dict[str, str] = field(default_factory=dict, repr=False)
     positions: int = 0
+    notes: tuple[str, ...] = ()
 
     def replace(self, **changes: object) -> Graph:
         return replace(self, **changes)  # type: ignore[arg-type]

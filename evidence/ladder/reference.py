@@ -113,6 +113,9 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         file: str | bytes = str(path)
         if exact:
+            options.enable_mem_reuse = (
+                False  # its plan of buffers fails on graphs of 16-bit floats that share cache heads
+            )
             # onnxruntime may fuse DequantizeLinear and MatMul into a kernel that rounds activations to 8 bits; rung 0 is the
             # file's own meaning, with float activations.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(FP32_ACCURACY))
@@ -135,10 +138,28 @@ class OnnxModel:
             lacking = next(name for name, o in pairs.items() if o is None)
             raise UsageError(f"{path} gives back no cache for {lacking!r}")
         self.kept = {name: o.name for name, o in pairs.items() if o is not None}
-        self.sizes = {name: o.shape[1::2] for name, o in pairs.items() if o is not None}
+        self.sizes = self._sizes({n: (self.inputs[n].shape, o.shape) for n, o in pairs.items() if o is not None})
         others = [o.name for o in results if len(o.shape) != 4]
         self.logits = "logits" if "logits" in others else others[0]
         self.reset()
+
+    def _sizes(self, shapes: dict[str, tuple[Any, Any]]) -> dict[str, tuple[int, int]]:
+        """(KV heads, head_dim) of each cache, as its input or output states them; else as the model is read."""
+        from meadow.compiler.graph.ops import Attention
+        from meadow.compiler.sources.onnx.interface import number_of
+        from meadow.compiler.sources.source import read_source
+
+        found: dict[str, tuple[int, int]] = {}
+        read: list[Attention] = []
+        layers = sorted({number_of(name)[0] for name in shapes})
+        for name, both in shapes.items():
+            stated = [next((s[n] for s in both if isinstance(s[n], int)), None) for n in (1, 3)]
+            if None in stated and not read:
+                read = [n.op for n in read_source(self.path).nodes if isinstance(n.op, Attention)]
+            op = read[layers.index(number_of(name)[0])] if read else None
+            known = (0, 0) if op is None else (op.kv_heads, op.head_dim)
+            found[name] = tuple(k if n is None else n for n, k in zip(stated, known, strict=True))  # type: ignore[assignment]
+        return found
 
     def _type(self, name: str) -> Any:
         """The numpy type of an input."""
@@ -152,9 +173,7 @@ class OnnxModel:
         self.past: dict[str, NDArray[Any]] = {}
         for name, value in self.inputs.items():
             if len(value.shape) == 4:
-                heads, dim = (
-                    n if isinstance(n, int) else self.sizes[name][place] for place, n in enumerate(value.shape[1::2])
-                )
+                heads, dim = self.sizes[name]
                 self.past[name] = np.zeros((1, heads, 0, dim), self._type(name))
 
     def prefill(self, tokens: list[int]) -> Logits:
@@ -164,11 +183,17 @@ class OnnxModel:
 
     def step(self, tokens: list[int]) -> Logits:
         """Logits [T, vocab] of the next tokens."""
+        from meadow.compiler.sources.onnx.interface import plain_input
+
         count = len(tokens)
         feeds: dict[str, Any] = dict(self.past)
         for name, value in self.inputs.items():
             if name not in feeds:
-                feeds[name] = self._plain(name, len(value.shape), tokens)
+                rank = len(value.shape)
+                made = np.array([tokens]) if name == "input_ids" else plain_input(name, rank, self.position, count)
+                if made is None:
+                    raise UsageError(f"{self.path} has an input {name!r} that is not known")
+                feeds[name] = made.astype(self._type(name))
         try:
             found = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
         except Exception as error:  # as above
@@ -178,19 +203,3 @@ class OnnxModel:
         self.position += count
         logits: Logits = found[self.logits].reshape(-1, found[self.logits].shape[-1]).astype(np.float32)
         return logits
-
-    def _plain(self, name: str, rank: int, tokens: list[int]) -> NDArray[Any]:
-        """An input that is no cache: tokens, a mask of ones, positions."""
-        count = len(tokens)
-        if name == "input_ids":
-            made: Any = np.array([tokens])
-        elif "mask" in name:
-            made = np.ones((1, self.position + count))
-        elif "position" in name:
-            made = np.arange(self.position, self.position + count)
-            made = made[None] if rank > 1 else made
-        elif name == "use_cache_branch":
-            made = np.array([True] if rank else True)
-        else:
-            made = np.zeros((), np.int64)
-        return np.asarray(made).astype(self._type(name))

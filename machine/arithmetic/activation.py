@@ -44,11 +44,7 @@ def activated(function: Function, gate: Floats, up: Floats | None = None) -> Flo
             y = np.maximum(gate, np.float32(0))
             y = y * y if function is Function.RELU2 else y
         else:
-            t = steepness(function, gate)
-            u = np.minimum(
-                np.rint(np.abs(t) * ar.LOG2E * np.float32(1 << ar.EXP_FRACTION_BITS)), np.float32(ar.EXP_LIMIT)
-            )
-            p = ar.exp2_negative(u.astype(np.int32)).astype(np.float32)
+            p = ar.probability(np.abs(steepness(function, gate)) * ar.LOG2E)
             one = np.float32(ar.ONE_PROBABILITY)
             y = gate * (np.where(gate >= 0, one, p) / (p + one))
         return ar.flush(y if up is None else y * up)

@@ -175,6 +175,12 @@ def scores(products: Floats, q_scale: Floats, k_scale: Floats, kappa: np.float32
     return capped(y, np.float32(cap)) if cap else y
 
 
+def probability(distance: Floats) -> Floats:
+    """65535 * 2^-distance by the EXP table, for distances from 0 on."""
+    u = np.minimum(np.rint(distance * np.float32(1 << EXP_FRACTION_BITS)), np.float32(EXP_LIMIT))
+    return _EXP2_FLOAT.take(u.astype(np.int32))
+
+
 def capped(y: Floats, cap: np.float32) -> Floats:
     """cap * tanh(y / cap): a polynomial below CAP_SMALL, the EXP table and one division above."""
     inverse, twice = np.float32(1) / cap, np.float32(2) * LOG2E / cap
@@ -182,8 +188,7 @@ def capped(y: Floats, cap: np.float32) -> Floats:
     z = magnitude * inverse
     s = z * z
     small = z * (np.float32(1) + s * (CAP_CUBIC + s * CAP_QUINTIC))
-    u = np.minimum(np.rint((magnitude * twice) * np.float32(1 << EXP_FRACTION_BITS)), np.float32(EXP_LIMIT))
-    p = _EXP2_FLOAT.take(u.astype(np.int32))
+    p = probability(magnitude * twice)
     one = np.float32(ONE_PROBABILITY)
     t = np.where(z < CAP_SMALL, small, (one - p) / (one + p)).astype(np.float32)
     return flush(np.copysign(t * cap, y))

@@ -105,12 +105,18 @@ class Norm(Instruction):
         phases["vector unit"] = loops["norm"]
 
 
-def centred(x: Floats) -> Floats:
-    """x - mean(x) of each row; the mean is of the integers of NORM_BITS bits on the row's power of two, summed exactly."""
+def _integers(x: Floats) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """(integers of NORM_BITS bits, exponent of each row): x = integers * 2^(exponent - NORM_BITS), rounded."""
     peak = np.abs(x).max(axis=-1)
     exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
     limit = float(1 << NORM_BITS)
-    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
+    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit)
+    return m.astype(np.float64), exponent
+
+
+def centred(x: Floats) -> Floats:
+    """x - mean(x) of each row; the mean is of the integers of NORM_BITS bits on the row's power of two, summed exactly."""
+    m, exponent = _integers(x)
     mean = m.sum(axis=-1).astype(np.float32) * np.float32(1 / np.float32(x.shape[-1]))
     mean = ar.flush(mean * np.ldexp(np.float32(1), exponent - NORM_BITS).astype(np.float32))
     return ar.flush(x - mean[:, None])
@@ -118,10 +124,7 @@ def centred(x: Floats) -> Floats:
 
 def norm(x: Floats, gain: Floats, eps: np.float32) -> Floats:
     """RMS norm [T, n]: squares are summed as integers of NORM_BITS bits on the row's power of two."""
-    peak = np.abs(x).max(axis=-1)
-    exponent = np.clip(np.frexp(peak)[1], *NORM_EXPONENTS)
-    limit = float(1 << NORM_BITS)
-    m = np.clip(np.rint(np.ldexp(x, (NORM_BITS - exponent)[:, None])), -limit, limit).astype(np.float64)
+    m, exponent = _integers(x)
     total = np.einsum("tn,tn->t", m, m).astype(np.float32)
     mean = total * np.float32(1 / np.float32(x.shape[-1]))
     mean = ar.flush(mean * np.ldexp(np.float32(1), 2 * (exponent - NORM_BITS)).astype(np.float32))

@@ -20,7 +20,8 @@ from meadow.compiler.graph.evaluate import Evaluator, Floats, State
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Attention
 from meadow.compiler.sources.onnx.graph import OnnxGraph
-from meadow.compiler.sources.onnx.numeric import compute, full
+from meadow.compiler.sources.onnx.interface import plain_input
+from meadow.compiler.sources.onnx.numeric import ROUNDED, compute, full
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
 EMPTY = 8
@@ -32,7 +33,7 @@ TRAINED_SCORE = 6.0
 CONTEXT = 2048
 """Positions that are tried where a file does not say its context."""
 MOST_CONTEXT = 8192
-"""Most positions that `read` tries; compile tries as many as its design has (docs/decisions/0018-confirm-whole-layers.md)."""
+"""Most positions that `read` tries; compile tries as many as its design has (docs/decisions/0030-follow-the-operators.md)."""
 TOLERANCE = 1e-4
 """Of the largest magnitude that is expected.  FP32 sums of some thousand elements differ by 1e-5 at most."""
 COARSE = 50.0
@@ -191,28 +192,14 @@ def _feeds(g: OnnxGraph, graph: Graph, lifted: Lifted, run: _Expected) -> dict[s
             continue
         made = caches.get(value.name)
         if made is None:
-            made = plain_input(value, past, tokens, run.ids)
+            rank = len(value.type.tensor_type.shape.dim)
+            made = run.ids[None] if value.name == "input_ids" else plain_input(value.name, rank, past, tokens)
         if made is None:
             raise NotEvaluated(f"the input {value.name!r} is not known")
         kind = value.type.tensor_type.elem_type
         wanted = np.dtype(helper.tensor_dtype_to_np_dtype(kind or TensorProto.INT64))
         found[value.name] = full(made if made.dtype.kind == "f" else made.astype(wanted))
     return found
-
-
-def plain_input(value: onnx.ValueInfoProto, past: int, tokens: int, ids: NDArray[np.int64]) -> NDArray[Any] | None:
-    """An input that is no cache: tokens, a mask of ones, positions."""
-    name, rank = value.name, len(value.type.tensor_type.shape.dim)
-    if name == "input_ids":
-        return ids[None]
-    if "mask" in name:
-        return np.ones((1, past + tokens), np.int64)
-    if "position" in name:
-        made = np.arange(past, past + tokens, dtype=np.int64)
-        return made if rank == 1 else made[None]
-    if name == "use_cache_branch":
-        return np.array([True] if rank else True)
-    return np.array(0, np.int64) if name in ("num_logits_to_keep", "logits_to_keep") else None
 
 
 class Run:
@@ -223,18 +210,10 @@ class Run:
 
     def __init__(self, g: OnnxGraph, feeds: list[dict[str, Any]], last: dict[str, list[int]] | None = None):
         self.g, self.feeds, self.last = g, feeds, last or {}
-        self.opset = next((o.version for o in g.model.opset_import if o.domain in ("", "ai.onnx")), 17)
 
     def outputs(self, names: list[str]) -> dict[str, list[Any]]:
         """The values called `names`, one per feed.  Raises NotEvaluated."""
-        needed, stack, seen = set(), list(names), set()
-        while stack:
-            name = stack.pop()
-            if name and name not in seen:
-                seen.add(name)
-                if name in self.g.index:
-                    needed.add(self.g.index[name])
-                    stack += list(self.g.graph.node[self.g.index[name]].input)
+        needed = {self.g.index[name] for name in self.g.behind(names) if name in self.g.index}
         uses = Counter(i for n in needed for i in self.g.graph.node[n].input if i)
         uses.update(names)
         known: dict[str, list[Any]] = {}
@@ -259,7 +238,7 @@ class Run:
         made = []
         for n in range(count):
             given = [v[n] if len(v) > 1 else v[0] for v in inputs]
-            made.append(_run_one(node, given, self.opset, moving=count > 1))
+            made.append(_run_one(node, given, self.g.opset, moving=count > 1))
         for place, out in enumerate(node.output):
             if out and uses[out]:
                 known[out] = [m[place] if place < len(m) else None for m in made]
@@ -274,15 +253,9 @@ class Run:
 
 def _run_one(node: onnx.NodeProto, given: list[Any], opset: int, moving: bool) -> list[Any]:
     """One operator.  The roundings of activations to integers are left out, as they are where the graph is read."""
-    rounded = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Quant")
-    if moving and rounded and given[0].dtype.kind == "f":
+    if moving and node.op_type in ROUNDED and given[0].dtype.kind == "f":
         return [given[0]]
-    copy = node
-    if node.op_type == "Split":
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.attribute.append(helper.make_attribute("outputs", len(node.output)))
-    return [None if v is None else full(np.asarray(v)) for v in compute(copy, given, opset)]
+    return compute(node, given, opset)
 
 
 def _compare_run(graph: Graph, lifted: Lifted, run: _Expected, found: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.sources.onnx.shapes import NotEvaluated
+
 Array = NDArray[Any]
 
 
@@ -89,9 +91,15 @@ def grouped(
     q, k, v = heads_of(q, heads), heads_of(k, kv_heads), heads_of(v, kv_heads)
     past = 0 if past_k is None else past_k.shape[2]
     tokens = q.shape[1]
+    if seqlens is not None and int(seqlens.reshape(-1)[0]) != past + tokens - 1:
+        raise NotEvaluated(
+            f"GroupQueryAttention of {seqlens.reshape(-1)[0]} + 1 positions, with {past} cached and {tokens} new"
+        )
+    if any(v is not None for v in more):
+        raise NotEvaluated("GroupQueryAttention with a cache of integers")
     if a.get("do_rotary", 0):
         assert cos is not None and sin is not None
-        at = np.arange(past, past + tokens)
+        at = np.arange(past, past + tokens) if positions is None else positions.reshape(-1)
         q, k = (rotate(x, cos[at], sin[at], bool(a.get("rotary_interleaved", 0))) for x in (q, k))
     if past_k is not None and past_v is not None:
         k, v = np.concatenate([past_k[0], k], axis=1), np.concatenate([past_v[0], v], axis=1)
@@ -120,7 +128,7 @@ def multi_head(
     """com.microsoft.MultiHeadAttention."""
     heads = int(a["num_heads"])
     if padding is not None:
-        raise NotImplementedError("MultiHeadAttention with a key padding mask")
+        raise NotEvaluated("MultiHeadAttention with a key padding mask")
     if bias is not None:
         parts = np.split(bias.reshape(-1), 3)
         q, k, v = q + parts[0], k + parts[1], v + parts[2]

@@ -7,6 +7,7 @@ Knows the file format only; read.py knows what the nodes mean.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -93,10 +94,10 @@ def _load_model(path: Path) -> onnx.ModelProto:
         raise UsageError(f"{path} is not a whole ONNX file (truncated, or another format)") from None
     if not model.graph.node or not model.graph.output:
         raise UsageError(f"{path} is not a whole ONNX file: it parses, but holds no graph")
-    _refuse_disorder(path, model)
+    refuse_disorder(str(path), model)
     folder = path.parent.resolve()
     problems = []
-    for tensor in model.graph.initializer:
+    for tensor in tensors_of(model.graph):
         if external_data_helper.uses_external_data(tensor):
             problem = _check_external(tensor, folder)
             if problem and problem not in problems:
@@ -106,7 +107,7 @@ def _load_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _refuse_disorder(path: Path, model: onnx.ModelProto) -> None:
+def refuse_disorder(path: str, model: onnx.ModelProto) -> None:
     """Raise UsageError unless every node reads what is there before it and every value is made once, as ONNX demands: so there
     are no cycles, and no name means two things."""
     known = {"", *(t.name for t in model.graph.initializer), *(i.name for i in model.graph.input)}
@@ -206,8 +207,21 @@ def external_files(path: Path) -> list[Path]:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except DecodeError:
         return []  # load_model says what is wrong; a digest is of whatever is there
-    tensors = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
+    tensors = [t for t in tensors_of(model.graph) if external_data_helper.uses_external_data(t)]
     return sorted({path.parent / external_data_helper.ExternalDataInfo(t).location for t in tensors})
+
+
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The initializers and Constants of a graph and of its branches."""
+    graphs = [graph]
+    while graphs:
+        one = graphs.pop()
+        yield from one.initializer
+        for attribute in (a for node in one.node for a in node.attribute):
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
 
 
 def in_full(path: Path) -> bytes | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,20 @@ class OnnxGraph:
         self.index: dict[str, int] = {out: i for i, n in enumerate(self.graph.node) for out in n.output if out}
         self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in self.graph.initializer}
         self.inputs = [i.name for i in self.graph.input if i.name not in self.initializers]
+        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 17)
         self._arrays: dict[str, NDArray[np.generic]] = {}
+
+    def behind(self, names: Iterable[str], stop: Container[str] = ()) -> Iterator[str]:
+        """`names` and every value that they are computed from, each once; nothing behind those in `stop`."""
+        stack, seen = list(names), set()
+        while stack:
+            name = stack.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            yield name
+            if name in self.index and name not in stop:
+                stack += list(self.graph.node[self.index[name]].input)
 
     def strip(self, name: str) -> str:
         """`name` without the operators that only move values."""
@@ -60,7 +74,7 @@ class OnnxGraph:
         return found
 
     def array(self, name: str) -> NDArray[np.generic] | None:
-        """The value of `name` if it is an initializer or a Constant (through Identity), else None."""
+        """The value of `name` if it is an initializer (through Identity), else None."""
         for _ in range(64):
             if name in self._arrays:
                 return self._arrays[name]
@@ -68,16 +82,7 @@ class OnnxGraph:
                 self._arrays[name] = tensor_array(self.initializers[name], self.folder)
                 return self._arrays[name]
             node = self.producer.get(name)
-            if node is None:
-                return None
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        return tensor_array(attribute.t, self.folder)
-                    if attribute.name.startswith("value_"):
-                        return np.asarray(onnx.helper.get_attribute_value(attribute))
-                return None
-            if node.op_type != "Identity":
+            if node is None or node.op_type != "Identity":
                 return None
             name = node.input[0]
         return None
@@ -114,7 +119,7 @@ class OnnxGraph:
         if any(v is None and i for v, i in zip(inputs, node.input, strict=True)):
             return None
         try:
-            made = compute(node, inputs, 21)
+            made = compute(node, inputs, self.opset)
         except NotEvaluated as problem:
             raise Reject(str(problem), node.name or name) from None
         return made[list(node.output).index(name)]

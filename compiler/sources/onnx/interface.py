@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from meadow.compiler.sources.onnx.graph import OnnxGraph
 
@@ -29,6 +32,7 @@ FEATURES = {
     "operator DynamicQuantizeLinear": INTEGERS,
     "operator MatMulInteger": INTEGERS,
     "operator QLinearMatMul": INTEGERS,
+    "static activations": f"{INTEGERS}: its activations are INT8 with a scale per token",
     "bias by head": "ALiBi (BLOOM, MPT) and relative positions (T5) are not served",
     "cache shape": "heads and head size must be numbers: [batch, kv_heads, past, head_dim]",
 }
@@ -86,6 +90,18 @@ def is_cache(value: onnx.ValueInfoProto) -> bool:
     return len(value.type.tensor_type.shape.dim) == 4 and not re.search(
         r"input_ids|pixel|image|audio|feature|mask", value.name
     )
+
+
+def plain_input(name: str, rank: int, past: int, tokens: int) -> NDArray[Any] | None:
+    """An input that is neither tokens nor a cache, with `past` cached tokens: a mask of ones, positions; None for any other."""
+    if "mask" in name:
+        return np.ones((1, past + tokens), np.int64)
+    if "position" in name:
+        made = np.arange(past, past + tokens, dtype=np.int64)
+        return made if rank == 1 else made[None]
+    if name == "use_cache_branch":
+        return np.array([True] if rank else True)
+    return np.array(0, np.int64) if name in ("num_logits_to_keep", "logits_to_keep") else None
 
 
 def _states(g: OnnxGraph) -> list[Problem]:

@@ -23,7 +23,10 @@ from meadow.compiler.sources.onnx.packed import matmul_nbits, rows_dequantized, 
 from meadow.compiler.sources.onnx.shapes import NotEvaluated, axes_of, bounded, parts_of, reshaped, sliced, unsqueezed
 
 Array = NDArray[Any]
-HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+HALVES = frozenset([TensorProto.FLOAT16, TensorProto.BFLOAT16])
+FLOATS = HALVES | {TensorProto.FLOAT, TensorProto.DOUBLE}
+ROUNDED = frozenset(["QuantizeLinear", "DequantizeLinear", "Quant"])
+"""Operators that round activations where they are not of constants."""
 QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
 
@@ -40,15 +43,19 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in found.items()}
 
 
-def compute(node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array]:
-    """The outputs of one operator.  Raises NotEvaluated."""
+def compute(node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array | None]:
+    """The outputs of one operator, floats in FP32; None for those that no model uses.  Raises NotEvaluated."""
     rule = _rule(node)
     try:
         with np.errstate(all="ignore"):
-            if rule is not None:
-                found = rule(attributes_of(node), *inputs)
-                return list(found) if isinstance(found, (list, tuple)) else [np.asarray(found)]
-            return _reference(node, inputs, opset)
+            if rule is None:
+                return _reference(node, inputs, opset)
+            attributes = attributes_of(node)
+            if node.op_type == "Split":
+                attributes["outputs"] = len(node.output)
+            found = rule(attributes, *inputs)
+            made = found if isinstance(found, (list, tuple)) else [found]
+            return [None if v is None else full(np.asarray(v)) for v in made]
     except NotEvaluated:
         raise
     except Exception as error:  # numpy and the reference evaluator raise whatever they like for shapes that do not fit
@@ -64,7 +71,7 @@ def _rule(node: onnx.NodeProto) -> Callable[..., Any] | None:
     return _RULES.get(node.op_type) if node.domain in ("", "ai.onnx", "com.microsoft") else None
 
 
-def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array]:
+def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int) -> list[Array | None]:
     """One operator by onnx's reference evaluator."""
     fed = {name: value for name, value in zip(node.input, inputs, strict=True) if name and value is not None}
     infos = [
@@ -80,7 +87,7 @@ def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int)
 
 def cast(x: Array, to: int) -> Array:
     """`x` as another type; of floats there is one, FP32."""
-    if to in HALVES or to == TensorProto.FLOAT:
+    if to in FLOATS:
         return x.astype(np.float32)
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(to))
     return x.astype(kind)
@@ -92,20 +99,6 @@ def _cast(a: dict[str, Any], x: Array) -> Array:
 
 def _cast_like(a: dict[str, Any], x: Array, like: Array) -> Array:
     return x.astype(like.dtype)
-
-
-def _constant(a: dict[str, Any]) -> Array:
-    value = next((v for k, v in a.items() if k.startswith("value")), None)
-    if value is None:
-        raise NotEvaluated("a Constant without a value")
-    if isinstance(value, TensorProto):
-        return full(np.asarray(onnx.numpy_helper.to_array(value)))
-    kind = (
-        np.float32
-        if isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
-        else None
-    )
-    return np.asarray(value, kind)
 
 
 def _constant_of_shape(a: dict[str, Any], shape: Array) -> Array:
@@ -183,8 +176,9 @@ def _fused_matmul(a: dict[str, Any], x: Array, y: Array) -> Array:
     return np.asarray((x @ y) * np.float32(a.get("alpha", 1.0)))
 
 
-def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float32])(x) if x.size else x.astype(np.float32)
+def erf(x: Array) -> Array:
+    """The error function of each element, in the type of `x`."""
+    return np.vectorize(math.erf, otypes=[x.dtype])(x) if x.size else x
 
 
 def _sigmoid(x: Array) -> Array:
@@ -196,7 +190,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
         return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)), x.dtype)
-    return np.asarray(np.float32(0.5) * x * (1 + _erf(x * np.float32(math.sqrt(0.5)))), x.dtype)
+    return np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5)))), x.dtype)
 
 
 def _softmax(a: dict[str, Any], x: Array) -> Array:
@@ -313,7 +307,6 @@ _RULES: dict[str, Callable[..., Any]] = {
     "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,
-    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Cos": _one(np.cos),
     "CumSum": lambda a, x, axis: (
@@ -323,7 +316,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "Div": _divide,
     "Dropout": lambda a, x, *more: [x, np.ones(x.shape, bool)],
     "Equal": _two(np.equal),
-    "Erf": _one(_erf),
+    "Erf": _one(erf),
     "Exp": _one(np.exp),
     "Expand": _expand,
     "Flatten": lambda a, x: x.reshape(math.prod(x.shape[: a.get("axis", 1)]), -1),

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.sources.onnx.shapes import NotEvaluated
+
 ROWS_AT_ONCE = 1 << 20
 """Elements that are dequantized at a time."""
 Floats = NDArray[np.float32]
@@ -54,7 +56,7 @@ def matmul_nbits(
 ) -> NDArray[Any]:
     """com.microsoft.MatMulNBits: y = a @ ((code - zero point) * scale).T (+ bias), a few rows of W at a time."""
     if group is not None:
-        raise NotImplementedError("MatMulNBits with a group index")
+        raise NotEvaluated("MatMulNBits with a group index")
     b, scales = np.asarray(b).reshape(N, -1), np.asarray(scales).reshape(N, -1)
     zero = None if zero_points is None else np.asarray(zero_points).reshape(N, -1)
     rows, found = max(1, ROWS_AT_ONCE // max(1, K)), []
@@ -111,7 +113,7 @@ def table_rows(
 ) -> NDArray[np.float32]:
     """com.microsoft.GatherBlockQuantized: rows of a table of codes in blocks along its rows."""
     if gather_axis or quantize_axis % data.ndim != data.ndim - 1:
-        raise NotImplementedError("GatherBlockQuantized along other axes")
+        raise NotEvaluated("GatherBlockQuantized along other axes")
     some, scale = data[indices], np.asarray(scales, np.float32)[indices]
     points = None if zero_points is None else zero_points[indices]
     rows = int(np.prod(indices.shape))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """read: an ONNX file of any exporter becomes a Graph, confirmed by numbers.
 
+    normalize   functions, merged branches and Constants go      (normalize.py)
     interface   what inputs and outputs say                      (interface.py)
     lift        operators are followed on symbolic values        (lift/)
     positions   windows and rotations, at many positions         (lift/positions.py)
@@ -25,7 +26,7 @@ from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Lifted, 
 from meadow.compiler.sources.onnx.file import external_files, find_model, load_model
 from meadow.compiler.sources.onnx.graph import OnnxGraph
 from meadow.compiler.sources.onnx.interface import Problem, explained, interface, logits_of, number_of
-from meadow.compiler.sources.onnx.lift import rules
+from meadow.compiler.sources.onnx.lift import rules  # noqa: F401  they register themselves
 from meadow.compiler.sources.onnx.lift.assemble import Assembly
 from meadow.compiler.sources.onnx.lift.attention import cached
 from meadow.compiler.sources.onnx.lift.form import Form, Reject
@@ -34,6 +35,7 @@ from meadow.compiler.sources.onnx.lift.positions import Positions
 from meadow.compiler.sources.onnx.lift.roles import finished
 from meadow.compiler.sources.onnx.lift.tensors import Tensors
 from meadow.compiler.sources.onnx.lift.values import Attended, Past, Turned, Value
+from meadow.compiler.sources.onnx.normalize import normalize
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.guard import guard
@@ -53,7 +55,7 @@ def read(path: Path, context: int | None = None) -> Graph:
     file = find_model(path)
     with guard(file, UsageError, "export or quantize the model again"):
         proto = load_model(file)
-        return Reader(OnnxGraph(proto, file.parent.resolve()), file).read(context)
+        return Reader(OnnxGraph(normalize(proto, str(file)), file.parent.resolve()), file).read(context)
 
 
 def absurd_numbers(graph: Graph) -> list[Problem]:
@@ -88,7 +90,6 @@ def source_digest(path: Path) -> str:
 
 PAST_TOKENS, TOKENS = 2, 3
 """Cached and new tokens with which a graph is followed."""
-RULES = rules.MODULES
 
 
 class Reader:
@@ -97,7 +98,6 @@ class Reader:
     def __init__(self, g: OnnxGraph, file: Path):
         self.g, self.file = g, file
         self.problems: list[Problem] = []
-        self.notes: list[str] = []
 
     def read(self, context: int | None) -> Graph:
         """The Graph, confirmed up to position `context`.  Raises UnsupportedModel."""
@@ -195,7 +195,8 @@ class Reader:
         nodes = finished(assembly, head)
         weights, vectors = assembly.tensors.weights, assembly.tensors.vectors
         model = self._model(nodes, assembly.tensors, context, metadata)
-        graph = Graph(model, nodes, weights, vectors, str(self.file), metadata, tried)
+        notes = tuple(f"{text} ({times} times)" for text, times in sorted(lift.notes.items()))
+        graph = Graph(model, nodes, weights, vectors, str(self.file), metadata, tried, notes)
         graph.check()
         return graph, self._lifted(lift, nodes, assembly, logits)
 

@@ -28,7 +28,7 @@ def constant_matrix(g: OnnxGraph, name: str) -> Weight | None:
 
     None when it is not constant.  Raises Reject for a quantization that is not understood.
     """
-    if name in g.initializers or (name in g.producer and g.producer[name].op_type == "Constant"):
+    if name in g.initializers:
         value = g.array(name)
         return _plain(name, value) if value is not None and value.ndim == 2 else None
     node = g.producer.get(name)

@@ -62,7 +62,6 @@ class Assembly:
     frequencies: Callable[[Turned], tuple[float, ...]]
     made: list[Made] = field(default_factory=list)
     known: dict[Any, tuple[int, float]] = field(default_factory=dict)
-    names: tuple[str, str] = ("", "")
     order: list[Made] = field(default_factory=list)
 
     def add(self, op: Op, inputs: tuple[int, ...], base: Base, cols: NDArray[np.intp] | None = None) -> int:
@@ -83,18 +82,19 @@ class Assembly:
         base, cols, coef, const = resolve(rows)
         key = (base.order, cols.tobytes(), _key(coef), _key(const))
         if key not in self.known:
-            self.names = names_of(rows)
-            self.known[key] = self._made(base, cols, coef, const)
+            self.known[key] = self._made(base, cols, coef, const, names_of(rows))
         return self.known[key]
 
-    def _made(self, base: Base, cols: NDArray[np.intp], coef: Any, const: Any) -> tuple[int, float]:
+    def _made(
+        self, base: Base, cols: NDArray[np.intp], coef: Any, const: Any, names: tuple[str, str]
+    ) -> tuple[int, float]:
         whole = np.array_equal(cols, np.arange(base.width))
         if isinstance(base, Product):
-            return self._linear(base, None if whole else cols, coef, const), 1.0
+            return self._linear(base, None if whole else cols, coef, const, names[1]), 1.0
         if not whole:
             raise Reject("features are moved between one node and the next", base.name, "features moved")
         if isinstance(base, Normed):
-            return self._norm(base, coef, const), 1.0
+            return self._norm(base, coef, const, names), 1.0
         factor, shift = uniform(coef), uniform(const)
         if factor is None or shift != 0.0:
             raise Reject("factors or constants by feature that no node has", base.name, "factors by feature")
@@ -119,8 +119,7 @@ class Assembly:
 
     # -- kinds -----------------------------------------------------------------------------------------------------
 
-    def _linear(self, base: Product, cols: NDArray[np.intp] | None, coef: Any, const: Any) -> int:
-        named = self.names[1]
+    def _linear(self, base: Product, cols: NDArray[np.intp] | None, coef: Any, const: Any, named: str) -> int:
         source, factor = self.factored(base.source)
         number = uniform(coef)
         if number is None:
@@ -133,8 +132,7 @@ class Assembly:
         self.tensors.biases[made] = (named, bias)
         return made
 
-    def _norm(self, base: Normed, coef: Any, const: Any) -> int:
-        names = self.names
+    def _norm(self, base: Normed, coef: Any, const: Any, names: tuple[str, str]) -> int:
         source, factor = self.factored(base.source)
         size = base.width // base.heads
         gain, bias = (self._by_part(v, base, size) for v in (coef, const))
@@ -188,14 +186,11 @@ class Assembly:
         if not isinstance(logits, Form):
             raise Reject("the logits were not understood", "logits", "logits")
         rows = arrange(logits, "logits")
-        self.names = names_of(rows.rows)
         base, cols, coef, const = resolve(rows.rows)
         if not isinstance(base, Product) or not rows.ordered or not np.array_equal(cols, np.arange(base.width)):
             raise Reject("the logits are no linear layer's", "logits", "logits")
-        names = self.names
         self._before(base)
-        self.names = names
-        number = self._linear(base, None, coef, const)
+        number = self._linear(base, None, coef, const, names_of(rows.rows)[1])
         op = self.made[number].op
         assert isinstance(op, Linear)
         self.made[number].op = Head("", None, op.factor, cap)

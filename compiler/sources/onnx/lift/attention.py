@@ -15,7 +15,6 @@ from meadow.compiler.sources.onnx.lift.lifter import Cut, Lifter, rule
 from meadow.compiler.sources.onnx.lift.settle import form_of, rows
 from meadow.compiler.sources.onnx.lift.values import Attended, Const, Past, Scored, Shares, Value
 
-SCORE = "attention scores"
 HIDDEN = -1e4
 """What is added to scores that are hidden is at most this."""
 
@@ -25,13 +24,13 @@ def product_of_values(lift: Lifter, node: onnx.NodeProto, x: Form, y: Form) -> F
     if any(isinstance(b, Shares) for b in x.bases()):
         made = mix(lift, node.output[0], x, y)
     else:
-        made = scored(lift, node.output[0], x, np_swapped(y))
+        made = scored(lift, node.output[0], x, swapped(y))
         made.terms[0].base.queries = node.input[0]  # type: ignore[attr-defined]
     shape = (*x.shape[:-1], y.shape[-1])
     return made.view(lambda v: v.reshape(shape))
 
 
-def np_swapped(form: Form) -> Form:
+def swapped(form: Form) -> Form:
     return form.view(lambda v: np.swapaxes(v, -1, -2))
 
 
@@ -91,6 +90,12 @@ def heads_first(made: Arrangement, heads: int, what: str) -> Rows:
     return made.rows
 
 
+def one_by_one(lift: Lifter, q: Form, k: Form) -> tuple[Rows, Rows]:
+    """Queries and new keys [1, heads, tokens, head_dim] as rows."""
+    q_rows = heads_first(rows(lift, q.view(lambda v: v[0])), q.shape[1], "queries")
+    return q_rows, heads_first(rows(lift, k.view(lambda v: v[0])), k.shape[1], "keys")
+
+
 def _factored(rows: Rows) -> tuple[Rows, float]:
     """Rows without the one factor that all have."""
     factor = uniform(rows.coef)
@@ -139,7 +144,7 @@ def _fused_matmul(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: lis
     x, y = form_of(lift, xs[0]), form_of(lift, xs[1])
     if a.get("transA"):
         raise Reject("FusedMatMul with a transposed first factor", feature="operator FusedMatMul")
-    y = np_swapped(y) if a.get("transB") else y
+    y = swapped(y) if a.get("transB") else y
     return product_of_values(lift, node, x, y).scaled(float(a.get("alpha", 1.0)))
 
 
@@ -195,9 +200,7 @@ def _replay(base: Scored, scores_name: str) -> Any:
         assert isinstance(shares, Shares)
         q = _four(form_of(sub, sub.value(base.queries)), "queries")
         new = _four(form_of(sub, sub.value(sub.appended_name(base.past.name))), "keys")
-        q_rows = heads_first(rows(sub, q.view(lambda v: v[0])), base.heads, "queries")
-        k_rows = heads_first(rows(sub, new.view(lambda v: v[0])), base.kv_heads, "keys")
-        return q_rows, k_rows, shares.mask, shares.scale
+        return (*one_by_one(sub, q, new), shares.mask, shares.scale)
 
     return again
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 import onnx
 
 from meadow.compiler.sources.onnx.lift.form import Array, Form, Reject, uniform
-from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule
+from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
 from meadow.compiler.sources.onnx.lift.lookup import looked_product
 from meadow.compiler.sources.onnx.lift.settle import (
     curve_of,
     derived,
     form_of,
     known_curve,
+    normed,
     placed,
     positioned,
     rows,
@@ -39,11 +39,12 @@ from meadow.compiler.sources.onnx.lift.values import (
     Stat,
     Value,
 )
-from meadow.compiler.sources.onnx.numeric import gelu
+from meadow.compiler.sources.onnx.numeric import erf, gelu
 from meadow.compiler.sources.onnx.shapes import axes_of
 
 AFFINE = (Normed, Product, Derived)
 """Values that take factors and constants by feature: a gain, a bias."""
+MINUS = Const("", lambda: np.array(-1.0), False)
 SAFE = 6e4
 """Bounds of values that are as large as those of FP16, which FP32 does not need."""
 
@@ -61,7 +62,7 @@ def _subtract(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Va
     x, y = xs
     if isinstance(y, Stat) and y.kind == "mean" and isinstance(x, Form) and isinstance(y.x, Form) and x.same(y.x):
         return Centred(x)
-    return add(lift, x, multiply(lift, y, Const("", lambda: np.array(-1.0), False), ""), node.output[0])
+    return add(lift, x, multiply(lift, y, MINUS, ""), node.output[0])
 
 
 def add(lift: Lifter, x: Value, y: Value, name: str) -> Value:
@@ -145,7 +146,7 @@ def multiply(lift: Lifter, x: Value, y: Value, name: str) -> Value:
         return _times(lift, x, y)
     if isinstance(y, Stat) or isinstance(x, Stat):
         value, stat = (x, y) if isinstance(y, Stat) else (y, x)
-        return _normed(lift, value, stat, -0.5, name)
+        return normed(lift, value, stat, -0.5, name)
     if isinstance(x, Form) and isinstance(y, Form) and x.same(y):
         return Squared(x)
     if isinstance(x, Centred) and isinstance(y, Centred) and x.x.same(y.x):
@@ -215,7 +216,7 @@ def _div(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value])
             if uniform(np.asarray(x.array, np.float64)) != 1.0:
                 raise Reject("a constant over a mean", feature="norm")
             return Stat(y.x, y.kind, y.shape, y.eps, -y.power)
-        return _normed(lift, x, y, 0.5, node.output[0])
+        return normed(lift, x, y, 0.5, node.output[0])
     if isinstance(x, Const):
         curve = curve_of(y)
         top = uniform(np.asarray(x.array, np.float64))
@@ -226,30 +227,6 @@ def _div(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value])
     if joined is not None:
         return joined
     raise Reject("a value over another", feature="quotient of values")
-
-
-def _normed(lift: Lifter, x: Value, stat: Stat, power: float, name: str) -> Form:
-    """x times (mean square + eps) ** power, power being -1/2, or over its root."""
-    if stat.kind != "square" or stat.power != power:
-        raise Reject("a value over a mean that is no root mean square", feature="norm")
-    centred = isinstance(stat.x, Centred)
-    inner = stat.x.x if isinstance(stat.x, Centred) else stat.x
-    mine = x.x if isinstance(x, Centred) else x
-    if centred != isinstance(x, Centred) or not isinstance(mine, Form) or not mine.same(inner):
-        raise Reject("a norm's root is of another value than its input", feature="norm")
-    return norm(lift, mine, "layer" if centred else "rms", stat.eps, name)
-
-
-def norm(lift: Lifter, x: Form, kind: str, eps: float, name: str) -> Form:
-    """The norm of each row of the last axis, without gain."""
-    made = rows(lift, x)
-    if not made.rows.plain:
-        made = rows(lift, derived(lift, x))
-    size = x.shape[-1]
-    if made.rows.width % size or (np.diff(made.place.reshape(-1, size), axis=1) != 1).any():
-        raise Reject("a norm over features that do not lie side by side", feature="norm")
-    base = Normed(name, len(made.rows.tokens), made.rows.width, made.rows, kind, eps, made.rows.width // size)
-    return placed(base, made.place)
 
 
 @rule("Pow")
@@ -284,11 +261,10 @@ def _apply(x: Value, fn: Callable[[Array], Array]) -> Curve:
     return Curve(curve.x, lambda z: fn(inner(z)), curve.own)
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "Abs": np.abs,
     "Cos": np.cos,
-    "Erf": _erf,
+    "Erf": erf,
     "Exp": np.exp,
     "Relu": lambda z: np.maximum(z, 0),
     "Sigmoid": lambda z: 1 / (1 + np.exp(-z)),
@@ -302,14 +278,14 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 @rule(*_FUNCTIONS)
 def _function(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     x = xs[0]
-    if node.op_type == "FastGelu" and len(xs) > 1 and xs[1] is not None:
+    if node.op_type == "FastGelu" and given(xs, 1) is not None:
         x = add(lift, x, xs[1], node.output[0])
     return _apply(x, _FUNCTIONS[node.op_type])
 
 
 @rule("Gelu", "BiasGelu")
 def _gelu(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    x = add(lift, xs[0], xs[1], node.output[0]) if len(xs) > 1 and xs[1] is not None else xs[0]
+    x = add(lift, xs[0], xs[1], node.output[0]) if given(xs, 1) is not None else xs[0]
     how = str(a.get("approximate", "none"))
     return _apply(x, lambda z: gelu(z, how))
 
@@ -324,23 +300,26 @@ def _swish(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 
 @rule("Neg")
 def _neg(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    return multiply(lift, xs[0], Const("", lambda: np.array(-1.0), False), node.output[0])
+    return multiply(lift, xs[0], MINUS, node.output[0])
 
 
 @rule("Clip", "Min", "Max")
 def _clip(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    x = next(v for v in xs if not isinstance(v, Const))
-    bounds = [v for v in xs if v is not None and v is not x]
-    limits = [uniform(np.asarray(lift.array(v), np.float64)) for v in bounds] + [a.get("min"), a.get("max")]
-    numbers = [v for v in limits if v is not None]
-    if numbers and all(abs(v) >= SAFE for v in numbers):
-        lift.note("values are bounded by the largest of FP16, which FP32 does not need")
+    if node.op_type == "Clip":
+        x = xs[0]
+        low, high = (
+            a.get(name) if given(xs, place) is None else lift.number(xs[place])
+            for place, name in ((1, "min"), (2, "max"))
+        )
+    else:
+        x = next(v for v in xs if not isinstance(v, Const))
+        numbers = [lift.number(v) for v in xs if v is not x]
+        low, high = (max(numbers), None) if node.op_type == "Max" else (None, min(numbers))
+    bounds = [v for v in (low, high) if v is not None]
+    if all(abs(v) >= SAFE for v in bounds):
+        if bounds:
+            lift.note("values are bounded by the largest of FP16, which FP32 does not need")
         return x
-    if node.op_type in ("Min", "Max") and len(numbers) == 1:
-        least = node.op_type == "Min"
-        return _apply(x, lambda z: np.minimum(z, numbers[0]) if least else np.maximum(z, numbers[0]))
-    low = -np.inf if len(xs) < 2 or xs[1] is None else limits[0]
-    high = np.inf if len(xs) < 3 or xs[2] is None else limits[len(bounds) - 1]
     return _apply(x, lambda z: np.clip(z, low, high))
 
 
@@ -353,7 +332,7 @@ def _is_nan(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Valu
 @rule("ReduceMean", "ReduceSum")
 def _reduce(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     x = xs[0]
-    axes = axes_of(a, lift.array(xs[1]) if len(xs) > 1 and xs[1] is not None else None)
+    axes = axes_of(a, lift.optional(xs, 1))
     rank = len(x.shape)
     if axes is None or [n % rank for n in axes] != [rank - 1]:
         raise Reject(f"{node.op_type} over axes {axes}", feature=f"{node.op_type} over other axes")
@@ -365,34 +344,3 @@ def _reduce(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Valu
     if isinstance(x, Form):
         return Stat(x, "mean", shape)
     raise Reject("a mean of a function of the features", feature="mean")
-
-
-@rule("RMSNormalization", "SimplifiedLayerNormalization", "LayerNormalization")
-def _norm(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    x = form_of(lift, xs[0])
-    if int(a.get("axis", -1)) % len(x.shape) != len(x.shape) - 1:
-        raise Reject(f"a norm from axis {a['axis']} on", feature="norm axis")
-    kind = "layer" if node.op_type == "LayerNormalization" else "rms"
-    return _gained(lift, x, kind, float(a.get("epsilon", 1e-5)), xs[1:], node.output[0])
-
-
-def _gained(lift: Lifter, x: Form, kind: str, eps: float, tensors: list[Value], name: str) -> Form:
-    """A norm with its gain and bias."""
-    made: Value = norm(lift, x, kind, eps, name)
-    if tensors and tensors[0] is not None:
-        made = _times(lift, made, tensors[0])
-    if len(tensors) > 1 and tensors[1] is not None:
-        made = _plus(lift, made, tensors[1])
-    return form_of(lift, made)
-
-
-@rule("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
-def _skip_norm(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    layer = node.op_type == "SkipLayerNormalization"
-    more = xs[4 if layer else 3] if len(xs) > (4 if layer else 3) else None
-    name = next((o for o in node.output[3:4] if o), node.output[0] + ".sum")
-    second = xs[1] if more is None else add(lift, xs[1], more, name)
-    total = form_of(lift, add(lift, xs[0], second, name))
-    tensors = [xs[2], xs[3] if layer and len(xs) > 3 else None]
-    made = _gained(lift, total, "layer" if layer else "rms", float(a.get("epsilon", 1e-5)), tensors, node.output[0])
-    return [made, Const("", lambda: np.zeros(0), False), Const("", lambda: np.zeros(0), False), total]

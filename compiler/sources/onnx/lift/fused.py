@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from meadow.compiler.sources.onnx.lift.attention import attended, cached, heads_first, scored, softmax
+from meadow.compiler.sources.onnx.lift.attention import attended, cached, heads_first, one_by_one, scored, softmax
 from meadow.compiler.sources.onnx.lift.elementwise import add
-from meadow.compiler.sources.onnx.lift.form import Form, Reject, Rows, joined
-from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule
+from meadow.compiler.sources.onnx.lift.form import Form, Reject, joined
+from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
 from meadow.compiler.sources.onnx.lift.settle import cache_of, derived, form_of, rows
 from meadow.compiler.sources.onnx.lift.values import Const, Curve, Past, Value
-
-
-def _given(xs: list[Value], place: int) -> Value:
-    return xs[place] if len(xs) > place else None
 
 
 def split_heads(form: Form, heads: int) -> Form:
@@ -48,11 +44,11 @@ def turned(x: Form, cos: Any, sin: Any, interleaved: bool, count: int) -> Form:
     return whole if count == size else joined([whole, x.view(lambda v: v[..., count:])], -1)
 
 
-def rows_of(table: Any, past: int, tokens: int) -> Any:
-    """The rows of a table of angles for the new tokens."""
-    if past + tokens > len(table):
+def rows_of(table: Any, positions: Any) -> Any:
+    """The rows of a table of angles at these positions."""
+    if positions.max(initial=0) >= len(table):
         raise Reject(f"a rotary table of {len(table)} positions", feature="positions")
-    return table[past : past + tokens]
+    return table[positions.astype(np.int64)]
 
 
 def bare(lift: Lifter, form: Form) -> Form:
@@ -67,15 +63,15 @@ def _rotary(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Valu
         positions, cos, sin = (lift.array(v) for v in xs[1:4])
         positions = positions.reshape(-1)
         positions = positions if positions.size == lift.tokens else positions[0] + np.arange(lift.tokens)
-        cos, sin = cos[positions.astype(np.int64)][None], sin[positions.astype(np.int64)][None]
+        cos, sin = rows_of(cos, positions)[None], rows_of(sin, positions)[None]
     else:
         cos, sin = lift.array(xs[1]), lift.array(xs[2])
         for table in xs[1:3]:
             if table.varies:
                 lift.factors[table.name] = table
-        if _given(xs, 3) is not None:
-            positions = lift.array(xs[3]).astype(np.int64)
-            cos, sin = cos[positions], sin[positions]
+        if given(xs, 3) is not None:
+            positions = lift.array(xs[3])
+            cos, sin = rows_of(cos, positions), rows_of(sin, positions)
     flat = len(x.shape) == 3
     heads = int(a.get("num_heads", 0)) or (x.shape[2] // (2 * cos.shape[-1]) if flat else 0)
     x = split_heads(x, heads) if flat else x
@@ -117,12 +113,6 @@ def core(
     return attended(lift, name, base, past, heads_first(rows(lift, new), new.shape[0], "values"), new.shape[2])
 
 
-def one_by_one(lift: Lifter, q: Form, k: Form) -> tuple[Rows, Rows]:
-    """Queries and new keys, heads first, as rows."""
-    q_rows = heads_first(rows(lift, q.view(lambda v: v[0])), q.shape[1], "queries")
-    return q_rows, heads_first(rows(lift, k.view(lambda v: v[0])), k.shape[1], "keys")
-
-
 def causal(lift: Lifter, window: int = 0) -> Any:
     """What is added to scores [tokens, past + tokens]."""
     distance = np.arange(lift.past, lift.past + lift.tokens)[:, None] - np.arange(lift.past + lift.tokens)
@@ -156,8 +146,11 @@ GROUPED = frozenset(
     ]
 )
 """Attributes of GroupQueryAttention that are known."""
-ABSENT = ("smooth_softmax", "qk_output", "kv_cache_bit_width")
+ABSENT = ("smooth_softmax", "qk_output", "kv_cache_bit_width", "k_quant_type", "v_quant_type")
 """Those of which only the default is served."""
+DEFAULTS = (0, -1, "NONE")
+MULTI_HEAD = frozenset(["num_heads", "scale", "unidirectional", "mask_filter_value", "outputs"])
+"""Attributes of MultiHeadAttention that are known.  mask_filter_value belongs to the padding mask, which is refused."""
 
 
 def _grouped_inputs(lift: Lifter, a: dict[str, Any], xs: list[Value]) -> tuple[Form, Form, Form]:
@@ -172,7 +165,9 @@ def _grouped_inputs(lift: Lifter, a: dict[str, Any], xs: list[Value]) -> tuple[F
         k, v = form_of(lift, xs[1]), form_of(lift, xs[2])
     q, k, v = split_heads(q, heads), split_heads(k, kv_heads), split_heads(v, kv_heads)
     if a.get("do_rotary", 0):
-        cos, sin = (rows_of(lift.array(x), lift.past, lift.tokens) for x in xs[7:9])
+        positions = lift.optional(xs, 9)
+        at = np.arange(lift.past, lift.past + lift.tokens) if positions is None else positions.reshape(-1)
+        cos, sin = (rows_of(lift.array(x), at) for x in xs[7:9])
         interleaved, count = bool(a.get("rotary_interleaved", 0)), 2 * cos.shape[-1]
         q, k = (turned(bare(lift, x), cos[None, None], sin[None, None], interleaved, count) for x in (q, k))
     return q, k, v
@@ -180,7 +175,7 @@ def _grouped_inputs(lift: Lifter, a: dict[str, Any], xs: list[Value]) -> tuple[F
 
 @rule("GroupQueryAttention")
 def _grouped(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    strange = sorted(k for k in a if k not in GROUPED) or [k for k in ABSENT if a.get(k, 0) not in (0, -1)]
+    strange = sorted(k for k in a if k not in GROUPED) or [k for k in ABSENT if a.get(k, 0) not in DEFAULTS]
     if strange:
         raise Reject(
             f"GroupQueryAttention with {strange[0]}={a[strange[0]]}", feature=f"GroupQueryAttention {strange[0]}"
@@ -194,14 +189,16 @@ def _grouped(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Val
     def again(sub: Lifter) -> Any:
         values = [sub.value(i) if place not in (3, 4) else None for place, i in enumerate(node.input)]
         q, k, _ = _grouped_inputs(sub, a, values)
-        return (*one_by_one(sub, q, k), mask(sub, _given(values, 10)), 1.0)
+        return (*one_by_one(sub, q, k), mask(sub, given(values, 10)), 1.0)
 
+    if any(v is not None for v in xs[12:]):
+        raise Reject("GroupQueryAttention with a cache of integers", feature="GroupQueryAttention k_quant_type")
     q, k, v = _grouped_inputs(lift, a, xs)
     keys, values = appended(lift, xs[3], k, "keys"), appended(lift, xs[4], v, "values")
-    sinks = None if _given(xs, 11) is None else lift.array(xs[11]).reshape(-1)
+    sinks = None if given(xs, 11) is None else lift.array(xs[11]).reshape(-1)
     scale = float(a.get("scale", 0.0)) or q.shape[3] ** -0.5
     cap = float(a.get("softcap", 0.0))
-    made = core(lift, node.output[0], q, keys, values, scale, cap, mask(lift, _given(xs, 10)), sinks, again)
+    made = core(lift, node.output[0], q, keys, values, scale, cap, mask(lift, given(xs, 10)), sinks, again)
     return [merged_heads(made), keys, values]
 
 
@@ -234,9 +231,9 @@ def _attention(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[V
             split_heads(k, int(a["kv_num_heads"])),
             split_heads(v, int(a["kv_num_heads"])),
         )
-    if _given(xs, 4) is not None:
+    if given(xs, 4) is not None:
         k, v = appended(lift, xs[4], k, "keys"), appended(lift, xs[5], v, "values")
-    own = _given(xs, 4) is not None
+    own = given(xs, 4) is not None
 
     def mask(sub: Lifter, value: Value) -> Any:
         found = _mask(sub, value)
@@ -253,7 +250,7 @@ def _attention(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[V
 
     scale = float(a.get("scale", q.shape[3] ** -0.5))
     made = core(
-        lift, node.output[0], q, k, v, scale, float(a.get("softcap", 0.0)), mask(lift, _given(xs, 3)), None, again
+        lift, node.output[0], q, k, v, scale, float(a.get("softcap", 0.0)), mask(lift, given(xs, 3)), None, again
     )
     lift_past = lift.attentions[-1].past_k.name
     return [merged_heads(made) if flat else made, k, v]
@@ -262,14 +259,18 @@ def _attention(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[V
 @rule("MultiHeadAttention")
 def _multi_head(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     heads = int(a["num_heads"])
-    if _given(xs, 4) is not None:
+    strange = sorted(k for k in a if k not in MULTI_HEAD)
+    if strange or any(v is not None for v in xs[8:]):
+        what = f"{strange[0]}={a[strange[0]]}" if strange else "a cache that is shared or indexed"
+        raise Reject(f"MultiHeadAttention with {what}", feature="MultiHeadAttention " + (strange or ["cache"])[0])
+    if given(xs, 4) is not None:
         raise Reject("MultiHeadAttention with a key padding mask", feature="MultiHeadAttention padding mask")
     q, k, v = (form_of(lift, x) for x in xs[:3])
     q, k, v = (_biased(lift, x, node, n) for n, x in enumerate((q, k, v)))
     q = split_heads(q, heads)
     k, v = (split_heads(x, heads) if len(x.shape) == 3 else x for x in (k, v))
-    keys = appended(lift, xs[6], k, "keys") if _given(xs, 6) is not None else k
-    values = appended(lift, xs[7], v, "values") if _given(xs, 7) is not None else v
+    keys = appended(lift, xs[6], k, "keys") if given(xs, 6) is not None else k
+    values = appended(lift, xs[7], v, "values") if given(xs, 7) is not None else v
     scale = float(a.get("scale", 0.0)) or q.shape[3] ** -0.5
 
     def mask(sub: Lifter, value: Value) -> Any:
@@ -284,8 +285,8 @@ def _multi_head(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[
             k = form_of(sub, sub.value(sub.appended_name(lift_past)))
         return (*one_by_one(sub, q, k), mask(sub, sub.value(node.input[5]) if len(node.input) > 5 else None), 1.0)
 
-    own = _given(xs, 6) is not None
-    made = core(lift, node.output[0], q, keys, values, scale, 0.0, mask(lift, _given(xs, 5)), None, again)
+    own = given(xs, 6) is not None
+    made = core(lift, node.output[0], q, keys, values, scale, 0.0, mask(lift, given(xs, 5)), None, again)
     lift_past = lift.attentions[-1].past_k.name
     return [merged_heads(made), keys, values]
 

@@ -8,6 +8,7 @@ further, so that all of them are found at once.
 from __future__ import annotations
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 import onnx
 
 from meadow.compiler.sources.onnx.graph import OnnxGraph
+from meadow.compiler.sources.onnx.interface import plain_input
 from meadow.compiler.sources.onnx.lift.form import Array, Base, Form, Reject
 from meadow.compiler.sources.onnx.lift.values import Const, Nothing, Past, Tokens, Unknown, Value
-from meadow.compiler.sources.onnx.numeric import QONNX, attributes_of, compute, full
+from meadow.compiler.sources.onnx.numeric import HALVES, QONNX, ROUNDED, attributes_of, compute, full
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
 SMALL = 1 << 14
@@ -29,8 +31,6 @@ RULES: dict[str, Rule] = {}
 LAZY = {"DequantizeLinear", "QuantizeLinear", "Quant", "Clip", "Transpose", "Cast", "Identity", "Reshape"}
 """Operators that stand between codes and the product that reads them: not computed unless asked for."""
 SHAPES = {"Shape", "Size"}
-SIXTEEN = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-ROUNDED = {"QuantizeLinear", "DequantizeLinear", "Quant"}
 
 
 def rule(*kinds: str) -> Callable[[Rule], Rule]:
@@ -61,14 +61,12 @@ class Lifter:
 
     def __init__(self, g: OnnxGraph, past: int, tokens: int, cuts: dict[str, Cut] | None = None):
         self.g, self.past, self.tokens = g, past, tokens
-        self.opset = next((o.version for o in g.model.opset_import if o.domain in ("", "ai.onnx")), 17)
         self.values: dict[str, Value] = {}
         self.cuts: dict[str, Cut] = dict(cuts or {})
         self.appended: dict[str, str] = {}  # by cache input: the ONNX value that is appended to it
         self.problems: list[Reject] = []
         self.notes: dict[str, int] = {}
         self.attentions: list[Any] = []
-        self.shapes: dict[str, tuple[int, int]] = {}
         self.cache_factors: dict[str, float] = {}
         self.coarse = False  # angles were rounded to 16 bits
         self.factors: dict[str, Const] = {}  # constants by position that values are multiplied with: cosines and sines
@@ -94,18 +92,8 @@ class Lifter:
             base, shape = Past(name, heads * past, head_dim), (1, heads, past, head_dim)
             self.cuts[name] = Cut(shape, lambda: Form.of(base, shape))
             return None
-        if "mask" in name:
-            made = np.ones((1, past + tokens), np.int64)
-        elif "position" in name:
-            made = np.arange(past, past + tokens, dtype=np.int64)
-            made = made if len(dims) == 1 else made[None]
-        elif name == "use_cache_branch":
-            made = np.array([True] if dims else True)
-        elif name in ("num_logits_to_keep", "logits_to_keep"):
-            made = np.array(0, np.int64)
-        else:
-            return Nothing()
-        return Const(name, lambda: made, True)
+        made = plain_input(name, len(dims), past, tokens)
+        return Nothing() if made is None else Const(name, lambda: made, True)
 
     def const(self, array: Any, name: str = "") -> Const:
         made = np.asarray(array)
@@ -138,16 +126,11 @@ class Lifter:
     def _visit(self, names: Iterable[str]) -> None:
         """Follow everything that `names` are computed from, in the graph's order."""
         needed: set[int] = set()
-        stack = list(names)
-        seen: set[str] = set()
-        while stack:
-            name = stack.pop()
-            if not name or name in self.values or name in self.cuts or name in seen:
+        for name in self.g.behind(names, ChainMap(self.values, self.cuts)):
+            if name in self.values or name in self.cuts:
                 continue
-            seen.add(name)
             if name in self.g.index:
                 needed.add(self.g.index[name])
-                stack += list(self.g.graph.node[self.g.index[name]].input)
             elif name in self.g.initializers:
                 self.values[name] = self._initializer(name)
             else:
@@ -174,7 +157,7 @@ class Lifter:
                         f"rounds {self.g.strip(node.input[0])} to 16 bits",
                         where_of(node),
                         "rounded positions",
-                        "positions and tokens must stay whole",
+                        "an FP16 graph whose positions are no whole numbers any more: export in float32",
                     )
                 )
             if (
@@ -252,7 +235,7 @@ class Lifter:
         if (
             node.op_type != "Cast"
             or not inputs[0].varies
-            or not any(a.name == "to" and a.i in SIXTEEN for a in node.attribute)
+            or not any(a.name == "to" and a.i in HALVES for a in node.attribute)
         ):
             return False
         found = inputs[0].array
@@ -260,33 +243,28 @@ class Lifter:
 
     def _constant(self, node: onnx.NodeProto, inputs: list[Value]) -> list[Value]:
         """An operator on constants: computed when it is asked for."""
-        made: list[list[Array]] = []
+        made: list[list[Array | None]] = []
 
-        def outputs() -> list[Array]:
+        def outputs() -> list[Array | None]:
             if not made:
-                made.append([full(np.asarray(v)) if v is not None else v for v in self._compute(node, inputs)])
+                made.append(self._compute(node, inputs))
             return made[0]
 
         varies = any(v is not None and v.varies for v in inputs)
 
         def output(place: int) -> Callable[[], Array]:
-            return lambda: outputs()[place]
+            return lambda: np.asarray(outputs()[place])
 
         found = [Const(out, output(place), varies) for place, out in enumerate(node.output)]
         ready = [v for v in inputs if v is not None]
-        if node.op_type not in LAZY and all(v._value is not None and v._value.size <= SMALL for v in ready):
+        if node.op_type not in LAZY and all(v.computed is not None and v.computed.size <= SMALL for v in ready):
             for constant in found:
                 constant.array  # noqa: B018  computed now
         return list(found)
 
-    def _compute(self, node: onnx.NodeProto, inputs: list[Value]) -> list[Array]:
-        copy = node
-        if node.op_type == "Split":
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.attribute.append(onnx.helper.make_attribute("outputs", len(node.output)))
+    def _compute(self, node: onnx.NodeProto, inputs: list[Value]) -> list[Array | None]:
         try:
-            return compute(copy, [None if v is None else v.array for v in inputs], self.opset)
+            return compute(node, [None if v is None else v.array for v in inputs], self.g.opset)
         except NotEvaluated as problem:
             raise Reject(str(problem), node.name or node.output[0], "not evaluated") from None
 
@@ -295,6 +273,11 @@ class Lifter:
         if not isinstance(value, Const):
             raise Reject("a parameter that is computed from the tokens")
         return value.array
+
+    def optional(self, xs: list[Value], place: int) -> Array | None:
+        """The array of a constant input; None where there is none."""
+        value = given(xs, place)
+        return None if value is None else self.array(value)
 
     def number(self, value: Value) -> float:
         """A constant that is one number."""
@@ -306,18 +289,8 @@ class Lifter:
     def fingerprint(self, names: Iterable[str], stop: set[str]) -> str:
         """What `names` are computed by, but for the values of constants that do not vary: layers with one fingerprint are alike."""
         digest = hashlib.sha256()
-        number: dict[str, int] = {}
-        stack, order = list(names), []
-        while stack:
-            name = stack.pop()
-            if not name or name in number:
-                continue
-            number[name] = len(number)
-            order.append(name)
-            if name in stop or name not in self.g.index:
-                continue
-            stack += list(self.g.graph.node[self.g.index[name]].input)
-        for name in order:
+        number = {name: n for n, name in enumerate(self.g.behind(names, stop))}
+        for name in number:
             digest.update(self._mark(name, stop, number).encode())
         return digest.hexdigest()
 
@@ -337,6 +310,11 @@ class Lifter:
                 content = hashlib.sha256(np.ascontiguousarray(self.g.array(name)).tobytes()).hexdigest()
             return f"{number[name]} constant {tensor.data_type} {list(tensor.dims)} {content}\n"
         return f"{number[name]} input {name}\n"
+
+
+def given(xs: list[Value], place: int) -> Value:
+    """An input of an operator; None where it has none there."""
+    return xs[place] if len(xs) > place else None
 
 
 def where_of(node: onnx.NodeProto) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from meadow.compiler.sources.onnx.lift.attention import HIDDEN
 from meadow.compiler.sources.onnx.lift.form import Base, Form, Reject, Rows, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Cut, Lifter
-from meadow.compiler.sources.onnx.lift.values import Attended, Embedded, Positioned, Product, Summed, Turned
+from meadow.compiler.sources.onnx.lift.values import Attended, Const, Embedded, Positioned, Product, Summed, Turned
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
 PROMPT = 256
@@ -207,20 +207,14 @@ class Positions:
 
     def _constants(self, size: int) -> Iterable[NDArray[np.float64]]:
         """Arrays of `size` elements that the rotary factors are computed from."""
-        g, stack, seen = self.lift.g, list(self.lift.factors), set()
-        while stack:
-            name = stack.pop()
-            if not name or name in seen:
-                continue
-            seen.add(name)
+        g = self.lift.g
+        for name in g.behind(self.lift.factors):
             value = self.lift.values.get(name)
-            array = value._value if value is not None and hasattr(value, "_value") else None
+            array = value.computed if isinstance(value, Const) else None
             if array is None and name in g.initializers and int(np.prod(g.initializers[name].dims)) == size:
                 array = np.asarray(g.array(name))
             if array is not None and array.size == size and array.dtype.kind == "f":
                 yield np.asarray(array, np.float64).reshape(-1)
-            if name in g.index:
-                stack += list(g.graph.node[g.index[name]].input)
 
     def _all_positions(self, attention: Attended, frequencies: NDArray[np.float64]) -> None:
         """Every cosine and sine that values are multiplied with, at every position of a prompt as long as the context."""

@@ -10,7 +10,7 @@ import onnx
 from meadow.compiler.sources.onnx.lift.attention import product_of_values
 from meadow.compiler.sources.onnx.lift.elementwise import add
 from meadow.compiler.sources.onnx.lift.form import Arrangement, Form, Reject
-from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule
+from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
 from meadow.compiler.sources.onnx.lift.lookup import embedding
 from meadow.compiler.sources.onnx.lift.settle import form_of, rows
 from meadow.compiler.sources.onnx.lift.values import Const, GroupSum, Minima, Product, Value
@@ -72,7 +72,7 @@ def _gemm(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]
         raise Reject("a Gemm of two computed values", feature="Gemm of values")
     shape = lift.g.shape(node.input[1]) or xs[1].array.shape
     made = product(lift, node, xs[0], shape[0] if a.get("transB") else shape[1])
-    if len(xs) > 2 and xs[2] is not None:
+    if given(xs, 2) is not None:
         return add(lift, made, xs[2], node.output[0])
     return made
 
@@ -80,6 +80,6 @@ def _gemm(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]
 @rule("MatMulNBits")
 def _nbits(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     made = product(lift, node, xs[0], int(a.get("N", 0)))
-    if len(xs) > 5 and xs[5] is not None:
+    if given(xs, 5) is not None:
         return add(lift, made, xs[5], node.output[0])
     return made

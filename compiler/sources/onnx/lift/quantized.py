@@ -8,20 +8,14 @@ from typing import Any
 import onnx
 
 from meadow.compiler.sources.onnx.lift.form import Reject
-from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule
+from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule, where_of
 from meadow.compiler.sources.onnx.lift.values import Quantized, Value
-
-TODO = "quantize the float model with meadowc quantize: its activations are INT8 with a scale per token"
 
 
 def _rounded(lift: Lifter, node: onnx.NodeProto) -> None:
     """Note that activations are rounded by scales of the file, which no engine does; the rest is followed all the same."""
-    where = f"{node.op_type} {node.name or node.output[0]!r}"
-    lift.problem(
-        Reject(
-            f"activations are quantized by {node.op_type}, with scales of the file", where, "static activations", TODO
-        )
-    )
+    found = f"activations are quantized by {node.op_type}, with scales of the file"
+    lift.problem(Reject(found, where_of(node), "static activations"))
 
 
 @rule("QuantizeLinear")
@@ -47,8 +41,4 @@ def _quant(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 
 @rule("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "ConvInteger")
 def _integers(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    raise Reject(
-        f"{node.op_type}: a product of integers",
-        feature=f"operator {node.op_type}",
-        todo="quantize the float model with meadowc quantize",
-    )
+    raise Reject(f"{node.op_type}: a product of integers", feature=f"operator {node.op_type}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settling: a form becomes the rows of a node, a curve becomes an activation, two terms of one value become a rotation."""
+"""Settling: a form becomes the rows of a node, a curve an activation, a root mean square a norm, two terms of one value a rotation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from meadow.compiler.sources.onnx.lift.values import (
     Curve,
     Derived,
     Embedded,
+    Normed,
     Past,
     Positioned,
     Scored,
@@ -55,7 +56,6 @@ def cache_of(lift: Lifter, past: Past, heads: int, size: int) -> Form:
     """A cache whose heads and head size the file does not state, as what is appended to it tells them."""
     made = Form.of(Past(past.name, heads * lift.past, size), (1, heads, lift.past, size))
     lift.values[past.name] = made
-    lift.shapes[past.name] = (heads, size)
     return made
 
 
@@ -143,6 +143,33 @@ def positioned(form: Form, constant: Const) -> Form | None:
     added = np.broadcast_to(np.asarray(constant.array, np.float64), form.shape).reshape(len(made.rows.tokens), -1)
     base = Positioned(made.rows.base.name, len(added), made.rows.width, made.rows, added, constant.name)
     return placed(base, made.place) if made.ordered else None
+
+
+# -- norms ----------------------------------------------------------------------------------------------------------------
+
+
+def normed(lift: Lifter, x: Value, stat: Stat, power: float, name: str) -> Form:
+    """x times (mean square + eps) ** power, power being -1/2, or over its root."""
+    if stat.kind != "square" or stat.power != power:
+        raise Reject("a value over a mean that is no root mean square", feature="norm")
+    centred = isinstance(stat.x, Centred)
+    inner = stat.x.x if isinstance(stat.x, Centred) else stat.x
+    mine = x.x if isinstance(x, Centred) else x
+    if centred != isinstance(x, Centred) or not isinstance(mine, Form) or not mine.same(inner):
+        raise Reject("a norm's root is of another value than its input", feature="norm")
+    return norm(lift, mine, "layer" if centred else "rms", stat.eps, name)
+
+
+def norm(lift: Lifter, x: Form, kind: str, eps: float, name: str) -> Form:
+    """The norm of each row of the last axis, without gain."""
+    made = rows(lift, x)
+    if not made.rows.plain:
+        made = rows(lift, derived(lift, x))
+    size = x.shape[-1]
+    if made.rows.width % size or (np.diff(made.place.reshape(-1, size), axis=1) != 1).any():
+        raise Reject("a norm over features that do not lie side by side", feature="norm")
+    base = Normed(name, len(made.rows.tokens), made.rows.width, made.rows, kind, eps, made.rows.width // size)
+    return placed(base, made.place)
 
 
 # -- rotations ---------------------------------------------------------------------------------------------------------

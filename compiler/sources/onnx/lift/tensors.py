@@ -82,17 +82,8 @@ class Tensors:
 
     def _tables(self, name: str, width: int) -> list[str]:
         """Initializers [n, width] that a constant is computed from."""
-        found, stack, seen = [], [name], set()
-        while stack:
-            n = stack.pop()
-            if not n or n in seen:
-                continue
-            seen.add(n)
-            if n in self.g.index:
-                stack += list(self.g.graph.node[self.g.index[n]].input)
-            elif n in self.g.initializers and list(self.g.initializers[n].dims)[-1:] == [width]:
-                found.append(n)
-        return found
+        known = self.g.initializers
+        return [n for n in self.g.behind([name]) if n in known and list(known[n].dims)[-1:] == [width]]
 
     def name_all(self, nodes: list[tuple[int, Made]]) -> None:
         """Give every linear and the head its matrix and its bias."""

@@ -31,13 +31,13 @@ class Const:
 
     def __init__(self, name: str, make: Callable[[], Array], varies: bool):
         self.name, self._make, self.varies = name, make, varies
-        self._value: Array | None = None
+        self.computed: Array | None = None
 
     @property
     def array(self) -> Array:
-        if self._value is None:
-            self._value = self._make()
-        return self._value
+        if self.computed is None:
+            self.computed = self._make()
+        return self.computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,8 +293,6 @@ class Summed(Base):
 @dataclass(eq=False)
 class Guard(Base):
     """Whether elements are NaN: asked of rows that see nothing, which there are none of."""
-
-    guard: bool = True
 
 
 @dataclass(eq=False)

@@ -4,17 +4,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from meadow.compiler.sources.onnx.lift.form import Array, Form, Reject, Term, joined
-from meadow.compiler.sources.onnx.lift.lifter import Lifter, rule
+from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
 from meadow.compiler.sources.onnx.lift.lookup import embedding
 from meadow.compiler.sources.onnx.lift.settle import cache_of, form_of
-from meadow.compiler.sources.onnx.lift.values import Const, Curve, GroupSum, Looked, Past, Squared, Stat, Tokens, Value
-from meadow.compiler.sources.onnx.numeric import HALVES
+from meadow.compiler.sources.onnx.lift.values import (
+    Const,
+    Curve,
+    GroupSum,
+    Guard,
+    Looked,
+    Past,
+    Squared,
+    Stat,
+    Tokens,
+    Value,
+)
+from meadow.compiler.sources.onnx.numeric import FLOATS, HALVES
 from meadow.compiler.sources.onnx.shapes import axes_of, parts_of, reshaped, sliced, unsqueezed
 
 
@@ -40,14 +52,14 @@ def _cast(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]
     if isinstance(x, Looked):
         return x
     if isinstance(x, Form) and any(isinstance(b, Tokens) for b in x.bases()):
-        if node.op_type == "Cast" and a["to"] in HALVES | {onnx.TensorProto.FLOAT}:
+        if node.op_type == "Cast" and a["to"] in FLOATS:
             raise Reject("rounds input_ids to floats: tokens must stay whole", feature="rounded tokens")
         return x
     kind = int(a["to"]) if node.op_type == "Cast" else onnx.TensorProto.FLOAT
-    if kind not in HALVES | {onnx.TensorProto.FLOAT}:
+    if kind not in FLOATS:
         name = onnx.TensorProto.DataType.Name(kind)
         raise Reject(f"computed values are cast to {name}", feature="cast to integers")
-    if kind in HALVES and kind != onnx.TensorProto.DOUBLE:
+    if kind in HALVES:
         lift.note("casts to 16-bit floats: values are kept in FP32")
     return x
 
@@ -61,14 +73,14 @@ def _reshape(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Val
     else:
         shape = reshaped(x.shape, lift.array(xs[1]), a.get("allowzero", 0))
     if isinstance(x, (Stat, GroupSum, Looked)):
-        return type(x)(**{**vars(x), "shape": shape})
+        return replace(x, shape=shape)
     return moved(lift, x, lambda v: v.reshape(shape))
 
 
 @rule("Squeeze", "Unsqueeze")
 def _squeeze(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     x = xs[0]
-    axes = axes_of(a, lift.array(xs[1]) if len(xs) > 1 and xs[1] is not None else None)
+    axes = axes_of(a, lift.optional(xs, 1))
     if node.op_type == "Unsqueeze":
         shape = unsqueezed(x.shape, axes or ())
     else:
@@ -77,7 +89,7 @@ def _squeeze(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Val
             raise Reject(f"Squeeze of axes {sorted(gone)} of {list(x.shape)}")
         shape = tuple(n for i, n in enumerate(x.shape) if i not in gone)
     if isinstance(x, (Stat, GroupSum, Looked)):
-        return type(x)(**{**vars(x), "shape": shape})
+        return replace(x, shape=shape)
     return moved(lift, x, lambda v: v.reshape(shape))
 
 
@@ -105,8 +117,8 @@ def _slice(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
         axes = None if axes is None else np.array(axes)
     else:
         starts, ends = lift.array(xs[1]), lift.array(xs[2])
-        axes = lift.array(xs[3]) if len(xs) > 3 and xs[3] is not None else None
-        steps = lift.array(xs[4]) if len(xs) > 4 and xs[4] is not None else None
+        axes = lift.optional(xs, 3)
+        steps = lift.optional(xs, 4)
     index = sliced(len(x.shape), x.shape, starts, ends, axes, steps)
     return moved(lift, x, lambda v: v[index])
 
@@ -114,7 +126,7 @@ def _slice(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 @rule("Split")
 def _split(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     x, axis = xs[0], int(a.get("axis", 0))
-    sizes = lift.array(xs[1]) if len(xs) > 1 and xs[1] is not None else None
+    sizes = lift.optional(xs, 1)
     cuts = np.cumsum(parts_of(a, x.shape[axis], len(node.output), sizes))[:-1]
     count = len(cuts) + 1
 
@@ -162,7 +174,7 @@ def _gather_nd(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[V
 @rule("Trilu")
 def _trilu(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     x = form_of(lift, xs[0])
-    by = int(lift.number(xs[1])) if len(xs) > 1 and xs[1] is not None else 0
+    by = int(lift.number(xs[1])) if given(xs, 1) is not None else 0
     kept = (np.triu if a.get("upper", 1) else np.tril)(np.ones(x.shape, bool), by)
     return x.select(kept, Form(x.shape, ()))
 
@@ -171,7 +183,7 @@ def _trilu(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 def _where(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     condition, x, y = xs
     if not isinstance(condition, Const):
-        if isinstance(condition, Form) and any(getattr(b, "guard", False) for b in condition.bases()):
+        if isinstance(condition, Form) and any(isinstance(b, Guard) for b in condition.bases()):
             return y  # where(isnan(p), 0, p): rows that see nothing, which there are none of
         raise Reject("a choice by a computed value", feature="choice by a computed value")
     chosen = np.asarray(condition.array, bool)
@@ -190,6 +202,8 @@ def _pad(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value])
     pads = lift.array(xs[1]).reshape(2, -1).T if len(xs) > 1 else np.array(a["pads"]).reshape(2, -1).T
     if a.get("mode", "constant") != "constant":
         raise Reject(f"Pad in mode {a['mode']}")
+    if np.any(lift.optional(xs, 2) or 0) or given(xs, 3) is not None:
+        raise Reject("Pad with a value or of some axes", feature="operator Pad")
     kept = np.pad(np.ones(x.shape), pads)
     terms = tuple(
         Term(t.base, np.pad(t.index, pads), np.pad(np.broadcast_to(np.asarray(t.coef, np.float64), x.shape), pads))
