@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import tomllib
 from spellings import SPELLINGS, Spelling
 
 from meadow import boards
@@ -33,6 +32,11 @@ from meadow.compiler.sources.onnx.read import read
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import MeadowError, UnsupportedModel
 from meadow.runtime.session import Session
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 PROMPT, STEPS, CONTEXT = 12, 16, 64
