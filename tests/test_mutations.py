@@ -222,7 +222,7 @@ FAULTS = (
         "compiler/sources/onnx/lift/positions.py",
         "while power < context:",
         "while power < 4:",
-        f"{CONFIRM} -k rotary_factors",
+        f"{CONFIRM} -k one_token_at_one_position",
     ),
     Fault(
         "any angle is the right one",
@@ -232,10 +232,31 @@ FAULTS = (
         f"{CONFIRM} -k rotary_factors",
     ),
     Fault(
+        "a length of the cache is taken on trust",
+        "compiler/sources/onnx/contrib.py",
+        "if seqlens is not None and",
+        "if False and",
+        "compiler/test_normalize.py -k taken_on_trust",
+    ),
+    Fault(
+        "options of an attention operator are passed over",
+        "compiler/sources/onnx/lift/fused.py",
+        "strange = sorted(k for k in a if k not in GROUPED)",
+        "strange = sorted(k for k in a if k in ())",
+        "compiler/test_normalize.py -k nothing_computes",
+    ),
+    Fault(
+        "external data of Constants has no part in the digest",
+        "compiler/sources/onnx/file.py",
+        'if attribute.HasField("t"):',
+        "if False:",
+        "compiler/test_normalize.py -k digest",
+    ),
+    Fault(
         "any difference is tolerated",
         "compiler/sources/onnx/confirm.py",
-        "TOLERANCE = 1e-4",
-        "TOLERANCE = 10.0",
+        "if not worst <= tolerance * max(largest, 1e-6):",
+        "if not worst <= 1e9 * max(largest, 1e-6):",
         f"{CONFIRM} -k confirmed_by_numbers",
     ),
     Fault(

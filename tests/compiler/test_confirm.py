@@ -220,6 +220,24 @@ def test_rotary_factors_that_change_with_the_position_are_named(switch: int, tmp
     assert said in refusal(s, tmp_path)
 
 
+def test_rotary_factors_that_are_others_for_one_token_at_one_position_are_named(tmp_path: Path) -> None:
+    s = Surgery()
+    steps = [
+        helper.make_node("Size", ["input_ids"], ["count"]),
+        helper.make_node("Equal", ["count", s.const(1, np.int64)], ["alone"]),
+        helper.make_node("Equal", ["position_ids", s.const(256, np.int64)], ["there"]),
+        helper.make_node("And", ["alone", "there"], ["strange"]),
+        helper.make_node("Mul", ["position_ids", s.const(2, np.int64)], ["twice"]),
+        helper.make_node("Where", ["strange", "twice", "position_ids"], ["switched"]),
+    ]
+    for node in s.model.graph.node:
+        if node.op_type in ("Unsqueeze", "Cast") and node.input[0] == "position_ids":
+            node.input[0] = "switched"
+    for node in reversed(steps):
+        s.model.graph.node.insert(0, node)
+    assert "the rotary positions are others from position 256 on" in refusal(s, tmp_path)
+
+
 def share_gains(model: onnx.ModelProto) -> int:
     """Every norm's gain becomes the first one's initializer, as exporters do with equal tensors; returns how many."""
     producer = {o: n for n in model.graph.node for o in n.output}
