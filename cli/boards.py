@@ -115,7 +115,8 @@ def _serves(model: Path, board: Board) -> dict[str, Any]:
     """The design that compile would choose for a model, with its modelled rates, or why there is none."""
     from meadow.compiler.graph.rewrite import rewrite
     from meadow.compiler.require import require_engines
-    from meadow.compiler.size.fit import fit, kv_bytes
+    from meadow.compiler.size.fit import fit
+    from meadow.compiler.size.memory import memory_of, require_memory
     from meadow.compiler.sources.source import read_source
     from meadow.machine.errors import ResourceExceeded, UnsupportedModel
 
@@ -124,14 +125,10 @@ def _serves(model: Path, board: Board) -> dict[str, Any]:
         require_engines(graph)
         graph = rewrite(graph)
         made = fit(graph, board)
+        require_memory(graph, made.design.context, board)
     except (ResourceExceeded, UnsupportedModel) as error:
         return {"refused": str(error).splitlines()[0]}
-    weights = sum(w.nbytes for w in graph.weights.values())
-    needed = weights + kv_bytes(made.design, graph)
-    if needed > board.dram_bytes:
-        return {
-            "refused": f"{needed / 1e6:.0f} MB of weights and KV cache, {board.title} has {board.dram_bytes / 1e6:.0f} MB for them"
-        }
+    needed = memory_of(graph).total(made.design.context)
     chosen = next(c for c in made.front if c.design == made.design)
     return {
         "design_id": made.design.id,

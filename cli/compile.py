@@ -60,6 +60,12 @@ def settings(values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     show_default=True,
     help="The request that should take the least time: a long prompt, a long answer, or both.",
 )
+@click.option(
+    "--quantize",
+    "bits",
+    type=click.Choice(["int8", "int4", "int2"]),
+    help="Round the weights first, as meadowc quantize does by default, into a folder beside the package: PACKAGE-int8.",
+)
 @click.option("--design", default="", help="A published configuration to start from: meadow-paper.")
 @click.option(
     "--set",
@@ -76,28 +82,35 @@ def compile_command(
     dataflow: str,
     packing: str,
     optimize: str,
+    bits: str | None,
     design: str,
     sets: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compile SOURCE, an ONNX or GGUF file or a folder with one, for a board.
+    """Compile SOURCE, an ONNX or GGUF file, a folder with one, or a Hugging Face folder, for a board.
 
     \b
     Examples:
       meadowc compile models/smollm2-int8/model.onnx --board zcu102 -o build/smollm2
       meadowc compile model.onnx --board kv260 --dataflow gemm --set context=1024
       meadowc compile SmolLM2-135M-Instruct.Q4_1.gguf --board kv260
+      meadowc compile SmolLM2-135M-Instruct --board zcu102 --quantize int8
     """
     from meadow import boards
+    from meadow.compiler.models import quantize
     from meadow.compiler.pipeline import STAGES, Options, compile_model
-    from meadow.compiler.sources.source import find_source
+    from meadow.compiler.sources.source import find_source, name_of
 
     began = time.perf_counter()
     file = find_source(source)
-    name = file.parent.resolve().name if file.stem == "model" else file.stem
-    folder = target or Path("build") / name
+    folder = target or Path("build") / name_of(file)
     options = Options(dataflow, packing, design, settings(sets), folder.name, optimize)
-    with stages(STAGES, as_json) as show:
+    with stages((*(["quantize"] if bits else []), *STAGES), as_json) as show:
+        if bits:
+            model = folder.with_name(f"{folder.name}-{bits}")
+            show("quantize", f"{file}, into {model}")
+            quantize(source, model, weights=bits)
+            source = model
         summary = compile_model(source, boards.load(board), folder, options, show)
     seconds = time.perf_counter() - began
     if as_json:

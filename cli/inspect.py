@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, table
 from meadow.machine.errors import UnsupportedModel
 
+if TYPE_CHECKING:
+    from meadow.compiler.size.memory import Memory
+
 
 @click.command("inspect")
 @click.argument("source", type=click.Path(path_type=Path))
 @json_option
 def inspect_command(source: Path, as_json: bool) -> None:
-    """Show what the ONNX file or folder SOURCE is and whether it compiles.  Exit code 3 when it does not.
+    """Show what SOURCE, a model file or folder of any kind, is and whether it compiles.  Exit code 3 when it does not.
 
     \b
     Example:
@@ -36,12 +39,13 @@ def inspect(source: Path) -> dict[str, Any]:
     from meadow.compiler.graph.features import family_of, features, parameters
     from meadow.compiler.graph.ops import Embedding, Head
     from meadow.compiler.require import require_engines
+    from meadow.compiler.size.memory import memory_of
     from meadow.compiler.sources.onnx.file import load_model
-    from meadow.compiler.sources.source import find_source, is_gguf, read_source
+    from meadow.compiler.sources.source import find_source, format_of, read_source
 
     file = find_source(source)
-    facts: dict[str, Any] = {"file": str(file), "format": "GGUF" if is_gguf(file) else "ONNX"}
-    if not is_gguf(file):
+    facts: dict[str, Any] = {"file": str(file), "format": format_of(file)}
+    if facts["format"] == "ONNX":
         proto = load_model(file)
         opsets = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
         facts |= {"producer": proto.producer_name, "opsets": opsets, "nodes": len(proto.graph.node)}
@@ -77,6 +81,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "context": graph.model.context,
         "activations": graph.model.activations,
         "weights": list(rows.values()),
+        "memory": _memory(memory_of(graph), graph.model.context),
         "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
     }
     try:
@@ -84,6 +89,17 @@ def inspect(source: Path) -> dict[str, Any]:
     except UnsupportedModel as error:
         return {**facts, "compilable": False, "problems": _problems(error), "message": str(error)}
     return {**facts, "compilable": True, "problems": [], "message": ""}
+
+
+def _memory(memory: Memory, context: int) -> dict[str, Any]:
+    """Bytes of weights and KV cache, at several contexts up to the model's own (modelled: nothing is packed yet)."""
+    lengths = sorted({n for n in (512, 2048, 8192) if n < context} | {context or 2048})
+    return {
+        "kind": "modelled",
+        "weights": memory.weights,
+        "kv_cache_per_token": memory.per_token,
+        "total": {str(n): memory.total(n) for n in lengths},
+    }
 
 
 def _problems(error: UnsupportedModel) -> list[dict[str, str]]:
@@ -115,6 +131,9 @@ def _show(found: dict[str, Any]) -> None:
         for row in found["weights"]:
             rows.add_row(row["role"], row["type"], str(row["matrices"]), megabytes(row["bytes"]))
         out.print(rows)
+        m = found["memory"]
+        sizes = ", ".join(f"{megabytes(n)} for a context of {length}" for length, n in m["total"].items())
+        out.print(f"memory of weights and KV cache (modelled, {m['kv_cache_per_token']:,} bytes per token): {sizes}")
         out.print(f"quantized: {found['quantized_share']:.0%} of the weights")
     if found["compilable"]:
         out.print("compilable: yes")

@@ -42,11 +42,12 @@ def fetch_command(name: str, as_json: bool) -> None:
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @json_option
 def convert_command(source: Path, target: Path, as_json: bool) -> None:
-    """Turn the GGUF file SOURCE into a folder with model.onnx, tokenizer and configuration, losslessly.
+    """Turn SOURCE, a GGUF file or a Hugging Face folder, into a folder with model.onnx, tokenizer and configuration, losslessly.
 
     \b
-    Example:
+    Examples:
       meadowc convert SmolLM2-135M-Instruct.Q4_1.gguf -o models/smollm2
+      meadowc convert SmolLM2-135M-Instruct -o models/smollm2
     """
     from meadow.compiler.models import convert
 
@@ -58,6 +59,8 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
         return
     kinds = ", ".join(f"{n} {kind}" for kind, n in result["types"].items())
     out.print(f"{target}: {result['model']}\n  matrices: {kinds}; {megabytes(result['bytes'])}")
+    for note in result["notes"]:
+        out.print(f"note: {note}")
     _show_next(
         result, f"meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8"
     )
@@ -113,7 +116,7 @@ def quantize_command(
     smoothing: float | None,
     as_json: bool,
 ) -> None:
-    """Give the ONNX folder SOURCE INT8, INT4 or INT2 weights, rounded to nearest.
+    """Give SOURCE, a model file or folder of any kind, INT8, INT4 or INT2 weights, rounded to nearest.
 
     int8 is symmetric with a scale per tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
     group of columns, through MatMulNBits; a matrix that has groups of no more bits already stays as it is.

@@ -19,10 +19,11 @@ from meadow.compiler.quantize.calibrate import Statistics, calibrate
 from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, round_graph
 from meadow.compiler.quantize.smooth import smooth
 from meadow.compiler.require import lacks
+from meadow.compiler.sources.gguf.file import read_gguf
 from meadow.compiler.sources.onnx.file import save_model
 from meadow.compiler.sources.onnx.read import ABSURD_SCALE
 from meadow.compiler.sources.onnx.write import write
-from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
+from meadow.compiler.sources.source import companions_of, digest_of, find_source, format_of, read_source
 from meadow.machine.errors import UsageError
 from meadow.machine.folder import beside, refuse_target
 
@@ -30,16 +31,18 @@ Progress = Callable[[str], None]
 
 
 def convert(source: Path, target: Path) -> dict[str, Any]:
-    """Write `target`/ from the GGUF file `source`, losslessly; returns a summary for the command line.
+    """Write `target`/ from the GGUF file or the Hugging Face folder `source`, losslessly; returns a summary for the command line.
 
     Raises UsageError for a damaged file, UnsupportedModel (with every problem) for one of no known family.
     """
-    refuse_target(target, "model", (source,))
-    from meadow.compiler.sources.gguf import graph as gguf
-
-    graph = gguf.read(source)
-    texts = {name: text.encode() for name, text in gguf.companions(source).items()}
-    save_folder(graph, target, source, texts, graph.metadata)
+    file = find_source(source)
+    refuse_target(target, "model", (file,))
+    if format_of(file) == "ONNX":
+        if file.suffix == ".onnx":
+            raise UsageError(f"{file} is an ONNX file already; convert reads GGUF files and Hugging Face folders")
+        read_gguf(file)  # which says what it is instead
+    graph, texts = read_source(file), companions_of(file)
+    save_folder(graph, target, file, texts, graph.metadata)
     types: dict[str, int] = {}
     for node in graph.nodes:
         if isinstance(node.op, Linear):
@@ -53,6 +56,7 @@ def convert(source: Path, target: Path) -> dict[str, Any]:
         "folder": str(target),
         "bytes": sum(p.stat().st_size for p in target.iterdir()),
         "lacks": _lacks(graph),
+        "notes": list(graph.notes),
     }
 
 
@@ -121,6 +125,7 @@ def quantize(
         "meadow.activations": activations,
         "meadow.context": str(graph.model.context),
         "meadow.weights": str(recipe),
+        **{key: value for key, value in graph.metadata.items() if key == "meadow.family"},
         **origin_of(graph, file, target),
     }
     save_folder(made, target, file, texts, metadata)

@@ -30,6 +30,7 @@ from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.require import require_engines
 from meadow.compiler.size.fit import fit
+from meadow.compiler.size.memory import require_memory
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.summary import dataflow_traffic, summarize
 from meadow.machine.design import Design
@@ -59,7 +60,7 @@ def compile_model(
     options: Options,
     progress: Callable[[str, str], None] = lambda stage, what: None,
 ) -> dict[str, Any]:
-    """Compile the model `source` (an ONNX or GGUF file, or a folder with one) for `board` into the package folder `target`; returns the summary.
+    """Compile the model `source` (an ONNX or GGUF file, a folder with one, or a Hugging Face folder) for `board` into the package folder `target`; returns the summary.
 
     A package that was made of the same inputs is left as it is (`up_to_date` in the summary).
     Raises UsageError, UnsupportedModel and ResourceExceeded.
@@ -81,6 +82,7 @@ def compile_model(
         graph, board, dict(options.settings), options.design, options.packing, options.optimize, options.dataflow
     )
     design = fitted.design
+    require_memory(graph, design.context, board)
     confirm_context(graph, file, design.context, progress)
     parts_of = weight_parts(graph, design)
     packed = pack_all(graph, design, parts_of, options.packing, progress)

@@ -13,6 +13,7 @@ from meadow.compiler.engines.engine import Problem, planner_for
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.program.nodes.node import rule_of
+from meadow.compiler.sources.source import is_hugging_face
 from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import UnsupportedModel
 
@@ -79,6 +80,6 @@ def remedy(graph: Graph) -> str:
 def quantize_command(graph: Graph) -> str:
     """What to type to quantize this model, up to the end of the output folder's name."""
     file = Path(graph.source)
-    if file.name == "model.onnx":
+    if file.name == "model.onnx" or is_hugging_face(file):
         return f"meadowc quantize {file.parent} -o {file.parent}"
     return f"meadowc quantize {file} -o {file.with_suffix('')}"

@@ -83,8 +83,12 @@ class Weight:
 
     def take(self, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
         """Some rows in float32, [len(rows), K]."""
+        return self.only(rows, self.name).dequantize()
+
+    def only(self, rows: NDArray[np.integer[Any]] | slice, name: str) -> Weight:
+        """Some rows, or all in another order, as they are stored."""
         scale, minimum = (None if part is None else part[rows] for part in (self.scale, self.minimum))
-        return Weight(self.name, self.elem, self.codes[rows], scale, minimum).dequantize()
+        return Weight(name, self.elem, self.codes[rows], scale, minimum)
 
     def __str__(self) -> str:
         return f"{self.elem}[{self.rows}, {self.cols}]"

@@ -26,7 +26,9 @@ def features(graph: Graph) -> dict[str, int]:
 
 
 def family_of(graph: Graph) -> str:
-    """LLaMA where nothing else is there; else what the block has besides."""
+    """What its file says; or LLaMA where nothing else is there, and else what the block has besides."""
+    if said := graph.metadata.get("meadow.family"):
+        return said
     extra = [text for text in features(graph) if text not in PLAIN]
     return "LLaMA" if not extra else "decoder with " + ", ".join(extra[:4]) + (", ..." if len(extra) > 4 else "")
 

@@ -12,6 +12,7 @@ from meadow.boards import Board
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, planners
 from meadow.compiler.graph.graph import Graph, Model
 from meadow.compiler.graph.ops import Linear
+from meadow.compiler.size.memory import memory_of
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search
 from meadow.machine.design import DEFAULT_TILE_ROWS, SETTABLE, Design
 from meadow.machine.engines.engine import Engine
@@ -240,7 +241,7 @@ def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) ->
         problems = [
             p for p in over_budget(replace(design, token_lanes=max(4, design.token_lanes)), board) if p[0] == "BRAM36"
         ]
-        if not problems and kv_bytes(design, graph) < board.dram_bytes // 2:
+        if not problems and design.context * memory_of(graph).per_token < board.dram_bytes // 2:
             break
         binding = "BRAM36" if problems else "DRAM"
         shorter = padded(design.context // 2, 64)
@@ -248,12 +249,6 @@ def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) ->
             break
         design = replace(design, context=shorter)
     return design, binding
-
-
-def kv_bytes(design: Design, graph: Graph) -> int:
-    """DRAM of the KV cache: INT8 keys and values with an FP32 scale per token and head."""
-    model = graph.model
-    return 2 * model.layers * model.kv_heads * design.context * (padded(model.head_dim, BEAT_BYTES) + 4)
 
 
 def _refusal(design: Design, board: Board, problems: list[tuple[str, int, int]]) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from meadow.compiler.graph.graph import Graph
+from meadow.compiler.sources.hugging_face import checkpoint
+from meadow.compiler.sources.hugging_face import read as folder_read
 from meadow.compiler.sources.onnx import file as onnx_file
 from meadow.compiler.sources.onnx import read as onnx_read
+from meadow.machine.errors import UsageError
 from meadow.machine.package.read import COMPANIONS, sha256
 
 
@@ -22,11 +25,40 @@ def is_gguf(file: Path) -> bool:
         return stream.read(4) == b"GGUF" or file.suffix == ".gguf"
 
 
+def is_hugging_face(file: Path) -> bool:
+    """Whether `file` names the tensors of a Hugging Face folder."""
+    return file.name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def format_of(file: Path) -> str:
+    """What a model file is, for people: ONNX, GGUF or Hugging Face."""
+    return "GGUF" if is_gguf(file) else "Hugging Face" if is_hugging_face(file) else "ONNX"
+
+
+def name_of(file: Path) -> str:
+    """What a model is called: its file, or its folder where the file has a name that all have."""
+    general = file.stem == "model" or is_hugging_face(file)
+    return file.parent.resolve().name if general else file.stem
+
+
 def find_source(path: Path) -> Path:
-    """The model file that `path` names: itself, or the one inside a folder.  Raises UsageError for a folder without one."""
-    if path.is_dir() and not list(path.glob("*.onnx")) and len(found := sorted(path.glob("*.gguf"))) == 1:
-        return found[0]
-    return path if is_gguf(path) else onnx_file.find_model(path)
+    """The model file that `path` names: itself, or the one inside a folder.  Raises UsageError for a folder without one.
+
+    Of a folder with several formats the ONNX file counts, then the GGUF file, then the safetensors files beside config.json.
+    """
+    if path.is_dir() and not list(path.glob("*.onnx")) and not (path / "onnx" / "model.onnx").exists():
+        if len(found := sorted(path.glob("*.gguf"))) == 1:
+            return found[0]
+        tensors = checkpoint.find(path)
+        if tensors is not None:
+            return tensors
+        pickled = checkpoint.pickles(path)
+        if pickled:
+            raise UsageError(
+                f"{pickled[0]} is a pickle, which can run any code when it is opened, so it is not read; "
+                "save the model again with save_pretrained, which writes safetensors"
+            )
+    return path if is_gguf(path) or is_hugging_face(path) else onnx_file.find_model(path)
 
 
 def read_source(path: Path, context: int | None = None) -> Graph:
@@ -36,6 +68,8 @@ def read_source(path: Path, context: int | None = None) -> Graph:
     Raises UsageError when it is no whole file, UnsupportedModel with a table of every problem found.
     """
     file = find_source(path)
+    if is_hugging_face(file):
+        return folder_read.read(file)
     if not is_gguf(file):
         return onnx_read.read(file, context)
     from meadow.compiler.sources.gguf import graph  # it needs the tokenizers library
@@ -45,6 +79,8 @@ def read_source(path: Path, context: int | None = None) -> Graph:
 
 def digest_of(file: Path) -> str:
     """sha256 over a model file and the data files it names."""
+    if is_hugging_face(file):
+        return folder_read.digest(file)
     return sha256(file) if is_gguf(file) else onnx_read.source_digest(file)
 
 

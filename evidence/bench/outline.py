@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.compiler.graph.graph import Graph, Model
+from meadow.compiler.graph.ops import Head, Norm
 from meadow.compiler.graph.passes.fuse_glu import fuse_glu
 from meadow.compiler.sources.families import family as families
 from meadow.compiler.sources.families.llama import FAMILY as LLAMA
@@ -56,7 +57,7 @@ def outline(shape: Shape, context: int = 1024) -> Graph:
             vectors[names[role]] = np.ones(dim, np.float32)
         x = LLAMA.block(nodes, block, names, x)
     nodes.layer = None
-    LLAMA.ends(nodes, "norm", 1e-5, "vocabulary", x)
+    nodes.end(x, Head("vocabulary"), Norm("norm", 1e-5))
     graph = fuse_glu(Graph(model, tuple(nodes.made), weights, vectors), _joined)
     graph.check()
     return graph

@@ -155,7 +155,11 @@ def test_boards_say_what_fits_and_refuse_with_numbers(meadowc: Any, tiny_int8: P
     text = (Path(__file__).parents[2] / "boards" / "kv260.toml").read_text().replace('name = "kv260"', 'name = "small"')
     small.write_text(text.replace("dram_bytes = 3758096384", "dram_bytes = 900000"))
     result = meadowc("boards", tiny_int8, "--board", small)
-    assert result.code == 0 and "MB of weights and KV cache" in result.out and "has 1 MB for them" in result.out
+    assert (
+        result.code == 0
+        and "MB of KV cache for a context of" in result.out
+        and "has 1 MB; this would fit" in result.out
+    )
     shown = meadowc("boards").out
     assert (
         "billion INT4 weights" in shown

@@ -62,7 +62,7 @@ def plain(family: Family | None = None, heads: int = 4, kv_heads: int = 2) -> Gr
                 matrix(names[role], *shape)
         x = family.block(nodes, Shape(heads, kv_heads, HEAD_DIM, (1e-5, 1e-6), frequencies), names, x)
     nodes.layer = None
-    family.ends(nodes, "norm", 1e-5, "vocabulary", x)
+    nodes.end(x, Head("vocabulary"), Norm("norm", 1e-5, family.norm))
     model = Model("plain", LAYERS, DIM, heads, kv_heads, HEAD_DIM, FFN, VOCAB)
     graph = Graph(model, tuple(nodes.made), weights, vectors)
     graph.check()
@@ -145,7 +145,7 @@ VARIANTS: dict[str, Callable[[], Graph]] = {
     "biases of all linears": lambda: plain(
         Family("biased", biases=frozenset(["q", "k", "v", "o", "gate", "up", "down"]))
     ),
-    "an offset on the gains": lambda: plain(Family("offset", offset=1.0)),
+    "an offset on the gains": setting(Norm, offset=1.0),
     "norms on heads": with_head_norms,
     "a factor on linears": setting(Linear, factor=0.22),
     "no gain": setting(Norm, gain=None),

@@ -115,15 +115,15 @@ def test_heads_that_are_listed_by_layer_are_taken_where_all_are_alike(tmp_path: 
         writer = gguf.GGUFReader(tmp_path / "m.gguf")
         fields = {name: field.contents() for name, field in writer.fields.items()}
         assert fields["llama.attention.head_count_kv"] == 2
-        from meadow.compiler.sources.gguf.file import _model
+        from meadow.compiler.sources.gguf.file import _decoder
 
         tensors = {t.name: t for t in writer.tensors}
         changed = {**fields, "llama.attention.head_count_kv": listed}
         if said is None:
-            assert _model(tmp_path / "m.gguf", changed, tensors)[1].kv_heads == 2
+            assert _decoder(tmp_path / "m.gguf", changed, tensors).model.kv_heads == 2
         else:
             with pytest.raises(UnsupportedModel, match=said):
-                _model(tmp_path / "m.gguf", changed, tensors)
+                _decoder(tmp_path / "m.gguf", changed, tensors)
 
 
 @pytest.fixture

@@ -3,4 +3,4 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("qwen2", "Qwen 2", "Qwen2ForCausalLM", biases=frozenset("qkv"))
+FAMILY = Family("qwen2", "Qwen 2", "Qwen2ForCausalLM", ("qwen2",), biases=frozenset("qkv"))

@@ -3,4 +3,6 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("qwen3", "Qwen 3", "Qwen3ForCausalLM", head_norms=True)
+FAMILY = Family(
+    "qwen3", "Qwen 3", "Qwen3ForCausalLM", ("qwen3",), head_norms="heads", may_bias=frozenset(("q", "k", "v", "o"))
+)

@@ -6,6 +6,7 @@ Only reads.  The container is parsed by the `gguf` package; what is checked here
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,33 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Model
-from meadow.compiler.sources.families import families
-from meadow.compiler.sources.families.family import SOMETIMES, Family, Shape
+from meadow.compiler.sources.families import families, rotary
+from meadow.compiler.sources.families.decoder import Decoder
+from meadow.compiler.sources.families.family import GGUF, Family, Shape
 from meadow.compiler.sources.gguf.formats import FORMATS
 from meadow.compiler.sources.gguf.scan import scan
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.types import Weight
 
+Problem = tuple[str, str, str]
+FACTORS, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 MAX_LAYERS = 1024
 LARGEST_SIZE = 1 << 20
 """Of any dimension and of the context: a larger one is damage."""
-READ = {
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "vocab_size",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "rope.scaling.factor",
-    "rope.scaling.type",
-    "rope.scale_linear",
-    "attention.sliding_window",
-}
-"""Keys that are read, without the architecture."""
+WITHOUT_EFFECT = {"feed_forward_length", "vocab_size", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
+"""Keys that are read where they matter, or hold nothing that is computed with, without the architecture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,65 +40,49 @@ class GgufFile:
     path: Path
     fields: dict[str, Any]
     tensors: dict[str, Any]
-    family: Family
-    model: Model
-    shape: Shape
+    decoder: Decoder
 
-    def weight(self, name: str) -> Weight:
+    def name(self, layer: int | None, role: str) -> str:
+        """What the graph calls a tensor: blk.3.attn_q.weight; of a part of a fused one blk.3.attn_qkv.weight.q."""
+        whole = self.decoder.family.whole(role)
+        stored = stored_name(self.decoder.family, layer, whole)
+        return stored if whole == role else f"{stored}.{role.partition('.')[0]}"
+
+    def _rows(self, role: str) -> NDArray[np.intp] | slice | None:
+        """The rows of the stored tensor that are `role`, in the order in which the graph rotates halves; None for all as stored."""
+        shape, matrix = self.decoder.shapes[0], role.partition(".")[0]
+        part = self.decoder.part(role)
+        if not self.decoder.family.permuted or matrix not in ("q", "k"):
+            return part
+        heads = shape.heads if matrix == "q" else shape.kv_heads
+        return unpermute(heads * shape.head_dim, heads) + (0 if part is None else part.start)
+
+    def matrix(self, layer: int | None, role: str) -> Weight:
         """The matrix [N, K] as codes with scale and minimum, exactly as stored.
 
         Q4_1: uint8 codes 0..15 with a scale and a minimum; Q4_0: codes 0..15 with minimum = -8 scale; Q8_0: int8.
         """
-        tensor = self.tensors[name]
-        kind = tensor.tensor_type.name
+        family = self.decoder.family
+        stored = stored_name(family, layer, family.whole(role))
+        tensor = self.tensors[stored]
         rows, cols = (int(d) for d in reversed(tensor.shape))
-        return FORMATS[kind].weight(name, np.asarray(tensor.data), rows, cols)
+        found = FORMATS[tensor.tensor_type.name].weight(stored, np.asarray(tensor.data), rows, cols)
+        chosen = self._rows(role)
+        return found if chosen is None else found.only(chosen, self.name(layer, role))
 
-    def _order(self, role: str, rows: int) -> NDArray[np.intp] | None:
-        """The order of the rows of q and k, and of their biases, in which the graph rotates halves; None for the stored one."""
-        matrix = role.partition(".")[0]
-        if not self.family.permuted or matrix not in ("q", "k"):
-            return None
-        return unpermute(rows, self.model.heads if matrix == "q" else self.model.kv_heads)
+    def vector(self, layer: int | None, role: str) -> NDArray[np.float32]:
+        """A gain or a bias, float32 [n]."""
+        family = self.decoder.family
+        tensor = self.tensors[stored_name(family, layer, family.whole(role))]
+        values = np.asarray(tensor.data, np.float32).reshape(-1)
+        chosen = self._rows(role)
+        return values if chosen is None else values[chosen]
 
-    def role(self, layer: int, role: str) -> Weight:
-        """The matrix that is `role` in `layer`."""
-        name = self.family.tensor(layer, role)
-        weight = self.weight(name)
-        order = self._order(role, weight.rows)
-        if order is not None:
-            weight = Weight(
-                name,
-                weight.elem,
-                weight.codes[order],
-                None if weight.scale is None else weight.scale[order],
-                None if weight.minimum is None else weight.minimum[order],
-            )
-        return weight
 
-    def role_vector(self, layer: int, role: str) -> NDArray[np.float32]:
-        """The gain or bias that is `role` in `layer`, float32 [n]."""
-        values = self.vector(self.family.tensor(layer, role))
-        order = self._order(role, values.size)
-        return values if order is None else values[order]
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's gain or a bias, float32 [n], as it is stored."""
-        return np.asarray(self.tensors[name].data, np.float32).reshape(-1)
-
-    def shape_of(self, layer: int) -> Shape:
-        """The shape of one layer: every `local` one but the last of a period has a window, and a theta of its own."""
-        local = self.family.local
-        if local is None:
-            return self.shape
-        if layer % local[0] == local[0] - 1:
-            return replace(self.shape, window=0)
-        return replace(self.shape, frequencies=_frequencies(self.model.head_dim, local[1]))
-
-    @property
-    def head(self) -> str:
-        """The name of the head's weight: the embedding's when the two are tied."""
-        return "output.weight" if "output.weight" in self.tensors else "token_embd.weight"
+def stored_name(family: Family, layer: int | None, role: str) -> str:
+    """GGUF's name of a whole tensor."""
+    module, _, kind = role.partition(".")
+    return f"{({**GGUF, **family.gguf}[module]).format(layer)}.{kind or 'weight'}"
 
 
 def unpermute(rows: int, heads: int) -> NDArray[np.intp]:
@@ -142,7 +115,7 @@ def read_gguf(path: Path) -> GgufFile:
     except Exception as error:  # the parser raises whatever it trips over: IndexError, ValueError, struct.error
         raise UsageError(f"{path} is not a whole GGUF file (truncated or damaged): {error}") from None
     _refuse_split(path, fields)
-    return GgufFile(path, fields, tensors, *_model(path, fields, tensors))
+    return GgufFile(path, fields, tensors, _decoder(path, fields, tensors))
 
 
 def _refuse_split(path: Path, fields: dict[str, Any]) -> None:
@@ -154,114 +127,149 @@ def _refuse_split(path: Path, fields: dict[str, Any]) -> None:
         )
 
 
-def _model(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> tuple[Family, Model, Shape]:
+class Keys:
+    """The keys of one architecture, without its name; collects every problem."""
+
+    def __init__(self, family: Family, fields: dict[str, Any]):
+        self.family, self.fields = family, fields
+        self.problems: list[Problem] = []
+        self.read: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return self.fields.get(f"{self.family.name}.{key}", default)
+
+    def number(self, key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
+        """A number from 0 to `most`, the same for all layers."""
+        value = self.get(key, default)
+        if isinstance(value, list) and value and all(v == value[0] for v in value):
+            value = value[0]
+        if isinstance(value, list):
+            self._refuse(key, str(value)[:60], "one number for all layers is served")
+            return 1
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
+            self._refuse(key, repr(value), f"a number from 0 to {most:g} is expected")
+            return 1
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            self._refuse(key, repr(value), "true or false is expected")
+        return bool(value)
+
+    def _refuse(self, key: str, found: str, needs: str) -> None:
+        self.problems.append((f"{self.family.name}.{key}", f"is {found}", needs))
+
+
+def _decoder(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Decoder:
     known, architecture = families(), fields.get("general.architecture")
     if architecture not in known:
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
     family = known[architecture]
-    problems: list[tuple[str, str, str]] = []
-
-    def number(key: str, default: float | None = None, most: float = LARGEST_SIZE) -> float:
-        value = fields.get(f"{family.name}.{key}", default)
-        if isinstance(value, list) and value and all(v == value[0] for v in value):
-            value = value[0]
-        if isinstance(value, list):
-            problems.append((f"{family.name}.{key}", f"is {str(value)[:60]}", "one number for all layers is served"))
-            return 1
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= most:
-            problems.append((f"{family.name}.{key}", f"is {value!r}", f"a number from 0 to {most:g} is expected"))
-            return 1
-        return value
-
-    layers, dim = int(number("block_count", most=MAX_LAYERS)), int(number("embedding_length"))
-    heads = int(number("attention.head_count"))
-    kv_heads = int(number("attention.head_count_kv", heads))
+    keys, problems = Keys(family, fields), []
+    layers, dim = int(keys.number("block_count", most=MAX_LAYERS)), int(keys.number("embedding_length"))
+    heads = int(keys.number("attention.head_count"))
+    kv_heads = int(keys.number("attention.head_count_kv", heads))
     if not (layers > 0 and 0 < kv_heads <= heads and heads % kv_heads == 0 and dim > 0):
         problems.append(("shape", f"{layers} layers, dim {dim}, {heads} heads over {kv_heads} KV heads", "not a model"))
-    head_dim = int(number("attention.key_length", dim // max(heads, 1)))
-    base, context = number("rope.freq_base", 10000.0, 1e12), int(number("context_length", 0))
-    if int(number("rope.dimension_count", head_dim)) != head_dim or head_dim % 2 or not head_dim:
-        problems.append((f"{family.name}.rope.dimension_count", "rotates a part of the head only", "not supported"))
-    ffn, eps = int(number("feed_forward_length")), float(np.float32(number(family.epsilon_key, 1e-5)))
-    problems += _check_keys(family, fields, context, head_dim)
+    head_dim = int(keys.number("attention.key_length", dim // max(heads, 1)))
+    base, context = keys.number("rope.freq_base", 10000.0, 1e12), int(keys.number("context_length", 0))
+    turned = int(keys.number("rope.dimension_count", head_dim))
+    if turned > head_dim or turned % 2 or not turned or head_dim % 2:
+        problems.append(
+            (
+                f"{family.name}.rope.dimension_count",
+                f"is {turned} of a head of {head_dim}",
+                "an even part of the head is expected",
+            )
+        )
+    ffn, eps = int(keys.number("feed_forward_length")), float(np.float32(keys.number(family.epsilon_key, 1e-5)))
+    problems += keys.problems
     embedding = tensors.get("token_embd.weight")
     vocab = int(embedding.shape[1]) if embedding is not None and len(embedding.shape) == 2 else 0
     if not base:
         problems.append((f"{family.name}.rope.freq_base", "is 0", "no rotary frequencies come of it"))
     if problems:  # the sizes are used from here on
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
-    model = Model(
-        name=str(fields.get("general.name", path.stem)),
-        layers=layers,
-        dim=dim,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn=ffn,
-        vocab=vocab,
-        context=context,
+    family = _as_stored(family, tensors)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(fields.get("general.name", path.stem)))
+    model = Model(name, layers, dim, heads, kv_heads, head_dim, ffn, vocab, context)
+    window = int(keys.number("attention.sliding_window", 0))
+    shape = Shape(
+        heads, kv_heads, head_dim, (eps, eps), (1.0,) * (turned // 2), window=0 if window >= context > 0 else window
     )
-    problems = _check_tensors(family, model, tensors) or _check_values(tensors)
+    factor = float(np.sqrt(np.float32(dim))) if family.scaled else 1.0
+    decoder = Decoder(
+        family, model, (shape,) * layers, eps, embedding_factor=factor, tied="output.weight" not in tensors
+    )
+    problems = keys.problems + _check_rotary(decoder, tensors)
+    if not problems:
+        decoder = family.describe(_turning(decoder, keys, tensors, turned, base), keys)
+        problems = keys.problems + _check_keys(keys, head_dim) + _check_tensors(decoder, tensors) or _check_values(
+            tensors
+        )
     if problems:
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
-    slower = number("rope.scaling.factor", number("rope.scale_linear", 1.0))
-    frequencies = _frequencies(head_dim, base, slower or 1.0, tensors.get("rope_freqs.weight"))
-    window = int(number("attention.sliding_window", 0))
-    return (
-        family,
-        model,
-        Shape(heads, kv_heads, head_dim, (eps, eps), frequencies, window=0 if window >= context > 0 else window),
+    return decoder
+
+
+def _as_stored(family: Family, tensors: dict[str, Any]) -> Family:
+    """The family with the biases that this file has of those that not all have, and its matrices fused or not."""
+    biases = {role for role in family.may_bias if stored_name(family, 0, f"{role}.bias") in tensors}
+    fused = {whole for whole in family.fused if whole != "qkv" or stored_name(family, 0, "qkv") in tensors}
+    return replace(family, biases=family.biases | biases, fused=frozenset(fused))
+
+
+def _turning(decoder: Decoder, keys: Keys, tensors: dict[str, Any], turned: int, base: float) -> Decoder:
+    """With rotary positions, over the file's own factors (Llama 3, LongRoPE's short ones)."""
+    if decoder.family.positions is not None:
+        return decoder.per_layer(lambda n: {"frequencies": ()})
+    factors, factor, context = tensors.get(FACTORS), 1.0, decoder.model.context
+    slower, kind = (
+        keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0)) or 1.0,
+        keys.get("rope.scaling.type"),
     )
-
-
-def _frequencies(head_dim: int, base: float, slower: float = 1.0, factors: Any = None) -> tuple[float, ...]:
-    """Radians per position of each pair, over `slower` and over the file's own factors (Llama 3).
-
-    In FP32, as the ONNX file has them that is written of the graph: both are the same function.
-    """
-    found = 1.0 / base ** (np.arange(head_dim // 2) / (head_dim // 2)) / slower
+    if kind == "yarn":
+        original = keys.number("rope.scaling.original_context_length", context)
+        fast, slow = (
+            keys.number(f"rope.scaling.yarn_beta_{name}", usual) for name, usual in (("fast", 32), ("slow", 1))
+        )
+        found = rotary.yarn(turned, base, slower, original, fast, slow)
+        factor = keys.number("rope.scaling.attn_factor", 1.0) * rotary.yarn_factor(slower)
+    else:
+        found = rotary.plain(turned, base) / slower
+    if SHORT in tensors:
+        factors, original = tensors[SHORT], int(keys.number("rope.scaling.original_context_length", context))
+        stretched = rotary.longrope_factor(context, original) if 1 < original < context else 1.0
+        factor = keys.number("rope.scaling.attn_factor", stretched)
+        if original < context:
+            note = f"the rotary positions are others in texts of more than {original} tokens: a context of {original} is read"
+            decoder = decoder.changed(model=replace(decoder.model, context=original), notes=(note,))
     if factors is not None:
-        found = found / np.asarray(factors.data, np.float64).reshape(-1)
-    return tuple(float(np.float32(v)) for v in found)
+        found = rotary.divided(found, np.asarray(factors.data, np.float64).reshape(-1).tolist())
+    turning = rotary.rounded(found, factor)
+    return decoder.per_layer(lambda n: {"frequencies": turning.frequencies, "rotary_factor": turning.factor})
 
 
-def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: int) -> list[tuple[str, str, str]]:
-    """Every key of the architecture is read, says nothing new, or is refused: most change what is computed."""
+def _check_keys(keys: Keys, head_dim: int) -> list[Problem]:
+    """Every key of the architecture was read, says nothing new, or is refused: most change what is computed."""
+    off, one = (lambda v: not v), (lambda v: v in (0, 1))
     nothing: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(
-            (
-                "expert_count",
-                "expert_used_count",
-                "attn_logit_softcapping",
-                "final_logit_softcapping",
-                "use_parallel_residual",
-                "attention.clamp_kqv",
-                "attention.max_alibi_bias",
-            ),
-            lambda v: not v,
-        ),
-        **dict.fromkeys(
-            (
-                "rope.scaling.attn_factor",
-                "logit_scale",
-                "embedding_scale",
-                "residual_scale",
-            ),
-            lambda v: v in (0, 1),
-        ),
-        "rope.scaling.original_context_length": lambda v: True,
-        "rope.scaling.finetuned": lambda v: True,  # of YaRN alone
+        **dict.fromkeys(("expert_count", "expert_used_count", "attention.clamp_kqv", "attention.max_alibi_bias"), off),
+        **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "use_parallel_residual"), off),
+        **dict.fromkeys(("rope.scaling.attn_factor", "logit_scale", "embedding_scale", "residual_scale"), one),
         "attention.causal": lambda v: v is True,
         "attention.scale": lambda v: not v or bool(np.isclose(v, head_dim**-0.5, rtol=1e-6)),
         "attention.value_length": lambda v: v == head_dim,
         "tensor_data_layout": lambda v: v == "Meta AI original pth",
     }
-    problems = []
-    for key, value in fields.items():
-        name = key.removeprefix(f"{family.name}.")
-        if name == "rope.scaling.type" and value not in ("none", "linear"):
-            problems.append((key, f"is {str(value)[:60]}", "none and linear are read; YaRN and LongRoPE are not"))
-        if name == key or name in READ or name == family.epsilon_key:
+    problems, prefix = [], f"{keys.family.name}."
+    for key, value in keys.fields.items():
+        name = key.removeprefix(prefix)
+        if name == "rope.scaling.type" and value not in ("none", "linear", "yarn", "longrope"):
+            problems.append((key, f"is {str(value)[:60]}", "none, linear, yarn and longrope are read"))
+        if name == key or name in WITHOUT_EFFECT or name in keys.read:
             continue
         what = nothing.get(name)
         if what is None:
@@ -273,30 +281,42 @@ def _check_keys(family: Family, fields: dict[str, Any], context: int, head_dim: 
     return problems
 
 
-def expected_shapes(family: Family, model: Model) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a file of the family and its shape, [N, K] as numpy has it."""
-    q, kv, dim, ffn = model.heads * model.head_dim, model.kv_heads * model.head_dim, model.dim, model.ffn
-    matrices = {
-        "q": (q, dim),
-        "k": (kv, dim),
-        "v": (kv, dim),
-        "o": (dim, q),
-        "gate": (ffn, dim),
-        "up": (ffn, dim),
-        "down": (dim, ffn),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (model.vocab, dim), "output_norm.weight": (dim,)}
-    if family.norm == "layer":
-        shapes["output_norm.bias"] = (dim,)
-    for layer in range(model.layers):
-        for role in family.roles():
-            matrix, _, bias = role.partition(".")
-            shape = matrices.get(matrix, (model.head_dim,) if matrix in SOMETIMES["head_norms"] else (dim,))
-            shapes[family.tensor(layer, role)] = shape[:1] if bias else shape
-    return shapes
+def expected_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a file of the decoder has and its shape, [N, K] as numpy has it."""
+    return {stored_name(decoder.family, layer, role): decoder.size(role) for layer, role in decoder.tensors()}
 
 
-def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _check_rotary(decoder: Decoder, tensors: dict[str, Any]) -> list[Problem]:
+    """Factors of the rotary positions: FP32, one per pair."""
+    problems, pairs = [], len(decoder.shapes[0].frequencies)
+    for name in (FACTORS, SHORT, LONG):
+        factors = tensors.get(name)
+        if factors is not None and (int(np.prod(factors.shape)) != pairs or factors.tensor_type.name != "F32"):
+            problems.append((name, f"has shape {list(factors.shape)}", f"{pairs} numbers are expected"))
+    return problems
+
+
+def _check_tensors(decoder: Decoder, tensors: dict[str, Any]) -> list[Problem]:
+    problems, family = [], decoder.family
+    shapes = expected_shapes(decoder)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            problems.append((name, "is missing", f"the file is not a whole model of the family {family.name}"))
+        elif tuple(int(d) for d in reversed(tensors[name].shape)) != shape:
+            problems.append((name, f"has shape {list(reversed(tensors[name].shape))}, not {list(shape)}", ""))
+    for name in sorted(set(tensors) - set(shapes) - {FACTORS, SHORT, LONG}):
+        problems.append((name, f"is not a tensor of the family {family.name}", "it may change what is computed"))
+    wrong: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.tensor_type.name not in FORMATS:
+            wrong.setdefault(tensor.tensor_type.name, []).append(name)
+    for kind, names in sorted(wrong.items()):
+        what = f"of {len(names)} tensors ({names[0]}, ...)"
+        problems.append((f"type {kind}", what, f"supported are {', '.join(FORMATS)}"))
+    return problems
+
+
+def _check_values(tensors: dict[str, Any]) -> list[Problem]:
     """Scales, minima, gains and floats must be finite."""
     problems = []
     for name, tensor in tensors.items():
@@ -304,38 +324,4 @@ def _check_values(tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
         if not form.finite(np.asarray(tensor.data)):
             what = "scales" if form.block_bytes else "values"
             problems.append((name, f"its {what} hold NaN or infinity", "the file is damaged; get or export it again"))
-    return problems
-
-
-def _check_tensors(family: Family, model: Model, tensors: dict[str, Any]) -> list[tuple[str, str, str]]:
-    problems = []
-    shapes = expected_shapes(family, model)
-    if "output.weight" in tensors:
-        shapes["output.weight"] = (model.vocab, model.dim)
-    for name, shape in shapes.items():
-        if name not in tensors:
-            problems.append((name, "is missing", f"the file is not a whole model of the family {family.name}"))
-        elif tuple(int(d) for d in reversed(tensors[name].shape)) != shape:
-            problems.append((name, f"has shape {list(reversed(tensors[name].shape))}, not {list(shape)}", ""))
-    for name in sorted(set(tensors) - set(shapes) - {"rope_freqs.weight"}):
-        problems.append((name, f"is not a tensor of the family {family.name}", "it may change what is computed"))
-    factors = tensors.get("rope_freqs.weight")
-    if factors is not None and (
-        int(np.prod(factors.shape)) != model.head_dim // 2 or factors.tensor_type.name != "F32"
-    ):
-        problems.append(
-            ("rope_freqs.weight", f"has shape {list(factors.shape)}", f"{model.head_dim // 2} numbers are expected")
-        )
-    wrong: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        if tensor.tensor_type.name not in FORMATS:
-            wrong.setdefault(tensor.tensor_type.name, []).append(name)
-    for kind, names in sorted(wrong.items()):
-        problems.append(
-            (
-                f"type {kind}",
-                f"of {len(names)} tensors ({names[0]}, ...)",
-                f"supported are {', '.join(FORMATS)}",
-            )
-        )
     return problems

@@ -134,16 +134,16 @@ def adds_bos(fields: dict[str, Any]) -> bool:
 
 def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dict[str, Any]]:
     """config.json, generation_config.json and tokenizer_config.json, in Hugging Face's vocabulary."""
-    fields, model = file.fields, file.model
+    fields, model, family = file.fields, file.decoder.model, file.decoder.family
     bos, eos = fields.get("tokenizer.ggml.bos_token_id"), fields.get("tokenizer.ggml.eos_token_id")
-    base = float(fields.get(f"{file.family.name}.rope.freq_base", 10000.0))
+    base = float(fields.get(f"{family.name}.rope.freq_base", 10000.0))
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": fields.get("tokenizer.ggml.padding_token_id")}
     known = {k: int(v) for k, v in ids.items() if v is not None}
     named = {k.replace("_id", ""): tokens[v] for k, v in known.items() if v < len(tokens)}
     config = {
-        "architectures": [file.family.hugging_face],
-        "model_type": file.family.name,
-        "hidden_act": file.family.activation,
+        "architectures": [family.hugging_face],
+        "model_type": family.name,
+        "hidden_act": family.activation,
         "hidden_size": model.dim,
         "intermediate_size": model.ffn,
         "num_hidden_layers": model.layers,
@@ -152,7 +152,7 @@ def config_files(file: GgufFile, tied: bool, tokens: list[str]) -> dict[str, dic
         "head_dim": model.head_dim,
         "vocab_size": model.vocab,
         "max_position_embeddings": model.context,
-        "rms_norm_eps": file.shape.eps[0],
+        "rms_norm_eps": file.decoder.eps,
         "rope_theta": base,
         "tie_word_embeddings": tied,
         **known,
