@@ -1,9 +1,10 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: zoo notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
 PYTEST := .venv/bin/pytest
+TORCH := build/torch/bin
 PACKAGES := boards cli compiler evidence hls machine rtl runtime toolchain
 
 help:  ## what there is
@@ -48,7 +49,7 @@ lint: setup-test
 
 types: setup-test
 	@mkdir -p build/types/meadow
-	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done
+	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done; ln -sfn ../../../api/__init__.py build/types/meadow/__init__.py
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
 	MYPYPATH=build/types:tests .venv/bin/mypy --namespace-packages --explicit-package-bases $(shell git ls-files 'tests/*.py')
 
@@ -112,8 +113,21 @@ eval: models  ## perplexity on Wikipedia text beside onnxruntime (minutes)
 real: models  ## the tests that need the real model
 	$(PYTEST) -m real
 
-zoo: setup-test  ## every spelling and feature, and the files of ZOO=FOLDER, on the ladder: build/zoo.json, docs/models.md
-	cd tests && ../.venv/bin/python zoo.py $(ZOO)
+zoo: setup-test exports  ## every family by every exporter, every spelling, and the files of ZOO=FOLDER, on the ladder: build/zoo.json, docs/models.md (20 minutes)
+	cd tests && ../.venv/bin/python zoo.py ../build/exports $(ZOO)
+
+build/torch/ready: pyproject.toml
+	python3 -m venv build/torch
+	$(TORCH)/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	$(TORCH)/python -m pip install -qq --disable-pip-version-check --editable '.[torch]' optimum-onnx==0.1.0 pytest pytest-timeout
+	$(TORCH)/python -m pip install -qq --disable-pip-version-check --no-deps onnxruntime-genai==0.11.4
+	touch $@
+
+exports: build/torch/ready  ## small random models of every family by four exporters and in three formats: build/exports (10 minutes)
+	$(TORCH)/python tests/exports.py build/exports
+
+torch: build/torch/ready  ## the tests of meadow export and of the rung torch (PyTorch in build/torch)
+	$(TORCH)/python -m pytest tests/torch
 
 clean:
 	rm -rf build models .venv *.egg-info

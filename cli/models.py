@@ -66,6 +66,38 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     )
 
 
+@click.command("export")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--opset", type=click.IntRange(18, 23), default=20, show_default=True)
+@json_option
+def export_command(source: Path, target: Path, opset: int, as_json: bool) -> None:
+    """Write the Hugging Face folder SOURCE as ONNX with a KV cache, by torch's exporter; onnxruntime is then compared with torch.
+
+    Without torch, meadowc convert does the same for the families that it knows.
+
+    \b
+    Example:
+      meadowc export SmolLM2-135M-Instruct -o models/smollm2
+    """
+    from meadow.compiler.sources.torch.export import export
+
+    with stages(("loading", "exporting", "comparing"), as_json) as show:
+        result = export(source, None, target, opset, lambda text: show(text.split(" ")[0], text.partition(" ")[2]))
+    if as_json:
+        emit_json(result)
+        return
+    out.print(f"{target}: {result['model']}\n  by {result['versions']}, opset {opset}; {megabytes(result['bytes'])}")
+    out.print(
+        f"  onnxruntime's logits differ from torch's by {result['difference']['value']:.1e} of the largest (measured)"
+    )
+    for note in result["notes"]:
+        out.print(f"note: {note}")
+    out.print(
+        f"next: meadowc quantize {target} -o {target}-int8, or meadowc compile {target} --board zcu102 --quantize int8"
+    )
+
+
 @click.command("quantize")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")

@@ -14,8 +14,8 @@ from meadow.machine.errors import UsageError
 from meadow.machine.package.read import load
 
 RUNGS = ("onnx", "graph", "emulator", "csim")
-MORE_RUNGS = ("rtl",)
-"""Not by default: the Verilog of pacq_gemv takes Verilator and a minute to build."""
+MORE_RUNGS = ("torch", "rtl")
+"""Not by default: torch is the extra of that name, and the Verilog of pacq_gemv takes Verilator and a minute to build."""
 
 
 @click.command("verify")
@@ -48,13 +48,15 @@ def verify_command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree; with the rung rtl also the Verilog of
+    """Check that onnxruntime, the graph, the emulator and the C simulation of PACKAGE agree; with the rung torch also the
+    transformers model that the ONNX file came from, and with the rung rtl also the Verilog of
     pacq_gemv, on whole matrices of the first, middle and last layer and the head.
 
     \b
     Examples:
       meadowc verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16
       meadowc verify build/smollm2-int4 --rungs emulator,rtl --limit 1
+      meadowc verify build/mine --rungs torch,onnx,graph,emulator,csim
     """
     wanted = tuple(r.strip() for r in rungs.split(",") if r.strip())
     unknown = [r for r in wanted if r not in RUNGS + MORE_RUNGS]
@@ -81,7 +83,7 @@ def verify_command(
 
 
 def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
-    rungs = tuple(r for r in rungs if r in RUNGS)
+    rungs = tuple(r for r in rungs if r in ("torch", *RUNGS))
     rows = table("the ladder", "prompt", "tokens", *rungs, "answer")
     for row in verdict.prompts:
         parts = {p["rung"]: p for p in row["partings"]}
@@ -90,7 +92,7 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
             part = parts.get("emulator" if rung == "csim" else rung)
             cells.append(
                 "reference"
-                if rung == "onnx"
+                if rung == rungs[0]
                 else "same"
                 if part is None
                 else f"parts at {part['step']} (gap {part['gap']:.2f})"

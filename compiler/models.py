@@ -155,7 +155,7 @@ def _report(
         absurd = [r.name for r in rows if not abs(r.largest_scale) < ABSURD_SCALE]
     else:
         per_row = recipe.granularity == "channel"
-        after = sum(w.codes.size + (w.rows if per_row else 1) * 4 for w in made.weights.values())
+        after = sum(w.size + (w.rows if per_row else 1) * 4 for w in made.weights.values())
         kind = {"granularity": recipe.granularity}
         absurd = [r.name for r in rows if not 0 < r.smallest_scale <= r.largest_scale < ABSURD_SCALE]
     return {

@@ -16,10 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from meadow.boards import Board
 from meadow.compiler.emit.block_design import block_design, hardware_facts
 from meadow.compiler.emit.emit import emit
 from meadow.compiler.emit.save import compiler_digest, save
+from meadow.compiler.emit.spool import Spool
 from meadow.compiler.engines.engine import planner_for
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
@@ -85,32 +88,33 @@ def compile_model(
     require_memory(graph, design.context, board)
     confirm_context(graph, file, design.context, progress)
     parts_of = weight_parts(graph, design)
-    packed = pack_all(graph, design, parts_of, options.packing, progress)
-    progress("lower", f"dataflow {options.dataflow}")
-    schedule = lower(graph, design, packed, options.dataflow, board.bandwidth_gb_s)
-    progress("place", f"{len(schedule.buffers)} buffers")
-    schedule = place(schedule, board)
-    progress("emit", "")
-    version = metadata.version("meadow")
-    plan = emit(design, version, board)
-    summary = summarize(graph, board, fitted, schedule, packed)
-    summary["traffic"] = dataflow_traffic(graph, design, packed, board)
-    hardware_digest = plan.digest()
-    plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
-    facts = {
-        "name": options.name or target.name,
-        "board": board.name,
-        "inputs": inputs,
-        "meadow_version": version,
-        "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
-        "origin": origin(graph, file, target),
-        "options": asdict(options),
-        "tile_rows": design.tile_rows,
-        "hardware": hardware_facts(block_design(design, board)),
-        "hardware_digest": hardware_digest,
-    }
-    progress("save", str(target))
-    save(target, graph, design, schedule, packed, parts_of, plan, facts, texts)
+    with Spool(target.absolute().parent) as spool:
+        packed = pack_all(graph, design, parts_of, options.packing, progress, spool.keep)
+        progress("lower", f"dataflow {options.dataflow}")
+        schedule = lower(graph, design, packed, options.dataflow, board.bandwidth_gb_s)
+        progress("place", f"{len(schedule.buffers)} buffers")
+        schedule = place(schedule, board)
+        progress("emit", "")
+        version = metadata.version("meadow")
+        plan = emit(design, version, board)
+        summary = summarize(graph, board, fitted, schedule, packed)
+        summary["traffic"] = dataflow_traffic(graph, design, packed, board)
+        hardware_digest = plan.digest()
+        plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
+        facts = {
+            "name": options.name or target.name,
+            "board": board.name,
+            "inputs": inputs,
+            "meadow_version": version,
+            "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
+            "origin": origin(graph, file, target),
+            "options": asdict(options),
+            "tile_rows": design.tile_rows,
+            "hardware": hardware_facts(block_design(design, board)),
+            "hardware_digest": hardware_digest,
+        }
+        progress("save", str(target))
+        save(target, graph, design, schedule, packed, parts_of, plan, facts, texts, spool.release)
     return {**summary, "up_to_date": False}
 
 
@@ -197,19 +201,25 @@ def is_current(target: Path, inputs: str) -> bool:
 
 
 def pack_all(
-    graph: Graph, design: Design, parts_of: dict[str, list[Part]], scheme: str, progress: Callable[[str, str], None]
+    graph: Graph,
+    design: Design,
+    parts_of: dict[str, list[Part]],
+    scheme: str,
+    progress: Callable[[str, str], None],
+    keep: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
 ) -> dict[str, Stored]:
-    """Every part of every streamed matrix, packed; several at a time, since numpy works outside of Python's lock."""
+    """Every part of every streamed matrix, packed, its streams where `keep` puts them; several at a time, since numpy works outside
+    of Python's lock."""
 
     def packed_parts(name: str) -> dict[str, Stored]:
         weight = graph.weights[name]
         planner = planner_for(weight.elem)
         assert planner is not None, weight
         engine = design.engine(planner.kind)
-        return {part.name: planner.store(weight, part, engine, scheme) for part in parts_of[name]}
+        return {part.name: planner.store(weight, part, engine, scheme).kept(keep) for part in parts_of[name]}
 
     # The largest first, so that no worker is left alone with it at the end.
-    order = sorted(parts_of, key=lambda name: -graph.weights[name].codes.size)
+    order = sorted(parts_of, key=lambda name: -graph.weights[name].size)
     found: dict[str, dict[str, Stored]] = {}
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         for index, (name, made) in enumerate(zip(order, pool.map(packed_parts, order), strict=True)):

@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain")
+PACKAGES = ("api", "boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain")
 ARROWS = {
     "machine": (),
     "boards": ("machine",),
@@ -51,9 +51,11 @@ ARROWS = {
     "evidence": ("machine", "boards", "compiler", "runtime"),
     "toolchain": ("machine", "boards"),
     "cli": ("machine", "boards", "compiler", "runtime", "evidence", "toolchain"),
+    "api": ("compiler", "runtime"),
 }
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""
 THIRD_PARTY = {
+    "api": set(),
     "machine": {"numpy", "tomli"},
     "runtime": {"numpy", "pynq", "pynqmetadata", "tokenizers", "jinja2", "IPython", "rich", "matplotlib", "pyxrt"},
     "compiler/graph": {"numpy"},
@@ -79,7 +81,8 @@ def imports(path: Path) -> set[str]:
 
 def test_every_package_on_disk_is_in_the_distribution() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {".".join(("meadow", *p.parent.relative_to(ROOT).parts)) for p in SOURCES if p.name == "__init__.py"}
+    folders = {p.parent.relative_to(ROOT) for p in SOURCES if p.name == "__init__.py"}
+    found = {".".join(("meadow", *folder.parts)).removesuffix(".api") for folder in folders}
     assert set(listed) == found
 
 

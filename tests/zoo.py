@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from families import TOKENS, logits_of, names, write_folder
 from spellings import SPELLINGS, Spelling
 
 from meadow import boards
@@ -28,7 +29,7 @@ from meadow.compiler.graph.graph import Graph
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.require import matrix_problems
-from meadow.compiler.sources.onnx.read import read
+from meadow.compiler.sources.source import read_source
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import MeadowError, UnsupportedModel
 from meadow.runtime.session import Session
@@ -44,6 +45,15 @@ CLEAR = 0.25
 """Of the logits' standard deviation, by which the best token is ahead where rung 1, in floats, must choose the same."""
 ROUNDED = 1.0
 """The same for the emulator, whose weights and activations are rounded to 8 bits."""
+
+
+EXPORTERS = {
+    "meadow20": "meadow export (torch, opset 20)",
+    "torch23": "torch, fused attention, opset 23",
+    "optimum18": "optimum-onnx (TorchScript, opset 18)",
+    "genai": "onnxruntime-genai's builder",
+}
+"""Of tests/exports.py."""
 
 
 @dataclass
@@ -89,6 +99,10 @@ def kind_of(file: Path) -> tuple[str, str, str]:
     parts = stem.split("_")
     if parts[0] == "spelled":
         return parts[1], "torch dynamo, respelled", parts[2]
+    if file.is_dir():
+        return file.name, "Hugging Face folder", "float"
+    if len(parts) > 2 and parts[-1] in ("float", "nbits4", "int8"):
+        return "_".join(parts[1:-1]), EXPORTERS.get(parts[0], parts[0]), parts[-1]
     if file.parent.name == "quantized":
         return "llama3rope", parts[0], "_".join(parts[1:])
     if file.parent.name == "twisted":
@@ -103,7 +117,7 @@ def examined(file: Path) -> Row:
     onnxruntime.set_default_logger_severity(3)  # its warnings of initializers that no node reads
     row = Row(str(file), *kind_of(file))
     try:
-        graph = read(file, None)
+        graph = read_source(file)
         row.read = True
         with tempfile.TemporaryDirectory() as work:
             _compare(file, graph, Path(work), row)
@@ -114,13 +128,22 @@ def examined(file: Path) -> Row:
     return row
 
 
+def _wanted(file: Path, vocab: int) -> tuple[list[int], list[np.ndarray]]:  # type: ignore[type-arg]
+    """Tokens, and the logits after each of the last of them: onnxruntime's on the file, or transformers' of a folder."""
+    if file.is_dir():
+        return TOKENS, list(logits_of(file.name))
+    reference = OnnxModel(file)
+    ids = [int(i) for i in np.random.default_rng(7).integers(0, vocab, PROMPT + STEPS)]
+    first = reference.step(ids[:PROMPT])[-1]
+    return ids, [first, *(reference.step([i])[-1] for i in ids[PROMPT:])]
+
+
 def _compare(file: Path, graph: Graph, work: Path, row: Row) -> None:
-    reference, evaluator, state = OnnxModel(file), Evaluator(graph, quantized=False), State()
-    ids = [int(i) for i in np.random.default_rng(7).integers(0, graph.model.vocab, PROMPT + STEPS)]
-    wanted, found = [], []
-    for part in (ids[:PROMPT], *([i] for i in ids[PROMPT:])):
-        wanted.append(reference.step(part)[-1])
-        found.append(evaluator.run(np.array(part), state)[-1])
+    evaluator, state = Evaluator(graph, quantized=False), State()
+    ids, wanted = _wanted(file, graph.model.vocab)
+    prompt = len(ids) - len(wanted) + 1
+    parts = (ids[:prompt], *([i] for i in ids[prompt:]))
+    found = [evaluator.run(np.array(part), state)[-1] for part in parts]
     if not _agree(np.array(wanted), np.array(found), CLEAR):
         row.refusal = "WRONG: read, and other tokens than onnxruntime's"
         return
@@ -135,7 +158,7 @@ def _compare(file: Path, graph: Graph, work: Path, row: Row) -> None:
     compile_model(source, boards.load("zcu102"), work / "p", Options(settings=settings))
     row.compiled = True
     with Session(work / "p", "emulator") as session:
-        rows = [session.prefill(ids[:PROMPT])[-1], *(session.step(i) for i in ids[PROMPT:])]
+        rows = [session.prefill(ids[:prompt])[-1], *(session.step(i) for i in ids[prompt:])]
     row.same_tokens = _agree(np.array(wanted), np.array(rows), ROUNDED)
     if not row.same_tokens:
         row.refusal = "WRONG: compiled, and other tokens than onnxruntime's at a clear gap"
@@ -151,6 +174,7 @@ def main(folders: list[str]) -> None:
     refused = tomllib.loads((ROOT / "tests" / "zoo.toml").read_text())["refused"]
     with tempfile.TemporaryDirectory() as work:
         files = list(spellings(Path(work)))
+        files += [write_folder(name, Path(work) / name) for name in names()]
         made = len(files)
         files += [f for folder in folders for f in sorted(Path(folder).rglob("*.onnx"))]
         with ProcessPoolExecutor(2) as pool:
@@ -158,7 +182,9 @@ def main(folders: list[str]) -> None:
     for row in rows:
         named = [r for r in refused if r["file"] in row.file]
         row.expected = row.right if not named else any(r["says"] in row.refusal for r in named)
-        row.file = Path(row.file).parent.name + "/" + Path(row.file).name
+        row.file = (
+            Path(row.file).parent.name + "/" + Path(row.file).name if Path(row.file).suffix else Path(row.file).name
+        )
     rightly = sum(not r.right and r.expected for r in rows)
     found = {
         "files": len(rows),
@@ -184,7 +210,8 @@ def page(rows: list[Row], found: dict[str, object]) -> str:
     lines = [
         "# What is read, compiled and run",
         "",
-        f"Printed by `make zoo ZOO=FOLDER`, measured: {found['files']} files ({found['made']} spelled here, the others exports in FOLDER), {found['right']} compiled with onnxruntime's tokens on the very file, "
+        f"Printed by `make zoo ZOO=FOLDER`, measured: {found['files']} files ({found['made']} spelled here and Hugging Face folders, the others exports that "
+        f"`make exports` writes, and those in FOLDER), {found['right']} compiled with onnxruntime's tokens on the very file (transformers' for a folder), "
         f"{found['refused_rightly']} refused with the cause that `tests/zoo.toml` names, {found['wrong']} wrong.",
         "",
         f"Small random models, {PROMPT} tokens of a prompt and {STEPS} after it. Those with float weights, or 4-bit weights that no engine takes, are quantized first.",

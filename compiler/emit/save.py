@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -70,17 +70,19 @@ def save(
     plan: BuildPlan,
     facts: dict[str, Any],
     texts: Mapping[str, bytes],
+    release: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the package `target`.
 
     facts  the manifest's fields that only the pipeline knows
     texts  the tokenizer and what else goes with the model, by file name
+    release  called after each buffer is written: what is packed may leave memory again
     """
     with beside(target, "package", (Path(graph.source),)) as folder:
         _write_texts(folder, plan, graph, schedule)
         entries = _write_programs(folder, graph, design, schedule)
-        chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of)
-        rows = _packing_rows(graph, schedule, packed, parts_of)
+        chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of, release)
+        rows = _packing_rows(graph, schedule, packed, parts_of, release)
         (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
         places = {name: [[s.layer, s.role, s.part] for s in steps] for name, steps in schedule.programs.items()}
         (folder / "steps.json").write_text(json.dumps(places) + "\n")
@@ -201,6 +203,7 @@ def _write_weights(
     schedule: Schedule,
     packed: Mapping[str, Stored],
     parts_of: dict[str, list[Part]],
+    release: Callable[[], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     contents = _contents(graph, design, packed, parts_of)
     entries: list[dict[str, Any]] = []
@@ -219,6 +222,7 @@ def _write_weights(
                     if slot.space == chunk.index:
                         file.seek(offset + slot.offset)  # what is skipped reads as zeros
                         file.write(np.ascontiguousarray(contents[name]).view(np.uint8).data)
+                        release()
                 offset += chunk.length
                 file.truncate(offset)
                 file.seek(offset)
@@ -253,7 +257,8 @@ def _write_table(
     if embed == head and all(packed[q.name].gatherable for q in parts_of[head]):
         return {"tied": True, "parts": [p.name for p in parts_of[head]]}
     weight = graph.weights[embed]
-    file.write(np.ascontiguousarray(weight.codes).data)
+    codes = np.ascontiguousarray(weight.codes)
+    file.write(codes.data)
     if weight.scale is None:  # the host's alone: gathered as it is
         return {
             "tied": False,
@@ -264,8 +269,8 @@ def _write_table(
             "minimum": False,
             "float": weight.elem.bits,
         }
-    at = padded(offset + weight.codes.size, HOST_ALIGN)
-    file.write(b"\0" * (at - offset - weight.codes.size))
+    at = padded(offset + codes.size, HOST_ALIGN)
+    file.write(b"\0" * (at - offset - codes.size))
     file.write(np.ascontiguousarray(weight.scale).data)
     if weight.minimum is not None:
         file.write(np.ascontiguousarray(weight.minimum).data)
@@ -274,7 +279,7 @@ def _write_table(
         "file_offset": offset,
         "scale_offset": at,
         "group": weight.elem.group,
-        "signed": weight.codes.dtype == np.int8,
+        "signed": codes.dtype == np.int8,
         "minimum": weight.minimum is not None,
     }
 
@@ -287,7 +292,11 @@ def _head(graph: Graph) -> dict[str, float]:
 
 
 def _packing_rows(
-    graph: Graph, schedule: Schedule, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
+    graph: Graph,
+    schedule: Schedule,
+    packed: Mapping[str, Stored],
+    parts_of: dict[str, list[Part]],
+    release: Callable[[], None],
 ) -> list[dict[str, Any]]:
     def where(name: str) -> list[int] | None:
         slot = schedule.placed.get(name)
@@ -300,6 +309,7 @@ def _packing_rows(
         for part in parts:
             p = packed[part.name]
             checksums = b"".join(zlib.crc32(np.ascontiguousarray(s).data).to_bytes(4, "little") for s in p.streams)
+            release()
             common: dict[str, Any] = {
                 "name": part.name,
                 "matrix": weight,

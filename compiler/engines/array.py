@@ -7,7 +7,7 @@ Chooses the format; each way of storing makes its own bytes (machine/storage/).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,13 +51,13 @@ class ArrayPlanner(Planner[Array]):
 
     def store(self, weight: Weight, part: Part, engine: Array, packing: str) -> Stored:
         assert isinstance(part.layout, Layout)
-        rows = weight.codes[part.first_row : part.first_row + part.layout.rows]
+        rows = weight.some_codes(slice(part.first_row, part.first_row + part.layout.rows))
         return pack(rows.astype(np.int8, copy=False), part.layout, packing, engine)
 
     def sampled_bits(self, weight: Weight, engine: Array, packing: str) -> float:
         """Prefix codes from the entropy, without what tiles waste; a published scheme by packing the sample, without its table."""
-        step = max(1, min(weight.codes.size // SAMPLE, weight.rows))
-        rows = np.ascontiguousarray(weight.codes[::step]).astype(np.int8, copy=False)
+        step = max(1, min(weight.size // SAMPLE, weight.rows))
+        rows = np.ascontiguousarray(weight.some_codes(slice(None, None, step))).astype(np.int8, copy=False)
         if packing not in PUBLISHED:
             return entropy_bits(rows) * CODE_LOSS
         units = Array(0, 0, engine.lookup_entries)
@@ -199,6 +199,9 @@ class Packed:
             found["directory"] = padded(self.coded.directory.nbytes, BEAT_BYTES)
             found["table"] = padded(self.coded.table.nbytes, BEAT_BYTES)
         return found | {"scale": self.layout.scale_bytes}
+
+    def kept(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> Packed:
+        return replace(self, coded=self.coded._replace(streams=tuple(keep(s) for s in self.streams)))
 
     def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         found: dict[str, NDArray[Any]] = {str(port): stream for port, stream in enumerate(self.streams)}

@@ -135,6 +135,9 @@ class PackedGroups:
     def lengths(self) -> dict[str, int]:
         return {str(port): stream.nbytes for port, stream in enumerate(self.streams)}
 
+    def kept(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> PackedGroups:
+        return replace(self, streams=tuple(keep(s) for s in self.streams))
+
     def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         return {str(port): stream for port, stream in enumerate(self.streams)}
 
@@ -174,7 +177,7 @@ def pack_groups(weight: Weight, first_row: int, layout: GroupLayout) -> PackedGr
     form = layout.form
     assert weight.scale is not None
     rows = slice(first_row, first_row + layout.rows)
-    codes = np.asarray(weight.codes[rows])
+    codes = np.asarray(weight.some_codes(rows))
     if codes.dtype == np.int8:
         codes = codes.view(np.uint8) + np.uint8(1 << (form.bits - 1))  # two's complement to codes around the middle
         codes &= np.uint8((1 << form.bits) - 1)

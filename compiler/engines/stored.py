@@ -78,6 +78,10 @@ class Stored(Protocol):
         """Bytes of each buffer, by suffix."""
         ...
 
+    def kept(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> Stored:
+        """The same with its streams where `keep` puts them."""
+        ...
+
     def contents(self, scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """What each buffer holds, by suffix; `scale` of the rows, where they are not in the streams."""
         ...

@@ -40,11 +40,11 @@ def reference_model(package: Package, override: Path | None, prefer_origin: bool
     Raises UsageError when the file is gone or has changed.
     """
     from meadow.compiler.sources.onnx.file import load_model
-    from meadow.compiler.sources.source import digest_of, find_source, is_gguf
+    from meadow.compiler.sources.source import digest_of, find_source, format_of
 
     if override is not None:
         file = find_source(override)
-        if not is_gguf(file):
+        if format_of(file) == "ONNX":
             load_model(file)
         return file
     entry, what = package.manifest["source"], "source"
@@ -81,6 +81,32 @@ def sources(package: Package, override: Path | None) -> Sources:
     return Sources(user, reference_model(package, None))
 
 
+def torch_folder(user: Path) -> Path:
+    """The Hugging Face folder behind the user's own file: itself, or the one that `meadowc export` wrote it of.
+
+    Raises UsageError where there is none, or where it has changed.
+    """
+    from meadow.compiler.sources.onnx.file import load_model
+    from meadow.compiler.sources.source import digest_of, find_source, format_of, is_hugging_face
+
+    if is_hugging_face(user):
+        return user.parent
+    found = {}
+    if format_of(user) == "ONNX":
+        found = {entry.key: entry.value for entry in load_model(user).metadata_props}
+    if "meadow.torch.path" not in found:
+        raise UsageError(
+            f"{user} does not say which Hugging Face folder it was exported from, so the rung torch has no model; "
+            "name the folder with --reference"
+        )
+    folder = (user.parent / found["meadow.torch.path"]).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"{folder}, which {user} was exported from, is gone; name it with --reference")
+    if digest_of(find_source(folder)) != found.get("meadow.torch.sha256"):
+        raise UsageError(f"{folder} has changed since {user} was exported from it; export it again")
+    return folder
+
+
 def written(path: Path, folder: Path) -> Path:
     """The ONNX file that the graph of the model file `path` is written as, in `folder`."""
     from meadow.compiler.sources.onnx.file import save_model
@@ -100,14 +126,14 @@ class OnnxModel:
     def __init__(self, path: Path, exact: bool = True):
         from meadow.compiler.sources.onnx.file import FP32_ACCURACY, in_full
         from meadow.compiler.sources.onnx.interface import number_of
-        from meadow.compiler.sources.source import is_gguf
+        from meadow.compiler.sources.source import format_of
 
         try:
             import onnxruntime
         except ImportError:
             raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
         self.path = path
-        if is_gguf(path):  # onnxruntime runs what convert writes of it
+        if format_of(path) != "ONNX":  # onnxruntime runs what convert writes of it
             self._folder = tempfile.TemporaryDirectory(prefix="meadow-reference-")
             path = written(path, Path(self._folder.name))
         options = onnxruntime.SessionOptions()

@@ -6,22 +6,21 @@ Compiles the package's own source for both dataflows, so that GEMM and TPHS are 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.quantize.calibrate import calibration_text
+from meadow.compiler.sources.torch.model import TorchModel
 from meadow.evidence.ladder import verilog as engine
-from meadow.evidence.ladder.reference import OnnxModel, reference_model, sources
+from meadow.evidence.ladder.prompts import prompts
+from meadow.evidence.ladder.reference import OnnxModel, reference_model, sources, torch_folder
 from meadow.evidence.ladder.rewritten import compare, narrowest
 from meadow.machine.errors import UsageError
 from meadow.machine.package.read import Package
@@ -38,8 +37,6 @@ LOGITS_TOLERANCE = 0.5
 """Largest difference of rung 2's logits from rung 1's: root mean square after removing the mean (which no softmax sees),
 in standard deviations of rung 1's.  A rounding that falls the other way in layer 0 moves INT8 codes in every layer
 after it, so whole logits cannot be compared more closely; single layers are, in tests/runtime/test_emulator.py."""
-RANDOM_PROMPTS = (16, 1, 40, 7, 64, 3, 100, 25)
-"""Lengths of the prompts of a model without a tokenizer."""
 Logits = NDArray[np.float32]
 
 
@@ -73,56 +70,6 @@ class Verdict:
             self.bit_exact = False
         else:
             self.same_tokens = False
-
-
-def prompts(session: Session, file: Path | None, limit: int) -> list[tuple[str, list[int]]]:
-    """(title, token ids) of each prompt of a JSON list of {text, raw, before} or {ids}.
-
-    Without a list, a model without a tokenizer gets random ids of the lengths of RANDOM_PROMPTS.
-    """
-    room, vocab = max(1, session.context - 32), int(session.package.model["vocab"])
-    if file is None and not session.has_tokenizer:
-        random = np.random.default_rng(0)
-        lengths = [min(n, room) for n in RANDOM_PROMPTS[: limit or None]]
-        return [(f"{n} random tokens", random.integers(0, vocab, n).tolist()) for n in lengths]
-    found = []
-    for entry in json.loads(_prompt_file(file))[: limit or None]:
-        if "ids" in entry:
-            found.append((f"{len(entry['ids'])} tokens", entry["ids"][-room:]))
-            continue
-        whole = entry["text"]
-        if "before" in entry:
-            whole = calibration_text() + "\n" + whole
-        found.append((entry["text"], session.prompt(whole, raw=bool(entry.get("raw")))[-room:]))
-    return found
-
-
-def _prompt_file(file: Path | None) -> str:
-    """The text of a prompt list.  Raises UsageError unless it is a JSON list of objects with a text, or token ids, each."""
-    if file is None:
-        return resources.files("meadow.evidence.ladder").joinpath("prompts.json").read_text()
-    try:
-        text = file.read_text()
-        entries = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"--prompts {file}: {error}") from None
-
-    def good(entry: Any) -> bool:
-        if not isinstance(entry, dict) or not {"text", "ids"} & entry.keys():
-            return False
-        ids = entry.get("ids", [0])
-        whole = (
-            isinstance(ids, list)
-            and ids
-            and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
-        )
-        return bool(whole) and isinstance(entry.get("text", ""), str)
-
-    if not isinstance(entries, list) or not entries or not all(good(e) for e in entries):
-        raise UsageError(
-            f'--prompts {file}: a JSON list such as [{{"text": "Hello", "raw": true}}, {{"ids": [1, 50, 7]}}] is expected'
-        )
-    return text
 
 
 def decode(trace: Trace, row: Logits, step: Callable[[int], Logits], count: int, ends: frozenset[int]) -> Trace:
@@ -183,8 +130,10 @@ def dataflow_packages(package: Package, source: Path, folder: Path) -> Iterator[
         yield mode, target
 
 
-def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, other: Trace) -> dict[str, Any] | None:
-    """Apply the rule of CLOSE_GAP; notes a parting in the prompt's row."""
+def compare_tokens(
+    verdict: Verdict, title: str, name: str, reference: Trace, other: Trace, first: str = "onnx"
+) -> dict[str, Any] | None:
+    """Apply the rule of CLOSE_GAP; notes a parting in the prompt's row.  `first` is the rung of the reference."""
     found = parting(reference, other)
     if found is None:
         return None
@@ -192,7 +141,8 @@ def compare_tokens(verdict: Verdict, title: str, name: str, reference: Trace, ot
     allowed = gap < CLOSE_GAP and both
     if not allowed:
         verdict.fail(
-            f"{title!r}: onnx and {name} part at token {step} where rung 0's top-2 gap is {gap:.3f}", bits=False
+            f"{title!r}: {first} and {name} part at token {step} where the top-2 gap of {first} is {gap:.3f}",
+            bits=False,
         )
     return {"rung": name, "step": step, "gap": gap, "allowed": allowed}
 
@@ -258,11 +208,13 @@ def verify(
 class Ladder:
     """What stands on each rung.
 
+    torch     the model of the user's Hugging Face folder, by transformers; None without the rung "torch"
     user      the user's own file, and onnx the file that quantize wrote of it, or the same; None without the rung "onnx"
     graph     the evaluator of rung 1, or None
     sessions  by (dataflow, device)
     """
 
+    torch: TorchModel | None
     user: OnnxModel | None
     onnx: OnnxModel | None
     graph: Evaluator | None
@@ -278,8 +230,9 @@ def _ladder(stack: ExitStack, package: Package, rungs: tuple[str, ...], referenc
     if not devices:
         raise UsageError("--rungs needs emulator or csim to verify")
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meadow-verify-")))
-    files = sources(package, reference) if "onnx" in rungs else None
+    files = sources(package, reference) if {"onnx", "torch"} & set(rungs) else None
     source = files.source if files else reference_model(package, reference)
+    torch = TorchModel(torch_folder(files.user)) if files and "torch" in rungs else None
     user = OnnxModel(files.user) if files else None
     onnx = OnnxModel(files.source) if files and files.rewritten else user
     evaluator = Evaluator(read_source(source), quantized=True) if "graph" in rungs else None
@@ -288,7 +241,7 @@ def _ladder(stack: ExitStack, package: Package, rungs: tuple[str, ...], referenc
         for mode, folder in dataflow_packages(package, source, work)
         for device in devices
     }
-    return Ladder(user, onnx, evaluator, sessions)
+    return Ladder(torch, user, onnx, evaluator, sessions)
 
 
 def _climb(verdict: Verdict, ladder: Ladder, title: str, tokens: list[int], count: int) -> list[list[int]]:
@@ -304,11 +257,18 @@ def _climb(verdict: Verdict, ladder: Ladder, title: str, tokens: list[int], coun
     rung0 = rung1 = None
     if ladder.onnx is not None:
         ladder.onnx.reset()
-        rung0 = follow(ladder.onnx.step, tokens, count, ends)
-        row["onnx"] = row["rewritten"] = rung0.tokens
+        rung0 = users = follow(ladder.onnx.step, tokens, count, ends)
+        row["rewritten"] = rung0.tokens
         if ladder.user is not None and ladder.user is not ladder.onnx:
             ladder.user.reset()
-            row["onnx"] = follow(ladder.user.step, tokens, count, ends).tokens
+            users = follow(ladder.user.step, tokens, count, ends)
+        row["onnx"] = users.tokens
+        if ladder.torch is not None:
+            ladder.torch.reset()
+            top = follow(ladder.torch.step, tokens, count, ends)
+            row["torch"] = top.tokens
+            part = compare_tokens(verdict, title, "onnx", top, users, "torch")
+            row["partings"] += [part] if part is not None else []
     if ladder.graph is not None:
         graph, state = ladder.graph, State()
         rung1 = follow(lambda t: graph.run(np.array(t), state), tokens, count, ends)

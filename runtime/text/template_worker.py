@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from datetime import datetime
 from typing import Any
 
 MEMORY = 1 << 30
@@ -20,15 +21,31 @@ LONGEST = 8 << 20
 
 def environment() -> Any:
     """Jinja's sandbox with what transformers gives a template."""
+    from jinja2 import nodes
     from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """What a model said, which training marks: {% generation %} ... {% endgeneration %} is its body here."""
+
+        tags: set[str] = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(["name:endgeneration"], drop_needle=True), lineno=line)
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    extensions: list[Any] = ["jinja2.ext.loopcontrols", Generation]
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     made.globals["raise_exception"] = raise_exception
-    made.filters["tojson"] = lambda value, indent=None, **_: json.dumps(value, ensure_ascii=False, indent=indent)
+    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    made.filters["tojson"] = tojson
     return made
 
 

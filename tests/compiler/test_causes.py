@@ -69,21 +69,18 @@ def test_logits_that_are_capped_or_multiplied_are_read(capped: bool, tmp_path: P
     assert isinstance(op, Head) and (op.factor, op.softcap) == ((0.375, 3.0) if capped else (0.125, 0.0))
 
 
-def test_quantized_activations_are_called_so(tmp_path: Path) -> None:
+def test_codes_that_are_computed_are_called_so(tmp_path: Path) -> None:
     model = export()
     source = linears(model)[0].input[0]
-    scale, zero = constant(model, "s", np.float32(0.1)), constant(model, "z", np.int8(0))
+    scale = constant(model, "s", np.float32(0.1))
     behind(
         model,
         source,
-        helper.make_node("QuantizeLinear", [source, scale, zero], ["q8"]),
-        helper.make_node("DequantizeLinear", ["q8", scale, zero], ["dq8"]),
+        helper.make_node("Cast", [source], ["q8"], to=onnx.TensorProto.INT8),
+        helper.make_node("DequantizeLinear", ["q8", scale], ["dq8"]),
     )
     text = refusal(model, tmp_path)
-    assert (
-        "activations are quantized by QuantizeLinear" in text
-        and "quantize the float model with meadowc quantize" in text
-    )
+    assert "cast to INT8" in text
 
 
 def test_logits_of_another_name_are_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph, Node, name_of
 from meadow.compiler.graph.ops import Activation, Linear
-from meadow.machine.types import Weight
+from meadow.machine.types import Deferred, Rows, Weight
 
 
 def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = None) -> Graph:
@@ -38,7 +38,7 @@ def fuse_glu(graph: Graph, join: Callable[[Weight, Weight], Weight] | None = Non
         a, b = graph.weight_of(gate), graph.weight_of(up)
         if bool(gate.op.bias) != bool(up.op.bias) or gate.op.factor != up.op.factor:
             continue
-        if a.elem != b.elem or a.codes.shape != b.codes.shape:
+        if a.elem != b.elem or a.shape != b.shape:
             continue
         joined = (join or alternate)(a, b)
         weights[joined.name] = joined
@@ -69,4 +69,14 @@ def alternate(a: Weight, b: Weight) -> Weight:
 
     scale = None if a.scale is None or b.scale is None else joined(a.scale, b.scale)
     minimum = None if a.minimum is None or b.minimum is None else joined(a.minimum, b.minimum)
-    return Weight(name, a.elem, joined(a.codes, b.codes), scale, minimum)
+    if not isinstance(a, Deferred):
+        return Weight(name, a.elem, joined(a.codes, b.codes), scale, minimum)
+
+    def some(rows: Rows) -> NDArray[Any]:
+        order = np.arange(2 * a.rows)[rows]
+        made = np.empty((len(order), a.cols), a.some_codes(slice(0, 1)).dtype)
+        for first, weight in ((0, a), (1, b)):
+            made[order % 2 == first] = weight.some_codes(order[order % 2 == first] // 2)
+        return made
+
+    return Deferred(name, a.elem, (2 * a.rows, a.cols), some, scale, minimum)

@@ -85,9 +85,8 @@ def _move(
     assert isinstance(op, Linear)
     weight = weights[op.weight]
     rows = (np.arange(0, weight.rows, len(order))[:, None] + order).reshape(-1)
-    scale, minimum = (None if v is None else np.ascontiguousarray(v[rows]) for v in (weight.scale, weight.minimum))
     name = f"{op.weight}.turned"
-    weights[name] = Weight(name, weight.elem, np.ascontiguousarray(weight.codes[rows]), scale, minimum)
+    weights[name] = weight.only(rows, name)
     bias = None
     if op.bias:
         bias = f"{op.bias}.turned"

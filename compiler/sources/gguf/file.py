@@ -6,9 +6,11 @@ Only reads.  The container is parsed by the `gguf` package; what is checked here
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,13 @@ class GgufFile:
     fields: dict[str, Any]
     tensors: dict[str, Any]
     decoder: Decoder
+    data: mmap.mmap | None = None
+    """The whole file, of which the tensors are parts."""
+
+    def release(self) -> None:
+        """Give back the memory of what was read: it is read again from the file when it is asked for."""
+        if self.data is not None:
+            self.data.madvise(mmap.MADV_DONTNEED)
 
     def name(self, layer: int | None, role: str) -> str:
         """What the graph calls a tensor: blk.3.attn_q.weight; of a part of a fused one blk.3.attn_qkv.weight.q."""
@@ -66,7 +75,7 @@ class GgufFile:
         stored = stored_name(family, layer, family.whole(role))
         tensor = self.tensors[stored]
         rows, cols = (int(d) for d in reversed(tensor.shape))
-        found = FORMATS[tensor.tensor_type.name].weight(stored, np.asarray(tensor.data), rows, cols)
+        found = FORMATS[tensor.tensor_type.name].weight(stored, np.asarray(tensor.data), rows, cols, self.release)
         chosen = self._rows(role)
         return found if chosen is None else found.only(chosen, self.name(layer, role))
 
@@ -97,8 +106,6 @@ def unpermute(rows: int, heads: int) -> NDArray[np.intp]:
 
 def read_gguf(path: Path) -> GgufFile:
     """Parse `path`.  Raises UsageError for a file that is not whole, UnsupportedModel with every problem at once."""
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise UsageError(f"{path} is a folder, a GGUF file is expected" if path.is_dir() else f"{path} does not exist")
     with path.open("rb") as file:
@@ -107,15 +114,43 @@ def read_gguf(path: Path) -> GgufFile:
         raise UsageError(f"{path} is a Git LFS pointer, not the model itself; fetch the real file: git lfs pull")
     if magic[:4] != b"GGUF":
         raise UsageError(f"{path} is not a GGUF file (it starts with {magic[:4]!r}); convert reads GGUF only")
+    found = path.stat()
+    return _parsed(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)  # the graph and the tokenizer are read of one parse, which takes seconds of a large vocabulary
+def _parsed(path: Path, stamp: tuple[int, ...]) -> GgufFile:
     scan(path)
     try:
-        reader = GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        fields, tensors, data = _contents(path)
     except Exception as error:  # the parser raises whatever it trips over: IndexError, ValueError, struct.error
         raise UsageError(f"{path} is not a whole GGUF file (truncated or damaged): {error}") from None
     _refuse_split(path, fields)
-    return GgufFile(path, fields, tensors, _decoder(path, fields, tensors))
+    file = GgufFile(path, fields, tensors, _decoder(path, fields, tensors, data), data)
+    file.release()
+    return file
+
+
+def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Any], mmap.mmap | None]:
+    """Metadata, tensors and the map of the file, by the gguf package."""
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):  # type: ignore[misc]
+        """With a plain array over the map: slices of numpy's memmap are slow, and there is one per word of the vocabulary."""
+
+        mapped: NDArray[Any]
+
+        @property
+        def data(self) -> NDArray[Any]:
+            return self.plain
+
+        @data.setter
+        def data(self, values: NDArray[Any]) -> None:
+            self.mapped, self.plain = values, np.asarray(values)
+
+    reader = Reader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    return fields, {tensor.name: tensor for tensor in reader.tensors}, getattr(reader.mapped, "_mmap", None)
 
 
 def _refuse_split(path: Path, fields: dict[str, Any]) -> None:
@@ -162,7 +197,7 @@ class Keys:
         self.problems.append((f"{self.family.name}.{key}", f"is {found}", needs))
 
 
-def _decoder(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Decoder:
+def _decoder(path: Path, fields: dict[str, Any], tensors: dict[str, Any], data: mmap.mmap | None = None) -> Decoder:
     known, architecture = families(), fields.get("general.architecture")
     if architecture not in known:
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
@@ -206,9 +241,8 @@ def _decoder(path: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> Dec
     problems = keys.problems + _check_rotary(decoder, tensors)
     if not problems:
         decoder = family.describe(_turning(decoder, keys, tensors, turned, base), keys)
-        problems = keys.problems + _check_keys(keys, head_dim) + _check_tensors(decoder, tensors) or _check_values(
-            tensors
-        )
+        problems = keys.problems + _check_keys(keys, head_dim) + _check_tensors(decoder, tensors)
+        problems = problems or _check_values(tensors, data)
     if problems:
         raise UnsupportedModel(f"{path} cannot be read:", tuple(problems))
     return decoder
@@ -316,11 +350,13 @@ def _check_tensors(decoder: Decoder, tensors: dict[str, Any]) -> list[Problem]:
     return problems
 
 
-def _check_values(tensors: dict[str, Any]) -> list[Problem]:
+def _check_values(tensors: dict[str, Any], data: mmap.mmap | None) -> list[Problem]:
     """Scales, minima, gains and floats must be finite."""
     problems = []
     for name, tensor in tensors.items():
         form = FORMATS[tensor.tensor_type.name]
+        if data is not None:
+            data.madvise(mmap.MADV_DONTNEED)  # what was looked at may leave memory
         if not form.finite(np.asarray(tensor.data)):
             what = "scales" if form.block_bytes else "values"
             problems.append((name, f"its {what} hold NaN or infinity", "the file is damaged; get or export it again"))

@@ -105,6 +105,17 @@ def confirm(g: OnnxGraph, graph: Graph, lifted: Lifted, context: int) -> str:
     return ""
 
 
+def noise_of(g: OnnxGraph, graph: Graph, lifted: Lifted) -> float:
+    """How far the logits of `g` are from the Graph's on random tokens, in standard deviations of these, their mean apart."""
+    run = _expected(graph, lifted, EMPTY)[0]
+    found = Run(g, [_feeds(g, graph, lifted, run)], {}).outputs([lifted.logits])[lifted.logits][0]
+    assert run.logits is not None
+    wanted = run.logits.astype(np.float64)
+    rows = found.reshape(-1, wanted.shape[-1]).astype(np.float64)  # of the last token alone in some files
+    difference = rows - wanted[-len(rows) :]
+    return float(np.sqrt((difference - difference.mean(axis=-1, keepdims=True)).var() / max(wanted.var(), 1e-30)))
+
+
 @dataclass
 class _Expected:
     """One trial by the Graph's meaning."""

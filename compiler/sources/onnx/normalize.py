@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
@@ -28,7 +30,7 @@ def normalize(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         if not any(_is_branch(n) for n in model.graph.node):
             break
         model = _branched(model)
-    model = _without_constants(model)
+    model = _with_scaled_tables(_without_constants(model))
     refuse_disorder(name, model)
     return model
 
@@ -90,6 +92,29 @@ def _without_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     made.graph.node.extend(kept)
     made.graph.initializer.extend(constants.values())
     return made
+
+
+def _with_scaled_tables(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Codes that are looked up and then scaled, all by one scale, become rows of a table that is scaled: the same numbers."""
+    known = {t.name: t for t in model.graph.initializer}
+    gathers = {n.output[0]: n for n in model.graph.node if n.op_type == "Gather" and n.input[0] in known}
+    single = Counter(name for n in model.graph.node for name in n.input)
+    for node in model.graph.node:
+        gather = gathers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        scales = [known[name] for name in node.input[1:] if name in known]
+        if gather is None or single[node.input[0]] != 1 or len(scales) != len(node.input) - 1:
+            continue
+        if any(int(np.prod(t.dims)) != 1 for t in scales):
+            continue
+        table, ids, found = gather.input[0], gather.input[1], node.output[0]
+        axis = [a for a in gather.attribute if a.name == "axis"]
+        scaled = f"{table}.scaled"
+        gather.CopyFrom(
+            helper.make_node("DequantizeLinear", [table, *node.input[1:]], [scaled], name=f"{node.name}.table", axis=0)
+        )
+        node.CopyFrom(helper.make_node("Gather", [scaled, ids], [found], name=node.name))
+        node.attribute.extend(axis)
+    return model
 
 
 def _tensor_of(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from meadow.compiler.graph.graph import Graph, Model, Node
 from meadow.compiler.graph.ops import Attention
-from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Lifted, confirm
+from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Lifted, confirm, noise_of
 from meadow.compiler.sources.onnx.file import external_files, find_model, load_model
 from meadow.compiler.sources.onnx.graph import OnnxGraph
 from meadow.compiler.sources.onnx.interface import Problem, explained, interface, logits_of, number_of
@@ -36,6 +37,7 @@ from meadow.compiler.sources.onnx.lift.roles import finished
 from meadow.compiler.sources.onnx.lift.tensors import Tensors
 from meadow.compiler.sources.onnx.lift.values import Attended, Past, Turned, Value
 from meadow.compiler.sources.onnx.normalize import normalize
+from meadow.compiler.sources.onnx.rounding import Rounding, without_rounding
 from meadow.compiler.sources.onnx.shapes import NotEvaluated
 from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.guard import guard
@@ -43,6 +45,14 @@ from meadow.machine.storage.groups import LARGEST
 
 ABSURD_SCALE = 1e4
 """No INT8 weight has such a scale."""
+
+
+MOST_NOISE = 0.5
+"""Of the logits' standard deviation, that a file's own roundings of activations may cost: more is another function."""
+FROM_A_MASK = (
+    "quantize MatMul and Gemm alone, symmetric and per channel (op_types_to_quantize of onnxruntime's quantize_static), "
+    "or give the float model: meadowc quantize"
+)
 
 
 def read(path: Path, context: int | None = None) -> Graph:
@@ -55,7 +65,11 @@ def read(path: Path, context: int | None = None) -> Graph:
     file = find_model(path)
     with guard(file, UsageError, "export or quantize the model again"):
         proto = load_model(file)
-        return Reader(OnnxGraph(normalize(proto, str(file)), file.parent.resolve()), file).read(context)
+        model, folder = normalize(proto, str(file)), file.parent.resolve()
+        plain, rounding = without_rounding(model)
+        reader = Reader(OnnxGraph(plain, folder), file)
+        graph = reader.read(context)
+        return graph if rounding is None else reader.rounded(graph, OnnxGraph(model, folder), rounding)
 
 
 def absurd_numbers(graph: Graph) -> list[Problem]:
@@ -98,6 +112,7 @@ class Reader:
     def __init__(self, g: OnnxGraph, file: Path):
         self.g, self.file = g, file
         self.problems: list[Problem] = []
+        self.lifted: Lifted | None = None
 
     def read(self, context: int | None) -> Graph:
         """The Graph, confirmed up to position `context`.  Raises UnsupportedModel."""
@@ -115,6 +130,7 @@ class Reader:
         tried = self._reachable(lift, wanted, given=context is not None)
         try:
             graph, lifted = self._assembled(lift, logits, known, tried, metadata)
+            self.lifted = lifted
         except Reject as reject:
             self.problems.append(_problem([reject]))
             self._refuse()
@@ -124,6 +140,26 @@ class Reader:
         if self.problems:
             self._refuse()
         return graph
+
+    def rounded(self, graph: Graph, original: OnnxGraph, rounding: Rounding) -> Graph:
+        """The Graph with what is to be known of the roundings that were taken out.  Refuses where they make another function."""
+        for node, scale in rounding.absurd:
+            self.problems.append((node, f"rounds activations by a scale of {scale:.3g}", FROM_A_MASK))
+        if self.problems:
+            self._refuse()
+        assert self.lifted is not None
+        try:
+            noise = noise_of(original, graph, self.lifted)
+        except NotEvaluated as error:
+            self.problems.append(("the file's roundings of activations", f"cannot be run: {error}", FROM_A_MASK))
+            self._refuse()
+        if not noise <= MOST_NOISE:
+            what = f"change the logits by {noise:.2f} standard deviations, measured on random tokens"
+            self.problems.append(("the file's roundings of activations", what, FROM_A_MASK))
+            self._refuse()
+        note = f"{rounding} (the file's own change the logits by {noise:.2f} standard deviations, measured on random tokens)"
+        activations = "int8" if rounding.bits == 8 else graph.model.activations
+        return graph.replace(notes=(*graph.notes, note), model=replace(graph.model, activations=activations))
 
     def _reachable(self, lift: Lifter, wanted: int, given: bool) -> int:
         """The most positions up to `wanted` for which the file has tables.  Refuses when that many are asked for and it has fewer."""

@@ -143,7 +143,7 @@ def _in_blocks(
     name: str, codes: NDArray[np.generic], scales: NDArray[np.float32], zero: NDArray[np.generic] | None, axis: int
 ) -> Weight:
     """Codes with a scale and a zero point per channel or tensor, as the same numbers in blocks along the other axis."""
-    along = 1 - axis if scales.size > 1 else 0
+    along = 1 - axis  # of one scale for all, the axis is a hint alone
     size = codes.shape[along]
     block = next((n for n in BLOCKS if size % n == 0), 0)
     if not block:

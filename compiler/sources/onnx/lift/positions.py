@@ -104,7 +104,13 @@ class Positions:
                 if not isinstance(base, (Product, Summed, Embedded, Positioned)):
                     continue
                 whole = uniform(value.terms[0].coef) == 1.0 and uniform(value.const) == 0.0
-                if name == (getattr(base, "output", "") or base.name) and value.shape[-2] == self.lift.tokens and whole:
+                own = name == (getattr(base, "output", "") or base.name)
+                if isinstance(
+                    base, Positioned
+                ):  # it is called as the embedding is, and stands where positions are added
+                    index = value.terms[0].index.reshape(-1)
+                    own = bool(value.shape[-1] == base.width and np.array_equal(index, np.arange(index.size)))
+                if own and value.shape[-2] == self.lift.tokens and whole:
                     self.stops[name] = (base, value.shape)
 
         def cut(base: Base, shape: tuple[int, ...]) -> Cut:

@@ -103,13 +103,6 @@ class Minima:
 
 
 @dataclass(frozen=True, eq=False)
-class Quantized:
-    """Activations that the graph itself rounds to integers: read as they were before, which is noted."""
-
-    x: Any
-
-
-@dataclass(frozen=True, eq=False)
 class Looked:
     """Rows of a constant that the tokens name, which are not features yet: codes, or scales.  `table` is its ONNX name."""
 
