@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from families import names, write_folder
-from onnx import TensorProto, helper, numpy_helper
+from families import drawn, names, write_folder
+from onnx import helper, numpy_helper
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -65,6 +65,37 @@ def genai(folder: Path, target: Path) -> None:
     create_model("model", str(folder), str(target / "out"), "fp32", "cpu", str(target / "cache"), exclude_embeds=False)
     model = onnx.load(target / "out" / "model.onnx")
     onnx.save(model, target / "model.onnx")
+
+
+WIDER = {"vocab_size": 96, "hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "query_pre_attn_scalar": 24}
+"""For genai's builder, whose operators take heads of 16, 32, ... elements, and which takes every linear of as many rows as there are
+tokens for the head."""
+
+
+def wider(folder: Path) -> None:
+    """The model of a folder, larger: tensors drawn by name, as those of the small one are."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    for key, value in WIDER.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    scaling = getattr(config, "rope_scaling", None)
+    if scaling and "short_factor" in scaling:
+        config.rope_scaling = {**scaling, **{key: scaling[key] * 4 for key in ("short_factor", "long_factor")}}
+    net = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.copy_(torch.from_numpy(drawn(name, list(p.shape), config.model_type)))
+    net.save_pretrained(folder)
+
+
+def refuse_broken(file: Path) -> None:
+    """Raise what onnxruntime says of a file that it cannot run: the exporter's fault."""
+    from meadow.evidence.ladder.reference import OnnxModel
+
+    OnnxModel(file).prefill([int(i) for i in np.random.default_rng(0).integers(0, 64, 20)])
 
 
 EXPORTERS: dict[str, Callable[[Path, Path], None]] = {
@@ -110,7 +141,6 @@ def int8(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    assert TensorProto.INT8
     return model
 
 
@@ -135,7 +165,10 @@ def made(job: tuple[str, str, str]) -> str:
         (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
         try:
+            if exporter == "genai":
+                wider(folder)
             EXPORTERS[exporter](folder, Path(work))
+            refuse_broken(Path(work) / "model.onnx")
             for kind, file in files.items():
                 onnx.save(QUANTIZERS[kind](onnx.load(Path(work) / "model.onnx")), file)
         except (Exception, SystemExit) as error:

@@ -177,6 +177,18 @@ def post_norms(s: Spelling) -> None:
         s.nodes.insert(list(s.nodes).index(node) + 1, made)
 
 
+def norms_of_sums(s: Spelling) -> None:
+    """Every sum is normed, and what comes of it is the residual from there on (OPT 350M)."""
+    s.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    gain = s.const("sum.gain", np.linspace(0.5, 1.5, 64).astype(np.float32))
+    for node in [s.linears()[n] for n in (3, 6, 10, 13)]:
+        add = next(n for n in s.nodes if node.output[0] in n.input and n.op_type == "Add")
+        out = add.output[0]
+        add.output[0] = out + ".raw"
+        made = helper.make_node("SimplifiedLayerNormalization", [out + ".raw", gain], [out], axis=-1, epsilon=1e-6)
+        s.nodes.insert(list(s.nodes).index(add) + 1, made)
+
+
 def parallel(s: Spelling) -> None:
     """Attention and MLP read one residual, and their sum is added to it (GPT-NeoX, GPT-J)."""
     made = {n.output[0]: n for n in s.nodes}
@@ -193,6 +205,50 @@ def parallel(s: Spelling) -> None:
         s.nodes.remove(after)
         s.nodes.insert(list(s.nodes).index(last), helper.make_node("Add", [o.output[0], down.output[0]], [total]))
         assert made and q and gate
+
+
+def parallel_from_behind(s: Spelling) -> None:
+    """The same, and the MLP's result is the first of the sum (GPT-NeoX)."""
+    parallel(s)
+    for node in s.nodes:
+        if node.output[0].startswith("parallel."):
+            node.input[:] = reversed(node.input)
+
+
+def centred_rms(s: Spelling) -> None:
+    """A layer norm without a bias as the RMS norm of what is centred (Command R, as torch's exporter fuses it)."""
+    layer_norms(s)
+    s.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for scaled in [n for n in s.nodes if n.op_type == "Mul" and n.output[0].startswith("layer_norm.")]:
+        tag = scaled.output[0].removesuffix("scaled")
+        bias = next(n for n in s.nodes if tag + "scaled" in n.input)
+        out = bias.output[0]
+        old = [n for n in s.nodes if n.output[0].startswith(tag) and n.output[0] not in (tag + "mean", tag + "centred")]
+        whole = helper.make_node(
+            "SimplifiedLayerNormalization", [tag + "centred", scaled.input[1]], [out], axis=-1, epsilon=1e-5
+        )
+        s.put([*old, bias], [whole])
+
+
+def gemms_behind_positions(s: Spelling) -> None:
+    """Learned positions, one matrix for Q, K and V, and every bias Gemm's own (GPT-2 by torch's exporter)."""
+    fused(s)
+    positions(s)
+    s.values = {t.name: t for t in s.model.graph.initializer}
+    for number, node in enumerate([n for n in s.linears() if n.output[0] != "logits"]):
+        rows, cols = s.array(node.input[1]).shape
+        bias = s.const(f"gemm.bias.{number}", np.linspace(-0.5, 0.5, cols).astype(np.float32))
+        flat, wide = (
+            s.const(f"gemm.{number}.flat", np.array([-1, rows])),
+            s.const(f"gemm.{number}.wide", np.array([1, -1, cols])),
+        )
+        tag, (x, weight), out = f"gemm.{number}", node.input, node.output[0]
+        steps = [
+            helper.make_node("Reshape", [x, flat], [f"{tag}.rows"]),
+            helper.make_node("Gemm", [f"{tag}.rows", weight, bias], [f"{tag}.product"]),
+            helper.make_node("Reshape", [f"{tag}.product", wide], [out]),
+        ]
+        s.put([node], steps)
 
 
 def factors(s: Spelling) -> None:
@@ -375,7 +431,11 @@ SPELLINGS: dict[str, Callable[[Spelling], None]] = {
     "layer norms": layer_norms,
     "normed heads": normed_heads,
     "post norms": post_norms,
+    "norms of sums": norms_of_sums,
     "parallel": parallel,
+    "parallel from behind": parallel_from_behind,
+    "centred RMS": centred_rms,
+    "Gemms behind positions": gemms_behind_positions,
     "factors": factors,
     "window": windowed,
     "capped scores": capped_scores,

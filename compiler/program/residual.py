@@ -16,6 +16,11 @@ def _post(node: Node, by_name: Mapping[str, Node]) -> bool:
     return isinstance(by_name[node.inputs[0]].op, Linear)
 
 
+def _goes_on(node: Node, users: Mapping[str, list[Node]]) -> bool:
+    """Whether what a node computes is added to or normed, so that it is a residual itself."""
+    return any(isinstance(user.op, (Add, Norm)) for user in users[node.name])
+
+
 def check_residual(graph: Graph) -> None:
     """Raise UnsupportedModel unless one running value, kept in one buffer, is what every norm reads and every sum adds to.
 
@@ -36,6 +41,13 @@ def check_residual(graph: Graph) -> None:
             problems.append(
                 (node.name, f"the norm reads %{node.inputs[0]}, and the running residual there is %{running}")
             )
+        elif (
+            isinstance(node.op, Norm)
+            and not on_heads(node, users)
+            and not _post(node, by_name)
+            and _goes_on(node, users)
+        ):
+            running = node.name  # a norm of the sum, which is the residual from here on
         elif isinstance(node.op, (Linear, Norm)) and any(isinstance(u.op, Add) for u in users[node.name]):
             (add, *more) = users[node.name]
             if more or not isinstance(add.op, Add) or set(add.inputs) != {running, node.name}:

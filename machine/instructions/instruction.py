@@ -76,12 +76,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Extent:
-    """What one operand touches: `bytes` from its slot on, in memory of one of `kinds`; for the longest run of the design."""
+    """What one operand touches: `bytes` from its slot on, in memory of one of `kinds`; for the longest run of the design.
+
+    over  an operand at whose own place it may be written: each row is read whole before it is written
+    """
 
     field: str
     bytes: int
     kinds: tuple[str, ...]
     written: bool = False
+    over: str = ""
 
 
 class Running(Protocol):

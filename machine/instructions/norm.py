@@ -85,7 +85,7 @@ class Norm(Instruction):
             Extent("source", float_rows(block, cols), SCRATCH),
             Extent("gain", float_rows(1, cols), CONSTANTS),
             Extent("bias", float_rows(1, cols) if f["kind"] & BIASED else 0, CONSTANTS),
-            Extent("codes", codes, SCRATCH, True),
+            Extent("codes", codes, SCRATCH, True, "source" if f["floats"] and not f["kind"] & ADDED else ""),
             Extent("scale", 0 if f["floats"] else block * 4, SCRATCH, True),
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def fields_of(opcode: Opcode) -> tuple[Field, ...]:
 def extents(opcode: Opcode, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
     """The memory of every operand of one instruction, in whole beats.  Raises ValueError for fields that no engine takes."""
     made = TABLE[opcode].extents(f, design, packed)
-    return [Extent(e.field, padded(e.bytes, BEAT_BYTES), e.kinds, e.written) for e in made if e.bytes]
+    return [replace(e, bytes=padded(e.bytes, BEAT_BYTES)) for e in made if e.bytes]
 
 
 def encode(opcode: Opcode, values: dict[str, Value]) -> bytes:

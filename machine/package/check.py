@@ -91,6 +91,10 @@ def _check_extents(package: Package, opcode: isa.Opcode, fields: dict[str, isa.V
         raise DeviceError(f"{package.folder}: {where}: {error}; compile again") from None
     for chunk, begin, end, extent in spans:
         for other_chunk, other_begin, other_end, other in spans:
+            if extent.over == other.field and (chunk, begin, end) == (other_chunk, other_begin, other_end):
+                continue
+            if other.over == extent.field and (chunk, begin, end) == (other_chunk, other_begin, other_end):
+                continue
             if (
                 extent.written
                 and other is not extent

@@ -83,6 +83,14 @@ def test_codes_that_are_computed_are_called_so(tmp_path: Path) -> None:
     assert "cast to INT8" in text
 
 
+def test_a_layer_that_the_logits_do_not_read_is_named(tmp_path: Path) -> None:
+    """As a builder wrote Gemma, Qwen 3 and Granite: the head reads the norm of the first layer."""
+    model = export()
+    linears(model)[-1].input[0] = linears(model)[4].input[0]
+    text = refusal(model, tmp_path)
+    assert "the logits do not depend on the layer of the cache" in text and "the export is broken" in text
+
+
 def test_logits_of_another_name_are_read(tmp_path: Path) -> None:
     model = export()
     for node in model.graph.node:

@@ -24,6 +24,8 @@ def test_another_spelling_or_feature_is_read_as_onnxruntime_computes_it(name: st
     assert (
         ("q_norm", "rms") in norms
         if name == "normed heads"
-        else ("attn_norm", "layer" if name == "layer norms" else "rms") in norms
+        else ("attn_norm", "layer" if name in ("layer norms", "centred RMS") else "rms") in norms
     )
-    assert all(bool(n.op.bias) == (name == "biases") for n in graph.nodes if type(n.op) is Linear)
+    assert all(
+        bool(n.op.bias) == (name in ("biases", "Gemms behind positions")) for n in graph.nodes if type(n.op) is Linear
+    )

@@ -22,6 +22,7 @@ def one_residual(graph: Graph) -> Graph:
 
 def _one_by_one(graph: Graph) -> Graph:
     by_name = {n.name: n for n in graph.nodes}
+    order = {n.name: place for place, n in enumerate(graph.nodes)}  # what is computed first is added first
     readers = graph.readers()
     inner = {n.name: n for n in graph.nodes if isinstance(n.op, Add) and [type(r.op) for r in readers[n.name]] == [Add]}
 
@@ -44,7 +45,7 @@ def _one_by_one(graph: Graph) -> Graph:
         if len(parts) < 3 or len(first) != 1:
             nodes.append(node)
             continue
-        running, rest = first[0], [t for t in parts if t != first[0]]
+        running, rest = first[0], sorted((t for t in parts if t != first[0]), key=order.__getitem__)
         for number, term in enumerate(rest):
             last = number == len(rest) - 1
             name = node.name if last else f"{node.name}.{number}"

@@ -45,8 +45,14 @@ class NormRule(Rule):
             return  # part of the linear before it
         cols = p.widths[node.name]
         readers = p.readers[node.name]
-        if any(isinstance(r.op, Add) for r in readers):
-            _step(p, node, {"codes": p.slot("x"), "scale": NOWHERE, "floats": 1}, ADDED)
+        rows: Operands = {"codes": p.slot("x"), "scale": NOWHERE, "floats": 1}
+        of_residual = p.values[node.inputs[0]] == "x"
+        if of_residual and any(isinstance(r.op, (Add, Norm)) for r in readers):  # the residual itself from here on
+            _step(p, node, rows, 0)
+            p.values[node.name] = "x"
+            return
+        if any(isinstance(r.op, Add) for r in readers):  # of a linear's results, which go into the sum
+            _step(p, node, rows, ADDED)
             return
         kinds = {takes_floats(p.graph.weight_of(reader)) for reader in readers}
         for floats in sorted(kinds):

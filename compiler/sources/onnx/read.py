@@ -238,7 +238,8 @@ class Reader:
 
     def _lifted(self, lift: Lifter, nodes: tuple[Node, ...], assembly: Assembly, logits: Value) -> Lifted:
         made = {m.base.order: m for m in assembly.made}
-        caches = tuple((a.past_k.name, a.past_v.name) for a in sorted(lift.attentions, key=lambda a: _layer(made, a)))
+        attentions = sorted((a for a in lift.attentions if a.order in made), key=lambda a: _layer(made, a))
+        caches = tuple((a.past_k.name, a.past_v.name) for a in attentions)
         kept = {}
         for output in self.g.graph.output:
             value = lift.values.get(output.name)
@@ -255,6 +256,16 @@ class Reader:
                         f"the output {output.name!r} gives back the cache {past.name!r}", output.name, "cache names"
                     )
                 kept[past.name] = output.name
+        read_ones = {name for pair in caches for name in pair}
+        inputs = [i for i in self.g.graph.input if i.name not in self.g.initializers]
+        rank_four = (i.name for i in inputs if len(i.type.tensor_type.shape.dim) == 4)
+        idle = [name for name in rank_four if name not in read_ones]
+        if idle:
+            raise Reject(
+                f"the logits do not depend on the layer of the cache {idle[0]!r} ({len(idle)} such inputs): the export is broken",
+                idle[0],
+                "idle layers",
+            )
         missing = [n for pair in caches for n in pair if n not in kept]
         if missing:
             raise Reject(f"no output gives back the cache {missing[0]!r} with the new tokens", missing[0], "cache")

@@ -66,6 +66,8 @@ class Lifter:
         self.appended: dict[str, str] = {}  # by cache input: the ONNX value that is appended to it
         self.problems: list[Reject] = []
         self.notes: dict[str, int] = {}
+        self.settled: dict[int, tuple[Value, Form]] = {}
+        """Functions that became a known activation, by the identity of what they were."""
         self.attentions: list[Any] = []
         self.cache_factors: dict[str, float] = {}
         self.coarse = False  # angles were rounded to 16 bits

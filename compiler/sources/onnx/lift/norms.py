@@ -11,15 +11,16 @@ from meadow.compiler.sources.onnx.lift.elementwise import add, multiply
 from meadow.compiler.sources.onnx.lift.form import Form, Reject
 from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
 from meadow.compiler.sources.onnx.lift.settle import form_of, norm
-from meadow.compiler.sources.onnx.lift.values import Nothing, Value
+from meadow.compiler.sources.onnx.lift.values import Centred, Nothing, Value
 
 
 @rule("RMSNormalization", "SimplifiedLayerNormalization", "LayerNormalization")
 def _norm(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
-    x = form_of(lift, xs[0])
+    centred = isinstance(xs[0], Centred)  # a value less its mean: a layer norm then, in two operators
+    x = form_of(lift, xs[0].x if isinstance(xs[0], Centred) else xs[0])
     if int(a.get("axis", -1)) % len(x.shape) != len(x.shape) - 1:
         raise Reject(f"a norm from axis {a['axis']} on", feature="norm axis")
-    kind = "layer" if node.op_type == "LayerNormalization" else "rms"
+    kind = "layer" if node.op_type == "LayerNormalization" or centred else "rms"
     return _gained(lift, x, kind, float(a.get("epsilon", 1e-5)), xs[1:], node.output[0])
 
 

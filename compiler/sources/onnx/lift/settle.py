@@ -41,10 +41,13 @@ def form_of(lift: Lifter, value: Value) -> Form:
     """`value` as a form.  Raises Reject for parts of a norm that are read otherwise, and for unknown curves."""
     if isinstance(value, Form):
         return value
-    if isinstance(value, Squared) and isinstance(value.x, Form):
-        value = curve_of(value)
-    if isinstance(value, Curve):
-        return _settled(lift, value)
+    known = lift.settled.get(id(value))
+    if known is not None and known[0] is value:  # one function of one value is one value, however often it is read
+        return known[1]
+    curve = curve_of(value) if isinstance(value, Squared) and isinstance(value.x, Form) else value
+    if isinstance(curve, Curve):
+        lift.settled[id(value)] = value, _settled(lift, curve)
+        return lift.settled[id(value)][1]
     if isinstance(value, Past):
         raise Reject("the KV cache has no fixed heads and head size in its shape", value.name, "cache shape")
     if isinstance(value, (Stat, Centred, Squared)):
