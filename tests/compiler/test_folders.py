@@ -376,6 +376,15 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     assert read_source(folder).notes == ("config.json: qk_rotation, use_new_norm: not known here, and not read",)
 
 
+def test_a_tokenizer_in_an_older_form_alone_is_said(tmp_path: Path) -> None:
+    folder = write_folder("llama", tmp_path)
+    (folder / "tokenizer.model").write_bytes(b"x")
+    (note,) = read_source(folder).notes
+    assert "tokenizer.model is there and tokenizer.json is not" in note and "save_pretrained" in note
+    (folder / "tokenizer.json").write_text("{}")
+    assert read_source(folder).notes == ()
+
+
 def test_files_that_are_damaged_or_hostile_end_in_a_sentence(tmp_path: Path) -> None:
     folder = write_folder("llama", tmp_path / "m")
     file = folder / "model.safetensors"

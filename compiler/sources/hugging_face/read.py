@@ -27,6 +27,7 @@ from meadow.machine.types import F16, F32, Weight
 TODO = "download the folder again, or save the model with save_pretrained"
 BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "g_idx")
 """Ends of the names of tensors that older versions saved, and that are computed anew."""
+OLDER_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 Problem = tuple[str, str, str]
 
 
@@ -53,7 +54,18 @@ def read(path: Path) -> Graph:
         graph = decoder.graph(store, str(path), metadata, LARGEST)
         if store.problems:
             raise UnsupportedModel(f"{path.parent} cannot be read:", tuple(store.problems))
-        return graph.replace(notes=(*graph.notes, *dict.fromkeys(store.notes)))
+        return graph.replace(notes=(*graph.notes, *dict.fromkeys(store.notes), *_without_tokenizer(path.parent)))
+
+
+def _without_tokenizer(folder: Path) -> list[str]:
+    """A note where the folder has a tokenizer in an older form alone."""
+    older = [name for name in OLDER_TOKENIZERS if (folder / name).is_file()]
+    if not older or (folder / "tokenizer.json").is_file():
+        return []
+    return [
+        f"{older[0]} is there and tokenizer.json is not, so the package takes token ids alone; to write it: "
+        f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    ]
 
 
 class _Store:

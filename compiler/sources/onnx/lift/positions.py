@@ -154,12 +154,13 @@ class Positions:
         for role in ("q", "k"):
             first = turned_of(getattr(prompt, role))
             if first is not None:
-                rows = {1 + n: row for n, row in enumerate(first.table)}
+                rows = {}
                 for p, a in at.items():
                     turned = turned_of(getattr(a, role))
                     assert turned is not None
                     rows[p] = turned.table[0]
                 turns[role] = self._frequencies(attention, rows)
+                self._check_prompt(attention, first.table, turns[role])
         return Places(attention.scale, window, turns)
 
     # -- rotations -------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Positions:
         """Radians per position of each pair, of cosines and sines by position; verified at every position."""
         estimate = _estimate(rows)
         found = self._exact(attention, estimate)
-        coarse = 2e-3 if self.lift.coarse else 2e-5
+        coarse = self._tolerance
         wrong = [p for p, row in sorted(rows.items()) if not _turns(row, found, p, coarse)]
         if wrong:
             place = self._first(attention, found, max([0, *(p for p in rows if p < min(wrong))]), min(wrong), coarse)
@@ -180,6 +181,22 @@ class Positions:
             )
         self._all_positions(attention, found)
         return tuple(float(f) for f in found)
+
+    def _check_prompt(self, attention: Attended, table: NDArray[np.float64], frequencies: tuple[float, ...]) -> None:
+        """A long prompt turns as single tokens do."""
+        coarse, found = self._tolerance, np.array(frequencies)
+        wrong = [1 + n for n, row in enumerate(table) if not _turns(row, found, 1 + n, coarse)]
+        if wrong:
+            raise Reject(
+                f"the rotary positions are others from position {wrong[0]} on, in a prompt of {len(table)} tokens",
+                attention.name,
+                "rotary by length",
+                "a shorter context may be served: --set context=N",
+            )
+
+    @property
+    def _tolerance(self) -> float:
+        return 2e-3 if self.lift.coarse else 2e-5
 
     def _first(
         self, attention: Attended, frequencies: NDArray[np.float64], good: int, bad: int, tolerance: float
