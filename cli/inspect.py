@@ -42,6 +42,7 @@ def inspect(source: Path) -> dict[str, Any]:
     from meadow.compiler.size.memory import memory_of
     from meadow.compiler.sources.onnx.file import load_model
     from meadow.compiler.sources.source import find_source, format_of, read_source
+    from meadow.machine.engines.table import engine_for
 
     file = find_source(source)
     facts: dict[str, Any] = {"file": str(file), "format": format_of(file)}
@@ -65,8 +66,11 @@ def inspect(source: Path) -> dict[str, Any]:
     for name, weight in graph.weights.items():
         users = {type(n.op) for n in graph.nodes if n.weight == name}
         role = " and ".join(sorted(roles[kind] for kind in users if kind in roles)) or "linears"
+        engine = engine_for(weight.elem)
+        says = engine.name if engine is not None else "the host alone" if role == "embedding" else "none: quantize"
         row = rows.setdefault(
-            f"{role}, {weight.elem}", {"role": role, "type": str(weight.elem), "matrices": 0, "bytes": 0, "weights": 0}
+            f"{role}, {weight.elem}",
+            {"role": role, "type": str(weight.elem), "engine": says, "matrices": 0, "bytes": 0, "weights": 0},
         )
         row["matrices"] += 1
         row["bytes"] += weight.nbytes
@@ -127,9 +131,9 @@ def _show(found: dict[str, Any]) -> None:
         )
         for note in found["notes"]:
             out.print(f"  note: {note}")
-        rows = table("weights", "role", "type", "matrices", "bytes")
+        rows = table("weights", "role", "type", "engine", "matrices", "bytes")
         for row in found["weights"]:
-            rows.add_row(row["role"], row["type"], str(row["matrices"]), megabytes(row["bytes"]))
+            rows.add_row(row["role"], row["type"], row["engine"], str(row["matrices"]), megabytes(row["bytes"]))
         out.print(rows)
         m = found["memory"]
         sizes = ", ".join(f"{megabytes(n)} for a context of {length}" for length, n in m["total"].items())
