@@ -13,7 +13,7 @@ from meadow.compiler.sources.hugging_face import checkpoint
 from meadow.compiler.sources.hugging_face import read as folder_read
 from meadow.compiler.sources.onnx import file as onnx_file
 from meadow.compiler.sources.onnx import read as onnx_read
-from meadow.machine.errors import UsageError
+from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.package.read import COMPANIONS, sha256
 
 
@@ -68,13 +68,20 @@ def read_source(path: Path, context: int | None = None) -> Graph:
     Raises UsageError when it is no whole file, UnsupportedModel with a table of every problem found.
     """
     file = find_source(path)
-    if is_hugging_face(file):
-        return folder_read.read(file)
-    if not is_gguf(file):
+    if format_of(file) == "ONNX":
         return onnx_read.read(file, context)
-    from meadow.compiler.sources.gguf import graph  # it needs the tokenizers library
+    if is_hugging_face(file):
+        found = folder_read.read(file)
+    else:
+        from meadow.compiler.sources.gguf import graph  # it needs the tokenizers library
 
-    return graph.read(file)
+        found = graph.read(file)
+    if context is not None and context > found.positions:
+        raise UnsupportedModel(
+            f"{file}: the rotary positions are others in texts of more than {found.positions} tokens, and a context of {context} is "
+            f"asked for; --set context={found.positions} at most"
+        )
+    return found
 
 
 def digest_of(file: Path) -> str:

@@ -18,8 +18,11 @@ from families import TOKENS, config_of, logits_of, names, tensors_of, write_fold
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from meadow import boards
 from meadow.compiler.graph.evaluate import Evaluator, State
+from meadow.compiler.graph.ops import Attention, Head
 from meadow.compiler.models import convert, quantize
+from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.sources.families import families, model_types
 from meadow.compiler.sources.hugging_face.checkpoint import Checkpoint
 from meadow.compiler.sources.hugging_face.packed import Packing, weight
@@ -356,10 +359,6 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a fourth layer": ({"num_hidden_layers": 3}, r"model.layers.2.input_layernorm.weight: is missing"),
     "one layer": ({"num_hidden_layers": 1}, r"model.layers.1.\S+: is not a tensor of a LLaMA; it may change"),
-    "kinds of layers": (
-        {"layer_types": ["full_attention", "chunked"]},
-        "full_attention and sliding_attention are read",
-    ),
 }
 
 
@@ -369,6 +368,58 @@ def test_a_folder_is_refused_by_the_true_cause(what: str, tmp_path: Path) -> Non
     folder = write_folder("llama", tmp_path, **changes)
     with pytest.raises(UnsupportedModel, match=said):
         read_source(folder)
+
+
+def test_kinds_of_layers_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    folder = write_folder("qwen2", tmp_path, layer_types=["full_attention", "chunked"], use_sliding_window=True)
+    with pytest.raises(UnsupportedModel, match="full_attention and sliding_attention are read"):
+        read_source(folder)
+
+
+def test_null_is_no_softcap_and_an_absent_key_is_the_one_of_the_family(tmp_path: Path) -> None:
+    config = config_of("gemma2")
+    absent = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    graph = read_source(write_folder("gemma2", tmp_path / "a", **absent))  # left out
+    assert [n.op.softcap for n in graph.nodes if isinstance(n.op, (Attention, Head))] == [50.0, 50.0, 30.0]
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**config, **absent}))
+    graph = read_source(tmp_path / "a")
+    assert not any(n.op.softcap for n in graph.nodes if isinstance(n.op, (Attention, Head)))
+
+
+def test_a_window_counts_in_the_families_that_have_one_alone(tmp_path: Path) -> None:
+    def windows(name: str, **changes: object) -> list[int]:
+        graph = read_source(write_folder(name, tmp_path / "m", **changes))
+        return [n.op.window for n in graph.nodes if isinstance(n.op, Attention)]
+
+    assert windows("llama", sliding_window=8) == [0, 0]
+    assert "sliding_window" in read_source(tmp_path / "m").notes[0]
+    usual: dict[str, object] = {"sliding_window": 6, "layer_types": None}
+    assert (
+        windows("qwen2", **usual)
+        == [0, 0]
+        == windows("qwen2", use_sliding_window=True, max_window_layers=None, **usual)
+    )
+    assert windows("qwen2", use_sliding_window=True, max_window_layers=1, **usual) == [0, 6]
+    assert windows("mistral", sliding_window=None) == [4096, 4096]
+
+
+def test_a_longer_context_than_the_positions_serve_is_refused(tmp_path: Path) -> None:
+    quantize(write_folder("llama with dynamic positions", tmp_path / "m"), tmp_path / "q")
+    for source in ("m", "q"):
+        with pytest.raises(UnsupportedModel, match="rotary positions are others in texts of more than 64 tokens"):
+            compile_model(
+                tmp_path / source, boards.load("zcu102"), tmp_path / "p", Options(settings=(("context", 128),))
+            )
+
+
+def test_what_changes_the_function_is_refused(tmp_path: Path) -> None:
+    for name, changes, said in (
+        ("gemma3", {"use_bidirectional_attention": True}, "tokens that see later ones"),
+        ("gemma3", {"attn_logit_softcapping": 5.0}, "transformers leaves it out"),
+        ("gemma", {"hidden_act": "gelu", "hidden_activation": "relu"}, "hidden_act says 'gelu'"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            read_source(write_folder(name, tmp_path / "m", **changes))
 
 
 def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:

@@ -3,4 +3,13 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("arcee", "Arcee", "ArceeForCausalLM", ("arcee",), activation="relu2", gated=False, permuted=True)
+FAMILY = Family(
+    "arcee",
+    "Arcee",
+    "ArceeForCausalLM",
+    ("arcee",),
+    activation="relu2",
+    gated=False,
+    permuted=True,
+    defaults={"rms_norm_eps": 1e-5},
+)

@@ -40,6 +40,7 @@ class Decoder:
     tied              the head is the embedding
     places            rows of the learned positions
     notes             what people should know of this reading
+    longest           positions from which rotary positions are others; 0: nowhere
     """
 
     family: Family
@@ -53,6 +54,7 @@ class Decoder:
     tied: bool = False
     places: int = 0
     notes: tuple[str, ...] = ()
+    longest: int = 0
 
     def changed(self, **values: Any) -> Decoder:
         return replace(self, **values)
@@ -139,6 +141,8 @@ class Decoder:
         norm = None if family.after_norms else Norm(ends.get("norm"), self.eps, family.norm, ends.get("norm.bias"))
         nodes.end(x, Head(head, ends.get("head.bias"), self.logits_factor, self.logits_softcap), norm)
         metadata = {**metadata, "meadow.family": family.title}
-        made = Graph(self.model, tuple(nodes.made), weights, vectors, source, metadata, positions, self.notes)
+        made = Graph(
+            self.model, tuple(nodes.made), weights, vectors, source, metadata, self.longest or positions, self.notes
+        )
         made.check()
         return made

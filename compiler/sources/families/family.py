@@ -122,6 +122,8 @@ class Family:
     tensors      what checkpoints call the tensors, where not as HUGGING_FACE has it
     gguf         the same of GGUF
     keys         what config.json calls a number, where not as most do
+    defaults     what a key of config.json means where it is absent (null is another thing), as transformers' class of the family has it
+    windowed     config.json may say a window: sliding_window, layer_types
     configure    what its config.json says besides: (decoder, keys) -> decoder
     describe     the same of its GGUF keys
     """
@@ -155,6 +157,8 @@ class Family:
     tensors: Mapping[str, str] = field(default_factory=dict)
     gguf: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    windowed: bool = False
     configure: Callable[[Decoder, Any], Decoder] = same
     describe: Callable[[Decoder, Any], Decoder] = same
 

@@ -9,7 +9,12 @@ from meadow.compiler.sources.families.family import Family
 
 def configure(decoder: Decoder, keys: Any) -> Decoder:
     """The first files say "gelu" and mean its approximation by tanh, with which Gemma was trained."""
-    if keys.get("hidden_activation") is None and decoder.family.activation == "gelu":
+    first, second = keys.get("hidden_act"), keys.get("hidden_activation")
+    if first is not None and second is not None and first != second:
+        keys.refuse(
+            "hidden_activation", f"hidden_act says {first!r}, and versions of transformers follow one or the other"
+        )
+    if second is None and decoder.family.activation == "gelu":
         note = "config.json says hidden_act gelu: read as gelu_pytorch_tanh, with which Gemma was trained"
         return decoder.wired(activation="gelu_tanh").changed(notes=(*decoder.notes, note))
     return decoder
@@ -24,5 +29,6 @@ FAMILY = Family(
     offset=1.0,
     scaled=True,
     tied=True,
+    defaults={"num_key_value_heads": 16, "head_dim": 256},
     configure=configure,
 )

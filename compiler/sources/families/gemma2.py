@@ -11,10 +11,10 @@ LARGE = 46
 
 
 def configure(decoder: Decoder, keys: Any) -> Decoder:
-    cap, scalar = keys.number("attn_logit_softcapping", 50.0), keys.positive("query_pre_attn_scalar", 256)
+    cap, scalar = keys.number("attn_logit_softcapping", 0.0), keys.positive("query_pre_attn_scalar", 256)
     window = keys.size("sliding_window", 4096)
     windows = keys.windows(window, lambda n: n % 2 == 0)
-    decoder = decoder.changed(logits_softcap=keys.number("final_logit_softcapping", 30.0))
+    decoder = decoder.changed(logits_softcap=keys.number("final_logit_softcapping", 0.0))
     return decoder.per_layer(lambda n: {"softcap": cap, "scale": scalar**-0.5, "window": windows[n]})
 
 
@@ -43,6 +43,13 @@ FAMILY = Family(
     scaled=True,
     tied=True,
     tensors=NAMES,
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 4096,
+    },
     configure=configure,
     describe=describe,
 )

@@ -26,9 +26,9 @@ def mixed(decoder: Decoder, windows: list[int], base: float) -> Decoder:
 def configure(decoder: Decoder, keys: Any) -> Decoder:
     scalar, period = keys.positive("query_pre_attn_scalar", 256), keys.size("sliding_window_pattern", PERIOD) or PERIOD
     windows = keys.windows(keys.size("sliding_window", 4096), lambda n: n % period != period - 1)
-    cap = keys.number("attn_logit_softcapping", 0)
+    keys.must("attn_logit_softcapping", (), "transformers leaves it out of Gemma 3's scores, and others do not")
     decoder = decoder.changed(logits_softcap=keys.number("final_logit_softcapping", 0))
-    decoder = decoder.per_layer(lambda n: {"softcap": cap, "scale": scalar**-0.5})
+    decoder = decoder.per_layer(lambda n: {"scale": scalar**-0.5})
     return mixed(decoder, windows, keys.local_base(keys.positive("rope_local_base_freq", LOCAL)))
 
 
@@ -52,6 +52,7 @@ FAMILY = Family(
     scaled=True,
     tied=True,
     tensors=NAMES,
+    defaults={"num_key_value_heads": 4, "head_dim": 256, "rope_theta": 1000000.0, "sliding_window": 4096},
     configure=configure,
     describe=describe,
 )

@@ -3,4 +3,11 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("", "Mistral", "MistralForCausalLM", ("mistral", "ministral"))
+FAMILY = Family(
+    "",
+    "Mistral",
+    "MistralForCausalLM",
+    ("mistral", "ministral"),
+    windowed=True,
+    defaults={"sliding_window": 4096, "num_key_value_heads": 8},
+)

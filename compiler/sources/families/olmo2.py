@@ -11,6 +11,7 @@ FAMILY = Family(
     pre_norms=False,
     post_norms=True,
     head_norms="row",
+    defaults={"rms_norm_eps": 1e-5},
     tensors={
         "attn_post_norm": "model.layers.{}.post_attention_layernorm",
         "ffn_post_norm": "model.layers.{}.post_feedforward_layernorm",

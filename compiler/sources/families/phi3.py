@@ -8,6 +8,8 @@ FAMILY = Family(
     "Phi 3",
     "Phi3ForCausalLM",
     ("phi3",),
+    windowed=True,
+    defaults={"rms_norm_eps": 1e-5},
     fused=frozenset(("qkv", "gate_up")),
     tensors={"qkv": "model.layers.{}.self_attn.qkv_proj", "gate_up": "model.layers.{}.mlp.gate_up_proj"},
 )

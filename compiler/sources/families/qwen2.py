@@ -3,4 +3,13 @@
 
 from meadow.compiler.sources.families.family import Family
 
-FAMILY = Family("qwen2", "Qwen 2", "Qwen2ForCausalLM", ("qwen2",), biases=frozenset("qkv"))
+WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+FAMILY = Family(
+    "qwen2",
+    "Qwen 2",
+    "Qwen2ForCausalLM",
+    ("qwen2",),
+    biases=frozenset("qkv"),
+    windowed=True,
+    defaults={**WINDOWS, "num_key_value_heads": 32},
+)

@@ -64,9 +64,8 @@ def yarn_factor(factor: float, scale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-def longrope_factor(longest: float, original: float) -> float:
-    """LongRoPE's factor of cosine and sine."""
-    stretched = longest / original
+def longrope_factor(stretched: float, original: float) -> float:
+    """LongRoPE's factor of cosine and sine, of a context that was `original` and is `stretched` times as long."""
     return 1.0 if stretched <= 1 else math.sqrt(1 + math.log(stretched) / math.log(original))
 
 

@@ -16,6 +16,8 @@ def without(decoder: Decoder, layers: set[int]) -> Decoder:
 
 
 def configure(decoder: Decoder, keys: Any) -> Decoder:
+    if keys.flag("use_sliding_window", False) and keys.get("layer_types") is None:
+        keys.refuse("layer_types", "a list is expected where use_sliding_window is true")
     every = keys.size("no_rope_layer_interval", EVERY) or EVERY
     turned = keys.numbers("no_rope_layers", decoder.model.layers)
     if turned is None:
@@ -34,6 +36,8 @@ FAMILY = Family(
     ("smollm3",),
     permuted=True,
     tied=True,
+    windowed=True,
+    defaults={"use_sliding_window": False, "rope_theta": 2000000.0, "num_key_value_heads": 4},
     configure=configure,
     describe=describe,
 )

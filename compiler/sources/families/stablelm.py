@@ -27,6 +27,7 @@ FAMILY = Family(
     may_bias=frozenset("qkv"),
     turned=0.25,
     keys={"eps": "layer_norm_eps"},
+    defaults={"num_key_value_heads": 32},
     configure=configure,
     describe=describe,
 )

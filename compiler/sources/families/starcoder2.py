@@ -23,5 +23,7 @@ FAMILY = Family(
     tied=True,
     tensors={"up": "model.layers.{}.mlp.c_fc", "down": "model.layers.{}.mlp.c_proj"},
     keys={"eps": "norm_epsilon"},
+    windowed=True,
+    defaults={"num_key_value_heads": 2},
     configure=configure,
 )

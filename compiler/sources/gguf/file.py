@@ -275,11 +275,11 @@ def _turning(decoder: Decoder, keys: Keys, tensors: dict[str, Any], turned: int,
         found = rotary.plain(turned, base) / slower
     if SHORT in tensors:
         factors, original = tensors[SHORT], int(keys.number("rope.scaling.original_context_length", context))
-        stretched = rotary.longrope_factor(context, original) if 1 < original < context else 1.0
+        stretched = rotary.longrope_factor(context / original, original) if 1 < original < context else 1.0
         factor = keys.number("rope.scaling.attn_factor", stretched)
         if original < context:
             note = f"the rotary positions are others in texts of more than {original} tokens: a context of {original} is read"
-            decoder = decoder.changed(model=replace(decoder.model, context=original), notes=(note,))
+            decoder = decoder.changed(model=replace(decoder.model, context=original), notes=(note,), longest=original)
     if factors is not None:
         found = rotary.divided(found, np.asarray(factors.data, np.float64).reshape(-1).tolist())
     turning = rotary.rounded(found, factor)

@@ -55,7 +55,8 @@ class Config(Keys):
         ffn = self.size(ffn_key, 4 * dim if ffn_key == "n_inner" else None)
         context = self.size(self.name("context"))
         eps_key = self.name("eps")
-        eps = float(np.float32(self.number(eps_key, 1e-6 if eps_key == "rms_norm_eps" else 1e-5))) if eps_key else 1e-5
+        usual = 1e-6 if eps_key == "rms_norm_eps" else 1e-5
+        eps = float(np.float32(self.number(eps_key, usual))) if eps_key else 1e-5
         family = self._activation(self._biases(family))
         turning = rotary.Turning(())
         if family.positions is None:
@@ -68,12 +69,16 @@ class Config(Keys):
                 f"the rotary positions are others in texts of more than {turning.until} tokens: a context of {turning.until} is read",
             )
             context = turning.until
+        elif turning.until:
+            notes = (f"the rotary positions are others in texts of more than {turning.until} tokens",)
         model = Model(name, layers, dim, heads, kv_heads, head_dim, ffn, vocab, context)
         tied = self.flag("tie_word_embeddings", family.tied)
         factor = float(np.sqrt(np.float32(dim))) if family.scaled else 1.0
         made = Decoder(family, model, (shape,) * layers, eps, embedding_factor=factor, tied=tied, notes=notes)
+        made = made.changed(longest=turning.until)
         made = self._windows(made)
         made = family.configure(made, self)
+        self.must("use_bidirectional_attention", (False,), "tokens that see later ones are not read")
         unknown = self.unknown()
         if unknown:
             made = made.changed(
@@ -107,13 +112,16 @@ class Config(Keys):
         return replace(family, activation=ACTIVATIONS[value])
 
     def _windows(self, decoder: Decoder) -> Decoder:
-        """A window in all layers, or as layer_types says, where the family does not say it otherwise."""
+        """A window in all layers, from max_window_layers on, or as layer_types says."""
+        if not self.family.windowed:
+            return decoder
         window = self.size("sliding_window", 0)
-        if not self.flag("use_sliding_window", True):
+        sometimes = "use_sliding_window" in self.family.defaults
+        if sometimes and not self.flag("use_sliding_window", False):
             window = 0
         if not window and "layer_types" not in self.values:
             return decoder
-        first = self.size("max_window_layers", 0) if "use_sliding_window" in self.values else 0
+        first = self.size("max_window_layers", 0) if sometimes else 0
         windows = self.windows(window, lambda n: n >= first)
         return decoder.per_layer(lambda n: {"window": windows[n]})
 
@@ -145,8 +153,7 @@ class Config(Keys):
     def _scaled(self, scaling: Scaling, turned: int, base: float, context: int) -> rotary.Turning:
         plain, number = rotary.plain(turned, base), scaling.number
         kind = scaling.values.get("rope_type") or scaling.values.get("type") or "default"
-        said = self.number("original_max_position_embeddings", context) or context
-        original = number("original_max_position_embeddings", said)
+        original = number("original_max_position_embeddings", context)
         if kind == "default":
             return rotary.rounded(plain)
         if kind == "linear":
@@ -168,11 +175,19 @@ class Config(Keys):
                 what = f"is no list of {turned // 2} numbers, one per pair"
                 self.problems.append(("config.json rope_scaling short_factor", what, ""))
                 return rotary.rounded(plain)
-            stretched = number("attention_factor", rotary.longrope_factor(context, original) if original > 1 else 1.0)
-            return rotary.rounded(rotary.divided(plain, short), stretched, until=int(original))
+            return self._longrope(scaling, rotary.divided(plain, short), context)
         known = "default, linear, dynamic, llama3, yarn and longrope"
         self.problems.append(("config.json rope_scaling", f"is of type {str(kind)[:40]!r}", f"read are {known}"))
         return rotary.rounded(plain)
+
+    def _longrope(self, scaling: Scaling, found: rotary.Frequencies, context: int) -> rotary.Turning:
+        """The original context stands beside rope_scaling, and within rope_parameters of transformers 5; else it is the model's own."""
+        beside = self.number("original_max_position_embeddings", 0)
+        within = "rope_parameters" in self.values and scaling.values.get("original_max_position_embeddings")
+        original = beside or (scaling.number("original_max_position_embeddings") if within else context)
+        stretch = context / original if beside else scaling.number("factor", context / original)
+        usual = rotary.longrope_factor(stretch, original) if original > 1 else 1.0
+        return rotary.rounded(found, scaling.number("attention_factor", usual), until=int(original))
 
     def _yarn_factor(self, scaling: Scaling) -> float:
         values, number = scaling.values, scaling.number

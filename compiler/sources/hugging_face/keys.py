@@ -62,7 +62,6 @@ HARMLESS = (
     ),
     *(
         "hidden_activation",
-        "use_bidirectional_attention",
         "rope_interleaved",
         "partial_rotary_factor",
         "rope_theta",
@@ -117,7 +116,7 @@ class Keys:
 
     def get(self, key: str) -> Any:
         self.read.add(key)
-        return self.values.get(key)
+        return self.values[key] if key in self.values else self.family.defaults.get(key)
 
     def refuse(self, key: str, needs: str) -> None:
         self.problems.append((f"config.json {key}", f"is {str(self.values.get(key))[:60]}", needs))
