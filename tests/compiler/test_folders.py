@@ -353,6 +353,14 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"quantization_config": {"quant_method": "bitsandbytes"}},
         "'bitsandbytes'; gptq and awq are read",
     ),
+    "GPTQ for another kernel": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "marlin"}},
+        "checkpoint_format 'marlin'; gptq and gptq_v2 are read",
+    ),
+    "GPTQ of several widths": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"x": {"bits": 8}}}},
+        "bits of their own for some layers",
+    ),
     "GPTQ of 3 bits": (
         {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 32}},
         "3 bits in groups",
@@ -417,9 +425,15 @@ def test_what_changes_the_function_is_refused(tmp_path: Path) -> None:
         ("gemma3", {"use_bidirectional_attention": True}, "tokens that see later ones"),
         ("gemma3", {"attn_logit_softcapping": 5.0}, "transformers leaves it out"),
         ("gemma", {"hidden_act": "gelu", "hidden_activation": "relu"}, "hidden_act says 'gelu'"),
+        ("gemma", {"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"}, "hidden_act says 'silu'"),
     ):
         with pytest.raises(UnsupportedModel, match=said):
             read_source(write_folder(name, tmp_path / "m", **changes))
+
+
+def test_gemma_is_read_as_its_published_files_say_it(tmp_path: Path) -> None:
+    both: dict[str, object] = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
+    assert same(logits(write_folder("gemma", tmp_path, **both)), logits_of("gemma"))
 
 
 def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:

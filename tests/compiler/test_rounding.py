@@ -62,8 +62,20 @@ def dynamic(kind: str, target: Path, **options: Any) -> Path:
     return target
 
 
+def linears(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The MatMuls with a matrix of weights: not those of rotary angles and of attention."""
+    made = {n.output[0]: n for n in model.graph.node}
+    known = {t.name: len(t.dims) for t in model.graph.initializer}
+
+    def is_matrix(name: str) -> bool:
+        turned = made[name].input[0] if name in made and made[name].op_type == "Transpose" else name
+        return known.get(turned) == 2
+
+    return [n for n in model.graph.node if n.op_type == "MatMul" and is_matrix(n.input[1])]
+
+
 def static(kind: str, target: Path) -> Path:
-    """As the quantizer's documentation tells for transformers: MatMul and Gemm alone, symmetric, per channel."""
+    """The linears alone, symmetric and per channel."""
     source = copied(kind, target)
     quantize_static(
         str(source),
@@ -71,6 +83,7 @@ def static(kind: str, target: Path) -> Path:
         Feeds(source),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_quantize=[n.name for n in linears(onnx.load(source))],
         per_channel=True,
         weight_type=QuantType.QInt8,
         activation_type=QuantType.QInt8,
@@ -103,14 +116,15 @@ def test_the_model_behind_the_roundings_is_read(how: str, kind: str, tmp_path: P
     assert sure.any() and (found.argmax(axis=1) == wanted.argmax(axis=1))[sure].all()
 
 
-def with_scale(scale: float, target: Path, kind: int = TensorProto.INT8, place: int = 0) -> Path:
-    """One pair of QuantizeLinear and DequantizeLinear after the MatMul number `place`; -1 is the head."""
+def with_scale(scale: float, target: Path, kind: int = TensorProto.INT8, place: int | None = 0) -> Path:
+    """One pair of QuantizeLinear and DequantizeLinear after the linear number `place`; -1 is the head, None the MatMul of the rotary angles."""
     model = onnx.load(EXPORTS / "dynamo-sdpa-20.onnx")
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(scale).reshape(()), "own_scale"))
     model.graph.initializer.append(numpy_helper.from_array(np.array(0, dtype), "own_zero"))
     nodes = []
-    chosen = [n for n in model.graph.node if n.op_type == "MatMul"][place].output[0]
+    angles = next(n for n in model.graph.node if n.op_type == "MatMul" and n not in linears(model))
+    chosen = (angles if place is None else linears(model)[place]).output[0]
     for node in model.graph.node:
         nodes.append(node)
         if node.output[0] == chosen:
@@ -148,3 +162,11 @@ def test_a_scale_that_comes_of_a_mask_is_named(scale: float, tmp_path: Path) -> 
 def test_roundings_that_make_another_function_are_refused_with_a_number(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"change the logits by [0-9.]+ standard deviations"):
         read(with_scale(1e-6, tmp_path / "m.onnx", place=-1))
+
+
+def test_angles_that_are_rounded_are_named(tmp_path: Path) -> None:
+    """As where every MatMul is quantized, that of the rotary angles too: positions beyond those of the calibration are lost."""
+    with pytest.raises(
+        UnsupportedModel, match=r"round: rounds positions or a mask .*which change the logits by .*nodes_to_exclude"
+    ):
+        read(with_scale(0.002, tmp_path / "m.onnx", place=None))

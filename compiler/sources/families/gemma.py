@@ -10,7 +10,8 @@ from meadow.compiler.sources.families.family import Family
 def configure(decoder: Decoder, keys: Any) -> Decoder:
     """The first files say "gelu" and mean its approximation by tanh, with which Gemma was trained."""
     first, second = keys.get("hidden_act"), keys.get("hidden_activation")
-    if first is not None and second is not None and first != second:
+    legacy = first == "gelu" and second == "gelu_pytorch_tanh"  # as the published files say it: the second is meant
+    if first is not None and second is not None and first != second and not legacy:
         keys.refuse(
             "hidden_activation", f"hidden_act says {first!r}, and versions of transformers follow one or the other"
         )

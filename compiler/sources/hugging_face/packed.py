@@ -62,6 +62,14 @@ def packing_of(found: Any) -> Packing | tuple[str, str, str] | None:
     version = str(found.get("version", "gemm")).lower()
     if method == "awq" and version != "gemm":
         return what, f"says version {version[:20]!r}", "AWQ's version gemm is read"
+    form = str(found.get("checkpoint_format", "gptq")).lower()
+    if method == "gptq" and (form not in ("gptq", "gptq_v2") or found.get("dynamic")):
+        said = (
+            "bits of their own for some layers (dynamic)"
+            if found.get("dynamic")
+            else f"checkpoint_format {form[:20]!r}"
+        )
+        return what, f"says {said}", "gptq and gptq_v2 are read, with the same bits everywhere"
     second = str(found.get("checkpoint_format", "gptq")).lower() == "gptq_v2"
     return Packing(method, int(bits), max(group, 0), 0 if second or method == "awq" else 1)
 

@@ -26,6 +26,8 @@ from meadow.compiler.sources.onnx.shapes import NotEvaluated
 
 EMPTY = 8
 """Tokens of the trial from an empty cache."""
+LONG = 48
+"""Tokens on which the roundings of a file are measured: shares of a softmax over a few are larger than over many."""
 SHORT_PAST, SHORT = 5, 3
 """Cached and new tokens of the trial with scores as large as trained models have them."""
 TRAINED_SCORE = 6.0
@@ -107,7 +109,8 @@ def confirm(g: OnnxGraph, graph: Graph, lifted: Lifted, context: int) -> str:
 
 def noise_of(g: OnnxGraph, graph: Graph, lifted: Lifted) -> float:
     """How far the logits of `g` are from the Graph's on random tokens, in standard deviations of these, their mean apart."""
-    run = _expected(graph, lifted, EMPTY)[0]
+    count = 1 if lifted.single else LONG
+    run = _expected(graph, lifted, 0, (Trial(0, count, 1.0, 0.0),))[0]
     found = Run(g, [_feeds(g, graph, lifted, run)], {}).outputs([lifted.logits])[lifted.logits][0]
     assert run.logits is not None
     wanted = run.logits.astype(np.float64)
@@ -128,13 +131,13 @@ class _Expected:
     logits: Floats | None = None
 
 
-def _expected(graph: Graph, lifted: Lifted, context: int) -> list[_Expected]:
-    """All trials; the caches of the later ones are scaled by the queries of the first."""
+def _expected(graph: Graph, lifted: Lifted, context: int, some: tuple[Trial, ...] = ()) -> list[_Expected]:
+    """All trials, or `some`; the caches of the later ones are scaled by the queries of the first."""
     random = np.random.default_rng(0)
     attentions = [n for n in graph.nodes if isinstance(n.op, Attention)]
     sizes: dict[int, float] = {}
     found = []
-    for trial in trials(context, lifted.single, lifted.coarse):
+    for trial in some or trials(context, lifted.single, lifted.coarse):
         keys, values = {}, {}
         typical = float(np.median(list(sizes.values()))) if sizes else 1.0
         made: dict[

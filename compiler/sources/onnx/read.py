@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from meadow.compiler.graph.graph import Graph, Model, Node
-from meadow.compiler.graph.ops import Attention
+from meadow.compiler.graph.ops import Attention, Embedding
 from meadow.compiler.sources.onnx.confirm import CONTEXT, MOST_CONTEXT, Lifted, confirm, noise_of
 from meadow.compiler.sources.onnx.file import external_files, find_model, load_model
 from meadow.compiler.sources.onnx.graph import OnnxGraph
@@ -47,8 +47,9 @@ ABSURD_SCALE = 1e4
 """No INT8 weight has such a scale."""
 
 
-MOST_NOISE = 0.5
+MOST_NOISE = 0.35
 """Of the logits' standard deviation, that a file's own roundings of activations may cost: more is another function."""
+ANGLES = "leave the rotary embedding and the mask out of quantization (nodes_to_exclude), or give the float model: meadowc quantize"
 FROM_A_MASK = (
     "quantize MatMul and Gemm alone, symmetric and per channel (op_types_to_quantize of onnxruntime's quantize_static), "
     "or give the float model: meadowc quantize"
@@ -134,6 +135,12 @@ class Reader:
         except Reject as reject:
             self.problems.append(_problem([reject]))
             self._refuse()
+        except (IndexError, ValueError) as error:
+            what = f"could not be followed up to position {tried} ({str(error).splitlines()[0][:80]})"
+            self.problems.append(
+                ("positions", what, "they mean something that is not known here: a floor, a modulo, a clamp?")
+            )
+            self._refuse()
         self.problems += absurd_numbers(graph)
         if not self.problems:
             self._confirm(graph, lifted, tried)
@@ -155,7 +162,16 @@ class Reader:
             self._refuse()
         if not noise <= MOST_NOISE:
             what = f"change the logits by {noise:.2f} standard deviations, measured on random tokens"
-            self.problems.append(("the file's roundings of activations", what, FROM_A_MASK))
+            for node in rounding.places_rounded:
+                self.problems.append(
+                    (
+                        node,
+                        f"rounds positions or a mask (activations are quantized by {rounding.kinds}), which {what}",
+                        ANGLES,
+                    )
+                )
+            if not rounding.places_rounded:
+                self.problems.append(("activations", f"are quantized by {rounding.kinds}, which {what}", FROM_A_MASK))
             self._refuse()
         note = f"{rounding} (the file's own change the logits by {noise:.2f} standard deviations, measured on random tokens)"
         activations = "int8" if rounding.bits == 8 else graph.model.activations
@@ -232,8 +248,10 @@ class Reader:
         weights, vectors = assembly.tensors.weights, assembly.tensors.vectors
         model = self._model(nodes, assembly.tensors, context, metadata)
         notes = tuple(f"{text} ({times} times)" for text, times in sorted(lift.notes.items()))
+        notes += ("cosines and sines of the rotary positions are rounded to 16 bits: kept in FP32",) * lift.coarse
         graph = Graph(model, nodes, weights, vectors, str(self.file), metadata, tried, notes)
         graph.check()
+        _check_places(graph, tried)
         return graph, self._lifted(lift, nodes, assembly, logits)
 
     def _lifted(self, lift: Lifter, nodes: tuple[Node, ...], assembly: Assembly, logits: Value) -> Lifted:
@@ -323,6 +341,21 @@ class Reader:
 
     def _refuse(self) -> None:
         raise UnsupportedModel(f"{self.file} cannot be compiled:", tuple(self.problems))
+
+
+def _check_places(graph: Graph, tried: int) -> None:
+    """Raise Reject for a file that takes more positions than its learned ones have rows: it does something else with them."""
+    op = graph.nodes[0].op
+    if not isinstance(op, Embedding) or op.positions is None:
+        return
+    most = graph.weights[op.positions].rows - op.shift
+    if tried > most:
+        raise Reject(
+            f"there are {most} learned positions, and the file takes {tried} (does it clamp them?)",
+            op.positions,
+            "positions by length",
+            f"up to {most} positions it is served: --set context={most}",
+        )
 
 
 def _layer(made: Mapping[int, object], attention: Attended) -> int:

@@ -27,6 +27,12 @@ class Rounding:
     places: dict[str, int]
     bits: int
     absurd: tuple[tuple[str, float], ...]
+    places_rounded: tuple[str, ...] = ()
+    """Nodes that round what depends on positions alone: rotary angles, masks."""
+
+    @property
+    def kinds(self) -> str:
+        return " and ".join(self.places)
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.places.items())
@@ -45,7 +51,7 @@ def without_rounding(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Rounding 
         return model, None
     del made.graph.node[:]
     made.graph.node.extend(nodes)
-    return made, Rounding(dict(work.places), work.bits, tuple(work.absurd))
+    return made, Rounding(dict(work.places), work.bits, tuple(work.absurd), tuple(work.positional))
 
 
 class _Work:
@@ -55,6 +61,9 @@ class _Work:
         self.graph = graph
         self.known = {t.name: t for t in graph.initializer}
         self.computed = {i.name for i in graph.input if i.name not in self.known}
+        self.features = {i for i in self.computed if i == "input_ids" or i.startswith("past")}
+        """Values that depend on tokens or on the cache: what is computed and none of these depends on positions alone."""
+        self.positional: list[str] = []
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
@@ -73,6 +82,8 @@ class _Work:
         if not any(name in self.computed for name in node.input):
             return [node]
         self.computed.update(node.output)
+        if node.op_type != "Shape" and any(name in self.features for name in node.input):
+            self.features.update(node.output)
         if all(name in self.dropped for name in node.output if name):
             return []
         if node.op_type in ("QuantizeLinear", "Quant"):
@@ -90,6 +101,8 @@ class _Work:
     def _rounded(self, node: onnx.NodeProto) -> onnx.NodeProto:
         self.places[node.op_type] += 1
         self.codes.update(node.output)
+        if node.input[0] not in self.features:
+            self.positional.append(node.name or node.output[0])
         scale, zero = self.known.get(node.input[1]), self.known.get(node.input[2]) if len(node.input) > 2 else None
         if zero is not None and zero.data_type in SIXTEEN:
             self.bits = 16
