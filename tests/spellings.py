@@ -230,6 +230,21 @@ def centred_rms(s: Spelling) -> None:
         s.put([*old, bias], [whole])
 
 
+def gain_first(s: Spelling) -> None:
+    """RMS norms as (gain * x) * (1 / root): the gain before the division."""
+    for pow_ in [n for n in s.nodes if n.op_type == "Pow"]:
+        chain = [pow_]
+        while not (chain[-1].op_type == "Mul" and any(i in s.values for i in chain[-1].input)):
+            chain += [n for n in s.nodes if chain[-1].output[0] in n.input][:1]
+        scaled, unit = chain[-1], chain[-2]
+        gain = next(i for i in scaled.input if i in s.values)
+        x = pow_.input[0]
+        unit.input[:] = [f"{scaled.output[0]}.first" if i == x else i for i in unit.input]
+        unit.output[0] = scaled.output[0]
+        s.nodes.insert(list(s.nodes).index(unit), helper.make_node("Mul", [gain, x], [f"{scaled.output[0]}.first"]))
+        s.nodes.remove(scaled)
+
+
 def gemms_behind_positions(s: Spelling) -> None:
     """Learned positions, one matrix for Q, K and V, and every bias Gemm's own (GPT-2 by torch's exporter)."""
     fused(s)
@@ -435,6 +450,7 @@ SPELLINGS: dict[str, Callable[[Spelling], None]] = {
     "parallel": parallel,
     "parallel from behind": parallel_from_behind,
     "centred RMS": centred_rms,
+    "gain first": gain_first,
     "Gemms behind positions": gemms_behind_positions,
     "factors": factors,
     "window": windowed,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from meadow.compiler.sources.onnx.lift.form import Array, Form, Reject, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Lifter, given, rule
@@ -146,6 +147,9 @@ def multiply(lift: Lifter, x: Value, y: Value, name: str) -> Value:
         return _times(lift, x, y)
     if isinstance(y, Stat) or isinstance(x, Stat):
         value, stat = (x, y) if isinstance(y, Stat) else (y, x)
+        gain = _gain(value, stat)
+        if gain is not None:  # (w x) / root, which is w (x / root)
+            return _times(lift, normed(lift, stat.x, stat, -0.5, name), Const(name, lambda: gain, False))
         return normed(lift, value, stat, -0.5, name)
     if isinstance(x, Form) and isinstance(y, Form) and x.same(y):
         return Squared(x)
@@ -153,6 +157,20 @@ def multiply(lift: Lifter, x: Value, y: Value, name: str) -> Value:
         return Squared(x)
     joined = _combined(x, y, np.multiply)
     return joined if joined is not None else _gated(lift, x, y, name)
+
+
+def _gain(value: Value, stat: Stat) -> NDArray[np.float64] | None:
+    """The factors by feature that a value has besides what a mean is of; None where it is that, or another value."""
+    if not isinstance(value, Form) or not isinstance(stat.x, Form) or value.same(stat.x):
+        return None
+    terms = [*value.terms, *stat.x.terms]
+    if len(terms) != 2 or terms[0].base is not terms[1].base or not np.array_equal(terms[0].index, terms[1].index):
+        return None
+    if uniform(value.const) != 0.0 or uniform(stat.x.const) != 0.0 or np.any(np.asarray(terms[1].coef) == 0):
+        return None
+    found = np.broadcast_to(np.asarray(terms[0].coef, np.float64) / terms[1].coef, value.shape)
+    table = found.reshape(-1, value.shape[-1])
+    return table[0] if bool((table == table[0]).all()) else None
 
 
 def _times(lift: Lifter, x: Value, constant: Const) -> Value:
