@@ -433,7 +433,7 @@ def test_a_mask_by_the_length_of_the_prompt_is_found(tmp_path: Path) -> None:
     ][::-1]:
         far = graph.node[place].output[0]
         graph.node.insert(place + 1, helper.make_node("And", [far, "long"], [far + ".and"]))
-    assert "neither everything before it nor a sliding window, at position 16" in refusal(s, tmp_path)
+    assert "neither everything before it nor a sliding window, from position 16 on" in refusal(s, tmp_path)
 
 
 def test_values_that_are_not_a_layers_own_are_refused(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def _chain(rows: Rows) -> list[Any]:
 
 def _window(name: str, masks: list[NDArray[np.float64]]) -> int:
     """The width of the window of all masks; 0 where a token sees everything before it."""
-    width = 0
+    width, first = 0, []
     for mask in masks:
         if mask.ndim != 2:
             raise Reject("a bias on the scores that differs by head (ALiBi)", name, "bias by head")
@@ -336,13 +336,14 @@ def _window(name: str, masks: list[NDArray[np.float64]]) -> int:
         hidden = ~visible & (distance >= 0)
         if hidden.any():
             width = width or int(distance[hidden].min())
+            first.append(mask.shape[1] - mask.shape[0] + int(np.argmax(hidden.any(axis=1))))
     for mask in masks:
         distance, visible = _seen(mask)
         wrong = (visible != ((distance >= 0) & ((distance < width) if width else True))).any(axis=1)
         if wrong.any():
-            place = mask.shape[1] - mask.shape[0] + int(np.argmax(wrong))
             raise Reject(
-                f"what a token sees is neither everything before it nor a sliding window, at position {place} (a mask by position, or chunks)",
+                f"what a token sees is neither everything before it nor a sliding window, from position {min(first)} on (a mask by "
+                "position, or chunks)",
                 name,
                 "mask",
             )
