@@ -187,6 +187,17 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         convert(tmp_path / "g.gguf", tmp_path / "g")
 
 
+def test_a_big_endian_file_is_called_so(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("a", np.ones(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UsageError, match="is big-endian"):
+        read_source(tmp_path / "m.gguf")
+
+
 @pytest.mark.parametrize("keep", [3, 30, 500, 20000, 1_000_000])
 def test_a_truncated_file_is_refused_in_a_sentence(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"

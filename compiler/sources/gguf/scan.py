@@ -63,6 +63,10 @@ def scan(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         walk = _Walk(path, data)
         version = walk.take("I")
+        if int.from_bytes(version.to_bytes(4, "big"), "little") in (2, 3):
+            raise UsageError(
+                f"{path} is big-endian, as for IBM Z; little-endian files are read: convert it with gguf-convert-endian, or get the other"
+            )
         if version not in (2, 3):
             raise UsageError(f"{path} is GGUF version {version}; 2 and 3 are read")
         tensors, fields = walk.take("Q"), walk.take("Q")
