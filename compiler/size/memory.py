@@ -49,7 +49,7 @@ def memory_of(graph: Graph) -> Memory:
     multiplied = {n.weight for n in graph.nodes if isinstance(n.op, Linear)}
     weights = [weight for name, weight in graph.weights.items() if name in multiplied]
     per_token = 2 * model.layers * model.kv_heads * (padded(model.head_dim, BEAT_BYTES) + 4)
-    return Memory(sum(w.rows * w.cols for w in weights), sum(w.nbytes for w in weights), per_token)
+    return Memory(sum(w.size for w in weights), sum(w.nbytes for w in weights), per_token)
 
 
 def require_memory(graph: Graph, context: int, board: Board) -> None:

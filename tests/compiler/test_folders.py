@@ -423,6 +423,7 @@ def test_a_longer_context_than_the_positions_serve_is_refused(tmp_path: Path) ->
 def test_what_changes_the_function_is_refused(tmp_path: Path) -> None:
     for name, changes, said in (
         ("gemma3", {"use_bidirectional_attention": True}, "tokens that see later ones"),
+        ("llama", {"rope_interleaved": True}, "the order of rotary pairs"),
         ("gemma3", {"attn_logit_softcapping": 5.0}, "transformers leaves it out"),
         ("gemma", {"hidden_act": "gelu", "hidden_activation": "relu"}, "hidden_act says 'gelu'"),
         ("gemma", {"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"}, "hidden_act says 'silu'"),
@@ -439,6 +440,8 @@ def test_gemma_is_read_as_its_published_files_say_it(tmp_path: Path) -> None:
 def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     folder = write_folder("llama", tmp_path, qk_rotation="left", use_new_norm=True, initializer_range=0.1)
     assert read_source(folder).notes == ("config.json: qk_rotation, use_new_norm: not known here, and not read",)
+    folder = write_folder("llama", tmp_path, rope_scaling={"type": "linear", "factor": 2.0, "alpha": 3.0})
+    assert read_source(folder).notes == ("config.json: rope_scaling.alpha: not known here, and not read",)
 
 
 def test_a_tokenizer_in_an_older_form_alone_is_said(tmp_path: Path) -> None:

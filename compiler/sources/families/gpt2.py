@@ -18,6 +18,15 @@ def describe(decoder: Decoder, keys: Any) -> Decoder:
     return decoder.changed(places=decoder.model.context)
 
 
+KEYS = {
+    "dim": "n_embd",
+    "layers": "n_layer",
+    "heads": "n_head",
+    "ffn": "n_inner",
+    "context": "n_positions",
+    "activation": "activation_function",
+    "eps": "layer_norm_epsilon",
+}
 FAMILY = Family(
     "gpt2",
     "GPT-2",
@@ -42,15 +51,7 @@ FAMILY = Family(
         "down": "transformer.h.{}.mlp.c_proj",
         "norm": "transformer.ln_f",
     },
-    keys={
-        "dim": "n_embd",
-        "layers": "n_layer",
-        "heads": "n_head",
-        "ffn": "n_inner",
-        "context": "n_positions",
-        "activation": "activation_function",
-        "eps": "layer_norm_epsilon",
-    },
+    keys=KEYS,
     configure=configure,
     describe=describe,
 )

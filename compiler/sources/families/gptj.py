@@ -6,6 +6,7 @@ from typing import Any
 from meadow.compiler.sources.families import rotary
 from meadow.compiler.sources.families.decoder import Decoder
 from meadow.compiler.sources.families.family import Family
+from meadow.compiler.sources.families.gpt2 import KEYS
 
 
 def configure(decoder: Decoder, keys: Any) -> Decoder:
@@ -39,14 +40,6 @@ FAMILY = Family(
         "down": "transformer.h.{}.mlp.fc_out",
         "norm": "transformer.ln_f",
     },
-    keys={
-        "dim": "n_embd",
-        "layers": "n_layer",
-        "heads": "n_head",
-        "ffn": "n_inner",
-        "context": "n_positions",
-        "activation": "activation_function",
-        "eps": "layer_norm_epsilon",
-    },
+    keys=KEYS,
     configure=configure,
 )

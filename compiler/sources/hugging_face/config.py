@@ -74,11 +74,20 @@ class Config(Keys):
         model = Model(name, layers, dim, heads, kv_heads, head_dim, ffn, vocab, context)
         tied = self.flag("tie_word_embeddings", family.tied)
         factor = float(np.sqrt(np.float32(dim))) if family.scaled else 1.0
-        made = Decoder(family, model, (shape,) * layers, eps, embedding_factor=factor, tied=tied, notes=notes)
-        made = made.changed(longest=turning.until)
+        made = Decoder(
+            family,
+            model,
+            (shape,) * layers,
+            eps,
+            embedding_factor=factor,
+            tied=tied,
+            notes=notes,
+            longest=turning.until,
+        )
         made = self._windows(made)
         made = family.configure(made, self)
         self.must("use_bidirectional_attention", (False,), "tokens that see later ones are not read")
+        self.must("rope_interleaved", (False,), "the order of rotary pairs is that of the family")
         unknown = self.unknown()
         if unknown:
             made = made.changed(

@@ -50,7 +50,7 @@ HARMLESS = (
         "layerdrop",
         "_attn_implementation_autoset",
     ),
-    *("hybrid_layer_pattern", "_sliding_window_pattern", "reorder_and_upcast_attn", "quantization_config", "rotary"),
+    *("_sliding_window_pattern", "reorder_and_upcast_attn", "quantization_config", "rotary"),
     *("init_std", "rescale_prenorm_residual", "min_length", "max_length", "temperature", "top_k", "top_p", "num_beams"),
     *(
         "length_penalty",
@@ -62,14 +62,18 @@ HARMLESS = (
     ),
     *(
         "hidden_activation",
-        "rope_interleaved",
         "partial_rotary_factor",
         "rope_theta",
-        "mlp_activation_func",
         "output_past",
     ),
 )
 """Keys that change nothing of what is computed, or are read with others."""
+SCALING = (
+    *("rope_type", "type", "factor", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
+    *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"),
+    *("truncate", "short_factor", "long_factor", "full_attention", "sliding_attention"),
+)
+"""Keys of rope_scaling and rope_parameters that some way of stretching reads."""
 HARMLESS_PARTS = (
     "dropout",
     "pdrop",
@@ -193,14 +197,24 @@ class Keys:
 
     def unknown(self) -> list[str]:
         """Keys that were not read, are not known to be without effect, and say something."""
-        return sorted(
+        found = [
             key
             for key, value in self.values.items()
             if key not in self.read
             and key not in HARMLESS
             and not any(part in key for part in HARMLESS_PARTS)
-            and not any(value is n or (value == n and type(value) is type(n)) for n in NOTHING)
-        )
+            and not _says_nothing(value)
+        ]
+        for name in ("rope_scaling", "rope_parameters"):
+            scaling = self.values.get(name)
+            entries = scaling.items() if isinstance(scaling, dict) else ()
+            found += [f"{name}.{key}" for key, value in entries if key not in SCALING and not _says_nothing(value)]
+        return sorted(found)
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a value is null, false, 0 or empty; 0.0 is a number that may mean something."""
+    return any(value is n or (value == n and type(value) is type(n)) for n in NOTHING)
 
 
 def load(path: Path) -> dict[str, Any]:

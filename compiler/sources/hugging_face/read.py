@@ -24,7 +24,7 @@ from meadow.machine.errors import UnsupportedModel, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.types import F16, F32, Weight
 
-TODO = "download the folder again, or save the model with save_pretrained"
+REMEDY = "download the folder again, or save the model with save_pretrained"
 BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "g_idx")
 """Ends of the names of tensors that older versions saved, and that are computed anew."""
 OLDER_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -46,7 +46,7 @@ def read(path: Path) -> Graph:
 
     Raises UsageError for damaged files, UnsupportedModel with every problem for a model that is not understood.
     """
-    with guard(path, UsageError, TODO):
+    with guard(path, UsageError, REMEDY):
         decoder = decoder_of(path.parent)
         store = _Store(decoder, open_checkpoint(path), load(path.parent / "config.json").get("quantization_config"))
         store.check()
@@ -184,7 +184,7 @@ class _Store:
                 found, note = packed.weight(self.packing, self.checkpoint, module)
             except ValueError as error:
                 raise UnsupportedModel(
-                    f"{self.checkpoint.path.parent} cannot be read:", ((module, str(error), TODO),)
+                    f"{self.checkpoint.path.parent} cannot be read:", ((module, str(error), REMEDY),)
                 ) from None
             self.notes += [note] * bool(note)
             self._finite(name, found.scale if found.scale is not None else found.codes)

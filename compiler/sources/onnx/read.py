@@ -162,7 +162,7 @@ class Reader:
             self._refuse()
         if not noise <= MOST_NOISE:
             what = f"change the logits by {noise:.2f} standard deviations, measured on random tokens"
-            for node in rounding.places_rounded:
+            for node in rounding.positional:
                 self.problems.append(
                     (
                         node,
@@ -170,7 +170,7 @@ class Reader:
                         ANGLES,
                     )
                 )
-            if not rounding.places_rounded:
+            if not rounding.positional:
                 self.problems.append(("activations", f"are quantized by {rounding.kinds}, which {what}", FROM_A_MASK))
             self._refuse()
         note = f"{rounding} (the file's own change the logits by {noise:.2f} standard deviations, measured on random tokens)"

@@ -27,7 +27,7 @@ class Rounding:
     places: dict[str, int]
     bits: int
     absurd: tuple[tuple[str, float], ...]
-    places_rounded: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
     """Nodes that round what depends on positions alone: rotary angles, masks."""
 
     @property
