@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -81,6 +81,9 @@ bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench bus build/smollm2-int4
 	$(MEADOWC) bench decode build/smollm2-int4 --board zcu102
 	$(MEADOWC) bench decode build/smollm2-int4 --board kv260
+
+hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine: (7 minutes)
+	cd tests && ../.venv/bin/python -m rules.check
 
 synth: setup  ## what the Verilog costs, by Yosys (minutes)
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"

@@ -21,12 +21,11 @@ inline float steepness(int function, float g) {
 // function(gate), or that times `up`.
 inline float activated(int function, float gate, bool gated, float up) {
 #pragma HLS INLINE
-    if (function == isa::kFunctionSilu && gated) return silu_times(gate, up);
     float y = gate > 0.0f ? gate : 0.0f;
     if (function == isa::kFunctionRelu2) {
         y = y * y;
     } else if (function != isa::kFunctionRelu) {
-        const uint16_t p = exp2_negative(exp_argument(hls::fabs(steepness(function, gate)) * kLog2e));
+        const uint16_t p = exp2_negative(exp_argument(as_float(magnitude_of(steepness(function, gate))) * kLog2e));
         const float below = static_cast<float>(p) + static_cast<float>(kOneProbability);
         const float above = gate >= 0.0f ? static_cast<float>(kOneProbability) : static_cast<float>(p);
         y = gate * (above / below);

@@ -1,21 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 // The written arithmetic in C++: the twin of machine/arithmetic/int8.py, function by function.  docs/arithmetic.md has the
-// words.  Compiled with -ffp-contract=off: no fused multiply-add anywhere.
+// words.  Compiled with -ffp-contract=off: no fused multiply-add anywhere.  Comparisons are made on bits, where a loop carries
+// them: magnitudes of floats are ordered as their bits are.
 #pragma once
 
 #include <hls_math.h>
 
 #include "types.hpp"
 
+constexpr uint32_t kSignBit = 0x80000000u;
+constexpr uint32_t kExponentBits = 0x7F800000u;
+constexpr uint32_t kLargestBits = 0x7F7FFFFFu;
+
 // Infinities become the largest finite number of their sign, and a NaN the largest: what is kept is a number.
 inline float saturate(float x) {
 #pragma HLS INLINE
-    return hls::fabs(x) <= kLargest ? x : x < 0.0f ? -kLargest : kLargest;
+    const uint32_t bits = as_bits(x);
+    const bool nan = (bits & ~kSignBit) > kExponentBits;
+    const uint32_t largest = (nan ? 0u : bits & kSignBit) | kLargestBits;
+    return as_float((bits & kExponentBits) == kExponentBits ? largest : bits);
 }
 
+// The same, and subnormals become zero of their sign.
 inline float flush(float x) {
 #pragma HLS INLINE
-    return hls::fabs(x) < kSmallestNormal ? x * 0.0f : saturate(x);
+    const uint32_t bits = as_bits(saturate(x));
+    return as_float((bits & kExponentBits) == 0 ? bits & kSignBit : bits);
+}
+
+inline uint32_t magnitude_of(float x) {
+#pragma HLS INLINE
+    return as_bits(x) & ~kSignBit;
+}
+
+// An integer that is ordered as the floats are, -0 below +0.
+inline int32_t order_of(float x) {
+#pragma HLS INLINE
+    const auto bits = static_cast<int32_t>(as_bits(x));
+    return bits < 0 ? static_cast<int32_t>(static_cast<uint32_t>(bits) ^ ~kSignBit) : bits;
+}
+
+inline float of_order(int32_t order) {
+#pragma HLS INLINE
+    return as_float(order < 0 ? static_cast<uint32_t>(order) ^ ~kSignBit : static_cast<uint32_t>(order));
 }
 
 // 2^e for -126 <= e <= 127.
@@ -24,10 +51,10 @@ inline float power_of_two(int e) {
     return as_float(static_cast<uint32_t>(e + 127) << 23);
 }
 
-// e with 2^(e-1) <= x < 2^e, for normal x > 0; 0 for 0 (as frexp).
-inline int exponent_of(float x) {
+// e with 2^(e-1) <= x < 2^e, for normal x > 0 of these bits; 0 for 0 (as frexp).
+inline int exponent_of(uint32_t bits) {
 #pragma HLS INLINE
-    const int field = static_cast<int>(as_bits(x) >> 23) & 0xFF;
+    const int field = static_cast<int>(bits >> 23) & 0xFF;
     return field == 0 ? 0 : field - 126;
 }
 
@@ -36,37 +63,58 @@ inline int clamp(int value, int low, int high) {
     return value < low ? low : value > high ? high : value;
 }
 
-// Rounds to nearest even.  |x| must fit an int.
+// Rounds to nearest even, by the bits: a library's rounding of ties is not relied upon.  |x| < 2^23.
 inline int round_even(float x) {
 #pragma HLS INLINE
-    return static_cast<int>(hls::rint(x));
+    const uint32_t bits = as_bits(x);
+    const int exponent = static_cast<int>(bits >> 23) & 0xFF;
+    const int shift = exponent < 126 ? 25 : 150 - exponent;  // below a half nothing is left
+    const uint32_t mantissa = (bits & 0x7FFFFFu) | 0x800000u;
+    const uint32_t whole = mantissa >> (shift & 31);
+    const uint32_t doubled = mantissa << 1 >> (shift & 31);  // whole, and the bit below it
+    const bool more = (mantissa & ((1u << ((shift - 1) & 31)) - 1u)) != 0;
+    const bool up = (doubled & 1u) != 0 && (more || (whole & 1u) != 0);
+    const auto rounded = static_cast<int>(whole + (up && exponent >= 126 ? 1u : 0u));
+    return (bits & kSignBit) != 0 ? -rounded : rounded;
 }
 
-// The largest magnitude of `count` numbers.
-inline float peak_of(const float* x, int count) {
-    float peak = 0.0f;
-Peak:
-    for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II=1
-#pragma HLS UNROLL factor=kFloatLanes
-        const float magnitude = hls::fabs(x[i]);
-        peak = magnitude > peak ? magnitude : peak;
+// The bits of the largest magnitude of a vector: a tree of integer comparisons.
+inline uint32_t peak_of(const vector_t& x) {
+#pragma HLS INLINE
+    uint32_t most[kFloatLanes];
+#pragma HLS ARRAY_PARTITION variable=most complete
+    for (int k = 0; k < kFloatLanes; ++k) {
+#pragma HLS UNROLL
+        most[k] = magnitude_of(x.value[k]);
     }
-    return peak;
+    for (int step = 1; step < kFloatLanes; step *= 2) {
+#pragma HLS UNROLL
+        for (int k = 0; k + step < kFloatLanes; k += 2 * step) {
+#pragma HLS UNROLL
+            most[k] = most[k + step] > most[k] ? most[k + step] : most[k];
+        }
+    }
+    return most[0];
 }
 
-// INT8 codes of a row; returns its scale.
-inline float quantize_row(const float* x, int count, int8_t* codes) {
-    const float peak = peak_of(x, count);
+// What a row is multiplied with before it is rounded to INT8, and the scale of its codes, from its peak.
+struct Levels {
+    float inverse, scale;
+};
+
+inline Levels levels_of(uint32_t peak_bits) {
+#pragma HLS INLINE
+    const float peak = as_float(peak_bits);
     const bool quiet = peak < kQuiet;
-    const float inverse = quiet ? 0.0f : kLevels / peak;
-Quantize:
-    for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II=1
-#pragma HLS UNROLL factor=kFloatLanes
-        codes[i] = static_cast<int8_t>(clamp(round_even(x[i] * inverse), -127, 127));
-    }
-    return quiet ? 0.0f : peak / kLevels;
+    Levels levels;
+    levels.inverse = quiet ? 0.0f : kLevels / peak;
+    levels.scale = quiet ? 0.0f : peak / kLevels;
+    return levels;
+}
+
+inline int8_t code_of(float x, float inverse) {
+#pragma HLS INLINE
+    return static_cast<int8_t>(clamp(round_even(x * inverse), -127, 127));
 }
 
 inline float rescale(int32_t sum, float a_scale, float w_scale) {
@@ -74,19 +122,14 @@ inline float rescale(int32_t sum, float a_scale, float w_scale) {
     return flush(static_cast<float>(sum) * flush(a_scale * w_scale));
 }
 
-// Rotates the halves of one head in place.  `factor`: cos, then sin, int16 with 14 fraction bits.
-inline void rope_head(float* x, const int16_t* factor, int half) {
-Rope:
-    for (int i = 0; i < half; ++i) {
-#pragma HLS PIPELINE II=1
-#pragma HLS UNROLL factor=kFloatLanes
-        const float cosine = static_cast<float>(factor[i]) * kRopeUnit;
-        const float sine = static_cast<float>(factor[half + i]) * kRopeUnit;
-        const float low = x[i];
-        const float high = x[half + i];
-        x[i] = flush(low * cosine - high * sine);
-        x[half + i] = flush(high * cosine + low * sine);
-    }
+// A pair of a head's halves, turned in place.  `cosine`, `sine`: int16 with 14 fraction bits.
+inline void turn(float& low, float& high, int16_t cosine, int16_t sine) {
+#pragma HLS INLINE
+    const float c = static_cast<float>(cosine) * kRopeUnit;
+    const float s = static_cast<float>(sine) * kRopeUnit;
+    const float first = flush(low * c - high * s);
+    high = flush(high * c + low * s);
+    low = first;
 }
 
 // 65535 * 2^(-u / 1024), u in 0 .. kExpLimit: the ROM, then a rounding shift.
@@ -100,14 +143,14 @@ inline uint16_t exp2_negative(int u) {
 // The argument of exp2_negative for a distance below the peak, in powers of two.
 inline int exp_argument(float distance) {
 #pragma HLS INLINE
-    const float u = hls::rint(distance * static_cast<float>(1 << kExpBits));
-    return u < static_cast<float>(kExpLimit) ? static_cast<int>(u) : kExpLimit;
+    const float u = distance * static_cast<float>(1 << kExpBits);
+    return u < static_cast<float>(kExpLimit) ? round_even(u) : kExpLimit;
 }
 
 // cap * tanh(y / cap), of scores in powers of two.
 inline float capped(float y, float cap, float inverse, float twice) {
 #pragma HLS INLINE
-    const float magnitude = hls::fabs(y);
+    const float magnitude = as_float(magnitude_of(y));
     const float z = magnitude * inverse;
     const float s = z * z;
     const float small = z * (1.0f + s * (kCapCubic + s * kCapQuintic));
@@ -117,10 +160,22 @@ inline float capped(float y, float cap, float inverse, float twice) {
     return flush((y < 0.0f ? -t : t) * cap);
 }
 
-inline float silu_times(float gate, float up) {
+// The integer sums of a pair of tokens with the same weights.  Two products share one DSP48E2: high * 2^18 + low, and eight of them in a
+// cascade stay apart, since 8 x 127 x 128 is below 2^17.
+template <int kCount>
+inline void dot_pair(const int8_t (&a)[kCount], const int8_t (&b)[kCount], const int8_t (&w)[kCount], int32_t& low, int32_t& high) {
 #pragma HLS INLINE
-    const uint16_t p = exp2_negative(exp_argument(hls::fabs(gate) * kLog2e));
-    const float below = static_cast<float>(p) + static_cast<float>(kOneProbability);
-    const float above = gate >= 0.0f ? static_cast<float>(kOneProbability) : static_cast<float>(p);
-    return flush((gate * (above / below)) * up);
+    static_assert(kCount % 8 == 0, "a cascade has eight slices");
+    low = high = 0;
+    for (int c = 0; c < kCount; c += 8) {
+#pragma HLS UNROLL
+        int64_t sum = 0;  // 48 bits
+        for (int k = c; k < c + 8; ++k) {
+#pragma HLS UNROLL
+            sum += static_cast<int64_t>(static_cast<int32_t>(b[k]) * (1 << 18) + a[k]) * w[k];
+        }
+        const int32_t below = static_cast<int32_t>((sum + (1 << 17)) & ((1 << 18) - 1)) - (1 << 17);
+        low += below;
+        high += static_cast<int32_t>((sum - below) >> 18);
+    }
 }

@@ -10,13 +10,21 @@ constexpr int kHalvesInBeat = kBeatBytes / 2;
 constexpr int kAhead = kPacq ? 16 : 1;  // instructions fetched before the one that runs; pacq_gemv queues as many commands
 
 // A result of each port: rows n, n + 1, ... of one token.
-using results_t = ap_uint<32 * kPacqPorts>;
-using commands_stream = hls::stream<beat_t, 64>;
-using activations_stream = hls::stream<beat_t, 64>;
-using results_stream = hls::stream<results_t, 64>;
+using pacq_t = ap_uint<32 * kPacqPorts>;
+using commands_stream = beats_stream;
+using activations_stream = beats_stream;
+using pacq_stream = hls::stream<pacq_t, 64>;
+
+// FP32 results of a tile: element n of token t lies in bank n mod kResultBanks, which are a pair of features for every float lane.
+constexpr int kResultBanks = 2 * kFloatLanes;
+constexpr int kResultDepth = pieces(kMaxTileRows, kResultBanks);
+static_assert(kResultBanks % kPacqPorts == 0 && kResultBanks % kWeightPorts == 0, "rows of all ports are written at once");
+struct results_t {
+    float bank[kResultBanks][kBlock * kResultDepth];
+};
 
 // The ports to pacq_gemv.
-#define PACQ_PORTS commands_stream &pacq_command, activations_stream &pacq_activation, results_stream &pacq_result
+#define PACQ_PORTS commands_stream &pacq_command, activations_stream &pacq_activation, pacq_stream &pacq_result
 #define PASS_PACQ_PORTS pacq_command, pacq_activation, pacq_result
 
 #ifndef __SYNTHESIS__
@@ -107,37 +115,42 @@ Addresses:
     for (int p = 0; p < kPacqPorts; p += 2) {
 #pragma HLS PIPELINE II=1
         beat_t pair = 0;
-        pair.range(63, 0) = address_of(run, i.word[isa::linear::weights0 + p]);
-        if (p + 1 < kPacqPorts) pair.range(127, 64) = address_of(run, i.word[isa::linear::weights0 + p + 1]);
+        pair.range(63, 0) = static_cast<uint64_t>(address_of(run, i.word[isa::linear::weights0 + p])) * kBeatBytes;
+        if (p + 1 < kPacqPorts) pair.range(127, 64) = static_cast<uint64_t>(address_of(run, i.word[isa::linear::weights0 + p + 1])) * kBeatBytes;
         pacq_command.write(pair);
     }
 }
 
-// FP32 rows first .. tokens of [tokens, cols padded to a beat] as FP16, padded with zeros to whole groups.
-inline void feed_activations(const beat_t* memory, address_t rows, int first, int tokens, int cols, int group,
-                             activations_stream& pacq_activation) {
-    const int stride = padded(cols, kFloatsInBeat);
-FeedTokens:
-    for (int t = first; t < tokens; ++t) {
-        for (int k = 0; k < padded(cols, group); k += kHalvesInBeat) {
-#pragma HLS PIPELINE II=2
-            beat_t word = 0;
-            for (int part = 0; part < 2; ++part) {
-                const int at = k + part * kFloatsInBeat;
-                if (at < cols) {
-                    const address_t address = rows + (static_cast<address_t>(t) * stride + at) * 4;
-                    const beat_t beat = load<kMemoryPort>(Role::kActivations, memory, address);
-                    for (int e = 0; e < kFloatsInBeat; ++e) {
+// Beats of FP32 rows as FP16, each row padded with zeros to whole groups.
+inline void halve_rows(beats_stream& in, int tokens, int cols, int group, activations_stream& pacq_activation) {
+    const int row = pieces(cols, kFloatsInBeat);
+    const int each = padded(cols, group) / kFloatsInBeat;  // iterations of a row, two for a word
+    beat_t word = 0;
+    int at = 0;
+HalveRows:
+    for (int n = 0; n < tokens * each; ++n) {
+#pragma HLS PIPELINE II=1
+        const beat_t beat = at < row ? in.read() : beat_t(0);
+        for (int k = 0; k < kHalvesInBeat; ++k) {
 #pragma HLS UNROLL
-                        const int place = 16 * (part * kFloatsInBeat + e);
-                        if (at + e < cols) word.range(place + 15, place) = to_half(as_float(word_of(beat, e)));
-                    }
-                }
+            if (k / kFloatsInBeat == at % 2) {
+                const bool real = at * kFloatsInBeat + k % kFloatsInBeat < cols;
+                word.range(16 * k + 15, 16 * k) = real ? to_half(as_float(word_of(beat, k % kFloatsInBeat))) : 0;
             }
-            pacq_activation.write(word);
         }
+        if (at % 2 == 1) pacq_activation.write(word);
+        at = at == each - 1 ? 0 : at + 1;
     }
-    count_cycles(Loop::kFeed, static_cast<int64_t>(tokens - first) * ((cols + kFloatsInBeat - 1) / kFloatsInBeat));
+    count_loop(Loop::kFeed, static_cast<int64_t>(tokens) * each);
+}
+
+// Rows from `first` on, in one burst.
+inline void feed_activations(const beat_t* memory, address_t first, int beats, int tokens, int cols, int group,
+                             activations_stream& pacq_activation) {
+#pragma HLS DATAFLOW
+    beats_stream rows;
+    load_stream<kMemoryPort>(Role::kActivations, memory, first, beats, Loop::kLoad, rows);
+    halve_rows(rows, tokens, cols, group, pacq_activation);
 }
 
 // Begins an instruction of grouped weights: its activations go, unless pacq_gemv has them.
@@ -145,7 +158,8 @@ inline void begin_grouped(const Run& run, const Instruction& i, const beat_t* me
     const int first = first_of(run, i);
     const uint32_t format = i.word[isa::linear::format];
     if (i.word[isa::linear::reuse] == 0) {
-        feed_activations(memory, address_of(run, i.word[isa::linear::codes]), first, static_cast<int>(run.tokens), columns_of(i),
+        const int cols = columns_of(i), tokens = static_cast<int>(run.tokens) - first, row = pieces(cols, kFloatsInBeat);
+        feed_activations(memory, address_of(run, i.word[isa::linear::codes]) + static_cast<address_t>(first * row), tokens * row, tokens, cols,
                          group_of(format), pacq_activation);
     }
 #ifndef __SYNTHESIS__
@@ -154,34 +168,38 @@ inline void begin_grouped(const Run& run, const Instruction& i, const beat_t* me
 }
 
 // The next `rows` results, or as many more as come together, of tokens from `first` on.
-inline void receive_rows(results_stream& pacq_result, uint32_t format, int rows, int first, int tokens,
-                         float result[kBlock][kMaxTileRows]) {
+inline void receive_rows(pacq_stream& pacq_result, uint32_t format, int rows, int first, int tokens, results_t& result) {
     const int together = rows_together(format);
-Chunks:
-    for (int row = 0; row < rows; row += together) {
-        for (int t = first; t < tokens; ++t) {
-            for (int lane = 0; lane < together; lane += kPacqPorts) {
-#pragma HLS LOOP_FLATTEN
+    const int count = padded(rows, together) / kPacqPorts * (tokens - first);
+    int row = 0, lane = 0, t = first;
+Receive:
+    for (int n = 0; n < count; ++n) {
 #pragma HLS PIPELINE II=1
-                const results_t some = pacq_result.read();
-                for (int p = 0; p < kPacqPorts; ++p) {
+        const pacq_t some = pacq_result.read();
+        float y[kPacqPorts];
+#pragma HLS ARRAY_PARTITION variable=y complete
+        for (int p = 0; p < kPacqPorts; ++p) {
 #pragma HLS UNROLL
-                    const auto bits = static_cast<uint32_t>(some.range(32 * p + 31, 32 * p).to_uint64());
-                    result[t][row + lane + p] = as_float(bits);
-                }
-            }
+            y[p] = as_float(static_cast<uint32_t>(some.range(32 * p + 31, 32 * p).to_uint64()));
         }
+        put<kPacqPorts>(result.bank, t * kResultDepth, row + lane, y);
+        const bool last_lane = lane == together - kPacqPorts;
+        const bool last_token = last_lane && t == tokens - 1;
+        lane = last_lane ? 0 : lane + kPacqPorts;
+        row = last_token ? row + together : row;
+        t = last_token ? first : last_lane ? t + 1 : t;
     }
-    count_cycles(Loop::kResults, static_cast<int64_t>(padded(rows, together)) / kPacqPorts * (tokens - first));
+    count_loop(Loop::kResults, count);
 }
 
 // What comes behind the last row: the rest of its band.
-inline void drop_rows(results_stream& pacq_result, uint32_t format, int rows, int tokens) {
+inline void drop_rows(pacq_stream& pacq_result, uint32_t format, int rows, int tokens) {
     const int left = padded(rows, kBandRows * kPacqPorts) - padded(rows, rows_together(format));
+    const int count = left / kPacqPorts * tokens;
 Drop:
-    for (int n = 0; n < left / kPacqPorts * tokens; ++n) {
+    for (int n = 0; n < count; ++n) {
 #pragma HLS PIPELINE II=1
         pacq_result.read();
     }
-    count_cycles(Loop::kResults, static_cast<int64_t>(left) / kPacqPorts * tokens);
+    count_loop(Loop::kResults, count);
 }

@@ -2,9 +2,8 @@
 // The sequencer: fetches instructions and starts the kernels, one after another.  Knows no model.
 #pragma once
 
-#include "gemm_attention.hpp"
 #include "norm.hpp"
-#include "tphs.hpp"
+#include "steps.hpp"
 
 constexpr int kMaxInstructions = 1 << 16;
 
@@ -14,12 +13,12 @@ inline bool has_engine(uint32_t format) {
     return is_grouped(format) ? kPacq : array_takes(format);
 }
 
-inline Instruction fetch_instruction(const beat_t* constants, address_t address) {
+inline Instruction fetch_instruction(const beat_t* constants, address_t first) {
     Instruction i;
 FetchInstruction:
     for (int b = 0; b < isa::kWords / 4; ++b) {
 #pragma HLS PIPELINE II=1
-        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, address + static_cast<address_t>(b) * kBeatBytes);
+        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, first, b);
         for (int k = 0; k < 4; ++k) {
 #pragma HLS UNROLL
             i.word[4 * b + k] = word_of(beat, k);
@@ -28,38 +27,60 @@ FetchInstruction:
     return i;
 }
 
-inline void load_bases(const beat_t* constants, address_t address, int pages, Run& run) {
-LoadBases:
-    for (int page = 0; page < pages; page += 2) {
-#pragma HLS PIPELINE II=1
-        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, address + static_cast<address_t>(page) * 8);
-        run.base[page] = beat.range(63, 0).to_uint64();
-        if (page + 1 < pages) run.base[page + 1] = beat.range(127, 64).to_uint64();
-    }
+// An address in beats, from bytes of 64 bits; `fits` is lost where it has not 32.
+inline address_t beats_of(uint64_t bytes, bool& fits) {
+#pragma HLS INLINE
+    fits = fits && bytes / kBeatBytes < (uint64_t{1} << 32);
+    return static_cast<address_t>(bytes / kBeatBytes);
 }
 
-inline uint32_t run_program(address_t program, address_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
+inline bool load_bases(const beat_t* constants, address_t first, int pages, Run& run) {
+    bool fits = true;
+LoadBases:
+    for (int n = 0; n < pieces(pages, 2); ++n) {
+#pragma HLS PIPELINE II=1
+        const beat_t beat = load<kConstantsPort>(Role::kProgram, constants, first, n);
+        run.base[2 * n] = beats_of(beat.range(63, 0).to_uint64(), fits);
+        if (2 * n + 1 < pages) run.base[2 * n + 1] = beats_of(beat.range(127, 64).to_uint64(), fits);
+    }
+    return fits;
+}
+
+inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
                             uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory, volatile uint32_t* progress) {
     static Array array;
-    static Heads heads;
-// A key, a value and a group's scores are read whole in a cycle; so are the activations of a group of tokens, and the
-// look-up tables by every lane.
-#pragma HLS ARRAY_PARTITION variable=heads.cache complete
-#pragma HLS ARRAY_RESHAPE variable=heads.cache.key complete dim=3
-#pragma HLS ARRAY_RESHAPE variable=heads.cache.value complete dim=3
-#pragma HLS AGGREGATE variable=heads.row
+    static HeadRows heads;
+    static Cache chip;
+// A word of a memory is read whole; what a cycle reads of several words lies in several memories.
 #pragma HLS AGGREGATE variable=array.activation
 #pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1
-#pragma HLS ARRAY_PARTITION variable=array.result cyclic factor=kResultBanks dim=2
-#pragma HLS ARRAY_PARTITION variable=array.table complete dim=1
-#pragma HLS BIND_STORAGE variable=array.table type=ram_1wnr impl=bram
+#pragma HLS ARRAY_PARTITION variable=array.scale cyclic factor=kFloatsInBeat
+#pragma HLS ARRAY_PARTITION variable=array.result.bank complete dim=1
+#pragma HLS ARRAY_PARTITION variable=heads.factor complete dim=1
+#pragma HLS AGGREGATE variable=heads.turned
+#pragma HLS AGGREGATE variable=heads.code
+#pragma HLS ARRAY_PARTITION variable=heads.scale cyclic factor=kFloatsInBeat
+#pragma HLS AGGREGATE variable=chip.key
+#pragma HLS AGGREGATE variable=chip.value
+#pragma HLS ARRAY_PARTITION variable=chip.key_scale cyclic factor=kFloatsInBeat
+#pragma HLS ARRAY_PARTITION variable=chip.value_scale cyclic factor=kFloatsInBeat
+#pragma HLS ARRAY_PARTITION variable=chip.score complete dim=1
+#pragma HLS ARRAY_PARTITION variable=chip.score cyclic factor=kFloatsInBeat dim=2
+#pragma HLS ARRAY_PARTITION variable=chip.weight complete dim=1
+#pragma HLS ARRAY_PARTITION variable=chip.weight cyclic factor=kWeightsInBeat dim=2
+#pragma HLS ARRAY_PARTITION variable=chip.divisor.total complete
+#pragma HLS ARRAY_PARTITION variable=chip.divisor.exponent complete
+#pragma HLS AGGREGATE variable=chip.result
+#pragma HLS ARRAY_PARTITION variable=chip.result complete dim=1
     Run run;
     run.position = position;
     run.tokens = tokens;
     run.first_logit = first_logit;
     if (tokens == 0 || tokens > kBlock || position > kContext - tokens || pages > kPages) return kBadRun;
     if (first_logit > tokens) return kBadRun;
-    load_bases(constants, bases, static_cast<int>(pages), run);
+    bool fits = true;
+    const address_t code = beats_of(program, fits), table = beats_of(bases, fits);
+    if (!fits || !load_bases(constants, table, static_cast<int>(pages), run)) return kBadRun;
     // Instructions are fetched ahead of the one that runs, so that pacq_gemv knows which weights to read next.
     Instruction ring[kAhead];
     int fetched = 0;
@@ -68,7 +89,7 @@ Program:
     for (int step = 0; step < kMaxInstructions; ++step) {
     FetchAhead:
         while (!ended && fetched < step + kAhead) {
-            const Instruction next = fetch_instruction(constants, program + static_cast<address_t>(fetched) * isa::kWords * 4);
+            const Instruction next = fetch_instruction(constants, code + static_cast<address_t>(fetched * (isa::kWords / kFloatsInBeat)));
             if (next.word[0] == isa::kLinear || next.word[0] == isa::kTphs) {
                 if (!has_engine(next.word[isa::linear::format])) return kNoEngine;
                 if (kPacq) send_command(run, next, pacq_command);
@@ -81,13 +102,13 @@ Program:
         *progress = static_cast<uint32_t>(step) + 1;  // where the host looks when nothing comes
         switch (i.word[0]) {
             case isa::kEnd: return kDone;
-            case isa::kNorm: norm(run, i, constants, memory); break;
-            case isa::kQuantize: quantize(run, i, memory); break;
-            case isa::kLinear: linear(array, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
-            case isa::kTphs: tphs(heads, array, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
-            case isa::kScores: scores(heads, run, i, memory); break;
-            case isa::kSoftmax: softmax(heads, run, i, constants, memory); break;
-            case isa::kMix: mix(heads, run, i, constants, memory); break;
+            case isa::kNorm:
+            case isa::kQuantize: run_rows(run, i, constants, memory); break;
+            case isa::kLinear:
+            case isa::kTphs:
+            case isa::kScores:
+            case isa::kSoftmax:
+            case isa::kMix: run_step(array, heads, chip, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
             default: return kBadOpcode;
         }
     }

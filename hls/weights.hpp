@@ -6,10 +6,8 @@
 #include "memory.hpp"
 
 constexpr int kHalfwords = 8 * kBeatBytes / kHalfwordBits;  // in a beat
-constexpr int kBeatDepth = 64;
 constexpr int kWordDepth = 16;
 
-using beats_t = hls::stream<beat_t, kBeatDepth>;
 using words_t = hls::stream<lanes_t, kWordDepth>;
 
 // How one matrix is coded: from an instruction's `format`.
@@ -51,24 +49,36 @@ struct Table {
     int8_t weight[kPrefixCodes ? 256 : 1];
 };
 
-inline void load_chunks(const beat_t* constants, address_t address, int entries, int chunk, Table& table) {
+// A table is loaded once, into the copies of all ports.
+inline void load_chunks(const beat_t* constants, address_t first, int entries, int chunk, Table& t0, Table& t1, Table& t2, Table& t3) {
 LoadChunks:
-    for (int i = 0; i < entries * chunk; i += kBeatBytes) {
-        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(i));
+    for (int n = 0; n < pieces(entries * chunk, kBeatBytes); ++n) {
+#pragma HLS PIPELINE II=16
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, first, n);
         for (int k = 0; k < kBeatBytes; ++k) {
-            const int at = i + k;
-            if (at < entries * chunk) table.chunk[at / chunk][at % chunk] = byte_of(beat, k);
+#pragma HLS UNROLL
+            const int at = chunk == 2 ? (n * kBeatBytes + k) / 2 : n * kBeatBytes + k;
+            const int part = chunk == 2 ? k % 2 : 0;
+            if (n * kBeatBytes + k < entries * chunk) {
+                t0.chunk[at][part] = byte_of(beat, k);
+                t1.chunk[at][part] = byte_of(beat, k);
+                t2.chunk[at][part] = byte_of(beat, k);
+                t3.chunk[at][part] = byte_of(beat, k);
+            }
         }
     }
+    count_loop(Loop::kTable, pieces(entries * chunk, kBeatBytes));
 }
 
 // Two arrays of 16 words of 16 bits, then the weights by rising code.
-inline void load_codes(const beat_t* constants, address_t address, int entries, Table& table) {
+inline void load_codes(const beat_t* constants, address_t first, int entries, Table& table) {
     constexpr int kHeaderBeats = kPrefixHeaderBytes / kBeatBytes;
 LoadCodes:
-    for (int b = 0; b < kHeaderBeats + (entries + kBeatBytes - 1) / kBeatBytes; ++b) {
-        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, address + static_cast<address_t>(b) * kBeatBytes);
+    for (int b = 0; b < kHeaderBeats + pieces(entries, kBeatBytes); ++b) {
+#pragma HLS PIPELINE II=16
+        const beat_t beat = load<kConstantsPort>(Role::kWeights, constants, first, b);
         for (int k = 0; k < kHalfwords; ++k) {
+#pragma HLS UNROLL
             const int length = b % 2 * kHalfwords + k;
             const uint16_t word = halfword_of(beat, k);
             if (b < kHeaderBeats / 2) {
@@ -82,19 +92,11 @@ LoadCodes:
             }
         }
     }
-}
-
-inline void load_table(const beat_t* constants, address_t address, int entries, const Coding& coding, Table& table) {
-    if constexpr (kPrefixCodes) {
-        if (coding.prefix) load_codes(constants, address, entries, table);
-    }
-    if constexpr (kLookupEntries > 0) {
-        if (coding.chunk != 0) load_chunks(constants, address, entries, coding.chunk, table);
-    }
+    count_loop(Loop::kTable, kHeaderBeats + pieces(entries, kBeatBytes));
 }
 
 // Raw weights: two beats are one word.
-inline void unpack_raw(beats_t& beats, int words, words_t& out) {
+inline void unpack_raw(beats_stream& beats, int words, words_t& out) {
 UnpackRaw:
     for (int i = 0; i < words; ++i) {
 #pragma HLS PIPELINE II=2
@@ -108,7 +110,7 @@ UnpackRaw:
         }
         out.write(word);
     }
-    count_cycles(Loop::kUnpack, 2 * words);
+    count_loop(Loop::kUnpack, 2 * words);
 }
 
 // The lanes of the prefix decoder and the halfwords that wait for them.
@@ -180,7 +182,7 @@ inline lanes_t decode_word(Lanes& lanes, const uint8_t place[kLaneCols], const T
 
 // Prefix codes: a cycle takes a beat into the queue where there is room, and gives a word when the queue holds what its
 // lanes need.
-inline void unpack_prefix(beats_t& beats, int count, int words, const Table& table, words_t& out) {
+inline void unpack_prefix(beats_stream& beats, int count, int words, const Table& table, words_t& out) {
     constexpr int kQueue = kLaneCols + kHalfwords;
 #ifdef MEADOW_SIMD
     const uint16_t* stream = reinterpret_cast<const uint16_t*>(beats.take(count));
@@ -188,7 +190,7 @@ inline void unpack_prefix(beats_t& beats, int count, int words, const Table& tab
     const simd::Unpacked unpacked =
         simd::unpack_prefix<kCodeBits, kQueue>(stream, count, words, table.bound, table.offset, table.weight, made->value);
     out.shrink(words - unpacked.words);
-    count_cycles(Loop::kUnpack, unpacked.cycles);
+    count_loop(Loop::kUnpack, unpacked.cycles);
 #else
     Lanes lanes;
 #pragma HLS ARRAY_PARTITION variable=lanes.held complete
@@ -231,7 +233,7 @@ UnpackPrefix:
         }
     }
     for (; taken < count; ++taken) beats.read();
-    count_cycles(Loop::kUnpack, cycles);
+    count_loop(Loop::kUnpack, cycles);
 #endif
 }
 
@@ -269,7 +271,7 @@ Packets:
 }
 
 // The published scheme: one beat an iteration, at most one word out.  What the last beat holds beyond `words` is padding.
-inline void unpack_packets(beats_t& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
+inline void unpack_packets(beats_stream& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
     int8_t held[2 * kLaneCols];
 #pragma HLS ARRAY_PARTITION variable=held complete
     int fill = 0;
@@ -297,10 +299,11 @@ UnpackPackets:
             --left;
         }
     }
-    count_cycles(Loop::kUnpack, count);
+    count_loop(Loop::kUnpack, count);
 }
 
-inline void unpack(beats_t& beats, int count, int words, const Coding& coding, const Table& table, words_t& out) {
+inline void unpack(beats_stream& beats, int count, int words, uint32_t format, const Table& table, words_t& out) {
+    const Coding coding = coding_of(format);
     if (is_raw(coding)) {
         unpack_raw(beats, words, out);
         return;

@@ -186,12 +186,6 @@ class Design:
         return max(self.tile_rows, self.max_head_dim)
 
     @property
-    def caches(self) -> int:
-        """KV heads on chip: beside an engine that reads ahead, which decodes as fast as DRAM gives, one is read while another
-        attends."""
-        return 2 if self.ahead else 1
-
-    @property
     def ahead(self) -> int:
         """Beats of weights that are read ahead while something else runs."""
         return sum(e.ahead for e in self.engines)
@@ -213,12 +207,12 @@ class Design:
 
     def memories(self) -> dict[str, int]:
         """Bits of each on-chip buffer."""
-        kv = self.context * self.max_head_dim * 8 * self.caches
+        kv = self.context * self.max_head_dim * 8
         found = {
             "results": 2 * self.block * self.max_tile_rows * 32,
             "keys": kv,
             "values": kv,
-            "kv scales": 2 * self.context * 32 * self.caches,
+            "kv scales": 2 * self.context * 32,
             "score rows": self.token_lanes * self.context * 32,
             "score and probability rows by GEMM": self.token_lanes * self.context * (32 + 16 + 16),
             "rows of norms": self.max_cols * (5 * 32 + 2 * 8),

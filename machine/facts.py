@@ -22,10 +22,14 @@ PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", 
 LOOPS = (
     "fetch",
     "unpack",
+    "table",
+    "load",
+    "store",
     "multiply",
     "rescale",
     "epilogue",
     "norm",
+    "quantize",
     "scores",
     "softmax",
     "mix",
@@ -33,7 +37,7 @@ LOOPS = (
     "feed",
     "results",
 )
-"""The pipelined loops whose iterations are counted."""
+"""The pipelined loops whose iterations and entries are counted."""
 
 
 class Status(IntEnum):

@@ -11,7 +11,7 @@ module pacq_activations #(
 ) (
     input wire clk_i,
     input wire rst_i,
-    input wire [79:0] geometry_i,
+    input wire [95:0] geometry_i,
     input wire geometry_valid_i,
     output wire geometry_ready_o,
     // Rows: tokens x columns padded to whole groups, eight FP16 a word.
@@ -29,33 +29,37 @@ module pacq_activations #(
     localparam BITS = $clog2(WORDS);
     localparam [31:0] LAST = TOKEN_LANES - 1, ALL = WORDS;
     localparam [7:0] LAST_LANE = LAST[7:0];
-    localparam SETTLED = 12;  // cycles until the last sum is written
+    localparam SETTLED = 16;  // cycles until the last sum is written
     initial if (WORDS != 1 << BITS || WORDS < 128) $fatal(1, "pacq_activations: %0d words", WORDS);
-    wire [79:0] g = geometry_i;
+    wire [95:0] g = geometry_i;
     wire [15:0] row_words = g[41:26];
-    wire [7:0] tokens = g[49:42];
-    wire [7:0] batches = g[57:50];
-    wire [5:0] group_words = g[63:58];
     wire reuse = g[73], eight = g[74], two = g[75], minimum = g[77];
+    wire [BITS:0] wanted = g[80+:BITS+1];
 
     reg busy_q;
-    reg [3:0] settle_q;
-    reg [BITS:0] used_q;
+    reg [4:0] settle_q;
+    reg [BITS:0] used_q, free_q;
     reg [BITS-1:0] head_q, row_q;
     reg [BITS-1:0] at_q;
-    reg [15:0] word_q;
+    reg [15:0] word_q, last_word_of_row_q;
     reg [7:0] token_q, lane_q;
     reg [5:0] in_group_q;
-    wire [23:0] all_words = {16'd0, batches} * {8'd0, row_words};
-    wire [BITS:0] wanted = all_words[BITS:0];
     wire [BITS:0] size = ALL[BITS:0];
-    wire room = wanted <= size - used_q;
-    wire begin_rows = geometry_valid_i && !busy_q && settle_q == 0 && !reuse && room;
+    // Two cycles behind, and of this geometry: room only grows while nothing begins.
+    reg room_q;
+    reg [2:0] seen_q;
+    always @(posedge clk_i) begin
+        free_q <= size - used_q;
+        room_q <= wanted <= free_q;
+        seen_q <= rst_i || loaded_o || !geometry_valid_i ? 3'd0 : {seen_q[1:0], 1'b1};
+        last_word_of_row_q <= row_words - 16'd1;
+    end
+    wire begin_rows = geometry_valid_i && !busy_q && settle_q == 0 && !reuse && room_q && seen_q[2] && !loaded_o;
     wire take = s_axis_tvalid && s_axis_tready;
-    wire row_done = take && word_q == row_words - 16'd1;
-    wire all_done = row_done && token_q == tokens - 8'd1;
+    wire row_done = take && word_q == last_word_of_row_q;
+    wire all_done = row_done && token_q == g[49:42];
     wire last_lane = lane_q == LAST_LANE;
-    wire last_in_group = in_group_q == group_words - 6'd1;
+    wire last_in_group = in_group_q == g[63:58];
     wire reused = geometry_valid_i && !busy_q && settle_q == 0 && reuse && !loaded_o;
     assign s_axis_tready = busy_q;
     assign geometry_ready_o = loaded_o;
@@ -67,8 +71,8 @@ module pacq_activations #(
             head_q <= 0;
             loaded_o <= 1'b0;
         end else begin
-            used_q <= used_q + (begin_rows && !loaded_o ? wanted : {(BITS + 1) {1'b0}}) - (free_i ? free_words_i : {(BITS + 1) {1'b0}});
-            if (begin_rows && !loaded_o) begin
+            used_q <= used_q + (begin_rows ? wanted : {(BITS + 1) {1'b0}}) - (free_i ? free_words_i : {(BITS + 1) {1'b0}});
+            if (begin_rows) begin
                 busy_q <= 1'b1;
                 row_q <= head_q;
                 at_q <= head_q;
@@ -93,8 +97,8 @@ module pacq_activations #(
             if (all_done) begin
                 busy_q <= 1'b0;
                 settle_q <= SETTLED;
-            end else if (settle_q != 0) settle_q <= settle_q - 4'd1;
-            loaded_o <= settle_q == 4'd1 || reused;
+            end else if (settle_q != 0) settle_q <= settle_q - 5'd1;
+            loaded_o <= settle_q == 5'd1 || reused;
         end
     end
 

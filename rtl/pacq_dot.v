@@ -16,6 +16,7 @@ module pacq_dot #(
     input wire last_i,
     input wire [127:0] halves_i,           // activation k in bits 16k+15 .. 16k
     input wire [8*4*LANES-1:0] codes_i,    // column k in bits 4*LANES*k ..; its lanes' codes lowest first
+    output wire next_o,                    // sums come with the next cycle
     output reg valid_o,                    // a group is summed; the sums stay until the next one is
     output reg [56*LANES-1:0] sums_o       // in units of 2^-24
 );
@@ -38,7 +39,7 @@ module pacq_dot #(
                 always @(posedge clk_i) late_q <= {late_q[(16+4*LANES)*k-1:0], now};
                 assign then_ = late_q[(16+4*LANES)*k-1-:16+4*LANES];
             end
-            pacq_mac #(.LANES(LANES)) u_mac (
+            pacq_mac #(.LANES(LANES), .FIRST(k == 0), .LAST(k == COLUMNS - 1)) u_mac (
                 .clk_i(clk_i), .half_i(then_[4*LANES+:16]), .codes_i(then_[4*LANES-1:0]), .sums_i(sums[k]), .sums_o(sums[k+1])
             );
         end
@@ -49,8 +50,9 @@ module pacq_dot #(
         valid_q <= rst_i ? {LATENCY{1'b0}} : {valid_q[LATENCY-2:0], valid_i};
         first_q <= {first_q[LATENCY-2:0], first_i};
         last_q <= {last_q[LATENCY-2:0], last_i};
-        valid_o <= !rst_i && valid_q[LATENCY-1] && last_q[LATENCY-1];
+        valid_o <= !rst_i && next_o;
     end
+    assign next_o = valid_q[LATENCY-1] && last_q[LATENCY-1];
 
     generate
         for (l = 0; l < LANES; l = l + 1) begin : g_sum
@@ -59,7 +61,7 @@ module pacq_dot #(
             wire signed [55:0] next = (first_q[LATENCY-1] ? 56'sd0 : sum_q) + {{8{part[47]}}, part};
             always @(posedge clk_i) begin
                 if (valid_q[LATENCY-1]) sum_q <= next;
-                if (valid_q[LATENCY-1] && last_q[LATENCY-1]) sums_o[56*l+:56] <= next;
+                if (next_o) sums_o[56*l+:56] <= next;
             end
         end
     endgenerate

@@ -81,8 +81,9 @@ module pacq_gemv #(
     wire [2*PORTS-1:0] responses;
     reg stopped_q;
     reg [31:0] error_q, quiet_q;
-    wire core_rst = rst_i || stopped_q || clear;
-    wire late = quiet_q >= watchdog;
+    (* keep *) reg core_rst;  // a cycle later, so that it reaches everything
+    always @(posedge clk_i) core_rst <= rst_i || stopped_q || clear;
+    reg late, quiet_now_q;
     wire quiet = reading != 0 && (m_axi_rvalid & m_axi_rready) == 0 && (m_axi_arvalid & m_axi_arready) == 0;
     reg [1:0] where, response;
     integer e;
@@ -97,7 +98,9 @@ module pacq_gemv #(
         end
     end
     always @(posedge clk_i) begin
-        quiet_q <= rst_i || clear || !quiet ? 32'd0 : quiet_q + 32'd1;
+        quiet_now_q <= quiet;
+        quiet_q <= rst_i || clear || !quiet_now_q ? 32'd0 : quiet_q + 32'd1;
+        late <= quiet_q >= watchdog;
         if (rst_i || clear) begin
             stopped_q <= 1'b0;
             error_q <= 32'd0;
@@ -110,14 +113,14 @@ module pacq_gemv #(
     // -- commands ----------------------------------------------------------------------------------------------------
     wire command_ready, geometry_valid, activation_ready, result_valid, result_last;
     wire [32*PORTS-1:0] result;
-    wire [79:0] geometry;
+    wire [95:0] geometry;
     wire [ADDRESS_WIDTH*PORTS-1:0] addresses;
     wire [31:0] region_beats;
     wire [PORTS-1:0] region_ready;
     wire split_ready, issue_ready, load_ready, order_ready;
     wire all_ready = (&region_ready) && split_ready && issue_ready && load_ready && order_ready;
     wire spread = geometry_valid && all_ready;
-    assign s_axis_command_tready = stopped_q || command_ready;
+    assign s_axis_command_tready = stopped_q || (command_ready && !core_rst);
     assign s_axis_activation_tready = stopped_q || activation_ready;
     assign m_axis_result_tvalid = stopped_q || result_valid;
     assign m_axis_result_tdata = stopped_q ? {32 * PORTS{1'b0}} : result;
@@ -126,26 +129,26 @@ module pacq_gemv #(
         .PORTS(PORTS), .LANES(LANES), .TOKEN_LANES(TOKEN_LANES), .MAX_TOKENS(MAX_TOKENS), .ACTIVATION_WORDS(ACTIVATION_WORDS),
         .ADDRESS_WIDTH(ADDRESS_WIDTH)
     ) u_commands (
-        .clk_i(clk_i), .rst_i(core_rst), .command_i(s_axis_command_tdata), .valid_i(s_axis_command_tvalid && !stopped_q),
+        .clk_i(clk_i), .rst_i(core_rst), .command_i(s_axis_command_tdata), .valid_i(s_axis_command_tvalid && s_axis_command_tready && !stopped_q),
         .ready_o(command_ready), .addresses_o(addresses), .beats_o(region_beats), .geometry_o(geometry),
         .valid_o(geometry_valid), .ready_i(all_ready), .error_o(bad_command)
     );
     // Everybody's own copy of the geometries under way.
-    wire [79:0] g_split, g_issue, g_load, g_order;
+    wire [95:0] g_split, g_issue, g_load, g_order;
     wire v_split, v_issue, v_load, v_order, r_split, r_issue, r_load, r_order;
-    stream_fifo #(.WIDTH(80), .DEPTH(QUEUE)) u_for_split (
+    stream_fifo #(.WIDTH(96), .DEPTH(QUEUE)) u_for_split (
         .clk_i(clk_i), .rst_i(core_rst), .data_i(geometry), .valid_i(spread), .ready_o(split_ready), .data_o(g_split),
         .valid_o(v_split), .ready_i(r_split), .count_o()
     );
-    stream_fifo #(.WIDTH(80), .DEPTH(QUEUE)) u_for_issue (
+    stream_fifo #(.WIDTH(96), .DEPTH(QUEUE)) u_for_issue (
         .clk_i(clk_i), .rst_i(core_rst), .data_i(geometry), .valid_i(spread), .ready_o(issue_ready), .data_o(g_issue),
         .valid_o(v_issue), .ready_i(r_issue), .count_o()
     );
-    stream_fifo #(.WIDTH(80), .DEPTH(QUEUE)) u_for_load (
+    stream_fifo #(.WIDTH(96), .DEPTH(QUEUE)) u_for_load (
         .clk_i(clk_i), .rst_i(core_rst), .data_i(geometry), .valid_i(spread), .ready_o(load_ready), .data_o(g_load),
         .valid_o(v_load), .ready_i(r_load), .count_o()
     );
-    stream_fifo #(.WIDTH(80), .DEPTH(QUEUE)) u_for_order (
+    stream_fifo #(.WIDTH(96), .DEPTH(QUEUE)) u_for_order (
         .clk_i(clk_i), .rst_i(core_rst), .data_i(geometry), .valid_i(spread), .ready_o(order_ready), .data_o(g_order),
         .valid_o(v_order), .ready_i(r_order), .count_o()
     );
@@ -230,23 +233,23 @@ module pacq_gemv #(
     // Operands meet two cycles after their addresses, sums come thirteen later.
     localparam DOT = 15;
     reg run_q, first_q, last_q, run2_q, first2_q, last2_q;
-    reg [18*DOT-1:0] window_q;
+    reg [18*(DOT-1)-1:0] window_q;
     assign two_now = window_q[17];
     always @(posedge clk_i) begin
         run_q <= run && !core_rst;
         run2_q <= run_q && !core_rst;
         {first2_q, first_q} <= {first_q, run_first};
         {last2_q, last_q} <= {last_q, run_last};
-        window_q <= {window_q[18*(DOT-1)-1:0], window};
+        window_q <= {window_q[18*(DOT-2)-1:0], window};
         codes_q <= codes;
     end
 
     // The window that is scaled: its lanes one per cycle, the first with the sums themselves.
-    wire [TOKEN_LANES-1:0] summed;
-    wire [17:0] window_summed = window_q[18*(DOT-1)+:18];
+    wire [TOKEN_LANES-1:0] summed, summed_next;
+    wire [17:0] window_summed = window_q[18*(DOT-2)+:18];
     reg [17:0] window_kept_q;
     reg [1:0] lane_q;
-    wire begin_window = summed[0];
+    wire begin_window = |summed_next;  // its sums come with the next cycle, of all token lanes at once
     wire scaling = begin_window || lane_q != 0;
     wire [17:0] w = begin_window ? window_summed : window_kept_q;
     always @(posedge clk_i) begin
@@ -272,15 +275,16 @@ module pacq_gemv #(
             wire [56*LANES*PORTS-1:0] sums;
             pacq_dot #(.LANES(LANES * PORTS)) u_dot (
                 .clk_i(clk_i), .rst_i(core_rst), .valid_i(run2_q), .first_i(first2_q), .last_i(last2_q),
-                .halves_i(halves[128*t+:128]), .codes_i(codes_q), .valid_o(summed[t]), .sums_o(sums)
+                .halves_i(halves[128*t+:128]), .codes_i(codes_q), .next_o(summed_next[t]),
+                .valid_o(summed[t]), .sums_o(sums)
             );
             // The shared sum of the window's group, read with its last word.
             reg [90*12-1:0] shared_q;
             reg [89:0] shared_kept_q;
-            wire [89:0] shared_now = begin_window ? shared_q[90*11+:90] : shared_kept_q;
+            wire [89:0] shared_now = summed[t] ? shared_q[90*11+:90] : shared_kept_q;
             always @(posedge clk_i) begin
                 shared_q <= {shared_q[90*11-1:0], shared[90*t+:90]};
-                if (begin_window) shared_kept_q <= shared_now;
+                if (summed[t]) shared_kept_q <= shared_now;
             end
             for (s = 0; s < SCALES; s = s + 1) begin : g_lanes
                 wire [56*4*PORTS-1:0] four;

@@ -7,7 +7,9 @@
 `default_nettype none
 
 module pacq_mac #(
-    parameter LANES = 4
+    parameter LANES = 4,
+    parameter FIRST = 0,  // of a cascade: nothing is added
+    parameter LAST = 0    // of a cascade: its sums go elsewhere
 ) (
     input wire clk_i,
     input wire [15:0] half_i,
@@ -24,7 +26,7 @@ module pacq_mac #(
     genvar l;
     generate
         for (l = 0; l < LANES; l = l + 1) begin : g_lane
-            pacq_lane u_lane (
+            pacq_lane #(.FIRST(FIRST), .LAST(LAST)) u_lane (
                 .clk_i(clk_i), .code_i(codes_q[4*l+:4]), .mantissa_i(mantissa), .place_i(place),
                 .sum_i(sums_i[48*l+:48]), .sum_o(sums_o[48*l+:48])
             );

@@ -14,10 +14,10 @@ module pacq_parameters #(
     input wire [3:0] row_i,               // of the band
     input wire wide_i,
     input wire minimum_i,
-    output wire [32*PORTS-1:0] scale_o,   // six cycles later
+    output wire [32*PORTS-1:0] scale_o,   // ten cycles later
     output wire [32*PORTS-1:0] minimum_o  // zero where there is none
 );
-    localparam LATE = 3;  // cycles that the address waits for the sums it goes with
+    localparam LATE = 6;  // cycles that the address waits for the sums it goes with
     reg [9*LATE-1:0] late_q;
     always @(posedge clk_i) late_q <= {late_q[9*(LATE-1)-1:0], wide_i, minimum_i, set_i, row_i};
     wire wide = late_q[9*LATE-1], minimum = late_q[9*LATE-2];
@@ -26,11 +26,11 @@ module pacq_parameters #(
     wire [2:0] beat = wide && minimum ? row[3:1] : wide || minimum ? {1'b0, row[3:2]} : {2'b00, row[3]};
 
     reg [2:0] part_q;
-    reg wide_q, minimum_q, wide2_q, wide3_q;
+    reg wide_q, minimum_q, wide2_q, wide3_q, wide4_q;
     always @(posedge clk_i) begin
         part_q <= row[2:0];
         {wide_q, minimum_q} <= {wide, minimum};
-        {wide3_q, wide2_q} <= {wide2_q, wide_q};
+        {wide4_q, wide3_q, wide2_q} <= {wide3_q, wide2_q, wide_q};
     end
     genvar p;
     generate
@@ -45,7 +45,7 @@ module pacq_parameters #(
             wire [63:0] pair = beat_q[64*part_q[0]+:64];
             wire [31:0] word = beat_q[32*part_q[1:0]+:32];
             wire [15:0] single = beat_q[16*part_q+:16];
-            reg [31:0] wide_scale_q, wide_minimum_q, wide2_scale_q, wide2_minimum_q;
+            reg [31:0] wide_scale_q, wide_minimum_q, wide2_scale_q, wide2_minimum_q, wide3_scale_q, wide3_minimum_q;
             reg [15:0] half_scale_q, half_minimum_q;
             wire [31:0] half_scale, half_minimum;
             always @(posedge clk_i) begin
@@ -54,11 +54,12 @@ module pacq_parameters #(
                 half_scale_q <= minimum_q ? word[15:0] : single;
                 half_minimum_q <= minimum_q ? word[31:16] : 16'd0;
                 {wide2_scale_q, wide2_minimum_q} <= {wide_scale_q, wide_minimum_q};
+                {wide3_scale_q, wide3_minimum_q} <= {wide2_scale_q, wide2_minimum_q};
             end
             half_to_float u_scale (.clk_i(clk_i), .half_i(half_scale_q), .float_o(half_scale));
             half_to_float u_minimum (.clk_i(clk_i), .half_i(half_minimum_q), .float_o(half_minimum));
-            assign scale_o[32*p+:32] = wide3_q ? wide2_scale_q : half_scale;
-            assign minimum_o[32*p+:32] = wide3_q ? wide2_minimum_q : half_minimum;
+            assign scale_o[32*p+:32] = wide4_q ? wide3_scale_q : half_scale;
+            assign minimum_o[32*p+:32] = wide4_q ? wide3_minimum_q : half_minimum;
         end
     endgenerate
 endmodule

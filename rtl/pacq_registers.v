@@ -59,27 +59,38 @@ module pacq_registers #(
 
     assign s_axil_bresp = 2'd0;
     assign s_axil_rresp = 2'd0;
-    wire write = s_axil_awvalid && s_axil_wvalid && !s_axil_bvalid;
-    assign s_axil_awready = write;
-    assign s_axil_wready = write;
-    assign s_axil_arready = s_axil_arvalid && !s_axil_rvalid;
-    wire strobed = &s_axil_wstrb;
+    // No output follows an input within a cycle (IHI 0022, A3.2.1): address and data wait here for each other.
+    reg address_q, data_q;
+    reg [7:0] awaddr;
+    reg [31:0] wdata;
+    reg strobed;
+    wire write = address_q && data_q && !s_axil_bvalid;
+    assign s_axil_awready = !address_q;
+    assign s_axil_wready = !data_q;
+    assign s_axil_arready = !s_axil_rvalid;
+    wire read = s_axil_arvalid && !s_axil_rvalid;
 
     reg [63:0] cycles_q;
     reg [31:0] commands_q, weights_q, activations_q, results_q, multipliers_q;
     reg [31:0] beats_q[0:3];
     integer p;
     always @(posedge clk_i) begin
-        clear_o <= write && strobed && s_axil_awaddr == 8'h18 && s_axil_wdata[0];
+        clear_o <= write && strobed && awaddr == 8'h18 && wdata[0];
+        if (!address_q) awaddr <= s_axil_awaddr;
+        if (!data_q) {strobed, wdata} <= {&s_axil_wstrb, s_axil_wdata};
         if (rst_i) begin
             s_axil_bvalid <= 1'b0;
             s_axil_rvalid <= 1'b0;
+            address_q <= 1'b0;
+            data_q <= 1'b0;
             watchdog_o <= 32'd65536;
             clear_o <= 1'b0;
         end else begin
             s_axil_bvalid <= write || (s_axil_bvalid && !s_axil_bready);
-            s_axil_rvalid <= s_axil_arready || (s_axil_rvalid && !s_axil_rready);
-            if (write && strobed && s_axil_awaddr == 8'h24) watchdog_o <= s_axil_wdata;
+            s_axil_rvalid <= read || (s_axil_rvalid && !s_axil_rready);
+            address_q <= !write && (address_q || s_axil_awvalid);
+            data_q <= !write && (data_q || s_axil_wvalid);
+            if (write && strobed && awaddr == 8'h24) watchdog_o <= wdata;
         end
         if (rst_i || clear_o) begin
             cycles_q <= 0;
@@ -98,7 +109,7 @@ module pacq_registers #(
             multipliers_q <= multipliers_q + {31'd0, waits_multipliers_i};
             for (p = 0; p < PORTS; p = p + 1) beats_q[p] <= beats_q[p] + {31'd0, beats_i[p]};
         end
-        if (s_axil_arready) begin
+        if (read) begin
             case (s_axil_araddr)
                 8'h00: s_axil_rdata <= ID;
                 8'h04: s_axil_rdata <= VERSION;

@@ -10,7 +10,7 @@ module pacq_results #(
 ) (
     input wire clk_i,
     input wire rst_i,
-    input wire [79:0] geometry_i,
+    input wire [95:0] geometry_i,
     input wire geometry_valid_i,
     output wire geometry_ready_o,
     // pacq_scale s of token lane t is number t * SCALES + s.
@@ -24,12 +24,10 @@ module pacq_results #(
 );
     localparam FIFOS = SCALES * TOKEN_LANES;
     localparam CHOICE = FIFOS > 1 ? $clog2(FIFOS) : 1;
-    localparam MARGIN = 64;     // results of the windows that may be under way: 40 at most
+    localparam MARGIN = 64;     // results of the windows that may be under way: 52 at most
     initial if (DEPTH < 2 * MARGIN) $fatal(1, "pacq_results: DEPTH is %0d, at least %0d", DEPTH, 2 * MARGIN);
-    wire [79:0] g = geometry_i;
-    wire [15:0] bands = g[15:0];
-    wire [7:0] tokens = g[49:42];
-    wire [3:0] tiles = g[67:64];
+    wire [95:0] g = geometry_i;
+    wire [7:0] last_of_tokens = g[49:42];
     wire eight = g[74], two = g[75];
 
     wire [FIFOS-1:0] valid, full, pop;
@@ -59,24 +57,26 @@ module pacq_results #(
     localparam [7:0] EACH = MANY[7:0], LAST_LANE = LAST[7:0];
     wire [7:0] number = token_lane_q * EACH + {7'd0, scale_q};
     wire [CHOICE-1:0] choice = number[CHOICE-1:0];
-    wire real_token = token_q < tokens;
+    wire real_token = token_q <= last_of_tokens;
     wire last_lane = lane_q == (eight ? 2'd1 : 2'd3);
     wire last_scale = !two || EACH == 8'd1 || scale_q;
     wire last_token_lane = token_lane_q == LAST_LANE;
-    wire last_token = token_q + 8'd1 >= tokens;
-    wire last_tile = tile_q == tiles - 4'd1;
-    wire last_band = band_q == bands - 16'd1;
-    wire there = geometry_valid_i && valid[choice];
+    wire last_token = token_q >= last_of_tokens;
+    wire last_tile = tile_q == g[67:64];
+    wire last_band = band_q == g[15:0];
+    reg done_q;  // the geometry goes a cycle after its last result
+    wire there = geometry_valid_i && valid[choice] && !done_q;
     wire take = there && (!real_token || m_axis_tready);
     wire window_done = take && last_lane && last_scale && last_token_lane;
     wire tile_done = window_done && last_token;
     // The last real result: of the last token, which need not be in the last token lane.
-    assign m_axis_tlast = last_lane && last_scale && token_q == tokens - 8'd1 && last_tile && last_band;
+    assign m_axis_tlast = last_lane && last_scale && token_q == last_of_tokens && last_tile && last_band;
     assign m_axis_tdata = data[choice];
     assign m_axis_tvalid = there && real_token;
-    assign geometry_ready_o = tile_done && last_tile && last_band;
+    assign geometry_ready_o = done_q;
     assign pop = {{(FIFOS - 1) {1'b0}}, take} << choice;
     always @(posedge clk_i) begin
+        done_q <= !rst_i && tile_done && last_tile && last_band;
         if (rst_i) begin
             band_q <= 0;
             tile_q <= 0;

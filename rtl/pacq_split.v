@@ -8,7 +8,7 @@ module pacq_split #(
 ) (
     input wire clk_i,
     input wire rst_i,
-    input wire [79:0] geometry_i,
+    input wire [95:0] geometry_i,
     input wire geometry_valid_i,
     output wire geometry_ready_o,
     input wire [128*PORTS-1:0] beats_i,
@@ -26,11 +26,8 @@ module pacq_split #(
     output reg [128*PORTS-1:0] weights_o  // one cycle later
 );
     localparam DEPTH = 64;
-    wire [79:0] g = geometry_i;
-    wire [15:0] bands = g[15:0];
-    wire [9:0] groups = g[25:16];
-    wire [5:0] group_words = g[63:58];
-    wire [3:0] tiles = g[67:64];
+    localparam [6:0] ALL = DEPTH;
+    wire [95:0] g = geometry_i;
     wire [3:0] parameter_beats = g[71:68];
 
     reg busy_q, weights_q;      // a set is being taken; its weights are
@@ -39,22 +36,26 @@ module pacq_split #(
     reg [5:0] word_q;
     reg [3:0] tile_q;
     reg [2:0] sets_q;           // sets begun and not done: at most four, so that what still scales can read them
+    // Room is known a cycle late, so one beat less is held.
     wire [6:0] held = filled_o - released_i;
-    wire room = held < DEPTH;
-    wire start = geometry_valid_i && !busy_q && sets_q < 3'd4;
-    assign ready_o = busy_q && (!weights_q || room);
+    reg room_q;
+    always @(posedge clk_i) room_q <= held < ALL - 7'd1;
+    reg done_q;  // the geometry goes a cycle after its last set
+    wire start = geometry_valid_i && !busy_q && !done_q && sets_q < 3'd4;
+    assign ready_o = busy_q && (!weights_q || room_q);
     wire take = valid_i && ready_o;
     assign parameter_valid_o = take && !weights_q;
     wire last_parameter = {1'b0, parameter_beat_o} == parameter_beats - 4'd1;
-    wire last_word = word_q == group_words - 6'd1;
-    wire last_tile = tile_q == tiles - 4'd1;
+    // A group has at least two words, so that what changes with it is compared in time.
+    reg last_word, last_tile, last_group, last_band;
+    wire [5:0] word_1 = word_q + 6'd1;
     wire set_taken = take && weights_q && last_word && last_tile;
-    wire last_group = group_q == groups - 10'd1;
-    wire last_band = band_q == bands - 16'd1;
-    assign geometry_ready_o = set_taken && last_group && last_band;
+    wire command_done = set_taken && last_group && last_band;
+    assign geometry_ready_o = done_q;
     always @(posedge clk_i) begin
         if (rst_i) begin
             busy_q <= 1'b0;
+            done_q <= 1'b0;
             weights_q <= 1'b0;
             set_o <= 0;
             parameter_beat_o <= 0;
@@ -65,16 +66,21 @@ module pacq_split #(
             tile_q <= 0;
             sets_q <= 0;
         end else begin
+            done_q <= command_done;
+            last_word <= take && weights_q ? !last_word && word_1 == g[63:58] : word_q == g[63:58];
+            last_tile <= tile_q == g[67:64];
+            last_group <= group_q == g[25:16];
+            last_band <= band_q == g[15:0];
             sets_q <= sets_q + {2'd0, set_taken} - {2'd0, set_done_i};
             // The next set begins without a pause where it may.
-            busy_q <= set_taken ? !geometry_ready_o && sets_q < 3'd3 : busy_q || start;
+            busy_q <= set_taken ? !command_done && sets_q < 3'd3 : busy_q || start;
             if (take && !weights_q) begin
                 parameter_beat_o <= last_parameter ? 3'd0 : parameter_beat_o + 3'd1;
                 weights_q <= last_parameter;
             end
             if (take && weights_q) begin
                 filled_o <= filled_o + 7'd1;
-                word_q <= last_word ? 6'd0 : word_q + 6'd1;
+                word_q <= last_word ? 6'd0 : word_1;
                 if (last_word) tile_q <= last_tile ? 4'd0 : tile_q + 4'd1;
             end
             if (set_taken) begin

@@ -33,12 +33,13 @@ KERNELS = (
     "arithmetic.hpp",
     "pacq.hpp",
     "weights.hpp",
-    "linear.hpp",
+    "array.hpp",
     "norm.hpp",
     "activation.hpp",
+    "epilogue.hpp",
     "attention.hpp",
-    "tphs.hpp",
     "gemm_attention.hpp",
+    "steps.hpp",
     "sequencer.hpp",
 )
 SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "cosim.hpp", "csim.cpp")

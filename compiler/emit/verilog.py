@@ -16,6 +16,7 @@ from meadow.machine.engines.pacq import Pacq
 
 SOURCES = (
     "stream_fifo.v",
+    "dsp_slice.v",
     "fixed_to_float.v",
     "float_add.v",
     "float_multiply.v",
@@ -38,6 +39,8 @@ SOURCES = (
 )
 """Files of rtl/, each after those it uses."""
 TOP = "pacq_top.v"
+SLICE_MODEL = "sim/DSP48E2.v"
+"""What simulators take for the vendor's slice."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost model: cycles of each step as the engine's C++ overlaps fetch, compute and store.  All modelled.
 
-Each instruction knows its own loops and price (machine/instructions/); bytes are traffic.py's, and exact.  Assumptions:
+Each instruction knows its own parts and their loops (machine/instructions/), whose iterations and entries are exact; machine/timing.py
+has what an iteration and an entry take; bytes are traffic.py's, and exact.  Assumptions:
   - a port moves one 128-bit beat per cycle while it streams (UG1085: HP and HPC ports; MixerLoop measured 98 to 100 %)
-  - within a tile, fetching, unpacking, multiplying and rescaling overlap, at one iteration per cycle as the pragmas ask; its
-    epilogue follows; a tile costs TILE_OVERHEAD cycles more (latency of the first beat, pipeline fill)
-  - norms, quantization and epilogues take the design's float_lanes elements per cycle
-  - attention of a token group takes two cycles per visible key: one pass for the maximum, one for the exponentials
+  - processes of a region overlap, and the slowest decides; what follows one another is added, each loop with its own latency
   - a step starts when the one before has ended, OVERHEAD cycles later
   - the DRAM gives its peak bandwidth times EFFICIENCY
 """
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 
 from meadow.compiler.price.traffic import by_role, step_beats
 from meadow.machine.design import Design
-from meadow.machine.instructions.instruction import OVERHEAD, Beats, Loops, Phases, Tokens, on_port
+from meadow.machine.instructions.instruction import OVERHEAD, Beats, Loops, Phases, Tokens, loops_of
 from meadow.machine.instructions.table import TABLE
 from meadow.machine.step import Step
 
@@ -45,11 +43,9 @@ def step_cost(step: Step, design: Design, tokens: Tokens, bandwidth_gb_s: float,
     moved  the step's beats, where they are known already (traffic.step_beats)
     """
     moved = step_beats(step, design, tokens) if moved is None else moved
-    loops = step_loops(step, design, tokens)
     phases: Phases = {"latency": OVERHEAD}
-    if loops:
-        phases["memory port"] = on_port(moved, "memory")
-    TABLE[step.opcode].price(step, design, tokens, moved, loops, phases)
+    for part in TABLE[step.opcode].parts(step, design, tokens):
+        part.price(phases)
     use = by_role(moved)
     dram = sum(use.values()) / (bandwidth_gb_s * 1e9 * EFFICIENCY) * design.clock_mhz * 1e6
     cycles = sum(phases.values())
@@ -59,11 +55,11 @@ def step_cost(step: Step, design: Design, tokens: Tokens, bandwidth_gb_s: float,
 
 
 def step_loops(step: Step, design: Design, tokens: Tokens) -> Loops:
-    """Iterations of the engine's pipelined loops, exactly: the C simulation counts the same (hls/types.hpp, Loop).
+    """The engine's pipelined loops, exactly: the C simulation counts the same iterations and entries.
 
     `unpack` is missing where weights are prefix codes: it depends on the codes themselves.
     """
-    return TABLE[step.opcode].loops(step, design, tokens)
+    return loops_of(TABLE[step.opcode].parts(step, design, tokens))
 
 
 def step_macs(step: Step, tokens: Tokens) -> int:

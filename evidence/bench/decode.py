@@ -20,19 +20,18 @@ from meadow.evidence.ladder.verilog import ddr4, program
 from meadow.machine.design import Design
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError
-from meadow.machine.instructions.heads import heads_together
-from meadow.machine.instructions.instruction import OVERHEAD, TILE_OVERHEAD, Tokens, on_port
+from meadow.machine.instructions.instruction import FLOATS, OVERHEAD, Part, Tokens, on_port
 from meadow.machine.instructions.projection import streamed_rows
+from meadow.machine.instructions.table import TABLE
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package, load
 from meadow.machine.step import Slot, Step
-from meadow.machine.storage.groups import GroupLayout
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
 FEED_CYCLES = 2
-"""Engine cycles per word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: feed_activations, II = 2)."""
+"""Engine cycles per word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: halve_rows)."""
 
 
 @dataclass
@@ -71,47 +70,36 @@ class Engine:
             made = cost.step_cost(step, self.design, self.tokens, bandwidth_gb_s=float("inf"))
             self.work(step.opcode.name.lower(), made.cycles, made.total_bytes // BEAT_BYTES)
             return
-        design, moved = self.design, step_beats(step, self.design, self.tokens)
+        design = self.design
         rows = streamed_rows(step)
         layout = self.pacq.layout(o, rows)
-        loops = cost.step_loops(step, design, self.tokens)
         self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
-        self.work("latency", OVERHEAD, loops["feed"])
+        self.work("latency", OVERHEAD)
         self.script.serve()
         if not o["reuse"]:
             self.script.feed(np.zeros((1, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
         self.beats += layout.port_beats
-        memory = on_port(moved, "memory") - loops["feed"] + on_port(moved, "constants")
-        if step.opcode is Opcode.TPHS:
-            kv = moved["memory", "read", "kv"] + moved["constants", "read", "kv"]
-            self._attend(step, layout, loops, kv, memory - kv)
-            return
-        tile_rows = int(o["tile_rows"])
-        tiles = -(-rows // tile_rows)
-        for tile in range(tiles):
-            some = min(tile_rows, rows - tile * tile_rows)
+        tile_rows = int(o["head_dim"] if step.opcode is Opcode.TPHS else o["tile_rows"])
+        its = self.pacq.parts(step, design, rows, tile_rows, 1, self.tokens)  # simulated
+        rest = TABLE[step.opcode].parts(step, design, self.tokens)[len(its) :]
+        moved = step_beats(step, design, self.tokens)
+        beats = on_port(moved, "memory") + on_port(moved, "constants") - layout.padded_cols // FLOATS * (not o["reuse"])
+        part, turns = (
+            ("attention", int(o["kv_heads"])) if step.opcode is Opcode.TPHS else ("epilogues", -(-rows // tile_rows))
+        )
+        each = tile_rows * (rows // tile_rows // turns) if step.opcode is Opcode.TPHS else tile_rows
+        for turn in range(turns):
+            some = min(each, rows - turn * each)
             self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
-            each = loops["epilogue"] / tiles + memory / tiles + TILE_OVERHEAD
-            self.work("epilogues", each, memory // tiles)
+            self.work(part, _cycles(rest) / turns, max(0, beats) // turns)
         self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
 
-    def _attend(self, step: Step, layout: GroupLayout, loops: dict[str, int], kv_beats: int, others: int) -> None:
-        """Attention of a layer: the first KV head is read, then each attends while the next is read."""
-        o, design = step.numbers, self.design
-        heads, kv_heads, head_dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
-        load = kv_beats / kv_heads / 2  # over two ports
-        groups = sum(
-            times * -(-some // design.token_lanes) for times, some in heads_together(heads, kv_heads, design, 1)
-        )
-        whole = loops["softmax"] + 2 * head_dim * groups + groups * TILE_OVERHEAD + loops["epilogue"] + others
-        attend = whole / kv_heads  # with rotary rows and results, which go one after another
-        self.work("attention", load, round(kv_beats / kv_heads))
-        self.work("attention", 0, others)
-        for kv in range(kv_heads):
-            last = kv == kv_heads - 1
-            self.script.take(heads // kv_heads * head_dim // layout.ports, self.ratio)
-            self.work("attention", attend if last else max(attend, load), 0 if last else round(kv_beats / kv_heads))
-        self.script.take(layout.results - heads * head_dim // layout.ports)
+
+def _cycles(parts: list[Part]) -> float:
+    phases: dict[str, float] = {}
+    for part in parts:
+        part.price(phases)
+    return sum(phases.values())
 
 
 def measure(package: Package, board: Board, position: int) -> dict[str, Any]:

@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench rtl: LUT, FF, DSP and depth of the Verilog modules for UltraScale+, by Yosys.  No place and route, so no clock."""
+"""bench rtl: LUT, FF, DSP and depth of the Verilog modules for UltraScale+, by Yosys.  No place and route: depth.py has what is assumed."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from meadow.compiler.emit.verilog import SOURCES
+from meadow.evidence.bench.depth import OPTIMISTIC, TYPICAL, Netlist, worst
 from meadow.machine.errors import DeviceError
 
-DOT = ("pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v")
-FLOATS = ("fixed_to_float.v", "float_add.v", "float_multiply.v")
-BASELINE = ("float_add.v", "baseline_product.v", "baseline_mac.v", "baseline_dot.v")
+DOT = ("dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v")
+FLOATS = ("dsp_slice.v", "fixed_to_float.v", "float_add.v", "float_multiply.v")
+BASELINE = ("dsp_slice.v", "float_add.v", "baseline_product.v", "baseline_mac.v", "baseline_dot.v")
 
 
 @dataclass(frozen=True)
 class Module:
-    """A top module with its files and parameters; `products` a cycle where that is what it is for, `against` its baseline."""
+    """A top module with its files and parameters; `products` a cycle where that is what it is for, `against` its baseline, `texts` of
+    files that are not in rtl/."""
 
     top: str
     files: tuple[str, ...]
     parameters: tuple[tuple[str, int], ...] = ()
     products: int = 0
     against: str = ""
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 MODULES = {
@@ -79,18 +81,46 @@ def compare(name: str, row: dict[str, Any], found: dict[str, dict[str, Any]]) ->
 
 
 def synthesize(module: Module) -> dict[str, Any]:
-    """Cells of one module.  Raises DeviceError when Yosys refuses it."""
+    """Cells of one module, and its slowest path.  Raises DeviceError when Yosys refuses it."""
+    cells, netlist = _yosys(module)
+    memory = sum(LUTS_OF_RAM.get(kind, 0) * n for kind, n in cells.items())
+
+    def count(prefix: str) -> int:
+        return sum(n for kind, n in cells.items() if kind.startswith(prefix))
+
+    path, typical = worst(netlist, OPTIMISTIC), worst(netlist, TYPICAL)
+    return {
+        "module": module.top,
+        "LUT": count("LUT") + memory,
+        "LUT_as_memory": memory,
+        "FF": count("FD"),
+        "DSP48E2": cells.get("DSP48E2", 0),
+        "BRAM": count("RAMB"),
+        "CARRY4": cells.get("CARRY4", 0),
+        "worst_ns": path.ns,
+        "typical_ns": typical.ns,
+        "levels": path.levels,
+        "from": path.start,
+        "to": path.end,
+    }
+
+
+def _yosys(module: Module) -> tuple[dict[str, int], Netlist]:
+    """Cells by type, and the netlist."""
     folder, top = resources.files("meadow.rtl"), module.top
     with tempfile.TemporaryDirectory() as work:
         for name in module.files:
             source = TESTS / name if name.startswith("baseline") else folder / name
-            (Path(work) / name).write_text(source.read_text())
+            text = module.texts[name] if name in module.texts else source.read_text()
+            (Path(work) / name).write_text(text)
         values = " ".join(f"-set {name} {value}" for name, value in module.parameters)
         script = (
-            f"read_verilog -sv -DMEADOW_COUNT_DSP48E2 {' '.join(module.files)}; "
+            f"read_verilog -sv {' '.join(module.files)}; "
             + (f"chparam {values} {top}; " if values else "")
+            # Registers that are to stay copies are kept as cells: the pass that joins equal ones looks at these.
+            + f"hierarchy -top {top}; proc; setattr -set keep 1 w:* a:keep %i %ci1; "
             + f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; "
-            "tee -q -o stat.json stat -json; tee -q -o depth.txt ltp -noff"
+            "tee -q -o stat.json stat -json; write_json netlist.json"
         )
         code = f"from pyosys import libyosys as y; d = y.Design(); [y.run_pass(c.strip(), d) for c in {script!r}.split(';')]"
         done = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False)
@@ -98,19 +128,5 @@ def synthesize(module: Module) -> dict[str, Any]:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
             raise DeviceError(f"Yosys refused {top}: {lines[0] if lines else done.stderr[-300:]}")
         cells = json.loads((Path(work) / "stat.json").read_text())["design"]["num_cells_by_type"]
-        depth = re.search(r"\(length=(\d+)\)", (Path(work) / "depth.txt").read_text())
-    memory = sum(LUTS_OF_RAM.get(kind, 0) * n for kind, n in cells.items())
-
-    def count(prefix: str) -> int:
-        return sum(n for kind, n in cells.items() if kind.startswith(prefix))
-
-    return {
-        "module": top,
-        "LUT": count("LUT") + memory,
-        "LUT_as_memory": memory,
-        "FF": count("FD"),
-        "DSP48E2": cells.get("DSP48E2", 0),
-        "BRAM": count("RAMB"),
-        "CARRY4": cells.get("CARRY4", 0),
-        "longest_path_cells": int(depth.group(1)) if depth else None,
-    }
+        module_json = json.loads((Path(work) / "netlist.json").read_text())["modules"][top]
+    return cells, Netlist.of(module_json)

@@ -48,33 +48,43 @@ def measure(
                         "by_role": {role: _role(counted, role) for role in ROLES},
                         "bursts": sum(after.bursts.values()) - sum(before.bursts.values()),
                         **_loops(
-                            package, phase, position, tokens, {k: n - before.cycles[k] for k, n in after.cycles.items()}
+                            package,
+                            phase,
+                            position,
+                            tokens,
+                            {
+                                k: (n - before.cycles[k], after.entries[k] - before.entries[k])
+                                for k, n in after.cycles.items()
+                            },
                         ),
                     }
                 )
     return rows
 
 
-def _loops(package: Package, program: str, position: int, tokens: int, counted: dict[str, int]) -> dict[str, Any]:
-    """Iterations of the pipelined loops, predicted and counted; unpacking prefix codes depends on the codes and is only counted."""
+def _loops(
+    package: Package, program: str, position: int, tokens: int, counted: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
+    """Iterations and entries of the pipelined loops, predicted and counted; unpacking prefix codes depends on the codes and is only counted."""
     predicted = predict_loops(package, program, position, tokens)
     same = all(counted[loop] == n for loop, n in predicted.items())
     return {"predicted_cycles": predicted, "counted_cycles": counted, "cycles_equal": same}
 
 
-def predict_loops(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
+def predict_loops(package: Package, program: str, position: int, tokens: int) -> dict[str, tuple[int, int]]:
     """The sum over the steps of all blocks.  A loop that some step cannot predict is left out."""
     from meadow.compiler.price.cost import step_loops
     from meadow.compiler.price.traffic import blocks
 
     steps = package.steps(program)
-    total: dict[str, int] = {}
+    total: dict[str, tuple[int, int]] = {}
     unknown: set[str] = set()
     for some in blocks(tokens, package.design.block if program == "prefill" else 1):
         for step in steps:
             found = step_loops(step, package.design, replace(some, position=position + some.position))
             for loop, n in found.items():
-                total[loop] = total.get(loop, 0) + n
+                had = total.get(loop, (0, 0))
+                total[loop] = (had[0] + n.iterations, had[1] + n.entries)
             if "fetch" in found and "unpack" not in found:
                 unknown.add("unpack")
     return {loop: n for loop, n in total.items() if loop not in unknown}

@@ -129,6 +129,7 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
     if shutil.which("g++") is None or shutil.which("make") is None:
         raise ToolMissing("a Verilator simulation needs g++ and make: apt-get install g++ make")
     drive = (resources.files("meadow.rtl.sim") / "drive.cpp").read_text()
+    sources = {**sources, "DSP48E2.v": (resources.files("meadow.rtl.sim") / "DSP48E2.v").read_text()}
     program = place(
         "verilated", parameters, {name: text.encode() for name, text in {**sources, "drive.cpp": drive}.items()}
     )

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Enough of ap_uint to run the kernels under g++: up to 128 bits, ranges, conversions.  Our own subset, not the
+// Enough of ap_uint and ap_int to run the kernels under g++: up to 128 bits, ranges, conversions.  Our own subset, not the
 // vendor's header; under Vitis its <ap_int.h> is found instead.  tests/hls checks it against exact integers.
 #pragma once
 
@@ -45,4 +45,16 @@ class ap_uint {
         return const_range_ref(static_cast<uint64_t>((value_ >> lo) & mask(hi - lo + 1)));
     }
     uint64_t to_uint64() const { return static_cast<uint64_t>(value_); }
+};
+
+// A signed integer of W bits, kept in 64; what does not fit wraps.
+template <int W>
+class ap_int {
+    static_assert(W >= 1 && W <= 64, "this subset serves 1 to 64 bits");
+    int64_t value_;
+
+  public:
+    ap_int() = default;
+    ap_int(int64_t value) : value_(static_cast<int64_t>(static_cast<uint64_t>(value) << (64 - W)) >> (64 - W)) {}
+    int64_t to_int64() const { return value_; }
 };

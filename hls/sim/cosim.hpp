@@ -44,7 +44,7 @@ class Module {
   public:
     uint64_t cycles = 0;
     std::deque<beat_t> commands, activations;
-    std::deque<results_t> results;
+    std::deque<pacq_t> results;
 
     Module() {
         std::memset(bytes_of(dut_.m_axi_rvalid), 0, sizeof dut_.m_axi_rvalid);
@@ -85,7 +85,7 @@ class Module {
             moved = true;
         }
         if (dut_.m_axis_result_tready && dut_.m_axis_result_tvalid) {
-            results_t word = 0;
+            pacq_t word = 0;
             for (int p = 0; p < kPacqPorts; ++p) {
                 uint32_t bits;
                 std::memcpy(&bits, bytes_of(dut_.m_axis_result_tdata) + 4 * p, 4);

@@ -20,7 +20,7 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
     pacq_model::dram = memory;
     commands_stream command;
     activations_stream activation;
-    results_stream result;
+    pacq_stream result;
     try {
         return static_cast<int>(meadow_engine(
 #define WEIGHTS dram,
@@ -44,7 +44,7 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
     }
 }
 
-// Since the library was loaded: [port][read, written][role][beats, bursts], then the iterations of each loop.
+// Since the library was loaded: [port][read, written][role][beats, bursts], then the iterations of each loop, then how often each was entered.
 EXPORTED void meadow_csim_traffic(uint64_t* out) {
     for (int p = 0; p < kPorts; ++p) {
         for (int way = 0; way < 2; ++way) {
@@ -55,6 +55,7 @@ EXPORTED void meadow_csim_traffic(uint64_t* out) {
         }
     }
     for (int loop = 0; loop < kLoops; ++loop) *out++ = traffic::cycles[loop];
+    for (int loop = 0; loop < kLoops; ++loop) *out++ = traffic::entries[loop];
 }
 
 #ifdef MEADOW_COSIM

@@ -101,7 +101,7 @@ inline void serve(PACQ_PORTS) {
     }
     const int cycles = c.group / kGroupColumns > kShortestWindow ? c.group / kGroupColumns : kShortestWindow;
     const int batches = (c.tokens + kPacqTokens - 1) / kPacqTokens;
-    count_cycles(Loop::kPacq, static_cast<int64_t>(c.bands) * c.groups * tiles * batches * cycles);
+    count_loop(Loop::kPacq, static_cast<int64_t>(c.bands) * c.groups * tiles * batches * cycles);
 
     std::vector<float> y(static_cast<std::size_t>(c.tokens) * kBandRows * kPacqPorts);
     int16_t code[256];
@@ -133,7 +133,7 @@ inline void serve(PACQ_PORTS) {
         for (int row = 0; row < kBandRows; row += lanes) {
             for (int t = 0; t < c.tokens; ++t) {
                 for (int lane = 0; lane < lanes; ++lane) {
-                    results_t out = 0;
+                    pacq_t out = 0;
                     for (int p = 0; p < kPacqPorts; ++p) {
                         const float value = y[(static_cast<std::size_t>(t) * kBandRows + static_cast<std::size_t>(row + lane)) * kPacqPorts + static_cast<std::size_t>(p)];
                         out.range(32 * p + 31, 32 * p) = as_bits(value);

@@ -26,7 +26,8 @@ struct Channel {
 };
 
 inline Channel channels[kPorts][2];
-inline uint64_t cycles[kLoops];
+inline uint64_t cycles[kLoops];   // iterations
+inline uint64_t entries[kLoops];  // and how often the loop was entered
 
 // Where the simulated DRAM is, from begin up to end: of a board's two halves, the lower and the upper.  Addresses are offsets
 // into what the ports point at.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The INT8 array: INT8 activations times INT8 weights with a scale per row, raw or packed.  hls/linear.hpp is the same in C++."""
+"""The INT8 array: INT8 activations times INT8 weights with a scale per row, raw or packed.  hls/array.hpp is the same in C++."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
-from meadow.machine.engines.engine import Engine, Place, Unpacked, slowest
+from meadow.machine.engines.engine import Engine, Place, Unpacked
 from meadow.machine.instructions.instruction import (
     FLOATS,
     SCRATCH,
-    TILE_OVERHEAD,
     WEIGHTS,
     Beats,
     Extent,
     Fields,
+    Loop,
     Loops,
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     alike,
     beats_of,
+    looped,
     need,
-    on_port,
 )
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.coded import Coded, format_of, formats, unpack, unpack_alike
 from meadow.machine.storage.rows import Layout, padded
+from meadow.machine.timing import BUS_LATENCY
 from meadow.machine.types import I8, Elem
 from meadow.machine.units import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
 
@@ -202,30 +203,39 @@ class Array(Engine):
         for _, some, times in alike(padded(rows, self.ports), tile_rows):
             moved["constants", "read", "weights"] += times * (beats_of(some, FLOATS) + form.packed)
 
-    def loops(self, step: Step, design: Design, rows: int, tokens: int) -> Loops:
+    def parts(self, step: Step, design: Design, rows: int, tile_rows: int, served: int, tokens: Tokens) -> list[Part]:
         o, ports = step.numbers, self.ports
-        port_rows = padded(rows, ports) // ports
-        words = port_rows * int(o["cols"]) // LANE_COLS
-        beats = sum(s.length for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)) // BEAT_BYTES
-        found = {"fetch": beats, "multiply": words * -(-tokens // design.token_lanes), "rescale": port_rows * tokens}
-        # fetch and unpack are summed over the ports
-        unpacked = format_of(int(o["format"])).unpack_words(words * ports, beats)
-        return found if unpacked is None else {**found, "unpack": unpacked}
-
-    def price(
-        self, step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, made: Loops, phases: Phases
-    ) -> None:
-        o = step.numbers
-        form = format_of(int(o["format"]))
-        words = padded(rows, self.ports) // self.ports * int(o["cols"]) / LANE_COLS
-        phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD + form.load_cycles(int(o["entries"]))
-        stages = {
-            "weight ports": max(on_port(moved, f"weights{p}") for p in range(self.ports)),
-            "look-up unit": words if form.packed else words * LANE_COLS / BEAT_BYTES,
-            "multipliers": made["multiply"],
-            "rescaling": made["rescale"],
-        }
-        slowest(stages, phases)
+        form, words = format_of(int(o["format"])), int(o["cols"]) // LANE_COLS
+        activations = looped(
+            ("load", served * words * LANE_COLS // BEAT_BYTES), ("load", beats_of(tokens.count, FLOATS))
+        )
+        table = looped(("table", form.table_beats(int(o["entries"]))))
+        found = [Part({"memory port": activations}), Part({"tables": table})]
+        streamed = [s.length // BEAT_BYTES for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)]
+        all_words = padded(rows, ports) // ports * words
+        for _, some, times in alike(padded(rows, ports), tile_rows):
+            port_rows = some // ports
+            if form.packed:
+                found.append(Part({"directories": looped(("load", 1))}, times))
+            share = port_rows * words / all_words  # of a port's stream, where that is not known by tile
+            mine = port_rows * words
+            unpacked = form.unpack_words(mine, int(share * max(streamed)))
+            processes = {
+                "scales": looped(("load", beats_of(some, FLOATS))),
+                "multipliers": looped(("multiply", mine * -(-served // design.token_lanes))),
+                "rescaling": looped(("rescale", port_rows * served)),
+            }
+            decided = {
+                "weight ports": share * max(streamed) + BUS_LATENCY,
+                "look-up unit": max(mine, share * max(streamed)) if unpacked is None else unpacked,
+            }
+            found.append(Part(processes, times, decided=decided))
+        tiles, beats = -(-rows // tile_rows), sum(streamed)
+        beside = Loops({"fetch": Loop(beats, ports * tiles)})
+        unpacked = form.unpack_words(all_words * ports, beats)
+        if unpacked is not None:
+            beside["unpack"] = Loop(unpacked, ports * tiles)
+        return [*found, Part({}, beside=beside)]
 
     def decides(self, tokens: int, design: Design) -> tuple[int, ...]:
         return (self.ports, -(-tokens // design.token_lanes))

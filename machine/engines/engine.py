@@ -18,11 +18,10 @@ from meadow.machine.instructions.instruction import (
     Beats,
     Extent,
     Fields,
-    Loops,
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
 )
 from meadow.machine.step import Step
@@ -144,14 +143,9 @@ class Engine:
         """Beats of the matrix itself over all ports, where they do not depend on its codes."""
         raise NotImplementedError
 
-    def loops(self, step: Step, design: Design, rows: int, tokens: int) -> Loops:
-        """Iterations of its pipelined loops; a loop whose number the codes decide is missing."""
-        raise NotImplementedError
-
-    def price(
-        self, step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, made: Loops, phases: Phases
-    ) -> None:
-        """Add its pipelined part, which is its slowest stage, and what tiles cost besides."""
+    def parts(self, step: Step, design: Design, rows: int, tile_rows: int, served: int, tokens: Tokens) -> list[Part]:
+        """What a matrix takes for the `served` last tokens of a run, up to its results.  A loop whose iterations the codes decide is
+        missing."""
         raise NotImplementedError
 
     def decides(self, tokens: int, design: Design) -> tuple[int, ...]:
@@ -186,9 +180,3 @@ class Unpacked:
     minimum: NDArray[np.float32] | None
     zero: int
     group: int
-
-
-def slowest(stages: dict[str, float], phases: Phases) -> None:
-    """Add the slowest of stages that overlap."""
-    name = max(stages, key=lambda n: stages[n])
-    phases[name] = phases.get(name, 0.0) + stages[name]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import fp16
-from meadow.machine.engines.engine import Engine, Place, Unpacked, slowest
+from meadow.machine.engines.engine import Engine, Place, Unpacked
 from meadow.machine.instructions.instruction import (
     FLOATS,
     SCRATCH,
@@ -23,14 +23,14 @@ from meadow.machine.instructions.instruction import (
     Beats,
     Extent,
     Fields,
-    Loops,
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     beats_of,
     float_rows,
+    looped,
 )
 from meadow.machine.step import Step
 from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
@@ -41,8 +41,6 @@ from meadow.machine.units import BEAT_BYTES, LARGEST_CLOCK_MHZ, LARGEST_GROUP, b
 if TYPE_CHECKING:
     from meadow.machine.design import Design
 
-TILE_OVERHEAD = 25
-"""Cycles per tile, whose results come as a stream: only the last store of a tile is waited for.  Assumed."""
 LATENCY = 60
 """Cycles from the last activation to the first result, through both clocks.  Assumed."""
 LUT = {"fixed": 8_700, "port": 2_500, "column": 75, "lane": 35, "scale": 1_800}
@@ -204,24 +202,24 @@ class Pacq(Engine):
     def stream_beats(self, o: Operands, rows: int) -> int:
         return self.layout(o, rows).port_beats * self.ports
 
-    def loops(self, step: Step, design: Design, rows: int, tokens: int) -> Loops:
-        o = step.numbers
+    def parts(self, step: Step, design: Design, rows: int, tile_rows: int, served: int, tokens: Tokens) -> list[Part]:
+        o, found = step.numbers, []
         layout = self.layout(o, rows)
-        windows = layout.windows * -(-tokens // self.tokens)
-        fed = 0 if o["reuse"] else tokens * -(-int(o["cols"]) // FLOATS)
-        return {"pacq": windows * layout.form.window_cycles, "feed": fed, "results": tokens * layout.results}
-
-    def price(
-        self, step: Step, design: Design, rows: int, tile_rows: int, moved: Beats, made: Loops, phases: Phases
-    ) -> None:
+        cols, form = int(o["cols"]), layout.form
         slower = design.clock_mhz / self.clock_mhz
-        phases["latency"] += -(-rows // tile_rows) * TILE_OVERHEAD + LATENCY
-        stages = {
-            "weight ports": self.layout(step.numbers, rows).port_beats * slower,
-            "multipliers": made["pacq"] * slower,
-            "vector unit": made["results"],
-        }
-        slowest(stages, phases)
+        if not o["reuse"]:
+            fed = looped(("feed", served * layout.padded_cols // FLOATS))
+            found.append(Part({"memory port": looped(("load", served * beats_of(cols, FLOATS))), "feed": fed}))
+        together = self.ports * form.lanes
+        full, rest = divmod(rows, tile_rows)
+        last = padded(rest, together)
+        results = looped(("results", served * tile_rows // self.ports, full), ("results", served * last // self.ports))
+        results.add("results", served * (layout.results - padded(rows, together) // self.ports))
+        windows = layout.windows * -(-served // self.tokens) * form.window_cycles
+        processes = {"multipliers": looped(("pacq", windows)), "vector unit": results}
+        stream = {"weight ports": layout.port_beats * slower}
+        found.append(Part(processes, decided=stream, slower={"multipliers": slower}))
+        return [*found, Part({}, decided={"latency": float(LATENCY)})]
 
     def decides(self, tokens: int, design: Design) -> tuple[int, ...]:
         return (self.ports, -(-tokens // self.tokens))

@@ -17,10 +17,13 @@ from meadow.machine.instructions.instruction import (
     Beats,
     Extent,
     Fields,
+    Loops,
     Machine,
     Operands,
+    Part,
     Tokens,
     beats_of,
+    looped,
     need,
 )
 from meadow.machine.storage.rows import padded
@@ -41,14 +44,19 @@ def rope_extent(f: Fields, design: Design) -> Extent:
     return Extent("rope", design.context * padded(f["head_dim"] * 2, BEAT_BYTES), CONSTANTS)
 
 
-def rope_beats(o: Operands, rows: int, moved: Beats) -> None:
-    """Rows of the rotary table that are read."""
-    moved["constants", "read", "weights"] += rows * beats_of(int(o["head_dim"]), HALVES)
+def rope_beats(o: Operands, tokens: int, moved: Beats) -> None:
+    """Rows of the rotary table, which are read once for a step."""
+    moved["constants", "read", "weights"] += tokens * beats_of(int(o["head_dim"]), HALVES)
 
 
-def head_passes(head_dim: int, rope: bool, lanes: int) -> int:
-    """Passes of the float lanes over a head: rotation by halves, the peak, the codes."""
-    return (-(-(head_dim // 2) // lanes) if rope else 0) + 2 * -(-head_dim // lanes)
+def rope_part(o: Operands, tokens: int) -> Part:
+    return Part({"memory port": looped(("load", tokens * beats_of(int(o["head_dim"]), HALVES)))})
+
+
+def head_loops(head_dim: int, rope: bool, tokens: int, lanes: int) -> Loops:
+    """The results of a head: turned, which takes both halves at once, their levels, their codes."""
+    steps = -(-(head_dim // 2 if rope else head_dim) // lanes)
+    return looped(("epilogue", steps * tokens), ("epilogue", tokens), ("epilogue", (2 if rope else 1) * steps * tokens))
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------
@@ -91,6 +99,16 @@ def cache_beats(o: Operands, seen: int, rows: bool, scales: int, moved: Beats, p
     if rows:
         moved[port, "read", "kv"] += kv_heads * seen * beats_of(int(o["head_dim"]), BEAT_BYTES)
     moved[port, "read", "kv"] += kv_heads * scales * beats_of(seen, FLOATS)
+
+
+def cache_part(o: Operands, seen: int, keys: bool, values: bool, scales: tuple[bool, bool]) -> Part:
+    """Loading what is wanted of every KV head: K over one port and V over the other, at once; `scales` of each."""
+    kv_heads = int(o["kv_heads"])
+    processes = {}
+    for name, wanted, scaled in (("memory port", keys, scales[0]), ("memory port for V", values, scales[1])):
+        rows = seen * beats_of(int(o["head_dim"]), BEAT_BYTES) if wanted else 0
+        processes[name] = looped(("load", rows), ("load", beats_of(seen, FLOATS) if scaled else 0))
+    return Part(processes, times=kv_heads)
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from meadow.machine.isa import Opcode, Value
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.timing import BUS_LATENCY, STAGES
 from meadow.machine.units import BEAT_BYTES
 
 if TYPE_CHECKING:
@@ -31,23 +32,83 @@ FLOATS, HALVES = BEAT_BYTES // 4, BEAT_BYTES // 2
 WEIGHTS, CONSTANTS, CACHE = ("weights",), ("constants",), ("kv",)
 SCRATCH = ("activations", "pinned")
 """Kinds of memory in which an operand may lie (Chunk.kind)."""
-OVERHEAD = 150
-"""Cycles per step: fetching the instruction, and the latency of the first load and the last store.  Assumed."""
-TILE_OVERHEAD = 100
-"""Cycles per tile, and per pipeline of attention.  Assumed: 64 of AXI latency as the interface pragmas say."""
+OVERHEAD = 2 * BUS_LATENCY
+"""Cycles per step: fetching the instruction, and the response to the last store.  Assumed."""
 Fields = dict[str, Any]
 """The values of an instruction's fields by name, as decoded: a slot is its word."""
 Operands = dict[str, Value]
 """The operands of a step that are no slots."""
 Beats = Counter[tuple[str, str, str]]
 """(port, "read" or "written", role) -> beats."""
-Loops = dict[str, int]
-"""Iterations of the engine's pipelined loops by name (hls/types.hpp: Loop)."""
 Phases = dict[str, float]
 """Cycles by what they are spent on."""
 Witness = Callable[[Fields, NDArray[np.float16], NDArray[np.float32]], None]
 PackedBeats = Callable[[Fields, int], list[int]]
 """(fields, tiles) -> beats of each port's packed stream, as the directory in memory says."""
+
+
+class Loop(NamedTuple):
+    """A pipelined loop of the engine: its iterations in all, and how often it was entered."""
+
+    iterations: int = 0
+    entries: int = 0
+
+
+class Loops(dict[str, Loop]):
+    """The engine's pipelined loops by name (machine/facts.py: LOOPS)."""
+
+    def add(self, name: str, iterations: int, times: int = 1) -> None:
+        """A loop of so many iterations that is entered `times` times; one of none is not entered."""
+        if iterations and times:
+            had = self.get(name, Loop())
+            self[name] = Loop(had.iterations + iterations * times, had.entries + times)
+
+    def busy(self) -> float:
+        """Cycles of the iterations."""
+        return sum(loop.iterations * STAGES[name].interval for name, loop in self.items())
+
+    def entered(self) -> float:
+        """Cycles of entering the loops: what their pipelines and the bus take until the first result."""
+        return sum(loop.entries * STAGES[name].depth for name, loop in self.items())
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an instruction does at once: processes that overlap, each of loops that follow one another.
+
+    processes  loops of each process, by what is said of it where it is the slowest; those of one time
+    times      how often the part is done
+    rounds     rows after which a process hands on what it made, where that is not each element: the others then take theirs once more
+    decided    cycles of a process, by name, of which its loops say nothing
+    beside     loops of the whole instruction that are counted, and whose time is in `decided`
+    slower     by how much the clock of a process is slower than the engine's, 1 where it is the engine's
+    """
+
+    processes: dict[str, Loops]
+    times: int = 1
+    rounds: int = 0
+    decided: dict[str, float] = field(default_factory=dict)
+    beside: Loops = field(default_factory=Loops)
+    slower: dict[str, float] = field(default_factory=dict)
+
+    def price(self, phases: Phases) -> None:
+        """Add its cycles: the iterations of the slowest process, and as latency what else it takes."""
+        busy = {name: loops.busy() * self.slower.get(name, 1.0) for name, loops in self.processes.items()}
+        for name, cycles in self.decided.items():
+            busy[name] = max(busy.get(name, 0.0), cycles)
+        if not busy:
+            return
+        entered = {name: self.processes[name].entered() if name in self.processes else 0.0 for name in busy}
+        worst = max(busy, key=lambda name: busy[name] + entered[name])
+        rest = [name for name in busy if name != worst]
+        if self.rounds:
+            fill = sum(busy[name] + entered[name] for name in rest) / self.rounds
+        else:
+            fill = sum(
+                max(STAGES[loop].depth for loop in self.processes[name]) for name in rest if self.processes.get(name)
+            )
+        phases[worst] = phases.get(worst, 0.0) + self.times * busy[worst]
+        phases["latency"] = phases.get("latency", 0.0) + self.times * (entered[worst] + fill)
 
 
 @dataclass(frozen=True)
@@ -147,16 +208,32 @@ class Instruction:
         """Beats that the step moves, exactly: the C simulation counts the same at its ports."""
         return Counter()
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        """Iterations of the engine's pipelined loops, exactly: the C simulation counts the same."""
-        return {}
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        """Add to `phases`, which has latency and the memory port already."""
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        """What the engine does one after another; its loops are exact: the C simulation counts the same."""
+        return []
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         """Multiplications that the step is there for."""
         return 0
+
+
+def loops_of(parts: Iterable[Part]) -> Loops:
+    """The sum of the loops of parts."""
+    found = Loops()
+    for part in parts:
+        for times, loops in [(1, part.beside), *((part.times, loops) for loops in part.processes.values())]:
+            for name, loop in loops.items():
+                had = found.get(name, Loop())
+                found[name] = Loop(had.iterations + times * loop.iterations, had.entries + times * loop.entries)
+    return found
+
+
+def looped(*loops: tuple[str, int] | tuple[str, int, int]) -> Loops:
+    """Loops of (name, iterations) or (name, iterations, times)."""
+    found = Loops()
+    for one in loops:
+        found.add(*one)
+    return found
 
 
 def alike(rows: int, tile_rows: int) -> list[tuple[int, int, int]]:

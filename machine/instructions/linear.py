@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LINEAR: activations times a streamed matrix, and what happens to the results.  hls/linear.hpp is the same in C++."""
+"""LINEAR: activations times a streamed matrix, and what happens to the results.  hls/steps.hpp is the same in C++."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.arithmetic.activation import activated
 from meadow.machine.design import Design
 from meadow.machine.instructions import options, projection
-from meadow.machine.instructions.heads import head_passes, rope_beats, rope_extent, rotated
+from meadow.machine.instructions.heads import head_loops, rope_beats, rope_extent, rope_part, rotated
 from meadow.machine.instructions.instruction import (
     CACHE,
     FLOATS,
@@ -24,10 +24,11 @@ from meadow.machine.instructions.instruction import (
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     alike,
     beats_of,
+    looped,
     need,
 )
 from meadow.machine.isa import Epilogue, Opcode
@@ -115,44 +116,46 @@ class Linear(Instruction):
         engine.activation_beats(o, served, tokens, moved)
         engine.weight_beats(step, design, rows, tile_rows, moved)
         options.bias_beats(o, rows, tile_rows, moved)
+        if epilogue is Epilogue.ROPE_HEADS:
+            rope_beats(o, tokens.count, moved)
         for row, real, times in alike(rows, tile_rows):
             if epilogue in BY_HEAD:
-                _head_beats(o, epilogue, tokens, times, moved)
+                _head_beats(o, tokens, times, moved)
                 continue
             half = 2 if epilogue is Epilogue.GLU else 1
             columns, column = real // half, (int(o["first_row"]) + row) // half
             if epilogue is Epilogue.ADD:
-                moved["memory", "read", "activations"] += times * served * beats_of(columns, FLOATS)
+                moved["constants", "read", "activations"] += times * served * beats_of(columns, FLOATS)
             store_beats(column, columns, times * served, "activations", moved)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
         o, lanes = step.numbers, design.float_lanes
         rows, tile_rows, epilogue = int(o["rows"]), int(o["tile_rows"]), Epilogue(int(o["epilogue"]))
         served = _served(o, tokens)
         if not served:
-            return {}
-        found = projection.engine(o, design).loops(step, design, rows, served)
+            return []
+        rope = epilogue is Epilogue.ROPE_HEADS
+        found = projection.engine(o, design).parts(step, design, rows, tile_rows, served, tokens)
+        found += options.option_parts(o, rows, tile_rows, served, lanes)
         if epilogue in BY_HEAD:
-            head_dim = int(o["head_dim"])
-            passes = head_passes(head_dim, epilogue is Epilogue.ROPE_HEADS, lanes)
-            passes += options.option_passes(o, head_dim, lanes)
-            found["epilogue"] = rows // head_dim * served * passes
-        else:
-            half = 2 if epilogue is Epilogue.GLU else 1
-            full, rest = divmod(rows, tile_rows)
-            found["epilogue"] = served * (full * -(-(tile_rows // half) // lanes) + -(-(rest // half) // lanes))
-            found["epilogue"] += served * sum(
-                n * options.option_passes(o, r, lanes) for n, r in ((full, tile_rows), (1, rest))
-            )
+            dim, heads = int(o["head_dim"]), rows // int(o["head_dim"])
+            stored = looped(("store", served * beats_of(dim, BEAT_BYTES)))
+            store_loops(tokens.position if o["append"] else 0, served, 1, stored)
+            made = head_loops(dim, rope, served, lanes)
+            turned = [rope_part(o, served)] if rope else []
+            return [*found, *turned, Part({"vector unit": made}, heads), Part({"stores": stored}, heads)]
+        half = 2 if epilogue is Epilogue.GLU else 1
+        for row, real, times in alike(rows, tile_rows):
+            columns, column = real // half, (int(o["first_row"]) + row) // half
+            loads, stores = Loops(), Loops()
+            if epilogue is Epilogue.ADD:
+                loads.add("load", beats_of(columns, FLOATS), served)
+            loads.add("load", bool(column % FLOATS), served)
+            stores.add("store", beats_of(column % FLOATS + columns, FLOATS), served)
+            made = looped(("epilogue", -(-columns // lanes) * served))
+            found.append(Part({"memory port": loads, "vector unit": made, "stores": stores}, times))
         return found
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        if loops:
-            o = step.numbers
-            engine = projection.engine(o, design)
-            engine.price(step, design, int(o["rows"]), int(o["tile_rows"]), moved, loops, phases)
-            add_epilogue(loops, phases)
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         return _served(o, tokens) * int(o["rows"]) * int(o["cols"])
@@ -167,21 +170,21 @@ def store_beats(first: int, count: int, times: int, role: str, moved: Beats) -> 
     """FP32 written from element `first` on: where that is not at a beat, the beat is read first."""
     offset = first % FLOATS
     if offset:
-        moved["memory", "read", role] += times
+        moved["constants", "read", role] += times
     moved["memory", "written", role] += times * beats_of(offset + count, FLOATS)
 
 
-def add_epilogue(loops: Loops, phases: Phases) -> None:
-    """What happens to the results, after the engine's pipeline."""
-    phases["vector unit"] = phases.get("vector unit", 0.0) + loops["epilogue"]
+def store_loops(first: int, count: int, times: int, loops: Loops) -> None:
+    """The same as loops."""
+    offset = first % FLOATS
+    loops.add("load", bool(offset), times)
+    loops.add("store", beats_of(offset + count, FLOATS), times)
 
 
-def _head_beats(o: Operands, epilogue: Epilogue, tokens: Tokens, times: int, moved: Beats) -> None:
+def _head_beats(o: Operands, tokens: Tokens, times: int, moved: Beats) -> None:
     """INT8 by head, with a scale for each token."""
     role = "kv" if o["append"] else "intermediates"
     options.gain_beats(o, times, moved)
-    if epilogue is Epilogue.ROPE_HEADS:
-        rope_beats(o, times * tokens.count, moved)
     moved["memory", "written", role] += times * tokens.count * beats_of(int(o["head_dim"]), BEAT_BYTES)
     store_beats(tokens.position if o["append"] else 0, tokens.count, times, role, moved)
 

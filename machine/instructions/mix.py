@@ -10,6 +10,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
+    cache_part,
     cached,
     group_keys,
     probability_beats,
@@ -17,6 +18,7 @@ from meadow.machine.instructions.heads import (
     square_extent,
 )
 from meadow.machine.instructions.instruction import (
+    HALVES,
     SCRATCH,
     Beats,
     Extent,
@@ -27,11 +29,13 @@ from meadow.machine.instructions.instruction import (
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
+    beats_of,
+    looped,
 )
-from meadow.machine.instructions.scores import head_macs, price_head_by_head
-from meadow.machine.instructions.tphs import mix_beats
+from meadow.machine.instructions.scores import head_macs
+from meadow.machine.instructions.tphs import mix_beats, result_parts
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.units import BEAT_BYTES
@@ -83,12 +87,17 @@ class Mix(Instruction):
         mix_beats(heads, int(o["head_dim"]), tokens.count, moved)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        keys = group_keys(1, design, tokens)
-        return {"mix": int(step.numbers["heads"]) * (sum(keys) + int(step.numbers["head_dim"]) * len(keys))}
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        price_head_by_head(step, design, tokens, moved, loops["mix"], phases)
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        o, lanes = step.numbers, design.token_lanes
+        heads, dim = int(o["heads"]), int(o["head_dim"])
+        loads = Loops()
+        for token in range(tokens.count):
+            loads.add("load", beats_of(tokens.position + token + 1, HALVES))
+            loads.add("load", 1)
+        found = [cache_part(o, tokens.seen, False, True, (False, False)), Part({"memory port": loads}, heads)]
+        for keys in group_keys(1, design, tokens):
+            found.append(Part({"attention": looped(("mix", lanes), ("mix", keys), ("mix", dim))}, heads))
+        return [*found, *result_parts(heads, dim, tokens.count, design.float_lanes)]
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         return head_macs(o, tokens)

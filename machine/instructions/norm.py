@@ -17,19 +17,20 @@ from meadow.machine.instructions.instruction import (
     Field,
     Fields,
     Instruction,
-    Loops,
     Machine,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     beats_of,
     float_rows,
+    looped,
     need,
 )
-from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
+from meadow.machine.instructions.vector import row_beats, row_part, rows_of, store_codes
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.timing import ROOT
 from meadow.machine.units import LANE_COLS
 
 Floats = NDArray[np.float32]
@@ -93,16 +94,16 @@ class Norm(Instruction):
         moved = row_beats(step.numbers, tokens, bool(step.numbers["floats"]))
         row, kind = beats_of(int(step.numbers["cols"]), FLOATS), int(step.numbers["kind"])
         moved["constants", "read", "weights"] += row * (2 if kind & BIASED else 1)
-        moved["memory", "read", "activations"] += tokens.count * row * bool(kind & ADDED)
+        moved["constants", "read", "activations"] += tokens.count * row * bool(kind & ADDED)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        kind = int(step.numbers["kind"])
-        more = 3 * bool(kind & CENTRED) + bool(kind & BIASED) + bool(kind & ADDED)
-        return row_loops(step.numbers, design, tokens, more + (3 if step.numbers["floats"] else 5))
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        phases["vector unit"] = loops["norm"]
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        o = step.numbers
+        kind, row = int(o["kind"]), beats_of(int(o["cols"]), FLOATS)
+        rows = row_part(o, design, tokens, bool(o["floats"]), 3 + 2 * bool(kind & CENTRED), bool(kind & ADDED))
+        gains = Part({"memory port": looped(("load", row, 1 + bool(kind & BIASED)))})
+        roots = Part({}, decided={"latency": float(tokens.count * ROOT)})
+        return [gains, rows, roots]
 
 
 def _integers(x: Floats) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What LINEAR and TPHS do to the results of their matrix before the epilogue: a bias, and a norm on heads.  hls/linear.hpp is the same."""
+"""What LINEAR and TPHS do to the results of their matrix before the epilogue: a bias, and a norm on heads.  hls/epilogue.hpp is the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from meadow.machine.instructions.instruction import (
     Fields,
     Machine,
     Operands,
+    Part,
     beats_of,
+    looped,
     need,
 )
 from meadow.machine.instructions.norm import norm
@@ -105,7 +107,16 @@ def gain_beats(o: Operands, times: int, moved: Beats) -> None:
         moved["constants", "read", "weights"] += times * beats_of(int(o["head_dim"]), FLOATS)
 
 
-def option_passes(o: Operands, rows: int, lanes: int) -> int:
-    """Passes of the float lanes over `rows` results of a token: the bias, and three for a norm."""
-    each = -(-rows // lanes)
-    return each * bool(int(o["options"]) & BIAS) + 3 * each * bool(int(o["options"]) & NORM)
+def option_parts(o: Operands, rows: int, tile_rows: int, tokens: int, lanes: int) -> list[Part]:
+    """The bias of each tile; the norm of each head, which is a tile: its peaks, its squares, its roots, its results."""
+    found = []
+    if int(o["options"]) & BIAS:
+        full, rest = divmod(rows, tile_rows)
+        for real, times in ((tile_rows, full), (rest, 1)):
+            made = looped(("load", beats_of(real, FLOATS)), ("epilogue", -(-real // lanes) * tokens))
+            found.append(Part({"vector unit": made}, times))
+    if int(o["options"]) & NORM:
+        dim = int(o["head_dim"])
+        made = looped(("load", beats_of(dim, FLOATS)), ("epilogue", -(-dim // lanes) * tokens, 3), ("epilogue", tokens))
+        found.append(Part({"vector unit": made}, rows // dim))
+    return found

@@ -11,14 +11,13 @@ from meadow.machine.instructions.instruction import (
     Field,
     Fields,
     Instruction,
-    Loops,
     Machine,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     float_rows,
 )
-from meadow.machine.instructions.vector import row_beats, row_loops, rows_of, store_codes
+from meadow.machine.instructions.vector import row_beats, row_part, rows_of, store_codes
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
@@ -50,8 +49,5 @@ class Quantize(Instruction):
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         return row_beats(step.numbers, tokens, False)
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        return row_loops(step.numbers, design, tokens, 2)
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        phases["vector unit"] = loops["norm"]
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        return [row_part(step.numbers, design, tokens, False, 1)]

@@ -10,6 +10,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
+    cache_part,
     cached,
     cached_scales,
     group_keys,
@@ -19,21 +20,19 @@ from meadow.machine.instructions.heads import (
 from meadow.machine.instructions.instruction import (
     FLOATS,
     SCRATCH,
-    TILE_OVERHEAD,
     Beats,
     Extent,
     Field,
     Fields,
     Instruction,
-    Loops,
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     beats_of,
+    looped,
     need,
-    on_port,
 )
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
@@ -85,27 +84,25 @@ class Scores(Instruction):
     def beats(self, step: Step, design: Design, tokens: Tokens) -> Beats:
         o, moved = step.numbers, Beats()
         heads = int(o["heads"])
-        cache_beats(o, tokens.seen, True, 1, moved)
+        cache_beats(o, tokens.seen, True, 1, moved, "constants")
         queries = tokens.count * beats_of(int(o["head_dim"]), BEAT_BYTES) + beats_of(tokens.count, FLOATS)
         moved["memory", "read", "intermediates"] += heads * queries
         moved["memory", "written", "intermediates"] += heads * score_beats(tokens)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        return {"scores": int(step.numbers["heads"]) * sum(group_keys(1, design, tokens))}
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        price_head_by_head(step, design, tokens, moved, loops["scores"], phases)
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        o, lanes = step.numbers, design.token_lanes
+        heads, count = int(o["heads"]), tokens.count
+        queries = looped(("load", count * beats_of(int(o["head_dim"]), BEAT_BYTES)), ("load", beats_of(count, FLOATS)))
+        found = [cache_part(o, tokens.seen, True, False, (True, False)), Part({"memory port": queries}, heads)]
+        for keys in group_keys(1, design, tokens):  # the maxima are found, and not used
+            made = {"attention": looped(("scores", lanes), ("scores", keys))}
+            found.append(Part({**made, "softmax": looped(("softmax", lanes), ("softmax", keys))}, heads))
+        stored = looped(*(("store", beats_of(tokens.position + token + 1, FLOATS)) for token in range(count)))
+        return [*found, Part({"stores": stored}, heads)]
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         return head_macs(o, tokens)
-
-
-def price_head_by_head(step: Step, design: Design, tokens: Tokens, moved: Beats, loop: int, phases: Phases) -> None:
-    """What the three instructions of attention by GEMM cost alike."""
-    phases["memory port"] += on_port(moved, "constants")
-    phases["attention"] = loop
-    phases["latency"] += int(step.numbers["heads"]) * len(group_keys(1, design, tokens)) * TILE_OVERHEAD
 
 
 def head_macs(o: Operands, tokens: Tokens) -> int:

@@ -10,6 +10,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
+    cache_part,
     cached_scales,
     group_keys,
     probability_beats,
@@ -18,6 +19,8 @@ from meadow.machine.instructions.heads import (
     visible,
 )
 from meadow.machine.instructions.instruction import (
+    FLOATS,
+    HALVES,
     SCRATCH,
     Beats,
     Extent,
@@ -27,10 +30,11 @@ from meadow.machine.instructions.instruction import (
     Loops,
     Machine,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
+    beats_of,
+    looped,
 )
-from meadow.machine.instructions.scores import price_head_by_head
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 from meadow.machine.units import BEAT_BYTES
@@ -82,8 +86,17 @@ class Softmax(Instruction):
         moved["memory", "written", "intermediates"] += heads * probability_beats(tokens)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        return {"softmax": 2 * int(step.numbers["heads"]) * sum(group_keys(1, design, tokens))}
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        price_head_by_head(step, design, tokens, moved, loops["softmax"], phases)
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        o, lanes = step.numbers, design.token_lanes
+        heads = int(o["heads"])
+        found = [cache_part(o, tokens.seen, False, False, (False, True))]
+        for keys in group_keys(1, design, tokens):  # the values are multiplied, and not used
+            made = {"attention": looped(("softmax", lanes), ("softmax", keys, 2))}
+            found.append(Part({**made, "values": looped(("mix", lanes), ("mix", keys))}, heads))
+        loads, stores = Loops(), Loops()
+        for token in range(tokens.count):
+            seen = tokens.position + token + 1
+            loads.add("load", beats_of(seen, FLOATS))
+            stores.add("store", beats_of(seen, HALVES))
+            stores.add("store", 1)
+        return [*found, Part({"memory port": loads}, heads), Part({"stores": stores}, heads)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TPHS: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head (MEADOW, section 4).  hls/tphs.hpp is the same."""
+"""TPHS: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head (MEADOW, section 4).  hls/steps.hpp is the same."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from meadow.machine.instructions import options, projection
 from meadow.machine.instructions.heads import (
     cache_beats,
     cache_extents,
+    cache_part,
     cached,
     cached_scales,
     group_keys,
-    head_passes,
+    head_loops,
     heads_together,
     result_extent,
     rope_beats,
     rope_extent,
+    rope_part,
     rotated,
     visible,
 )
 from meadow.machine.instructions.instruction import (
-    TILE_OVERHEAD,
     Beats,
     Extent,
     Field,
     Fields,
     Instruction,
-    Loops,
     Machine,
     Operands,
     PackedBeats,
-    Phases,
+    Part,
     Tokens,
     alike,
+    looped,
     need,
 )
-from meadow.machine.instructions.linear import add_epilogue, store_beats
+from meadow.machine.instructions.linear import store_beats, store_loops
 from meadow.machine.isa import Opcode
 from meadow.machine.step import Step
 
@@ -111,42 +112,30 @@ class Tphs(Instruction):
         engine.weight_beats(step, design, heads * head_dim, head_dim, moved)
         options.bias_beats(o, heads * head_dim, head_dim, moved)
         options.gain_beats(o, heads, moved)
-        rope_beats(o, heads * tokens.count, moved)
+        rope_beats(o, tokens.count, moved)
         for port in ("constants", "memory"):  # keys, values
             cache_beats(o, tokens.seen, True, 1, moved, port)
         mix_beats(heads, head_dim, tokens.count, moved)
         return moved
 
-    def loops(self, step: Step, design: Design, tokens: Tokens) -> Loops:
-        o = step.numbers
-        heads, head_dim = int(o["heads"]), int(o["head_dim"])
-        found = projection.engine(o, design).loops(step, design, heads * head_dim, tokens.count)
-        passes = head_passes(head_dim, True, design.float_lanes) + options.option_passes(
-            o, head_dim, design.float_lanes
-        )
-        found["epilogue"] = heads * tokens.count * passes
-        for times, some in heads_together(heads, int(o["kv_heads"]), design, tokens.count):
-            keys = group_keys(some, design, tokens)
-            seen = sum(keys)
-            for name, n in (("scores", seen), ("softmax", 2 * seen), ("mix", seen + head_dim * len(keys))):
-                found[name] = found.get(name, 0) + times * n
-        return found
-
-    def price(self, step: Step, design: Design, tokens: Tokens, moved: Beats, loops: Loops, phases: Phases) -> None:
-        """A group of tokens attends in twice the keys it sees: MAX must have ended before EXP begins.  K comes beside V."""
-        o = step.numbers
-        heads, head_dim, kv_heads = int(o["heads"]), int(o["head_dim"]), int(o["kv_heads"])
-        engine = projection.engine(o, design)
-        engine.price(step, design, heads * head_dim, head_dim, moved, loops, phases)
-        add_epilogue(loops, phases)
-        together = heads_together(heads, kv_heads, design, tokens.count)
-        groups = sum(times * len(group_keys(some, design, tokens)) for times, some in together)
-        phases["attention"] = loops["softmax"] + 2 * head_dim * groups
-        phases["latency"] += groups * TILE_OVERHEAD
-        if design.caches > 1:  # the next head is read meanwhile
-            load = moved["memory", "read", "kv"] / kv_heads
-            hidden = (kv_heads - 1) * min(load, (phases["attention"] + groups * TILE_OVERHEAD) / kv_heads)
-            phases["memory port"] -= hidden
+    def parts(self, step: Step, design: Design, tokens: Tokens) -> list[Part]:
+        """MAX must have ended before EXP begins; K comes beside V."""
+        o, lanes, count = step.numbers, design.float_lanes, tokens.count
+        heads, kv_heads, dim = int(o["heads"]), int(o["kv_heads"]), int(o["head_dim"])
+        found = projection.engine(o, design).parts(step, design, heads * dim, dim, count, tokens)
+        found += options.option_parts(o, heads * dim, dim, count, lanes)
+        found += [rope_part(o, count), Part({"vector unit": head_loops(dim, True, count, lanes)}, heads)]
+        found.append(cache_part(o, tokens.seen, True, True, (True, True)))
+        for times, some in heads_together(heads, kv_heads, design, count):
+            for keys in group_keys(some, design, tokens):
+                scores = looped(("scores", design.token_lanes), ("scores", keys))
+                softmax = looped(("softmax", design.token_lanes), ("softmax", keys, 2))
+                mix = looped(("mix", design.token_lanes), ("mix", keys), ("mix", dim))
+                beside = {"attention": softmax, "scores": scores, "values": mix}
+                # DIV follows EXP: the head's elements once more.
+                found.append(Part(beside, times))
+                found.append(Part({}, times, decided={"attention": float(dim)}))
+        return [*found, *result_parts(heads, dim, count, lanes)]
 
     def macs(self, o: Operands, tokens: Tokens) -> int:
         seen = sum(tokens.position + t + 1 for t in range(tokens.count))
@@ -157,3 +146,13 @@ def mix_beats(heads: int, head_dim: int, tokens: int, moved: Beats) -> None:
     """The result of every head to its columns."""
     for head, _, times in alike(heads * head_dim, head_dim):
         store_beats(head, head_dim, times * tokens, "activations", moved)
+
+
+def result_parts(heads: int, head_dim: int, tokens: int, lanes: int) -> list[Part]:
+    """The results of a head and a token, one after another."""
+    found = []
+    for column, _, times in alike(heads * head_dim, head_dim):
+        stored = looped(("store", -(-head_dim // lanes)))
+        store_loops(column, head_dim, 1, stored)
+        found.append(Part({"stores": stored}, times * tokens))
+    return found

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.design import Design
-from meadow.machine.instructions.instruction import FLOATS, Beats, Fields, Loops, Machine, Operands, Tokens, beats_of
+from meadow.machine.instructions.instruction import (
+    FLOATS,
+    Beats,
+    Fields,
+    Machine,
+    Operands,
+    Part,
+    Tokens,
+    beats_of,
+    looped,
+)
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
@@ -33,10 +43,10 @@ def store_codes(f: Fields, m: Machine, x: NDArray[np.float32]) -> None:
 
 
 def row_beats(o: Operands, tokens: Tokens, floats: bool) -> Beats:
-    """Rows read, and rows of FP32 or codes with their scales written."""
+    """Rows read, over the port of the constants, and rows of FP32 or codes with their scales written."""
     cols = int(o["cols"])
     moved: Beats = Counter()
-    moved["memory", "read", "activations"] += tokens.count * beats_of(cols, FLOATS)
+    moved["constants", "read", "activations"] += tokens.count * beats_of(cols, FLOATS)
     if floats:
         moved["memory", "written", "activations"] += tokens.count * beats_of(cols, FLOATS)
     else:
@@ -45,6 +55,19 @@ def row_beats(o: Operands, tokens: Tokens, floats: bool) -> Beats:
     return moved
 
 
-def row_loops(o: Operands, design: Design, tokens: Tokens, passes: int) -> Loops:
-    """`passes` over each row, by the float lanes."""
-    return {"norm": tokens.count * passes * -(-int(o["cols"]) // design.float_lanes)}
+def row_part(o: Operands, design: Design, tokens: Tokens, floats: bool, passes: int, added: bool = False) -> Part:
+    """Rows that are loaded, passed `passes` times by the norm, quantized or not, and stored: different rows at once."""
+    cols, lanes, count = int(o["cols"]), design.float_lanes, tokens.count
+    vectors, beats = -(-cols // lanes), beats_of(cols, FLOATS)
+    codes = padded(cols, LANE_COLS)
+    quantize, store = looped(("quantize", vectors, count)), looped(("store", beats, count * floats))
+    if not floats:
+        quantize.add("quantize", codes // lanes, count)
+        store = looped(("store", codes // BEAT_BYTES, count), ("store", beats_of(count, FLOATS)))
+    processes = {
+        "memory port": looped(("load", beats, count * (1 + added))),
+        "vector unit": looped(("norm", vectors, count * passes)),
+        "quantization": quantize,
+        "stores": store,
+    }
+    return Part(processes, rounds=count)

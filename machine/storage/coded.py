@@ -90,10 +90,6 @@ class Format:
         """Beats that loading the table reads."""
         return -(-self.table_bytes(entries) // BEAT_BYTES)
 
-    def load_cycles(self, entries: int) -> float:
-        """Cycles of loading the table beyond its beats."""
-        return 0.0
-
     def unpack_words(self, words: int, beats: int) -> int | None:
         """Iterations of the look-up units for `words` words of all ports that come in `beats` beats; None: the codes decide."""
         return beats

@@ -255,9 +255,6 @@ class Prefix(Format):
     def table_beats(self, entries: int) -> int:
         return HEADER_BYTES // BEAT_BYTES + -(-entries // BEAT_BYTES)
 
-    def load_cycles(self, entries: int) -> float:
-        return self.table_bytes(entries) / TABLE_BYTES
-
     def unpack_words(self, words: int, beats: int) -> int | None:
         return None
 

@@ -175,17 +175,19 @@ class Engine:
             return self.wait()
 
     def counts(self) -> Counts:
-        """Beats and bursts by channel, then iterations by loop, since this engine was made."""
-        return list(self.box.counts[: 2 * len(CHANNELS) + len(LOOPS)])
+        """Beats and bursts by channel, then iterations and entries by loop, since this engine was made."""
+        return list(self.box.counts[: 2 * len(CHANNELS) + 2 * len(LOOPS)])
 
     def counters(self, before: Counts) -> Counters:
         """What was counted since `before`."""
         now = [a - b for a, b in zip(self.counts(), before, strict=True)]
         beats, bursts = now[0 : 2 * len(CHANNELS) : 2], now[1 : 2 * len(CHANNELS) : 2]
+        loops = now[2 * len(CHANNELS) :]
         return Counters(
             {name: n * BEAT_BYTES for name, n in zip(CHANNELS, beats, strict=True)},
             dict(zip(CHANNELS, bursts, strict=True)),
-            dict(zip(LOOPS, now[2 * len(CHANNELS) :], strict=True)),
+            dict(zip(LOOPS, loops[: len(LOOPS)], strict=True)),
+            dict(zip(LOOPS, loops[len(LOOPS) :], strict=True)),
             self.seconds,
             self.runs,
         )

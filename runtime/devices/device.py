@@ -44,12 +44,14 @@ class Counters:
     bytes    DRAM traffic by "PORT.ROLE.read" and "PORT.ROLE.written", at each port access
     bursts   the same, in bursts
     cycles   iterations of the pipelined loops, by loop
+    entries  how often each of these loops was entered
     seconds  this machine's time spent running
     """
 
     bytes: dict[str, int] = field(default_factory=dict)
     bursts: dict[str, int] = field(default_factory=dict)
     cycles: dict[str, int] = field(default_factory=dict)
+    entries: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     runs: int = 0
 

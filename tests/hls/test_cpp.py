@@ -104,7 +104,7 @@ def test_exp_is_the_same_for_every_argument(cpp: ctypes.CDLL) -> None:
     assert (out == ar.exp2_negative(np.arange(ar.EXP_LIMIT + 1))).all()
 
 
-@pytest.mark.parametrize("cols", [1, 7, 341, 576])
+@pytest.mark.parametrize("cols", [1, 7, 341, 352])
 def test_quantized_rows_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     x = rows(cols, 40, cols)
     codes, scale = np.zeros(x.shape, np.int8), np.zeros(len(x), np.float32)
@@ -113,7 +113,7 @@ def test_quantized_rows_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     assert same(codes, expected[0]) and same(scale, expected[1])
 
 
-@pytest.mark.parametrize("cols", [1, 7, 341, 576])
+@pytest.mark.parametrize("cols", [1, 7, 341, 352])
 def test_norms_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     x = rows(100 + cols, 40, cols)
     gain = np.random.default_rng(0).normal(1, 0.5, cols).astype(np.float32)
@@ -166,6 +166,44 @@ def test_flushing_is_the_same(cpp: ctypes.CDLL) -> None:
     out = np.zeros_like(x)
     cpp.flush_all(pointer(x), x.size, pointer(out))
     assert same(out, ar.flush(x))
+
+
+def test_rounding_takes_every_tie_to_even(cpp: ctypes.CDLL) -> None:
+    """By the bits: against exact numbers, at every half up to 2^17 and around powers of two up to 2^22."""
+    halves = np.arange(-(1 << 18), (1 << 18) + 1) / 2
+    powers = np.concatenate([2.0**e + np.arange(-8, 9) / 4 for e in range(-30, 22)])
+    near = np.nextafter(halves.astype(np.float32), np.float32(np.inf))
+    x = np.concatenate([halves, powers, -powers, near, [0.0, -0.0, 1e-40]]).astype(np.float32)
+    out = np.zeros(x.size, np.int32)
+    cpp.round_all(pointer(x), x.size, pointer(out))
+    assert same(out, np.rint(x.astype(np.float64)).astype(np.int32))
+
+
+def test_two_tokens_in_one_slice_have_exact_sums(cpp: ctypes.CDLL) -> None:
+    """Extremes of every sign, and a quarter of a million random ones: the fields of a cascade of eight stay apart."""
+    random = np.random.default_rng(3)
+    extremes = np.array([-127, 127, 0, 1, -1], np.int8)
+    a = np.concatenate([random.integers(-127, 128, (6000, 32)), random.choice(extremes, (2000, 32))]).astype(np.int8)
+    b = np.concatenate([random.integers(-127, 128, (6000, 32)), random.choice(extremes, (2000, 32))]).astype(np.int8)
+    w = np.concatenate([random.integers(-128, 128, (6000, 32)), random.choice([-128, 127], (2000, 32))]).astype(np.int8)
+    for row, (x, y, z) in enumerate([(127, 127, -128), (-127, 127, -128), (127, -127, -128), (-127, -127, -128)]):
+        a[row], b[row], w[row] = x, y, z
+    low, high = np.zeros(len(a), np.int32), np.zeros(len(a), np.int32)
+    cpp.dot_pairs(pointer(a), pointer(b), pointer(w), len(a), pointer(low), pointer(high))
+    exact = w.astype(np.int32)
+    assert same(low, (a.astype(np.int32) * exact).sum(axis=1).astype(np.int32))
+    assert same(high, (b.astype(np.int32) * exact).sum(axis=1).astype(np.int32))
+
+
+def test_a_stored_row_keeps_what_lies_before_it_in_its_beat(cpp: ctypes.CDLL) -> None:
+    before = np.arange(1000, 1256, dtype=np.float32)
+    for first in range(9):
+        for count in (1, 2, 3, 4, 5, 7, 8, 9, 16, 33):
+            x, after = np.arange(1, count + 1, dtype=np.float32), np.zeros(256, np.float32)
+            cpp.store_row(pointer(x), first, count, pointer(before), pointer(after))
+            end = -(-(first + count) // 4) * 4
+            assert same(after[:first], before[:first]) and same(after[first : first + count], x)
+            assert not after[first + count : end].any() and same(after[end:], before[end:])
 
 
 @pytest.mark.parametrize("spread", [0.3, 2, 12, 45])

@@ -297,7 +297,7 @@ def test_compiling_again_after_an_edit_of_a_companion_compiles_anew(
     assert compiled() and (package / "tokenizer" / "generation_config.json").read_text() == config.read_text()
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "program.bin", "hls/linear.hpp", "report/graph.txt"])
+@pytest.mark.parametrize("name", ["weights.bin", "program.bin", "hls/array.hpp", "report/graph.txt"])
 def test_a_damaged_package_is_made_anew(name: str, meadowc: Any, tiny_int8: Path, tmp_path: Path) -> None:
     package = tmp_path / "p"
     command = ("compile", tiny_int8, "--board", "zcu102", "-o", package, *SMALL, "--json")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What pacq_dot is measured against: eight baseline_mac a lane, a tree of FP32 adders, and FP32 accumulation.  An FP32 adder takes
-// five cycles, so the beats of five tiles of rows take turns: a tile's next beat comes when its sum does.
+// six cycles, so the beats of six tiles of rows take turns: a tile's next beat comes when its sum does.
 `default_nettype none
 
 module baseline_dot #(
@@ -11,9 +11,9 @@ module baseline_dot #(
     input wire first_i,                     // of a tile's group
     input wire [127:0] halves_i,
     input wire [8*BITS*LANES-1:0] codes_i,  // column k in bits BITS*LANES*k ..
-    output wire [32*LANES-1:0] sums_o       // 23 cycles later, with this beat
+    output wire [32*LANES-1:0] sums_o       // 27 cycles later, with this beat
 );
-    localparam LATE = 18;  // the products, and three levels of the tree
+    localparam LATE = 21;  // the products, and three levels of the tree
     wire [32*LANES-1:0] products[0:7];
     reg [LATE-1:0] first_q;
     always @(posedge clk_i) first_q <= {first_q[LATE-2:0], first_i};

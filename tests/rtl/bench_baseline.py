@@ -10,7 +10,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
-LANES, TILES, BEATS, LATENCY = 4, 5, 16, 23
+LANES, TILES, BEATS, LATENCY = 4, 6, 16, 27
 
 
 @cocotb.test(timeout_time=40, timeout_unit="us")

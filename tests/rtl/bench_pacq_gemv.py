@@ -203,6 +203,19 @@ async def every_format_comes_out_as_numpy_has_it(dut: Any, stalls: float) -> Non
     assert await bench.register("beats") == sum(m.layout.port_beats for m, _ in work)
 
 
+@cocotb.test(timeout_time=80, timeout_unit="us", skip=LANES != 8)
+async def rows_come_again_as_soon_as_they_may(dut: Any) -> None:
+    """INT2 in groups of 16, one token: a row's next group is eight cycles behind, when its partial result is being written."""
+    bench = Bench(dut)
+    await bench.reset()
+    rng = np.random.default_rng(5)
+    matrix = Matrix(rng, 16 * PORTS, 640, GroupFormat(2, 16, False, False))
+    a = activations(rng, 1, matrix)
+    await bench.command(matrix, 1)
+    await bench.feed(matrix, a)
+    assert same(await bench.answer(matrix, 1), matrix.times(a))
+
+
 FORM = GroupFormat(4, 32, True, False)
 
 

@@ -14,14 +14,15 @@ from meadow.compiler.emit.verilog import SOURCES, Shape
 
 pytestmark = pytest.mark.mutation
 
+INT2 = Shape(ports=1, lanes=8, token_lanes=4, max_tokens=16, activation_words=128)
 SMALL = Shape(ports=2, token_lanes=2, max_tokens=16, activation_words=128, fifo_beats=128)
 EVERY = "every_format_comes_out_as_numpy_has_it"
-DOT = ["pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
+DOT = ["dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 UNITS = {
-    "pacq_mac": ("bench_pacq_mac", DOT[:3], {"LANES": 16}),
+    "pacq_mac": ("bench_pacq_mac", DOT[:4], {"LANES": 16, "FIRST": 0, "LAST": 1}),
     "pacq_dot": ("bench_pacq_dot", DOT, {"LANES": 8}),
     **{
-        unit: ("bench_floats", [f"{unit}.v"], {})
+        unit: ("bench_floats", ["dsp_slice.v", f"{unit}.v"], {})
         for unit in ("float_add", "float_multiply", "fixed_to_float", "half_to_float")
     },
 }
@@ -51,8 +52,14 @@ FAULTS = (
     Fault("the sign is lost", "pacq_align.v", "sign ? -$signed(shifted)", "1'b0 ? -$signed(shifted)", "pacq_mac"),
     Fault("the offset is 4, not 8", "pacq_lane.v", "{{24{place_i[0]}}, 3'd0}", "{{25{place_i[0]}}, 2'd0}", "pacq_mac"),
     Fault("the highest place is one too low", "pacq_lane.v", "{c, 23'd0}", "{1'b0, c, 22'd0}", "pacq_mac"),
-    Fault("a carry is dropped", "pacq_lane.v", "ad_q <= a_q + d_q", "ad_q <= a_q ^ d_q", "pacq_mac"),
-    Fault("the product's sign is not extended", "pacq_lane.v", "{{3{m_q[44]}}, m_q}", "{3'd0, m_q}", "pacq_mac"),
+    Fault("the offset is not added", "dsp_slice.v", ".D(d_i)", ".D(27'd0)", "pacq_mac"),
+    Fault(
+        "what a slice hands on is not shifted",
+        "dsp_slice.v",
+        "SHIFT ? 3'b101",
+        "SHIFT ? 3'b001",
+        "float_multiply",
+    ),
     Fault(
         "two lanes are swapped", "pacq_mac.v", ".code_i(codes_q[4*l+:4])", ".code_i(codes_q[4*(l^1)+:4])", "pacq_mac"
     ),
@@ -74,8 +81,8 @@ FAULTS = (
         "pacq_dot",
     ),
     Fault("an idle cycle is added", "pacq_dot.v", "if (valid_q[LATENCY-1]) sum_q <= next", "sum_q <= next", "pacq_dot"),
-    Fault("ties round up", "float_add.v", "sum4_q[3] && (sum4_q[4] || |sum4_q[2:0])", "sum4_q[3]", "float_add"),
-    Fault("what falls off is forgotten", "float_add.v", "|moved[23:0]", "1'b0", "float_add"),
+    Fault("ties round up", "float_add.v", "n0_q[3] && (n0_q[4] || |n0_q[2:0])", "n0_q[3]", "float_add"),
+    Fault("what falls off is forgotten", "float_add.v", "|small2_q[23:0]", "1'b0", "float_add"),
     Fault(
         "the larger is not put first", "float_add.v", "b_i[30:0] > a_i[30:0]", "b_i[30:23] > a_i[30:23]", "float_add"
     ),
@@ -89,12 +96,12 @@ FAULTS = (
     Fault(
         "zero times something is something",
         "float_multiply.v",
-        "zero_q <= a_i[30:23] == 0 || b_i[30:23] == 0",
-        "zero_q <= a_i[30:23] == 0",
+        "a_i[30:23] == 0 || b_i[30:23] == 0",
+        "a_i[30:23] == 0",
         "float_multiply",
     ),
     Fault("the least of 64 bits is one off", "fixed_to_float.v", "8'd166", "8'd165", "fixed_to_float"),
-    Fault("the sticky bits miss one", "fixed_to_float.v", "|normal_q[38:0]", "|normal_q[38:2]", "fixed_to_float"),
+    Fault("the sticky bits miss one", "fixed_to_float.v", "|n0_q[38:0]", "|n0_q[38:2]", "fixed_to_float"),
     Fault(
         "FP16 subnormals are flushed",
         "half_to_float.v",
@@ -105,8 +112,8 @@ FAULTS = (
     Fault(
         "the shared sum forgets the first eight",
         "pacq_sum.v",
-        "(first_q[2] ? 50'sd0 : sum_q) + {{5{eight_q[44]}}, eight_q}",
-        "first_q[2] ? 50'sd0 : sum_q + {{5{eight_q[44]}}, eight_q}",
+        "(first_q[3] ? 50'sd0 : sum_q) + {{5{eight_q[44]}}, eight_q}",
+        "first_q[3] ? 50'sd0 : sum_q + {{5{eight_q[44]}}, eight_q}",
         EVERY,
     ),
     Fault("INT8 codes are off by 128", "pacq_sum.v", "(wide <<< 7) + (wide <<< 3)", "(wide <<< 3)", EVERY),
@@ -120,8 +127,8 @@ FAULTS = (
     Fault(
         "a row does not begin at zero",
         "pacq_scale.v",
-        "begin_row ? 32'd0 : partial[read_place]",
-        "partial[read_place]",
+        "begin_row ? 32'd0 : written_q ? result_q : read_q",
+        "written_q ? result_q : read_q",
         EVERY,
     ),
     Fault(
@@ -167,30 +174,28 @@ FAULTS = (
         "m_axi_rvalid",
         "it_is_cleared_in_the_middle_of_a_burst_and_starts_anew",
     ),
-    Fault(
-        "a full FIFO takes a word", "stream_fifo.v", "assign ready_o = !count_o[BITS]", "assign ready_o = 1'b1", EVERY
-    ),
+    Fault("a full FIFO takes a word", "stream_fifo.v", "assign ready_o = room_q", "assign ready_o = 1'b1", EVERY),
     Fault("a FIFO forgets a word that is not taken", "stream_fifo.v", "give || (valid_o && !ready_i)", "give", EVERY),
     Fault(
         "weights are overwritten while they are needed",
         "pacq_split.v",
-        "wire room = held < DEPTH",
-        "wire room = 1'b1",
+        "room_q <= held < ALL - 7'd1",
+        "room_q <= 1'b1",
         EVERY,
     ),
     Fault("a set is begun before its place is free", "pacq_split.v", "sets_q < 3'd4", "1'b1", EVERY),
     Fault(
         "a group ends one beat early",
         "pacq_issue.v",
-        "wire last_word = word == words - 6'd1",
-        "wire last_word = word == words - 6'd2 || word == words - 6'd1",
+        "end_q <= g[63:58] < 6'd3 ? 6'd3 : g[63:58];",
+        "end_q <= g[63:58] < 6'd3 ? 6'd3 : g[63:58] - 6'd1;",
         EVERY,
     ),
     Fault(
         "windows do not wait for activations",
         "pacq_issue.v",
-        "!begun_q && loads_q != 0",
-        "!begun_q",
+        "!begun_q && !done_q && loads_q != 0",
+        "!begun_q && !done_q",
         "weights_are_read_ahead_and_activations_kept",
     ),
     Fault(
@@ -210,8 +215,8 @@ FAULTS = (
     Fault(
         "the ring takes rows that it has no room for",
         "pacq_activations.v",
-        "wire room = wanted <= size - used_q",
-        "wire room = 1'b1",
+        "room_q <= wanted <= free_q",
+        "room_q <= 1'b1",
         EVERY,
     ),
     Fault(
@@ -222,6 +227,20 @@ FAULTS = (
         EVERY,
     ),
     Fault("results of tokens that are not there go out", "pacq_results.v", "there && real_token", "there", EVERY),
+    Fault(
+        "lanes are of the code before",
+        "pacq_lane.v",
+        "{23'd0, c}",
+        "{22'd0, c, 1'd0}",
+        "pacq_mac",
+    ),
+    Fault(
+        "a result that is being written is read as it was",
+        "pacq_scale.v",
+        "written_q <= write && read_place == write_place",
+        "written_q <= 1'b0",
+        "rows_come_again_as_soon_as_they_may",
+    ),
     Fault(
         "groups of eight columns are taken",
         "pacq_commands.v",
@@ -275,5 +294,6 @@ def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
         bench, files, parameters = UNITS[fault.caught_by]
         failed = run_test(fault.caught_by, bench, tmp_path / "work", files, parameters, folder=folder)
     else:
-        failed = run_pacq(SMALL, tmp_path / "work", folder, fault.caught_by)
+        shape = INT2 if fault.caught_by.startswith("rows_come_again") else SMALL
+        failed = run_pacq(shape, tmp_path / "work", folder, fault.caught_by)
     assert failed, f"{fault.what}: {fault.caught_by} did not notice"

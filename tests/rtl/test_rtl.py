@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test, simulate
 
-from meadow.compiler.emit.verilog import SOURCES, Shape
+from meadow.compiler.emit.verilog import SLICE_MODEL, SOURCES, Shape
 from meadow.evidence.ladder.verilated import verilator
 
 pytestmark = pytest.mark.rtl
@@ -58,11 +58,11 @@ def test_the_fabric_tells_every_number_of_its_design(tiny_package: Path, tmp_pat
     assert done.returncode == 0 and "%" not in done.stderr, done.stderr
 
 
-DOT = ["pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
+DOT = ["dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 
 
 def test_every_fp16_value_times_every_code_is_exact(tmp_path: Path) -> None:
-    simulate("pacq_mac", "bench_pacq_mac", tmp_path, DOT[:3], {"LANES": 16})
+    simulate("pacq_mac", "bench_pacq_mac", tmp_path, DOT[:4], {"LANES": 16, "FIRST": 0, "LAST": 1})
 
 
 def test_the_dot_product_unit_sums_groups_exactly(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_dot_product_unit_sums_groups_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", ["float_add", "float_multiply", "fixed_to_float", "half_to_float"])
 def test_the_float_units_round_as_numpy_does(unit: str, tmp_path: Path) -> None:
-    simulate(unit, "bench_floats", tmp_path, [f"{unit}.v"])
+    simulate(unit, "bench_floats", tmp_path, ["dsp_slice.v", f"{unit}.v"])
 
 
 SHAPES = {
@@ -102,7 +102,7 @@ def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
     for some in parameters:  # type: ignore[attr-defined]
         values = [f"-G{name.upper()}={value}" for name, value in some.items()]
         done = subprocess.run(
-            [command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files],
+            [command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files, SLICE_MODEL],
             cwd=RTL,
             env=environment,
             capture_output=True,
@@ -116,5 +116,6 @@ def test_the_conventional_dot_product_errs_as_fp32_sums_do(tmp_path: Path) -> No
     shutil.copytree(RTL, tmp_path / "rtl")
     for name in ("baseline_product.v", "baseline_mac.v", "baseline_dot.v"):
         shutil.copyfile(RTL.parent / "tests" / "rtl" / name, tmp_path / "rtl" / name)
+    (tmp_path / "rtl" / "sim").mkdir(exist_ok=True)
     files = ["float_add.v", "baseline_product.v", "baseline_mac.v", "baseline_dot.v"]
     assert run_test("baseline_dot", "bench_baseline", tmp_path / "work", files, folder=tmp_path / "rtl") == 0

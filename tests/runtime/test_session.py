@@ -95,6 +95,14 @@ def test_the_cpp_counts_the_bytes_of_every_port(tiny_package: Path) -> None:
 @pytest.mark.csim
 def test_an_access_outside_of_memory_ends_the_run_with_a_sentence(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session, pytest.raises(DeviceError, match="access outside of memory"):
+        session.device.start(Run(1 << 35, 0, 1, 0, 1, 0))
+        session.device.wait()
+
+
+@pytest.mark.csim
+def test_an_address_beyond_the_processors_is_refused(tiny_package: Path) -> None:
+    """Addresses are beats of 32 bits in the engine: 64 GB."""
+    with Session(tiny_package, "csim") as session, pytest.raises(DeviceError, match="refused the run's registers"):
         session.device.start(Run(1 << 40, 0, 1, 0, 1, 0))
         session.device.wait()
 
