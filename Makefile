@@ -85,6 +85,10 @@ bench: models  ## every benchmark of the README (minutes)
 hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine: (7 minutes)
 	cd tests && ../.venv/bin/python -m rules.check
 
+depth: models  ## the slowest path of every Verilog module of the designs of every board, beside its clock (an hour)
+	.venv/bin/python -m pip install -qq "pyosys>=0.70"
+	$(MEADOWC) bench depth models/smollm2 models/smollm2-int8 models/smollm2-tensor
+
 synth: setup  ## what the Verilog costs, by Yosys (minutes)
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"
 	$(MEADOWC) bench rtl

@@ -20,6 +20,7 @@ BENCHMARKS = {
         "meadow.cli.bench.decode",
         "Tokens per second of a grouped model: linears simulated, the rest modelled.",
     ),
+    "depth": ("meadow.cli.bench.depth", "The slowest path of every Verilog module beside its clock."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }
 

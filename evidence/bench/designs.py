@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Verilog modules the designs of models on boards have, each shape once, and the clocks that each must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from meadow import __version__
+from meadow.boards import Board
+from meadow.compiler.emit.emit import emit
+from meadow.compiler.emit.verilog import SOURCES, Shape, shape_of
+from meadow.compiler.size.fit import fit
+from meadow.compiler.sources.source import find_source, read_source
+from meadow.evidence.bench.depth import limit
+from meadow.evidence.bench.rtl import MODULES, Module
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.pacq import Pacq
+
+SMALL = Shape(ports=1, fifo_beats=512, activation_words=1024)
+Used = list[tuple[Board, int]]
+"""Boards, and the clock of the module there in MHz."""
+
+
+def modules_of(models: Iterable[Path], boards: list[Board]) -> dict[str, tuple[Module, Used]]:
+    """By a name that tells the shape: the module, and where it is used at which clock."""
+    found: dict[str, tuple[Module, Used]] = {}
+
+    def use(name: str, module: Module, board: Board, clock: int) -> None:
+        used = found.setdefault(name, (module, []))[1]
+        if (board, clock) not in used:
+            used.append((board, clock))
+
+    designs = [(board, fit(read_source(find_source(model)), board).design) for model in models for board in boards]
+    for board, design in designs:
+        text = emit(design, __version__, board).files["rtl/meadow_identity.v"]
+        name = "meadow_identity"
+        use(name, Module(name, (f"{name}.v",), texts={f"{name}.v": text}), board, design.clock_mhz)
+        if design.engine(Array).prefix_codes:
+            use("prefix_unpack", MODULES["prefix_unpack"], board, design.clock_mhz)
+        if design.engine(Pacq).ports:
+            shape = shape_of(design)
+            use(_name(shape), gemv(shape), board, design.engine(Pacq).clock_mhz)
+    if not designs:
+        for board in boards:
+            use("prefix_unpack", MODULES["prefix_unpack"], board, board.clock_mhz)
+            use(_name(SMALL), gemv(SMALL), board, board.pacq_clock_mhz)
+    return found
+
+
+def clocks(used: Used) -> list[dict[str, Any]]:
+    return [
+        {"board": board.name, "clock_mhz": clock, "limit_ns": limit(board, clock)}
+        for board, clock in sorted(used, key=lambda u: u[0].name)
+    ]
+
+
+def _name(shape: Shape) -> str:
+    return f"pacq_gemv_{shape.ports}x{shape.lanes}x{shape.token_lanes}"
+
+
+def gemv(shape: Shape) -> Module:
+    return Module("pacq_gemv", SOURCES, tuple(shape.parameters.items()))
