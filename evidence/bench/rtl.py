@@ -119,7 +119,7 @@ def _yosys(module: Module) -> tuple[dict[str, int], Netlist]:
             + (f"chparam {values} {top}; " if values else "")
             # Registers that are to stay copies are kept as cells: the pass that joins equal ones looks at these.
             + f"hierarchy -top {top}; proc; setattr -set keep 1 w:* a:keep %i %ci1; "
-            + f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; "
+            + f"synth_xilinx -family xcup -flatten -noiopad -noclkbuf; "
             "tee -q -o stat.json stat -json; write_json netlist.json"
         )
         code = f"from pyosys import libyosys as y; d = y.Design(); [y.run_pass(c.strip(), d) for c in {script!r}.split(';')]"
@@ -128,5 +128,5 @@ def _yosys(module: Module) -> tuple[dict[str, int], Netlist]:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
             raise DeviceError(f"Yosys refused {top}: {lines[0] if lines else done.stderr[-300:]}")
         cells = json.loads((Path(work) / "stat.json").read_text())["design"]["num_cells_by_type"]
-        module_json = json.loads((Path(work) / "netlist.json").read_text())["modules"][top]
-    return cells, Netlist.of(module_json)
+        made = json.loads((Path(work) / "netlist.json").read_text())["modules"].values()
+    return cells, Netlist.of(next(m for m in made if "top" in m["attributes"]))

@@ -139,6 +139,8 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
     ("answer", "code", "said"),
     [
         ("slack=-0.2", 5, "negative slack -0.2"),
+        ("hold=-0.05", 5, "negative slack -0.05 ns, hold"),
+        ("pulse=-0.1", 5, "negative slack -0.1 ns, pulse width"),
         ("parts=0", 6, "is not installed"),
         ("progress=40%", 1, "implementation ended"),
     ],

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SAT solver finds faults planted against the rules of AXI, and none in what is shipped; `make formal` looks further."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rtl.simulator import RTL
+
+pytest.importorskip("pyosys", reason="pyosys is not installed")
+pytestmark = pytest.mark.rtl
+FAULTS = {
+    "a burst crosses 4 KiB": (
+        "formal_fetch",
+        "pacq_fetch.v",
+        "9'd256 - {1'b0, at_q[11:4]}",
+        "9'd257 - {1'b0, at_q[11:4]}",
+    ),
+    "an address is dropped by a clear": (
+        "formal_fetch",
+        "pacq_fetch.v",
+        "(ask && !clear_i) || !free",
+        "(ask || !free) && !clear_i",
+    ),
+    "bursts are one beat longer": ("formal_fetch", "pacq_fetch.v", "length_q} - 9'd1", "length_q}"),
+    "a read is answered twice": (
+        "formal_registers",
+        "pacq_registers.v",
+        "s_axil_rvalid <= read || (s_axil_rvalid && !s_axil_rready)",
+        "s_axil_rvalid <= read || s_axil_rvalid",
+    ),
+    "a write does not wait for its data": (
+        "formal_registers",
+        "pacq_registers.v",
+        "wire write = address_q && data_q &&",
+        "wire write = address_q &&",
+    ),
+}
+
+
+def proved(top: str, folder: Path) -> bool:
+    """Whether the solver finds no run that breaks a rule."""
+    code = (
+        "from rtl.formal import PROOFS, prove; from pathlib import Path; import sys\n"
+        "prove(next(p for p in PROOFS if p.top == sys.argv[1]), folder=Path(sys.argv[2]))"
+    )
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, top, str(folder)], cwd=tests, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 or "proof did fail" in done.stdout + done.stderr, (
+        done.stdout[-500:] + done.stderr[-500:]
+    )
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("top", ["formal_fetch", "formal_registers"])
+def test_the_rules_of_axi_are_kept(top: str) -> None:
+    assert proved(top, RTL)
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_broken_rule_is_found(what: str, tmp_path: Path) -> None:
+    top, name, old, new = FAULTS[what]
+    folder = Path(shutil.copytree(RTL, tmp_path / "rtl"))
+    text = (folder / name).read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+    (folder / name).write_text(text.replace(old, new))
+    assert not proved(top, folder)
