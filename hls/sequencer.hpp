@@ -47,7 +47,8 @@ LoadBases:
 }
 
 inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
-                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory, volatile uint32_t* progress) {
+                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory, const volatile uint32_t* abort,
+                            volatile uint32_t* progress) {
     static Array array;
     static HeadRows heads;
     static Cache chip;
@@ -100,6 +101,7 @@ Program:
         }
         const Instruction i = ring[step % kAhead];
         *progress = static_cast<uint32_t>(step) + 1;  // where the host looks when nothing comes
+        if (*abort != 0) return kAborted;
         switch (i.word[0]) {
             case isa::kEnd: return kDone;
             case isa::kNorm:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import numpy as np
-
 from meadow.machine.arithmetic import activation, int8
 from meadow.machine.instructions import norm
 from meadow.machine.instructions.instruction import ROLES
@@ -47,12 +45,14 @@ class Status(IntEnum):
     BAD_OPCODE = 1
     BAD_RUN = 2
     NO_ENGINE = 3
+    ABORTED = 4
 
 
 STATUS_TEXT: dict[int, str] = {
     Status.BAD_OPCODE: "the program holds an opcode that the engine does not know",
     Status.BAD_RUN: "the engine refused the run's registers",
     Status.NO_ENGINE: "the program has weights that no engine of this design takes",
+    Status.ABORTED: "the run was aborted",
 }
 CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kPages", 1 << (32 - CHUNK_SHIFT), "memory chunks that a slot can name"),
@@ -62,14 +62,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kPorts", len(PORTS), ""),
     ("int", "kRoles", len(ROLES), ""),
     ("int", "kLoops", len(LOOPS), ""),
-    (
-        "float",
-        "kSmallestNormal",
-        float(np.finfo(np.float32).tiny),
-        "docs/arithmetic.md has the constants of the arithmetic",
-    ),
-    ("float", "kLargest", float(np.finfo(np.float32).max), ""),
-    ("float", "kQuiet", float(int8.QUIET), ""),
+    ("float", "kQuiet", float(int8.QUIET), "docs/arithmetic.md has the constants of the arithmetic"),
     ("float", "kLevels", float(int8.LEVELS), ""),
     ("int", "kNormBits", norm.NORM_BITS, ""),
     ("int", "kNormLowest", norm.NORM_EXPONENTS[0], ""),

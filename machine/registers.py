@@ -62,7 +62,10 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
     ):
         found.append(Register(name, at, "write", what, bits))
         at += 12 if bits == 64 else 8
-    found.append(Register("progress", at, "read", "instruction that runs, counted from 1"))
+    found.append(
+        Register("abort", at, "write", "1 ends the run before its next instruction, with nothing under way on the bus")
+    )
+    found.append(Register("progress", at + 8, "read", "instruction that runs, counted from 1"))
     return tuple(found)
 
 

@@ -119,7 +119,7 @@ def _yosys(module: Module) -> tuple[dict[str, int], Netlist]:
             + (f"chparam {values} {top}; " if values else "")
             # Registers that are to stay copies are kept as cells: the pass that joins equal ones looks at these.
             + f"hierarchy -top {top}; proc; setattr -set keep 1 w:* a:keep %i %ci1; "
-            + f"synth_xilinx -family xcup -flatten -noiopad -noclkbuf; "
+            + "synth_xilinx -family xcup -flatten -noiopad -noclkbuf; "
             "tee -q -o stat.json stat -json; write_json netlist.json"
         )
         code = f"from pyosys import libyosys as y; d = y.Design(); [y.run_pass(c.strip(), d) for c in {script!r}.split(';')]"

@@ -36,36 +36,34 @@ module DSP48E2 #(
         if (PREADD ? AREG != 1 || BREG != 2 || DREG != 1 || ADREG != 1 : AREG != BREG)
             $fatal(1, "DSP48E2: AREG %0d, BREG %0d: this model has not", AREG, BREG);
     end
-    always @(posedge CLK) begin
+    // Constants all: looked at once, when they come.
+    always @* begin
         if (mode != 9'b000000101 || ALUMODE != 0 || CARRYINSEL != 0 || CARRYIN || INMODE != (PREADD ? 5'b00100 : 5'b00000))
             $fatal(1, "DSP48E2: OPMODE %b, ALUMODE %b, INMODE %b: this model multiplies and adds", OPMODE, ALUMODE, INMODE);
         if ({RSTA, RSTB, RSTC, RSTD, RSTM, RSTP} != 0 || !CEA2 || !CEB2 || !CEM || !CEP)
             $fatal(1, "DSP48E2: a reset or an enable that this model has not");
     end
 
-    reg signed [26:0] a1_q, a2_q, d_q, ad_q;
+    reg signed [26:0] a1_q, a2_q, d_q;
     reg signed [17:0] b1_q, b2_q;
     reg signed [44:0] m_q;
     reg signed [47:0] p_q;
-    wire signed [26:0] a = PREADD ? ad_q : AREG == 2 ? a2_q : a1_q;
+    wire signed [26:0] a = AREG == 2 || PREADD ? a2_q : a1_q;
     wire signed [17:0] b = BREG == 2 ? b2_q : b1_q;
     wire signed [47:0] cascade = PCIN;
     wire signed [47:0] z = OPMODE[6:4] == 3'b001 ? cascade : OPMODE[6:4] == 3'b101 ? cascade >>> 17 : 48'sd0;
     always @(posedge CLK) begin
         a1_q <= A[26:0];
-        a2_q <= a1_q;
+        a2_q <= PREADD ? a1_q + d_q : a1_q;
         b1_q <= B;
         b2_q <= b1_q;
         d_q <= D;
-        ad_q <= a1_q + d_q;
         m_q <= a * b;
         p_q <= z + {{3{m_q[44]}}, m_q};
     end
     assign P = p_q;
     assign PCOUT = p_q;
     assign {ACOUT, BCOUT, CARRYOUT, XOROUT, CARRYCASCOUT, MULTSIGNOUT, OVERFLOW, UNDERFLOW, PATTERNBDETECT, PATTERNDETECT} = 0;
-    wire unused = |{ACIN, BCIN, C, CARRYCASCIN, MULTSIGNIN, CEA1, CEB1, CEC, CED, CEAD, CEINMODE, CECTRL, CEALUMODE, CECARRYIN,
-        RSTINMODE, RSTCTRL, RSTALUMODE, RSTALLCARRYIN, A[29:27]};
 endmodule
 
 `default_nettype wire

@@ -49,17 +49,22 @@ class Control:
         return self.fabric.state(self.registers)
 
     def settle(self) -> None:
-        """Wait for a run that an interrupt left behind.  Raises DeviceError when it does not end: until then memory is the engine's."""
+        """End a run that an interrupt left behind.  Raises DeviceError when it does not end: until then memory is the engine's."""
         if self.running:
             if not self.settled():
-                raise DeviceError(
-                    f"the engine is still running: {self.state()}; load the overlay again with a new Session"
-                )
+                raise self.hung()
             self.running = False
+
+    def hung(self) -> DeviceError:
+        """What is to be said of an engine that not even an abort ends: the fabric must not be loaded while it runs."""
+        return DeviceError(
+            f"the engine is still running: {self.state()}; it did not end when it was told to. Switch the board off and on: loading "
+            "the overlay while reads are under way can stop the processor's memory port"
+        )
 
     def start(self, run: Run) -> None:
         if not self.settled():
-            raise DeviceError(f"the engine is still running: {self.state()}; load the overlay again with a new Session")
+            raise self.hung()
         for port in (name for name in self.registers if name.startswith("weights") or name in ("constants", "memory")):
             self._write_wide(port, 0)
         self._write_wide("instructions", run.program)
@@ -78,15 +83,22 @@ class Control:
         return self.fabric.read("meadow_engine", self.registers["CTRL"]) & (START | IDLE) == IDLE
 
     def settled(self) -> bool:
-        """Whether the engine is idle, or becomes so within `stall` seconds; a healthy run under way ends in less."""
+        """Whether the engine is idle, or becomes so within `stall` seconds after it is told to end its run."""
         ends = time.monotonic() + self.stall
+        told = False
         try:
             while not self._idle():
+                if not told:
+                    self.fabric.write("meadow_engine", self.registers["abort"], 1)
+                    told = True
                 if time.monotonic() > ends:
                     return False
                 time.sleep(SLICE)
         except DeviceError:  # an emulated engine that was caught: it has ended
             pass
+        if told:
+            self.fabric.write("meadow_engine", self.registers["abort"], 0)
+            self.fabric.clear()
         return True
 
     def wait(self, timeout: float | None = None) -> None:

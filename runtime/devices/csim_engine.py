@@ -149,6 +149,7 @@ class Engine:
 
     def start(self, windows: Windows, run: Run) -> None:
         """Begin a program run.  `windows`: begin and end of both halves of the DRAM, outside of which no access may lie."""
+        self.box.abort = 0
         self._ask(RUN, *windows, run.program, run.bases, run.pages, run.position, run.tokens, run.first_logit)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -162,6 +163,10 @@ class Engine:
         if self.box.status == CAUGHT:
             raise DeviceError(f"the engine stopped: {self.box.message.decode(errors='replace')}")
         return int(self.box.status)
+
+    def abort(self) -> None:
+        """End the run that is under way before its next instruction."""
+        self.box.abort = 1
 
     def settle(self) -> None:
         """Wait for a run that an interrupt left behind; what it stopped for is nobody's error any more."""

@@ -37,6 +37,7 @@ class Box(ctypes.Structure):
         ("status", ctypes.c_int32),
         ("progress", ctypes.c_uint32),
         ("counted", ctypes.c_uint32),
+        ("abort", ctypes.c_uint32),
         ("word", ctypes.c_uint64 * 10),
         ("value", ctypes.c_uint64),
         ("seconds", ctypes.c_double),
@@ -54,6 +55,7 @@ def serve(library: ctypes.CDLL, box: Box, memory: int) -> None:
     if box.kind == RUN:
         message = ctypes.create_string_buffer(MESSAGE)
         progress = ctypes.c_uint32.from_buffer(box, Box.progress.offset)
+        abort = ctypes.c_uint32.from_buffer(box, Box.abort.offset)
         u64, u32 = ctypes.c_uint64, ctypes.c_uint32
         box.status = library.meadow_csim_run(
             ctypes.c_void_p(memory),
@@ -61,6 +63,7 @@ def serve(library: ctypes.CDLL, box: Box, memory: int) -> None:
             u64(words[4]),
             u64(words[5]),
             *(u32(w) for w in words[6:]),
+            ctypes.byref(abort),
             ctypes.byref(progress),
             message,
             u64(MESSAGE),

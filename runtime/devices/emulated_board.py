@@ -113,6 +113,10 @@ class EngineBlock:
         return self.values.get(offset, 0)
 
     def write(self, offset: int, value: int) -> None:
+        if offset == self.where["abort"]:
+            if value and self.board.fault != "engine-hang":
+                self.board.engine.abort()
+            return
         if self.busy:
             raise DeviceError(f"emulated board: {value:#x} written to register {offset:#x} of the engine while it runs")
         if offset != self.where["CTRL"]:

@@ -131,6 +131,11 @@ class Fabric:
                     f"pacq_gemv: {name} is {found:#x} in the fabric and {wanted:#x} in the package; build again (hours)"
                 )
 
+    def clear(self) -> None:
+        """Let pacq_gemv forget the commands of a run that was aborted; reads under way are waited for there."""
+        if "pacq_gemv" in self.blocks:
+            self.write("pacq_gemv", offsets(PACQ_REGISTERS)["CONTROL"], 1)
+
     def state(self, registers: dict[str, int]) -> str:
         """Where the engine is, in words: for errors and people."""
         progress = self.read("meadow_engine", registers["progress"])

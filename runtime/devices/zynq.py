@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import time
 import warnings
 import weakref
 from pathlib import Path
@@ -20,9 +21,9 @@ import numpy as np
 
 from meadow.machine.errors import DeviceError, ToolMissing
 from meadow.machine.package.read import Package
-from meadow.machine.registers import BLOCK_BYTES, engine_registers, offsets
+from meadow.machine.registers import BLOCK_BYTES, IDLE, START, engine_registers, offsets
 from meadow.runtime.devices.buffers import PAGE, Buffers
-from meadow.runtime.devices.control import STALL, Control
+from meadow.runtime.devices.control import SLICE, STALL, Control
 from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 from meadow.runtime.devices.fabric import Fabric, claim
 
@@ -83,6 +84,7 @@ class Zynq:
         self._closed = False
         atexit.register(_close, weakref.ref(self))
         try:
+            self._quiet(stall)
             self.overlay = self._load(file)
             blocks = package.manifest["hardware"]["blocks"]
             self.fabric = Fabric(
@@ -132,6 +134,30 @@ class Zynq:
             if found != at:
                 raise DeviceError(f"{name} is at {found:#x} in {file.name}, the package says {at:#x}; build again")
         return overlay
+
+    def _quiet(self, stall: float) -> None:
+        """End what the engine that is in the fabric still runs, for example one of a process that was killed.
+
+        Raises DeviceError when it does not end: loading the fabric over reads that are under way can stop the processor's port.
+        """
+        try:
+            known = self.device.ip_dict["meadow_engine"]
+        except (AttributeError, KeyError, TypeError, RuntimeError):
+            return  # nothing is loaded, or something else
+        engine = pynq.MMIO(int(known["phys_addr"]), BLOCK_BYTES, device=self.device)
+        if engine.read(0) & (START | IDLE) == IDLE:
+            return
+        told = (known.get("registers") or {}).get("abort")
+        if told:
+            engine.write(told["address_offset"], 1)
+        ends = time.monotonic() + stall
+        while engine.read(0) & (START | IDLE) != IDLE:
+            if time.monotonic() > ends:
+                raise DeviceError(
+                    "the engine in the fabric still runs, and does not end; loading over it can stop the processor's memory port. "
+                    "Switch the board off and on"
+                )
+            time.sleep(SLICE)
 
     def _check_sources(self, file: Path) -> None:
         """Say when the bitstream was made of other sources than the package's, though of the same design."""

@@ -20,10 +20,12 @@ import pytest
 from meadow import boards
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.facts import Status
 from meadow.machine.package.read import load, manifest_digest
 from meadow.machine.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
 from meadow.runtime import Session
 from meadow.runtime.devices import control
+from meadow.runtime.devices.csim import CSim
 from meadow.runtime.devices.device import Run
 from meadow.runtime.devices.emulated_board import FAULTS, EmulatedBoard
 from meadow.runtime.devices.fabric import claim
@@ -125,6 +127,40 @@ def test_a_wrong_address_a_busy_engine_and_a_hole_in_the_map_fail(board: zynq.Zy
         board.fabric.write("meadow_engine", 0, 1)
         with pytest.raises(DeviceError, match="while it runs"):
             board.fabric.write("meadow_engine", board.registers["tokens"], 1)
+
+
+def test_the_fabric_is_not_loaded_while_its_engine_runs(board: zynq.Zynq) -> None:
+    """Reads that are under way would stop the processor's memory port."""
+    board._quiet(0.2)
+    board.device.board.fault = "engine-hang"
+    board.fabric.write("meadow_engine", 0, 1)
+    with pytest.raises(DeviceError, match="still runs, and does not end"):
+        board._quiet(0.2)
+    with pytest.raises(DeviceError, match="did not end when it was told to. Switch the board off and on"):
+        board.control.stall = 0.2
+        board.control.start(Run(0, 0, 1, 0, 1, 0))
+
+
+@pytest.mark.csim
+def test_a_run_is_ended_before_its_next_instruction_and_the_next_one_is_right(tiny_package: Path) -> None:
+    package = load(tiny_package)
+    with Session(tiny_package, "csim") as session:
+        session.prefill(PROMPT)
+        wanted = session.digest
+        device = session.device
+        assert isinstance(device, CSim)
+        seen = set()
+        run = Run(session.loaded.programs["prefill"], session.loaded.bases, len(package.chunks), 0, 32, 31)
+        for _ in range(200):
+            device.start(run)
+            device.engine.abort()
+            seen.add(device.engine.wait())
+            if Status.ABORTED in seen:
+                break
+        assert Status.ABORTED in seen
+        session.reset()
+        session.prefill(PROMPT)
+        assert session.digest == wanted
 
 
 def test_memory_comes_from_both_halves_and_goes_back(board: zynq.Zynq) -> None:
