@@ -131,7 +131,7 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
     for pin, port in grouped.manifest["hardware"]["ports"].items():
         wanted = "zynq_ps/pl_clk1" if pin.startswith("pacq") else "zynq_ps/pl_clk0"
         assert domain[f"zynq_ps/saxi{port.lower()}_fpd_aclk"] == wanted == domain[f"{port.lower()}_connect/aclk"]
-    assert config["zynq_ps"]["CONFIG.PSU__CRL_APB__PL1_REF_CTRL__FREQMHZ"] == "300"
+    assert config["zynq_ps"]["CONFIG.PSU__CRL_APB__PL1_REF_CTRL__FREQMHZ"] == "250"
     assert config["control"]["CONFIG.NUM_CLKS"] == "2" and cells["pacq_gemv"] == "pacq_top"
 
 
