@@ -634,7 +634,7 @@ FAULTS = (
         "hls/arithmetic.hpp",
         "peak < kQuiet;",
         "peak < 4.0f * kQuiet;",
-        f"{CPP} -k quantized_rows",
+        f"{CPP} -k quiet",
     ),
     Fault(
         "exponents are one off in C++",

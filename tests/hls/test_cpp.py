@@ -113,6 +113,15 @@ def test_quantized_rows_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     assert same(codes, expected[0]) and same(scale, expected[1])
 
 
+def test_rows_are_quiet_below_the_same_peak(cpp: ctypes.CDLL) -> None:
+    peaks = float(ar.QUIET) * np.array([0.25, 0.5, 0.999, 1, 1.001, 1.5, 2, 3, 3.999, 4, 8])
+    x = (np.linspace(-1, 1, 33)[None, :] * peaks[:, None]).astype(np.float32)
+    codes, scale = np.zeros(x.shape, np.int8), np.zeros(len(x), np.float32)
+    cpp.quantize(pointer(x), len(x), 33, pointer(codes), pointer(scale))
+    expected = ar.quantize_rows(x)
+    assert same(codes, expected[0]) and same(scale, expected[1]) and not scale[0] and scale[-1]
+
+
 @pytest.mark.parametrize("cols", [1, 7, 341, 352])
 def test_norms_are_the_same(cols: int, cpp: ctypes.CDLL) -> None:
     x = rows(100 + cols, 40, cols)
