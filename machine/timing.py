@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine's C++ takes in time and cells: one table of operators, one of pipelined loops.  All assumed until a tool says it.
+"""What the engine's C++ takes in time: one table of operators, one of pipelined loops.  All assumed until a tool says it.
 
-Latencies are cycles at 200 MHz, as high-level synthesis instantiates the floating-point operator (PG060; UG1399, "Operator latencies"),
-DSP and LUT those of one operator for single precision with full use of DSP48.  `meadowc build` prints a tool's report beside this.
+Latencies are cycles at 200 MHz, as high-level synthesis instantiates the floating-point operator (PG060; UG1399, "Operator
+latencies").
 """
 
 from __future__ import annotations
@@ -11,30 +11,20 @@ from typing import NamedTuple
 
 BUS_LATENCY = 64
 """Cycles from a request on an AXI port to its first beat, or from a burst's last beat to its response: `latency=64` of the pragmas."""
-
-
-class Operator(NamedTuple):
-    """Cycles from operands to result, one result a cycle; DSP48E2 slices and LUTs."""
-
-    latency: int
-    dsp: int
-    lut: int
-
-
-OPERATORS = {
-    "add": Operator(5, 2, 220),
-    "multiply": Operator(4, 3, 90),
-    "divide": Operator(16, 0, 800),
-    "root": Operator(16, 0, 460),
-    "to float": Operator(5, 0, 300),
-    "round": Operator(2, 0, 190),
-    "exponential": Operator(3, 0, 120),
-    "flush": Operator(1, 0, 34),
-    "compare": Operator(1, 0, 40),
-    "product": Operator(3, 1, 12),
-    "bank": Operator(3, 0, 0),
+LATENCY = {
+    "add": 5,
+    "multiply": 4,
+    "divide": 16,
+    "root": 16,
+    "to float": 5,
+    "round": 2,
+    "exponential": 3,
+    "flush": 1,
+    "compare": 1,
+    "product": 3,
+    "bank": 3,
 }
-"""product: two INT8 products of one slice; bank: a memory's read, and the turn of its banks."""
+"""Cycles of an operator from operands to result, one result a cycle.  product: two INT8 products of one slice; bank: a memory's read, and the turn of its banks."""
 
 
 class Stage(NamedTuple):
@@ -47,7 +37,7 @@ class Stage(NamedTuple):
     @property
     def depth(self) -> int:
         """Cycles that entering the loop costs beside its iterations."""
-        return 2 + BUS_LATENCY * self.bus + sum(OPERATORS[name].latency for name in self.chain)
+        return 2 + BUS_LATENCY * self.bus + sum(LATENCY[name] for name in self.chain)
 
 
 SILU = ("multiply", "multiply", "round", "exponential", "to float", "add", "divide", "multiply", "multiply", "flush")
@@ -71,5 +61,5 @@ STAGES = {
 }
 """By the loop's name in machine/facts.py.  II as the pragmas ask, which `make hls` checks what can be checked of."""
 
-ROOT = sum(OPERATORS[name].latency for name in ("to float", "multiply", "multiply", "add", "root", "divide"))
+ROOT = sum(LATENCY[name] for name in ("to float", "multiply", "multiply", "add", "root", "divide"))
 """Cycles from a row's squares to what it is multiplied with, once a row."""

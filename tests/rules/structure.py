@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from rules.source import LOOPS, Finding, K, Scope, Source, calls, descend
+from rules.source import Finding, K, Scope, Source, calls, descend
 
-SMALL = ("load", "store", "kept_at", "count_", "Stages")
+SMALL = ("load", "store", "kept_at", "count_")
 """Beginnings of the names of functions that may be built several times: they move beats, and multiply nothing."""
-SCALARS = ("int", "bool", "float", "unsigned", "long", "char", "short", "enum")
 
 
 def dataflow(source: Source) -> Iterator[Finding]:
@@ -195,4 +194,3 @@ def _template_names(source: Source) -> dict[str, Any]:
 
 
 CHECKS = (dataflow, call_sites, nests, carried_floats, dividers)
-_ = LOOPS
