@@ -32,6 +32,7 @@ struct Array {
     lanes_t activation[kInt8Array ? kGroups * kTokenLanes + 1 : 1][kMaxWords];  // from the first token that is served on
     float scale[kBlock + kFloatsInBeat];
     Table table0, table1, table2, table3;
+    Streams streams0, streams1, streams2, streams3;
     results_t result;
 };
 
@@ -88,8 +89,7 @@ inline void load_tables(Array& array, const Run& run, const beat_t* constants, c
     const address_t first = address_of(run, i.word[field + isa::matrix::table]);
     if constexpr (kPrefixCodes) {
         if (coding.prefix) {
-            load_codes(constants, first, entries, array.table0);
-            array.table1 = array.table2 = array.table3 = array.table0;
+            load_codes(constants, first, array.table0, array.table1, array.table2, array.table3);
         }
     }
     if constexpr (kLookupEntries > 0) {
@@ -213,16 +213,18 @@ inline void tile_beats(const Matrix& m, const beat_t* constants, int tile, int p
 
 // One weight port's share of the pipeline: fetch, then unpack.
 template <int kPort>
-void stream_weights(const beat_t* port, address_t first, int beats, int words, uint32_t format, const Table& table, words_t& out) {
+void stream_weights(const beat_t* port, address_t first, int beats, int words, int row_words, bool start, uint32_t format,
+                    const Table& table, Streams& streams, words_t& out) {
 #pragma HLS DATAFLOW
     beats_stream raw;
     load_stream<kPort>(Role::kWeights, port, first, beats, Loop::kFetch, raw);
-    unpack(raw, beats, words, format, table, out);
+    unpack(raw, beats, words, row_words, start, format, table, streams, out);
 }
 
 // One tile through the pipeline: each port fetches and unpacks, one array multiplies, one unit rescales.
 inline void run_tile(address_t at0, address_t at1, address_t at2, address_t at3, int beats0, int beats1, int beats2, int beats3, int count,
-                     uint32_t format, const Table& table0, const Table& table1, const Table& table2, const Table& table3,
+                     bool start, uint32_t format, const Table& table0, const Table& table1, const Table& table2, const Table& table3,
+                     Streams& streams0, Streams& streams1, Streams& streams2, Streams& streams3,
                      const lanes_t activation[kInt8Array ? kGroups * kTokenLanes + 1 : 1][kMaxWords], const float a_scale[kBlock + kFloatsInBeat],
                      address_t scale, int scale_beats, int port_rows, int row_words, int first, int tokens, int served,
                      results_t& result, READ_PORTS) {
@@ -230,13 +232,13 @@ inline void run_tile(address_t at0, address_t at1, address_t at2, address_t at3,
     words_t words[kWeightPorts];
     sums_stream sums;
     beats_stream scales;
-    stream_weights<0>(weights0, at0, beats0, count, format, table0, words[0]);
+    stream_weights<0>(weights0, at0, beats0, count, row_words, start, format, table0, streams0, words[0]);
     if constexpr (kWeightPorts > 1) {
-        stream_weights<1>(weights1, at1, beats1, count, format, table1, words[1]);
+        stream_weights<1>(weights1, at1, beats1, count, row_words, start, format, table1, streams1, words[1]);
     }
     if constexpr (kWeightPorts > 2) {
-        stream_weights<2>(weights2, at2, beats2, count, format, table2, words[2]);
-        stream_weights<3>(weights3, at3, beats3, count, format, table3, words[3]);
+        stream_weights<2>(weights2, at2, beats2, count, row_words, start, format, table2, streams2, words[2]);
+        stream_weights<3>(weights3, at3, beats3, count, row_words, start, format, table3, streams3, words[3]);
     }
     load_stream<kConstantsPort>(Role::kWeights, constants, scale, scale_beats, Loop::kLoad, scales);
     multiply(words, activation, port_rows, row_words, served, sums);
@@ -247,11 +249,13 @@ inline void run_tile(address_t at0, address_t at1, address_t at2, address_t at3,
 struct TileWalk {
     address_t at[4];
     int tile;
+    int in_segment;
 };
 
 inline TileWalk begin_tiles(const Matrix& m) {
     TileWalk walk;
     walk.tile = 0;
+    walk.in_segment = 0;
     for (int p = 0; p < 4; ++p) {
 #pragma HLS UNROLL
         walk.at[p] = m.weights[p];
@@ -269,8 +273,9 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
 #pragma HLS ARRAY_PARTITION variable=beats complete
     tile_beats(m, constants, walk.tile, port_rows, beats);
     const address_t scale = m.scale + static_cast<address_t>(walk.tile * pieces(m.tile_rows, kFloatsInBeat));
-    run_tile(walk.at[0], walk.at[1], walk.at[2], walk.at[3], beats[0], beats[1], beats[2], beats[3], port_rows * m.words, m.format,
-             array.table0, array.table1, array.table2, array.table3, array.activation, array.scale, scale,
+    run_tile(walk.at[0], walk.at[1], walk.at[2], walk.at[3], beats[0], beats[1], beats[2], beats[3], port_rows * m.words,
+             walk.in_segment == 0, m.format, array.table0, array.table1, array.table2, array.table3, array.streams0, array.streams1,
+             array.streams2, array.streams3, array.activation, array.scale, scale,
              pieces(port_rows * kWeightPorts, kFloatsInBeat), port_rows, m.words, first, tokens, tokens - first, array.result,
              PASS_READ_PORTS);
     for (int p = 0; p < 4; ++p) {
@@ -279,6 +284,7 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
     }
     const int left = m.rows - walk.tile * m.tile_rows;
     ++walk.tile;
+    walk.in_segment = walk.in_segment == coding_of(m.format).segment - 1 ? 0 : walk.in_segment + 1;
     return left < m.tile_rows ? left : m.tile_rows;
 }
 

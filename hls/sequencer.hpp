@@ -57,6 +57,42 @@ inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, ui
 #pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1
 #pragma HLS ARRAY_PARTITION variable=array.scale cyclic factor=kFloatsInBeat
 #pragma HLS ARRAY_PARTITION variable=array.result.bank complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table0.chunk complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table0.chunk complete dim=3
+#pragma HLS ARRAY_PARTITION variable=array.table0.length complete
+#pragma HLS ARRAY_PARTITION variable=array.table0.offset complete
+#pragma HLS ARRAY_PARTITION variable=array.table0.weight_at complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table0.weight_at cyclic factor=4 dim=2
+#pragma HLS ARRAY_PARTITION variable=array.streams0.lane complete
+#pragma HLS ARRAY_PARTITION variable=array.streams0.fifo complete dim=1
+#pragma HLS BIND_STORAGE variable=array.streams0.fifo type=ram_s2p impl=lutram
+#pragma HLS ARRAY_PARTITION variable=array.table1.chunk complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table1.chunk complete dim=3
+#pragma HLS ARRAY_PARTITION variable=array.table1.length complete
+#pragma HLS ARRAY_PARTITION variable=array.table1.offset complete
+#pragma HLS ARRAY_PARTITION variable=array.table1.weight_at complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table1.weight_at cyclic factor=4 dim=2
+#pragma HLS ARRAY_PARTITION variable=array.streams1.lane complete
+#pragma HLS ARRAY_PARTITION variable=array.streams1.fifo complete dim=1
+#pragma HLS BIND_STORAGE variable=array.streams1.fifo type=ram_s2p impl=lutram
+#pragma HLS ARRAY_PARTITION variable=array.table2.chunk complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table2.chunk complete dim=3
+#pragma HLS ARRAY_PARTITION variable=array.table2.length complete
+#pragma HLS ARRAY_PARTITION variable=array.table2.offset complete
+#pragma HLS ARRAY_PARTITION variable=array.table2.weight_at complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table2.weight_at cyclic factor=4 dim=2
+#pragma HLS ARRAY_PARTITION variable=array.streams2.lane complete
+#pragma HLS ARRAY_PARTITION variable=array.streams2.fifo complete dim=1
+#pragma HLS BIND_STORAGE variable=array.streams2.fifo type=ram_s2p impl=lutram
+#pragma HLS ARRAY_PARTITION variable=array.table3.chunk complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table3.chunk complete dim=3
+#pragma HLS ARRAY_PARTITION variable=array.table3.length complete
+#pragma HLS ARRAY_PARTITION variable=array.table3.offset complete
+#pragma HLS ARRAY_PARTITION variable=array.table3.weight_at complete dim=1
+#pragma HLS ARRAY_PARTITION variable=array.table3.weight_at cyclic factor=4 dim=2
+#pragma HLS ARRAY_PARTITION variable=array.streams3.lane complete
+#pragma HLS ARRAY_PARTITION variable=array.streams3.fifo complete dim=1
+#pragma HLS BIND_STORAGE variable=array.streams3.fifo type=ram_s2p impl=lutram
 #pragma HLS ARRAY_PARTITION variable=heads.factor complete dim=1
 #pragma HLS AGGREGATE variable=heads.turned
 #pragma HLS AGGREGATE variable=heads.code

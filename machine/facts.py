@@ -21,6 +21,7 @@ LOOPS = (
     "fetch",
     "unpack",
     "table",
+    "chunks",
     "load",
     "store",
     "multiply",

@@ -44,7 +44,8 @@ SILU = ("multiply", "multiply", "round", "exponential", "to float", "add", "divi
 STAGES = {
     "fetch": Stage(1, (), bus=True),
     "unpack": Stage(1, ("bank", "bank", "bank")),
-    "table": Stage(16, ("bank",), bus=True),
+    "table": Stage(4, ("bank",), bus=True),
+    "chunks": Stage(16, ("bank",), bus=True),
     "load": Stage(1, ("bank",), bus=True),
     "store": Stage(1, ("bank",), bus=True),
     "multiply": Stage(1, ("bank", "product", "product")),

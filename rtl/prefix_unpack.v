@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The look-up unit of prefix codes: a 128-bit beat of packed weights in, a word of LANES weights out, up to one each a cycle.
+// The look-up unit of a weight port: 128-bit beats of tiles in prefix codes, or raw, in; words of 32 weights out, up to one each a cycle.
 // Fetches nothing; hls/weights.hpp:unpack_prefix and machine/storage/prefix.py are the same in C++ and numpy.
 `default_nettype none
 
-module prefix_unpack #(
-    parameter LANES = 32,      // weights of a word, at most 32
-    parameter CODE_BITS = 14   // of the longest code
-) (
+module prefix_unpack (
     input wire clk_i,
     input wire rst_i,
     // The matrix's table as it is in memory, 32 bits per cycle; taken when the words of the tiles before it are looked up,
-    // and before a tile that is offered beside it.
+    // and before a tile that is first offered in the same cycle.
     input wire [31:0] s_axis_table_tdata,
     input wire s_axis_table_tvalid,
-    input wire s_axis_table_tlast,
     output wire s_axis_table_tready,
-    // A tile: {beats, words}, 32 bits each.
-    input wire [63:0] s_axis_tile_tdata,
+    // A tile: its words (32 bits), its beats (32), words of a row (16), flags (16): 0 a segment of streams starts, 1 it ends, 2 raw.
+    // A coded tile has a multiple of four beats, a raw one two beats a word.
+    input wire [95:0] s_axis_tile_tdata,
     input wire s_axis_tile_tvalid,
     output wire s_axis_tile_tready,
     // Its beats.
@@ -24,179 +21,276 @@ module prefix_unpack #(
     input wire s_axis_beats_tvalid,
     output wire s_axis_beats_tready,
     // Its words, the first column in the lowest bits.
-    output wire [8*LANES-1:0] m_axis_words_tdata,
+    output wire [255:0] m_axis_words_tdata,
     output wire m_axis_words_tvalid,
     output wire m_axis_words_tlast,
     input wire m_axis_words_tready,
-    // Since reset: cycles of a tile in which no word went on because beats were missing, and because nothing read.
+    // Since reset: cycles of a tile in which no word began because beats were missing, and because nothing read.
     output reg [31:0] starved_o,
     output reg [31:0] stalled_o,
-    // The beats of a tile ended before its words: it waits for a reset, and this stays up until then.
+    // A tile is not as it must be, or a segment had fewer bits than its words: it waits for a reset, and this stays up until then.
     output reg error_o
 );
-    localparam HALFWORDS = 8;             // in a beat
-    localparam QUEUE = LANES + HALFWORDS;  // what every lane may want at once, and a beat
-    localparam HEADER = 16;               // 32-bit words of the table before its weights
+    localparam FIFO_BITS = 6;       // logarithm of the halfwords that may wait for a lane
+    localparam OUT_WORDS = 32;      // that wait at the output
+    localparam [2:0] SETTLED = 6;   // cycles after which the lanes' flags are those of a new segment
+    localparam [2:0] CHECKED = 7;   // cycles after which what the last word took is checked
+    localparam [1:0] HELD = 3;      // halfwords that a lane holds before its first word
+    localparam STAGES = 8;          // from a step to its word
 
-    initial if (LANES > 32 || CODE_BITS > 14) $fatal(1, "prefix_unpack: LANES is at most 32 and CODE_BITS at most 14");
+    // -- tiles: the writer's own, and one that waits for the reader -----------------------------------------------------
+    wire [31:0] t_words = s_axis_tile_tdata[31:0], t_beats = s_axis_tile_tdata[63:32];
+    wire [15:0] t_row = s_axis_tile_tdata[79:64];
+    wire t_start = s_axis_tile_tdata[80], t_end = s_axis_tile_tdata[81], t_raw = s_axis_tile_tdata[82];
+    reg tile_ready_q, left_q, raw_q, next_q, next_start_q, next_end_q, next_some_q;
+    reg [23:0] beats_q, next_words_q;
+    reg [15:0] next_row_q;
+    reg [FIFO_BITS:0] next_base_q;
+    reg quiet_q;                    // no word is on its way to the output
+    wire running, begins, goes_on;
+    wire [6:0] table_at;
+    wire take = tile_ready_q && s_axis_tile_tvalid;
+    wire closed = left_q || next_q || error_o;
+    assign s_axis_tile_tready = tile_ready_q;
+
+    // -- the writer: a beat to the eight lanes whose turn it is -----------------------------------------------------------
+    reg [1:0] group_q;
+    reg [127:0] beat_q;
+    reg [3:0] write_q;
+    reg [FIFO_BITS:0] place_q[0:3];
+    reg room_q, drop_q, out_room_q, same_q;  // same: the reader's tile is the writer's
+    assign s_axis_beats_tready = left_q && (raw_q ? out_room_q : room_q || drop_q);
+    wire beat = s_axis_beats_tvalid && s_axis_beats_tready;
+    integer g;
+    wire [3:0] of_group = 4'd1 << group_q;
+    always @(posedge clk_i) begin
+        beat_q <= s_axis_beats_tdata;
+        for (g = 0; g < 4; g = g + 1) begin
+            write_q[g] <= beat && !raw_q && of_group[g];
+            if (rst_i) place_q[g] <= 0;
+            else if (write_q[g]) place_q[g] <= place_q[g] + 1'b1;
+        end
+        if (take) begin
+            raw_q <= t_raw;
+            next_base_q <= place_q[3] + {{FIFO_BITS{1'b0}}, write_q[3]};
+            next_words_q <= t_words[23:0];
+            next_row_q <= t_row;
+            next_start_q <= t_start;
+            next_end_q <= t_end;
+            next_some_q <= t_words != 0;
+        end
+        if (rst_i) begin
+            tile_ready_q <= 1'b0;
+            left_q <= 1'b0;
+            next_q <= 1'b0;
+            raw_q <= 1'b0;
+            group_q <= 2'd0;
+            beats_q <= 24'd0;
+            same_q <= 1'b0;
+            drop_q <= 1'b0;
+        end else begin
+            tile_ready_q <= s_axis_tile_tvalid && !tile_ready_q && !closed && table_at == 0 && !s_axis_table_tvalid
+                && (!t_raw || (quiet_q && !running));
+            if (take) begin
+                beats_q <= t_beats[23:0];
+                left_q <= t_beats != 0;
+            end else if (beat) begin
+                beats_q <= beats_q - 24'd1;
+                left_q <= beats_q != 24'd1;
+            end
+            if (beat && !raw_q) group_q <= group_q + 2'd1;
+            if (take) next_q <= !t_raw;
+            else if (begins || goes_on) next_q <= 1'b0;
+            if (take) same_q <= 1'b0;
+            else if (begins || goes_on) same_q <= 1'b1;
+            drop_q <= same_q && !running && !next_q;
+        end
+    end
 
     // -- the table ---------------------------------------------------------------------------------------------------
-    reg [6:0] table_at_q;
-    reg [(CODE_BITS-1)*(CODE_BITS+1)-1:0] bounds_q;
-    reg [CODE_BITS*8-1:0] offsets_q;
-    wire table_taken = s_axis_table_tvalid && s_axis_table_tready;
-    wire weights_taken = table_taken && table_at_q >= HEADER;
-    integer t;
+    reg table_open_q;
+    assign s_axis_table_tready = table_open_q && !tile_ready_q;
+    wire table_take = s_axis_table_tvalid && s_axis_table_tready;
+    wire table_write, offset_write;
+    wire [5:0] table_place;
+    wire [7:0] lengths, offset;
+    wire [31:0] weights;
+    prefix_table u_table (
+        .clk_i(clk_i), .rst_i(rst_i), .data_i(s_axis_table_tdata), .take_i(table_take), .at_o(table_at), .write_o(table_write),
+        .offset_write_o(offset_write), .place_o(table_place), .lengths_o(lengths), .offset_o(offset), .weights_o(weights)
+    );
+
+    // -- the reader: every lane takes a halfword, then a weight, whenever all have what they may need -----------------------
+    reg running_q, end_q, ended_q, enough_q, begin_q, prime_q, step_q, last_q;
+    reg [23:0] words_q;
+    reg [15:0] row_q, column_q;
+    reg [FIFO_BITS:0] base_q;
+    reg [2:0] settled_q, check_q;
+    reg [1:0] held_q;
+    reg [4:0] turn_q, step_turn_q;
+    assign running = running_q;
+    wire settled = settled_q == SETTLED;
+    wire go = running_q && settled && enough_q && out_room_q && !error_o;
+    wire word = go && held_q == HELD;
+    wire done = word && words_q == 24'd1;
+    assign begins = next_q && next_start_q && !running_q && check_q == 0;
+    assign goes_on = next_q && !next_start_q && (!running_q || done);
     always @(posedge clk_i) begin
-        if (rst_i) table_at_q <= 0;
-        else if (table_taken) table_at_q <= s_axis_table_tlast ? 7'd0 : table_at_q + 7'd1;
-        for (t = 0; t < CODE_BITS; t = t + 1) begin
-            if (table_taken && {25'd0, table_at_q} == t / 2 && t < CODE_BITS - 1)
-                bounds_q[t*(CODE_BITS+1)+:CODE_BITS+1] <= s_axis_table_tdata[16*(t%2)+:CODE_BITS+1];
-            if (table_taken && {25'd0, table_at_q} == HEADER / 2 + t / 2) offsets_q[t*8+:8] <= s_axis_table_tdata[16*(t%2)+:8];
-        end
-    end
-
-    // -- the tile ----------------------------------------------------------------------------------------------------
-    reg [31:0] words_q, beats_q;  // left
-    reg places_valid_q;           // a word whose weights are being looked up
-    wire active = words_q != 0;
-    wire open = active || beats_q != 0;  // beats that no word needed are taken and dropped
-    wire begin_tile = s_axis_tile_tvalid && s_axis_tile_tready;
-    // A table waits for the words that are still looking their weights up in the old one, and goes before a tile.
-    assign s_axis_table_tready = !open && !places_valid_q;
-    assign s_axis_tile_tready = !open && table_at_q == 0 && !s_axis_table_tvalid;
-
-    reg [16*QUEUE-1:0] queue_q;
-    reg [5:0] queued_q;
-    wire [LANES-1:0] need;
-    wire [8*LANES-1:0] places;
-    reg [5:0] wanted;
-    integer n;
-    always @* begin
-        wanted = 0;
-        for (n = 0; n < LANES; n = n + 1) wanted = wanted + {5'd0, need[n]};
-    end
-    wire enough = wanted <= queued_q;
-    wire advance;  // the words before this one have moved on
-    wire step = active && enough && advance;
-    assign s_axis_beats_tready = beats_q != 0 && (!active || queued_q <= QUEUE - HALFWORDS);
-    wire beat = s_axis_beats_tvalid && s_axis_beats_tready;
-
-    wire [5:0] gone = step ? wanted : 6'd0;
-    wire [5:0] kept = queued_q - gone;
-    wire [16*QUEUE-1:0] rest = queue_q >> {gone, 4'd0};
-    // The beat turned so that its first halfword comes to lie behind what is kept; what lies behind the beat is of no matter.
-    wire [255:0] twice = {s_axis_beats_tdata, s_axis_beats_tdata};
-    wire [2:0] turn = 3'd0 - kept[2:0];
-    wire [127:0] turned = twice[16*turn+:128];
-    integer q;
-    always @(posedge clk_i) begin
-        for (q = 0; q < QUEUE; q = q + 1)
-            queue_q[16*q+:16] <= q >= kept ? turned[16*(q%HALFWORDS)+:16] : rest[16*q+:16];
-        if (rst_i || begin_tile) queued_q <= 0;
-        else queued_q <= kept + (beat && active ? HALFWORDS : 0);
+        begin_q <= begins || rst_i;
+        prime_q <= go && !word;
+        step_q <= word && !rst_i;
+        last_q <= words_q == 24'd1;
+        step_turn_q <= turn_q;
+        ended_q <= end_q && !(same_q && left_q) && !begins;
+        if (begins || goes_on) begin
+            words_q <= next_words_q;
+            row_q <= next_row_q;
+            end_q <= next_end_q;
+        end else if (word) words_q <= words_q - 24'd1;
+        if (rst_i) base_q <= 0;
+        else if (begins) base_q <= next_base_q;
+        if (begins || goes_on) column_q <= 16'd1;
+        else if (word) column_q <= column_q == row_q ? 16'd1 : column_q + 16'd1;
+        if (begins) turn_q <= 5'd0;
+        else if (word && column_q == row_q) turn_q <= turn_q + 5'd5;
+        if (begins) held_q <= 2'd0;
+        else if (go && !word) held_q <= held_q + 2'd1;
+        if (begins) settled_q <= 3'd0;
+        else if (!settled) settled_q <= settled_q + 3'd1;
+        if (rst_i) check_q <= 3'd0;
+        else if (done) check_q <= CHECKED;
+        else if (check_q != 0) check_q <= check_q - 3'd1;
         if (rst_i) begin
-            words_q <= 0;
-            beats_q <= 0;
-        end else if (begin_tile) begin
-            words_q <= s_axis_tile_tdata[31:0];
-            beats_q <= s_axis_tile_tdata[63:32];
-        end else begin
-            words_q <= words_q - {31'd0, step};
-            beats_q <= beats_q - {31'd0, beat};
-        end
+            running_q <= 1'b0;
+            end_q <= 1'b0;
+            settled_q <= SETTLED;
+            held_q <= 2'd0;
+        end else if (begins || goes_on) running_q <= next_some_q;
+        else if (done) running_q <= 1'b0;
     end
 
-    // -- the lanes ---------------------------------------------------------------------------------------------------
+    // -- the lanes, two to a copy of what moves them ------------------------------------------------------------------------
+    wire [31:0] enough, room, behind;
+    wire [255:0] of_lanes;
+    reg [3:0] enough_four_q, room_four_q, behind_four_q;
+    reg behind_q;
+    always @(posedge clk_i) begin
+        for (g = 0; g < 4; g = g + 1) begin
+            enough_four_q[g] <= &enough[8*g+:8];
+            room_four_q[g] <= &room[8*g+:8];
+            behind_four_q[g] <= |behind[8*g+:8];
+        end
+        enough_q <= &enough_four_q;
+        room_q <= &room_four_q;
+        behind_q <= |behind_four_q;
+    end
     genvar l;
     generate
-        for (l = 0; l < LANES; l = l + 1) begin : g_lane
-            // A lane's halfword comes after those of the lanes before it.
-            reg [5:0] ahead;
-            integer k;
-            always @* begin
-                ahead = 0;
-                for (k = 0; k < l; k = k + 1) ahead = ahead + {5'd0, need[k]};
+        for (l = 0; l < 32; l = l + 1) begin : g_lane
+            if (l % 2 == 0) begin : g_move
+                (* keep *) reg begin_c, prime_c, step_c, ended_c;
+                always @(posedge clk_i) begin
+                    begin_c <= begin_q;
+                    prime_c <= prime_q;
+                    step_c <= step_q;
+                    ended_c <= ended_q && !begin_q;
+                end
             end
-            wire [16*(l+1)-1:0] reach = queue_q[16*(l+1)-1:0];
-            wire [15:0] fresh = reach[16*ahead+:16];
-            prefix_lane #(
-                .CODE_BITS(CODE_BITS)
-            ) lane (
-                .clk_i(clk_i),
-                .clear_i(begin_tile),
-                .step_i(step),
-                .need_o(need[l]),
-                .fresh_i(fresh),
-                .bounds_i(bounds_q),
-                .offsets_i(offsets_q),
-                .place_o(places[8*l+:8])
+            if (l % 8 == 0) begin : g_table
+                (* keep *) reg write_c, offset_write_c;
+                (* keep *) reg [5:0] place_c;
+                (* keep *) reg [7:0] lengths_c, offset_c;
+                (* keep *) reg [31:0] weights_c;
+                always @(posedge clk_i) begin
+                    write_c <= table_write;
+                    offset_write_c <= offset_write;
+                    place_c <= table_place;
+                    lengths_c <= lengths;
+                    offset_c <= offset;
+                    weights_c <= weights;
+                end
+            end
+            prefix_lane #(.FIFO_BITS(FIFO_BITS)) u_lane (
+                .clk_i(clk_i), .begin_i(g_lane[l/2*2].g_move.begin_c), .base_i(base_q), .step_i(g_lane[l/2*2].g_move.step_c),
+                .prime_i(g_lane[l/2*2].g_move.prime_c), .ended_i(g_lane[l/2*2].g_move.ended_c), .write_i(write_q[l/8]),
+                .place_i(place_q[l/8]), .halfword_i(beat_q[16*(l%8)+:16]), .enough_o(enough[l]), .room_o(room[l]), .behind_o(behind[l]),
+                .table_write_i(g_lane[l/8*8].g_table.write_c), .offset_write_i(g_lane[l/8*8].g_table.offset_write_c),
+                .table_place_i(g_lane[l/8*8].g_table.place_c), .lengths_i(g_lane[l/8*8].g_table.lengths_c),
+                .offset_i(g_lane[l/8*8].g_table.offset_c), .weights_i(g_lane[l/8*8].g_table.weights_c),
+                .weight_o(of_lanes[8*l+:8])
             );
         end
     endgenerate
 
-    // -- two registers: places, then weights ---------------------------------------------------------------------------
-    reg [8*LANES-1:0] places_q;
-    reg places_last_q, word_valid_q, word_last_q;
-    wire move = !word_valid_q || m_axis_words_tready;
-    assign advance = !places_valid_q || move;
-    generate
-        for (l = 0; l < LANES; l = l + 1) begin : g_weight
-            // Four banks, so that a cycle loads four weights of the table.
-            (* ram_style = "distributed" *) reg [7:0] bank0 [0:63];
-            (* ram_style = "distributed" *) reg [7:0] bank1 [0:63];
-            (* ram_style = "distributed" *) reg [7:0] bank2 [0:63];
-            (* ram_style = "distributed" *) reg [7:0] bank3 [0:63];
-            wire [5:0] row = table_at_q[5:0] - HEADER;
-            wire [7:0] place = places_q[8*l+:8];
-            reg [7:0] weight_q;
-            always @(posedge clk_i) begin
-                if (weights_taken) begin
-                    bank0[row] <= s_axis_table_tdata[7:0];
-                    bank1[row] <= s_axis_table_tdata[15:8];
-                    bank2[row] <= s_axis_table_tdata[23:16];
-                    bank3[row] <= s_axis_table_tdata[31:24];
-                end
-                if (move) begin
-                    case (place[1:0])
-                        2'd0: weight_q <= bank0[place[7:2]];
-                        2'd1: weight_q <= bank1[place[7:2]];
-                        2'd2: weight_q <= bank2[place[7:2]];
-                        default: weight_q <= bank3[place[7:2]];
-                    endcase
-                end
-            end
-            assign m_axis_words_tdata[8*l+:8] = weight_q;
-        end
-    endgenerate
+    // -- words: columns in their order, or two raw beats --------------------------------------------------------------------
+    reg [STAGES:1] valid_q, late_last_q;
+    reg [4:0] turn_two_q, turn_three_q, turn_four_q;
+    reg [127:0] low_q;
+    reg [255:0] raw_word_q;
+    reg second_q, raw_valid_q, raw_last_q, in_valid_q, in_last_q, raw_go_q, raw_end_q;
+    wire raw_word = beat && raw_q && second_q;
+    wire [255:0] in_word;
     always @(posedge clk_i) begin
-        if (advance) begin
-            places_q <= places;
-            places_last_q <= words_q == 1;
-        end
-        if (move) word_last_q <= places_last_q;
+        late_last_q <= {late_last_q[STAGES-1:1], last_q};
+        turn_two_q <= step_turn_q;
+        turn_three_q <= turn_two_q;
+        turn_four_q <= turn_three_q;
+        if (beat && !second_q) low_q <= s_axis_beats_tdata;
+        raw_word_q <= {beat_q, low_q};
+        raw_end_q <= beats_q == 24'd1;
+        raw_last_q <= raw_end_q;
+        in_last_q <= raw_valid_q ? raw_last_q : late_last_q[STAGES-1];
         if (rst_i) begin
-            places_valid_q <= 1'b0;
-            word_valid_q <= 1'b0;
+            valid_q <= 0;
+            second_q <= 1'b0;
+            raw_go_q <= 1'b0;
+            raw_valid_q <= 1'b0;
+            in_valid_q <= 1'b0;
         end else begin
-            if (advance) places_valid_q <= step;
-            if (move) word_valid_q <= places_valid_q;
+            valid_q <= {valid_q[STAGES-1:1], step_q};
+            if (take) second_q <= 1'b0;
+            else if (beat) second_q <= !second_q;
+            raw_go_q <= raw_word;
+            raw_valid_q <= raw_go_q;
+            in_valid_q <= valid_q[STAGES-1] || raw_valid_q;
         end
+        quiet_q <= !running_q && !go && !step_q && !begins && valid_q == 0;
+        table_open_q <= !rst_i && !closed && !tile_ready_q && !running_q && !step_q && valid_q == 0 && quiet_q;
     end
-    assign m_axis_words_tvalid = word_valid_q;
-    assign m_axis_words_tlast = word_last_q;
-
-    // -- what it waited for --------------------------------------------------------------------------------------------
+    prefix_turn u_turn (
+        .clk_i(clk_i), .lanes_i(of_lanes), .turn_i(turn_four_q), .raw_i(raw_go_q), .raw_word_i(raw_word_q), .word_o(in_word)
+    );
+    // A place at the output is kept for every word that begins.
+    reg [5:0] used_q;
+    wire given = m_axis_words_tvalid && m_axis_words_tready;
+    localparam [31:0] KEPT = OUT_WORDS - 4;
     always @(posedge clk_i) begin
+        if (rst_i) used_q <= 6'd0;
+        else used_q <= used_q + {5'd0, word || raw_word} - {5'd0, given};
+        out_room_q <= used_q < KEPT[5:0];
+    end
+    stream_fifo #(
+        .WIDTH(257), .DEPTH(OUT_WORDS)
+    ) u_words (
+        .clk_i(clk_i), .rst_i(rst_i), .data_i({in_last_q, in_word}), .valid_i(in_valid_q), .ready_o(),
+        .data_o({m_axis_words_tlast, m_axis_words_tdata}), .valid_o(m_axis_words_tvalid), .ready_i(m_axis_words_tready), .count_o()
+    );
+
+    // -- what it waited for, and what is wrong --------------------------------------------------------------------------------
+    wire wrong = s_axis_tile_tdata[95:83] != 0 || t_words[31:24] != 0 || t_beats[31:24] != 0
+        || (t_raw ? t_beats != {t_words[30:0], 1'b0} : t_beats[1:0] != 0 || t_row == 0);
+    reg wrong_q;
+    wire raw_open = left_q && raw_q;
+    always @(posedge clk_i) begin
+        wrong_q <= take && wrong && !rst_i;
         if (rst_i) begin
             starved_o <= 0;
             stalled_o <= 0;
             error_o <= 1'b0;
         end else begin
-            if (active && !enough) starved_o <= starved_o + 1;
-            if (active && enough && !advance) stalled_o <= stalled_o + 1;
-            if (active && !enough && beats_q == 0) error_o <= 1'b1;
+            if (raw_open ? out_room_q && !s_axis_beats_tvalid : running_q && settled && out_room_q && !enough_q) starved_o <= starved_o + 1;
+            if (raw_open ? !out_room_q : running_q && settled && !out_room_q) stalled_o <= stalled_o + 1;
+            if (wrong_q || (behind_q && ((running_q && settled) || check_q != 0))) error_o <= 1'b1;
         end
     end
 endmodule

@@ -27,7 +27,7 @@ from meadow.machine.errors import DeviceError
 from meadow.machine.instructions import table
 from meadow.machine.instructions.norm import NORM_EXPONENTS, norm
 from meadow.machine.package.read import load
-from meadow.machine.storage import prefix
+from meadow.machine.storage import prefix_code
 from meadow.machine.storage.rows import Layout
 from meadow.runtime.devices.csim import CSim
 from meadow.runtime.devices.device import Run
@@ -155,7 +155,7 @@ def huffman(counts: list[int]) -> int:
 def test_prefix_codes_are_the_best_that_there_are(counts: list[int]) -> None:
     padded = np.zeros(256, np.int64)
     padded[: len(counts)] = counts
-    lengths = prefix.code_lengths(padded, 40)
+    lengths = prefix_code.bounded_lengths(padded, 40)
     assert int((padded * lengths).sum()) == huffman(counts)
 
 

@@ -57,7 +57,7 @@ FAULTS = (
     ),
     Fault(
         "each round takes a pair too few",
-        "machine/storage/prefix.py",
+        "machine/storage/prefix_code.py",
         "chosen = 2 * (chosen - taken)",
         "chosen = 2 * (chosen - taken) - 2",
         f"{LIMITS} -k best_that",

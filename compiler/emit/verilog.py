@@ -39,8 +39,18 @@ SOURCES = (
 )
 """Files of rtl/, each after those it uses."""
 TOP = "pacq_top.v"
-SLICE_MODEL = "sim/DSP48E2.v"
-"""What simulators take for the vendor's slice."""
+UNPACK_SOURCES = (
+    "mux4.v",
+    "mux8.v",
+    "stream_fifo.v",
+    "prefix_lane.v",
+    "prefix_turn.v",
+    "prefix_table.v",
+    "prefix_unpack.v",
+)
+"""The same of the look-up unit, which no design has yet: its array is HLS."""
+MODELS = ("sim/DSP48E2.v", "sim/LUT6.v", "sim/MUXF7.v")
+"""What simulators take for the vendor's cells."""
 
 
 @dataclass(frozen=True)

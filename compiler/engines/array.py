@@ -68,7 +68,9 @@ class ArrayPlanner(Planner[Array]):
         """In the likeliest format: prefix codes where they are decoded, else the forced scheme's, if it has one."""
         assert isinstance(layout, Layout)
         forced = [f for f in formats().values() if packing in f.schemes and f.room(engine)]
-        likely: list[Format] = [Prefix()] if engine.prefix_codes else [Packets(2, 1)] if engine.lookup_entries else []
+        likely: list[Format] = (
+            [Prefix.of(layout)] if engine.prefix_codes else [Packets(2, 1)] if engine.lookup_entries else []
+        )
         form = next(iter(likely + forced), raw.Raw())
         return stand_in(layout, bits, form, engine.lookup_entries)
 

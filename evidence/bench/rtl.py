@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from meadow.compiler.emit.verilog import SOURCES
+from meadow.compiler.emit.verilog import SOURCES, UNPACK_SOURCES
 from meadow.evidence.bench.depth import OPTIMISTIC, TYPICAL, Netlist, worst
 from meadow.machine.errors import DeviceError
 
@@ -35,8 +35,8 @@ class Module:
 
 
 MODULES = {
-    "prefix_lane": Module("prefix_lane", ("prefix_lane.v",)),
-    "prefix_unpack": Module("prefix_unpack", ("prefix_lane.v", "prefix_unpack.v")),
+    "prefix_lane": Module("prefix_lane", UNPACK_SOURCES),
+    "prefix_unpack": Module("prefix_unpack", UNPACK_SOURCES),
     "baseline_mac": Module("baseline_mac", BASELINE, (("LANES", 4),), 4),
     "pacq_mac": Module("pacq_mac", DOT, (("LANES", 4),), 4, "baseline_mac"),
     "baseline_mac_int2": Module("baseline_mac", BASELINE, (("LANES", 8), ("BITS", 2)), 8),

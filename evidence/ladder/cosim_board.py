@@ -12,7 +12,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from meadow.compiler.emit.verilog import SLICE_MODEL
+from meadow.compiler.emit.verilog import MODELS
 from meadow.evidence.ladder.verilated import verilator
 from meadow.machine.engines.array import Array
 from meadow.machine.engines.pacq import Pacq
@@ -38,11 +38,11 @@ def build(package: Package, parameters: dict[str, int]) -> Path:
     rtl = [
         path for name, path in package.sources("rtl").items() if path.name not in ("pacq_top.v", "meadow_identity.v")
     ]
-    model = Path(str(resources.files("meadow.rtl") / SLICE_MODEL))
-    rtl.append(model)
+    models = [Path(str(resources.files("meadow.rtl") / name)) for name in MODELS]
+    rtl += models
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
     files = {name: path.read_bytes() for folder in ("hls", "rtl") for name, path in package.sources(folder).items()}
-    files[model.name] = model.read_bytes()
+    files |= {model.name: model.read_bytes() for model in models}
     library = place("cosim", [parameters, FLAGS, version, command, cpu()], files, ".so")
     if is_whole(library):
         return library

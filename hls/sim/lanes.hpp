@@ -5,7 +5,9 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace simd {
 
@@ -15,62 +17,117 @@ struct Unpacked {
     int cycles;
 };
 
-// `count` beats of eight halfwords at `stream` into `words` words of 32 weights at `out`.  A cycle takes a beat into a queue of
-// kQueue halfwords where there is room, and gives a word when the queue holds what its lanes need: here the queue is a number.
-template <int kCodeBits, int kQueue>
-inline Unpacked unpack_prefix(const uint16_t* stream, int count, int words, const uint16_t* bound, const uint16_t* offset,
-                              const int8_t* weight, int8_t* out) {
-    const __m512i longest = _mm512_set1_epi16(kCodeBits);
-    __m512i bounds[kCodeBits - 1];
-    for (int l = 0; l < kCodeBits - 1; ++l) bounds[l] = _mm512_set1_epi16(static_cast<short>(bound[l]));
-    alignas(64) uint16_t padded[32] = {};
-    for (int l = 0; l < kCodeBits; ++l) padded[l] = offset[l];
-    const __m512i offsets = _mm512_load_si512(padded);
+// The streams of a port: see weights.hpp.  The halfwords that wait lie by rounds; `whole` is a lane's first and second halfword.
+struct Streams {
+    alignas(64) uint16_t fifo[64 * 32 + 32];
+    alignas(64) int32_t whole[32], third[32], at[32], had[32];
+    int rounds;
+    int turn;
+};
+
+struct Half {
+    __m512i whole, third, at, had;
+};
+
+inline __m512i load16(const int32_t* from) { return _mm512_load_si512(from); }
+
+// `count` beats of eight halfwords at `stream` into `words` words of 32 weights at `out`, in as many cycles as weights.hpp takes.
+template <int kTurn, int kNeeded, int kFull, int kIdle>
+inline Unpacked unpack_prefix(Streams& s, const uint16_t* stream, int count, int words, int row_words, bool start, const uint8_t* lengths,
+                              const uint8_t* offsets, const int8_t* weight, int8_t* out) {
+    const __m512i table = _mm512_loadu_si512(lengths), ones = _mm512_set1_epi32(15);
+    const __m128i offset = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
     const __m512i quarter[4] = {_mm512_loadu_si512(weight), _mm512_loadu_si512(weight + 64), _mm512_loadu_si512(weight + 128),
                                 _mm512_loadu_si512(weight + 192)};
-    __m512i low = _mm512_setzero_si512(), high = low, fill = low;  // bits not decoded yet, the next one on top; how many
+    const __m512i lane[2] = {_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                             _mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16)};
+    const __m256i column = _mm256_set_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7,
+                                           6, 5, 4, 3, 2, 1, 0);
+    const __m512i zero = _mm512_setzero_si512(), sixteen = _mm512_set1_epi32(16);
+    if (start) s.rounds = s.turn = 0;
+    Half half[2];
+    for (int h = 0; h < 2; ++h) {
+        half[h] = start ? Half{zero, zero, zero, zero}
+                        : Half{load16(s.whole + 16 * h), load16(s.third + 16 * h), load16(s.at + 16 * h), load16(s.had + 16 * h)};
+    }
     Unpacked made = {0, 0};
-    int queued = 0, taken = 0;
-    while (made.words < words) {
+    bool enough = false, all_enough = false, room = false, all_room = false;
+    int taken = 0, idle = 0, primed = start ? 0 : 3, at_word = 0;
+    while (made.words < words || taken < count) {
         ++made.cycles;
-        if (taken < count && queued <= kQueue - 8) {
-            queued += 8;
+        const bool take = taken < count && all_room, step = all_enough && made.words < words, prime = primed < 3;
+        // Halfwords that have come for each lane: one more for the groups before the next beat's.
+        const uint32_t ahead = (1u << (8 * (taken % 4))) - 1;
+        const __m512i round = _mm512_set1_epi32(s.rounds);
+        __m512i came[2], place[2];
+        bool behind = false;
+        for (int h = 0; h < 2; ++h) {
+            Half& l = half[h];
+            came[h] = _mm512_mask_add_epi32(round, static_cast<__mmask16>(ahead >> (16 * h)), round, _mm512_set1_epi32(1));
+            if (!step) continue;
+            const __mmask16 gone = _mm512_cmpge_epi32_mask(l.at, sixteen);
+            const __mmask16 pop = prime ? static_cast<__mmask16>(0xFFFF) : gone;
+            const __m512i next = _mm512_or_si512(_mm512_slli_epi32(l.whole, 16), l.third);
+            const __m512i window = _mm512_srli_epi32(
+                _mm512_sllv_epi32(_mm512_mask_mov_epi32(l.whole, gone, next), _mm512_and_si512(l.at, ones)), 18);
+            // Lengths less one: both tables' lie in a byte.
+            const __mmask16 escape = _mm512_cmpge_epi32_mask(window, _mm512_set1_epi32(0x3C00));
+            const __m512i index = _mm512_mask_mov_epi32(_mm512_srli_epi32(window, 8), escape,
+                                                        _mm512_and_si512(_mm512_srli_epi32(window, 4), _mm512_set1_epi32(63)));
+            const __m512i both = _mm512_and_si512(_mm512_permutexvar_epi8(index, table), _mm512_set1_epi32(0xFF));
+            const __m512i less = _mm512_mask_mov_epi32(_mm512_and_si512(both, ones), escape, _mm512_srli_epi32(both, 4));
+            const __m512i code = _mm512_srlv_epi32(window, _mm512_sub_epi32(_mm512_set1_epi32(13), less));
+            place[h] = _mm512_add_epi32(code, _mm512_permutexvar_epi8(less, _mm512_castsi128_si512(offset)));
+            const __m512i from = _mm512_add_epi32(_mm512_slli_epi32(_mm512_and_si512(l.had, _mm512_set1_epi32(63)), 5), lane[h]);
+            const __m512i fresh =
+                _mm512_and_si512(_mm512_mask_i32gather_epi32(zero, pop, from, s.fifo, 2), _mm512_set1_epi32(0xFFFF));
+            l.whole = _mm512_mask_mov_epi32(l.whole, pop, next);
+            l.third = _mm512_mask_mov_epi32(l.third, pop, fresh);
+            if (!prime) l.at = _mm512_add_epi32(_mm512_add_epi32(_mm512_and_si512(l.at, ones), less), _mm512_set1_epi32(1));
+            l.had = _mm512_mask_add_epi32(l.had, pop, l.had, _mm512_set1_epi32(1));
+            if (taken == count && !prime) {
+                const __m512i left = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(came[h], l.had), _mm512_set1_epi32(3)), 4);
+                behind |= _mm512_cmpgt_epi32_mask(l.at, left) != 0;
+            }
+        }
+        all_enough = enough;
+        all_room = room;
+        enough = room = true;
+        for (int h = 0; h < 2; ++h) {
+            const __m512i waiting = _mm512_sub_epi32(came[h], half[h].had);
+            enough &= taken == count || _mm512_cmplt_epi32_mask(waiting, _mm512_set1_epi32(kNeeded)) == 0;
+            room &= _mm512_cmpge_epi32_mask(waiting, _mm512_set1_epi32(kFull)) == 0;
+        }
+        if (take) {
+            std::memcpy(s.fifo + 32 * (s.rounds & 63) + 8 * (taken % 4), stream + 8 * static_cast<std::size_t>(taken), 16);
+            if (taken % 4 == 3) ++s.rounds;
             ++taken;
         }
-        const __mmask32 take = _mm512_cmplt_epu16_mask(fill, longest);
-        const int wanted = _mm_popcnt_u32(take);
-        if (wanted > queued) {
-            if (taken == count) break;
+        idle = take || step ? 0 : idle + 1;
+        if (behind || idle == kIdle) break;
+        if (!step) continue;
+        if (prime) {
+            ++primed;
             continue;
         }
-        const __m512i fresh = _mm512_maskz_expandloadu_epi16(take, stream);
-        const __m512i by = _mm512_sub_epi16(_mm512_set1_epi16(16), fill);  // only where taken
-        stream += wanted;
-        queued -= wanted;
-        low = _mm512_or_si512(low, _mm512_sllv_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(fresh)),
-                                                     _mm512_cvtepu16_epi32(_mm512_castsi512_si256(by))));
-        high = _mm512_or_si512(high, _mm512_sllv_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(fresh, 1)),
-                                                       _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(by, 1))));
-        const __m512i window = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_srli_epi32(low, 32 - kCodeBits))),
-                                                  _mm512_cvtepi32_epi16(_mm512_srli_epi32(high, 32 - kCodeBits)), 1);
-        __m512i marks = _mm512_setzero_si512();  // the length less one
-        for (int l = 0; l < kCodeBits - 1; ++l) {
-            const __mmask32 longer = _mm512_cmpge_epu16_mask(window, bounds[l]);
-            marks = _mm512_mask_add_epi16(marks, longer, marks, _mm512_set1_epi16(1));
-        }
-        const __m512i length = _mm512_add_epi16(marks, _mm512_set1_epi16(1));
-        const __m512i code = _mm512_srlv_epi16(window, _mm512_sub_epi16(longest, length));
-        const __m512i place = _mm512_add_epi16(code, _mm512_permutexvar_epi16(marks, offsets));
-        const __m512i index = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(place));
+        const __m512i index = _mm512_inserti32x4(_mm512_castsi128_si512(_mm512_cvtepi32_epi8(place[0])), _mm512_cvtepi32_epi8(place[1]), 1);
         const __m512i below = _mm512_permutex2var_epi8(quarter[0], index, quarter[1]);
         const __m512i above = _mm512_permutex2var_epi8(quarter[2], index, quarter[3]);
         const __m512i found = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), below, above);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(found));
+        const __m256i back = _mm256_and_si256(_mm256_sub_epi8(column, _mm256_set1_epi8(static_cast<char>(s.turn))), _mm256_set1_epi8(31));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutexvar_epi8(back, _mm512_castsi512_si256(found)));
         out += 32;
         ++made.words;
-        low = _mm512_sllv_epi32(low, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(length)));
-        high = _mm512_sllv_epi32(high, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(length, 1)));
-        fill = _mm512_sub_epi16(_mm512_mask_add_epi16(fill, take, fill, _mm512_set1_epi16(16)), length);
+        if (++at_word == row_words) {
+            at_word = 0;
+            s.turn = (s.turn + kTurn) % 32;
+        }
+    }
+    for (int h = 0; h < 2; ++h) {
+        _mm512_store_si512(s.whole + 16 * h, half[h].whole);
+        _mm512_store_si512(s.third + 16 * h, half[h].third);
+        _mm512_store_si512(s.at + 16 * h, half[h].at);
+        _mm512_store_si512(s.had + 16 * h, half[h].had);
     }
     return made;
 }

@@ -41,8 +41,8 @@ from meadow.machine.units import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
 if TYPE_CHECKING:
     from meadow.machine.design import Design
 
-PREFIX_LUT = 17_300
-"""LUT of the prefix decoder of one port: synthesized by Yosys (meadowc bench rtl)."""
+PREFIX_LUT = 7_817
+"""LUT of the look-up unit of one port: synthesized by Yosys (meadowc bench rtl)."""
 UNPACKED_AT_ONCE = 1 << 23
 """Weights of one shape that are unpacked together: numpy is fast on wide arrays."""
 
@@ -209,7 +209,7 @@ class Array(Engine):
         activations = looped(
             ("load", served * words * LANE_COLS // BEAT_BYTES), ("load", beats_of(tokens.count, FLOATS))
         )
-        table = looped(("table", form.table_beats(int(o["entries"]))))
+        table = looped(*form.table_loops(int(o["entries"])))
         found = [Part({"memory port": activations}), Part({"tables": table})]
         streamed = [s.length // BEAT_BYTES for p in range(ports) if isinstance(s := step.operands[f"weights{p}"], Slot)]
         all_words = padded(rows, ports) // ports * words
@@ -258,7 +258,7 @@ class Array(Engine):
             form = format_of(row["format"])
             directory = take("directory").view(np.uint32)[: layout.tiles * layout.ports].reshape(-1, layout.ports)
             table = take("table")[: form.table_bytes(row["entries"])]
-            ported = unpack(form, Coded(streams, directory, table, row["entries"]), layout.tile_weights)
+            ported = unpack(form, Coded(streams, directory, table, row["entries"]), layout)
         scale = take("scale").view(np.float32)[layout.scale_places]
         return Unpacked(layout.join(ported), scale[:, None], None, 0, 0)
 
@@ -280,6 +280,6 @@ def _packed(m: Machine, several: list[Fields], layout: Layout) -> list[NDArray[n
         streams = [m.array(f[f"weights{p}"], np.uint8, int(n) * BEAT_BYTES) for p, n in enumerate(beats)]
         stored.append(Coded(streams, directory, table, f["entries"]))
     try:
-        return unpack_alike(form, stored, layout.tile_weights)
+        return unpack_alike(form, stored, layout)
     except ValueError as error:
         raise ValueError(f"packed weights are damaged: {error}") from None

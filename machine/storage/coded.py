@@ -90,6 +90,10 @@ class Format:
         """Beats that loading the table reads."""
         return -(-self.table_bytes(entries) // BEAT_BYTES)
 
+    def table_loops(self, entries: int) -> list[tuple[str, int]]:
+        """Loops of the engine that load it, and their iterations."""
+        return []
+
     def unpack_words(self, words: int, beats: int) -> int | None:
         """Iterations of the look-up units for `words` words of all ports that come in `beats` beats; None: the codes decide."""
         return beats
@@ -102,25 +106,24 @@ class Format:
         """Bytes of a port when a weight takes `bits` on average; None when it would be stored raw."""
         raise NotImplementedError
 
-    def decode(self, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+    def decode(self, several: Sequence[Coded], layout: Layout) -> list[NDArray[np.int8]]:
         """The weights of every port, [ports, weights], of matrices of one shape.  Raises ValueError for damaged streams."""
         raise NotImplementedError
 
 
-def unpack(form: Format, coded: Coded, tile_weights: NDArray[np.intp]) -> NDArray[np.int8]:
+def unpack(form: Format, coded: Coded, layout: Layout) -> NDArray[np.int8]:
     """The weights of every port, [ports, weights].  A tile starts at a beat; what its last beat holds beyond is padding.
 
-    tile_weights  [tiles], weights that each port has in a tile
     Raises ValueError when the beats hold less than the tiles need, or a code or id is not in the table.
     """
-    return unpack_alike(form, [coded], tile_weights)[0]
+    return unpack_alike(form, [coded], layout)[0]
 
 
-def unpack_alike(form: Format, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+def unpack_alike(form: Format, several: Sequence[Coded], layout: Layout) -> list[NDArray[np.int8]]:
     """unpack of several matrices of one format and one shape."""
     for coded in several:
-        coded.check(form, len(tile_weights))
-    return form.decode(several, tile_weights)
+        coded.check(form, layout.tiles)
+    return form.decode(several, layout)
 
 
 @lru_cache

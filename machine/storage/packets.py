@@ -56,6 +56,9 @@ class Packets(Format):
     def table_bytes(self, entries: int) -> int:
         return entries * self.chunk
 
+    def table_loops(self, entries: int) -> list[tuple[str, int]]:
+        return [("chunks", self.table_beats(entries))]
+
     def unpack_cycles(self, layout: Layout, directory: NDArray[np.uint32]) -> int:
         words = int(layout.tile_weights.sum()) // LANE_COLS
         return max(words, int(directory.max(axis=1).sum()))
@@ -64,14 +67,14 @@ class Packets(Format):
         total = layout.port_rows * layout.padded_cols * bits + layout.tiles * 8 * BEAT_BYTES // 2
         return math.ceil(total / 8 / BEAT_BYTES) * BEAT_BYTES
 
-    def decode(self, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+    def decode(self, several: Sequence[Coded], layout: Layout) -> list[NDArray[np.int8]]:
         made = []
         for s in several:
             chunks = s.table[: s.entries * self.chunk].view(np.int8).reshape(s.entries, self.chunk)
             made.append(
                 np.stack(
                     [
-                        unpack_packets(beats, s.directory[:, port], tile_weights, chunks, self)
+                        unpack_packets(beats, s.directory[:, port], layout.tile_weights, chunks, self)
                         for port, beats in enumerate(s.streams)
                     ]
                 )

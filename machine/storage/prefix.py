@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""prefix: weights as prefix codes of bounded length, in as many bit streams as the multipliers have columns.
+"""prefix: weights as prefix codes in as many bit streams as the multipliers have columns, which take the bus in turns.
 
-Codes and their inverse; compiler/engines/array.py chooses whether a matrix is stored so.  docs/packing.md has the format.
+Streams and their inverse; prefix_code.py has the code, compiler/engines/array.py chooses whether a matrix is stored so.
+docs/packing.md has the format.
 """
 
 from __future__ import annotations
@@ -14,210 +15,189 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.machine.storage.coded import Bytes, Coded, Format, Units
+from meadow.machine.storage.coded import Coded, Format, Units
+from meadow.machine.storage.prefix_code import (
+    ESCAPE_BITS,
+    HEADER_BYTES,
+    INDEX_BITS,
+    LENGTHS,
+    OFFSETS,
+    TABLE_BYTES,
+    WEIGHTS,
+    canonical_codes,
+    code_lengths,
+    decoding_table,
+)
 from meadow.machine.storage.rows import Layout
 from meadow.machine.units import BEAT_BYTES, CODE_BITS, LANE_COLS
 
 HALFWORD_BITS = 16
-"""What a lane of the prefix decoder takes from the stream at once; a beat holds eight."""
-HALFWORDS = BEAT_BYTES * 8 // HALFWORD_BITS
-HEADER_BYTES = 64
-"""A prefix table begins with two arrays, one entry for each code length and room for 16 lengths each."""
+"""What a lane of the prefix decoder takes from the stream at once; a beat holds one for each of eight lanes."""
+ROUND = LANE_COLS * HALFWORD_BITS // (8 * BEAT_BYTES)
+"""Beats that bring every lane one halfword."""
+TURN = 5
+"""Lanes by which the columns of a row are turned against those of the row before it: odd, so that a column meets every lane."""
+FIFO = 64
+"""Halfwords that wait for a lane."""
+SPREAD = 48
+"""Halfwords by which a lane may be ahead of another: FIFO less what is held, on its way, and counted late (docs/rtl.md)."""
+AHEAD = 10
+"""Halfwords that a tile brings beyond the one in which its longest lane ends: what lanes hold and wait for."""
+SEGMENT_WORDS = 1 << 14
+"""Words of a port after which streams start anew at the latest: software decodes many segments at once."""
 PREFIX_WORD = 1 << 16
-TABLE_BYTES = 4
-"""Bytes of a code table that the look-up unit takes in a cycle (rtl/prefix_unpack.v)."""
-LANE_WASTE_BITS = 16 * 32 + 64
-"""Bits that lanes and the last beat leave unused at the end of a tile and port: half a lane's 29 bits, half a beat."""
+SEGMENT_SHIFT, SEGMENT_MASK = 17, 7
+"""Where a format word has the logarithm of the tiles of a segment."""
+SEGMENT_BITS = 250
+"""Bits that the padding of a segment takes, and those for the root of its words: fitted to models (`expected_bytes`)."""
+ROOT_BITS = 76
 BATCH_WEIGHTS = 1 << 17
 """Weights that are coded at a time: bounds the memory of packing, and fits the cache."""
 
 
-def code_lengths(counts: NDArray[np.int64], longest: int = CODE_BITS) -> NDArray[np.uint8]:
-    """The length of each symbol's code in the best prefix code of at most `longest` bits; 0 for symbols that do not occur.
-
-    counts [256].  Package-merge (Larmore and Hirschberg, "A fast algorithm for optimal length-limited Huffman codes",
-    1990): `longest` rounds of pairing what is cheapest; a symbol's length is how often it is in what is chosen.
-    """
-    symbols = np.flatnonzero(counts)
-    lengths = np.zeros(len(counts), np.uint8)
-    if len(symbols) == 1:
-        lengths[symbols] = 1
-        return lengths
-    if len(symbols) > 1 << longest:
-        raise ValueError(f"{len(symbols)} symbols have no code of {longest} bits")
-    symbols = symbols[np.argsort(counts[symbols], kind="stable")]
-    leaves = counts[symbols].astype(np.int64)
-    rounds: list[NDArray[np.bool_]] = []  # in each round's order of cost: which are symbols, not packages
-    packages = np.zeros(0, np.int64)
-    for _ in range(longest):
-        costs = np.concatenate([leaves, packages])
-        order = np.argsort(costs, kind="stable")
-        rounds.append(order < len(leaves))
-        merged = costs[order]
-        even = len(merged) // 2 * 2
-        packages = merged[0:even:2] + merged[1:even:2]
-    chosen = 2 * len(symbols) - 2
-    for is_leaf in reversed(rounds):
-        taken = int(is_leaf[:chosen].sum())
-        lengths[symbols[:taken]] += 1
-        chosen = 2 * (chosen - taken)
-    return lengths
+class Deep(ValueError):
+    """One lane would be more than SPREAD halfwords ahead of another."""
 
 
-def canonical_codes(lengths: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], NDArray[np.uint8], int]:
-    """(codes [256], table bytes, entries): codes of rising length and then value, so that a length and an offset find one.
-
-    The table is what the engine loads: for each length l the window (CODE_BITS bits) where codes longer than l begin,
-    then the offset from a code to its place in the list of weights, then that list.
-    """
-    used = np.flatnonzero(lengths)
-    order = used[np.argsort(lengths[used], kind="stable")]
-    codes = np.zeros(len(lengths), np.uint32)
-    bound, offset = np.zeros(HEADER_BYTES // 4, "<u2"), np.zeros(HEADER_BYTES // 4, "<i2")
-    code = index = 0
-    for length in range(1, CODE_BITS + 1):
-        code <<= 1
-        of_length = order[lengths[order] == length]
-        offset[length - 1] = index - code
-        codes[of_length] = code + np.arange(len(of_length))
-        code += len(of_length)
-        index += len(of_length)
-        bound[length - 1] = code << (CODE_BITS - length)
-    table = np.concatenate([bound.view(np.uint8), offset.view(np.uint8), order.astype(np.uint8)])
-    return codes, table, len(order)
+def turned(rows: NDArray[np.uint8], back: bool = False) -> NDArray[np.uint8]:
+    """[tiles, rows, words, LANE_COLS] from columns to lanes, or back: lane l of row r holds column (l + TURN * r) mod LANE_COLS."""
+    out = np.empty_like(rows)
+    for r in range(min(LANE_COLS, rows.shape[1])):
+        by = (-TURN if back else TURN) * r % LANE_COLS
+        out[:, r::LANE_COLS, :, : LANE_COLS - by] = rows[:, r::LANE_COLS, :, by:]
+        out[:, r::LANE_COLS, :, LANE_COLS - by :] = rows[:, r::LANE_COLS, :, :by]
+    return out
 
 
 def pack_prefix(
-    tiles: NDArray[np.int8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
+    segments: NDArray[np.int8], words: int, tile_words: int, codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The beats of `tiles` [tiles, weights], one after another, and how many each takes."""
-    words = tiles.shape[1] // LANE_COLS
-    step = max(1, BATCH_WEIGHTS // tiles.shape[1])
+    """The beats of `segments` [segments, weights] of rows of `words` words, and how many each tile of `tile_words` takes.
+
+    Raises Deep where lanes need more waiting halfwords than a lane has room for.
+    """
+    step = max(1, BATCH_WEIGHTS // segments.shape[1])
     pieces, beats = [], []
-    for first in range(0, len(tiles), step):
-        some = tiles[first : first + step].view(np.uint8).reshape(-1, words, LANE_COLS)
-        made, each = _pack_batch(some, codes, lengths)
+    for first in range(0, len(segments), step):
+        some = segments[first : first + step].view(np.uint8)
+        some = turned(some.reshape(len(some), -1, words, LANE_COLS)).reshape(len(some), -1, LANE_COLS)
+        made, each = _pack_batch(some, tile_words, codes, lengths)
         pieces.append(made)
         beats.append(each)
     return np.concatenate(pieces), np.concatenate(beats)
 
 
+def tile_rounds(ends: NDArray[Any]) -> NDArray[np.int64]:
+    """Rounds of each tile of a segment, where `ends` [segments, tiles] are the bits at which its longest lane ends."""
+    total = -(-ends[:, -1:].astype(np.int64) // HALFWORD_BITS)
+    return np.diff(np.minimum(ends.astype(np.int64) // HALFWORD_BITS + AHEAD, total), axis=1, prepend=0)
+
+
 def _pack_batch(
-    symbols: NDArray[np.uint8], codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
+    symbols: NDArray[np.uint8], tile_words: int, codes: NDArray[np.uint32], lengths: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """symbols [tiles, words, lanes].  A lane takes its next halfword before the word for which it holds too few bits."""
+    """symbols [segments, words, lanes].  Every lane of a segment has as many halfwords as the longest."""
     count, words, lanes = symbols.shape
-    by_lane = np.ascontiguousarray(symbols.swapaxes(1, 2))  # [tiles, lanes, words]
+    by_lane = np.ascontiguousarray(symbols.swapaxes(1, 2))  # [segments, lanes, words]
     value = ((codes << np.uint32(8)) | lengths)[by_lane]  # one look-up for both
     length = value & np.uint32(0xFF)
     ends = np.cumsum(length, axis=2, dtype=np.uint32)
     at = ends - length  # bits of the lane before each code
-    taken = (at + np.uint32(CODE_BITS + HALFWORD_BITS - 1)) >> np.uint32(
-        4
-    )  # halfwords the lane has when it decodes the word
-    pulls = np.empty(by_lane.shape, bool)
-    pulls[:, :, 0] = True
-    np.not_equal(taken[:, :, 1:], taken[:, :, :-1], out=pulls[:, :, 1:])
-    # Where each halfword lies: the stream has them in the order of words, then lanes.
-    in_order = np.ascontiguousarray(pulls.swapaxes(1, 2)).reshape(count, -1)
-    total = in_order.sum(axis=1)
-    beats = -(-total // HALFWORDS)
-    first = (np.cumsum(beats) - beats) * HALFWORDS
-    place = np.cumsum(in_order, axis=1, dtype=np.int32)
-    place += (first - 1)[:, None].astype(np.int32)
-    places = place.reshape(count, words, lanes).swapaxes(1, 2)[pulls]
+    into = (at >> np.uint32(4)).astype(np.int32)  # the halfword that it begins in
+    if (into.max(axis=1) - into.min(axis=1)).max() > SPREAD:
+        raise Deep(f"a lane is more than {SPREAD} halfwords ahead of another")
+    last_words = np.append(np.arange(tile_words, words, tile_words), words) - 1
+    beats = tile_rounds(ends[:, :, last_words].max(axis=1))
+    rounds = beats.sum(axis=1)
     # What each halfword holds: a code reaches into at most two of its lane's halfwords.  The codes that begin in one halfword lie
     # apart within 32 bits, so a running sum modulo 2^32 gives their sum as the difference of two of its elements.
-    per_lane = taken[:, :, -1].reshape(-1).astype(np.int64)
-    base = (np.cumsum(per_lane) - per_lane).astype(np.uint32).reshape(count, lanes, 1)
-    index = ((at >> np.uint32(4)) + base).reshape(-1)
+    most = int(rounds.max()) + 1
+    index = (into + (np.arange(count * lanes) * most).reshape(count, lanes, 1)).reshape(-1)
     bits = ((value >> np.uint32(8)) << (np.uint32(32) - (at & np.uint32(15)) - length)).reshape(-1)
     np.cumsum(bits, out=bits)
     last = np.append(np.flatnonzero(index[1:] != index[:-1]), len(index) - 1)
     sums, where = np.diff(bits[last], prepend=np.uint32(0)), index[last]
-    held = np.zeros(int(per_lane.sum()) + 1, np.uint32)
+    held = np.zeros(count * lanes * most, np.uint32)
     held[where] = sums >> np.uint32(16)
     held[where + 1] += sums & np.uint32(0xFFFF)
-    stream = np.zeros(int(beats.sum()) * HALFWORDS, "<u2")
-    stream[places] = held[:-1].astype(np.uint16)
-    return stream.view(np.uint8), beats.astype(np.int64)
+    in_rounds = np.ascontiguousarray(held.astype("<u2").reshape(count, lanes, most).swapaxes(1, 2))
+    stream = np.concatenate([one[:n].reshape(-1) for one, n in zip(in_rounds, rounds, strict=True)])
+    return stream.view(np.uint8), (beats * ROUND).reshape(-1)
 
 
 # -- the inverse -------------------------------------------------------------------------------------------------------
 
 
-def decoding_table(table: Bytes, entries: int) -> NDArray[np.uint16]:
-    """What each window of CODE_BITS bits begins with: weight | length << 8; 0 where no code does.
-
-    The header has for each length l the windows below which codes are at most l bits long, and what is added to the
-    l bits themselves to find the weight among the `entries` that follow (canonical codes).
-    """
-    bound = table[: HEADER_BYTES // 2].view("<u2")[:CODE_BITS].astype(np.int64)
-    offset = table[HEADER_BYTES // 2 : HEADER_BYTES].view("<i2")[:CODE_BITS].astype(np.int64)
-    symbols = table[HEADER_BYTES : HEADER_BYTES + entries]
-    window = np.arange(1 << CODE_BITS)
-    length = 1 + (window[:, None] >= bound[None, :-1]).sum(axis=1)
-    index = offset[length - 1] + (window >> (CODE_BITS - length))
-    known = (index >= 0) & (index < entries) & (window < bound[-1])
-    found = symbols[np.where(known, index, 0)] | length.astype(np.uint16) << 8
-    return np.where(known, found, 0).astype(np.uint16)
-
-
-def _unpack(several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
-    """See Format.decode.  Every tile of every port of every matrix is a stream; all are decoded word by word."""
+def _unpack(several: Sequence[Coded], layout: Layout, together: int) -> list[NDArray[np.int8]]:
+    """See Format.decode.  Every segment of every port of every matrix is a stream; all are decoded word by word."""
+    if most := max((s.entries for s in several if s.entries > WEIGHTS), default=0):
+        raise ValueError(f"a table of {most} entries; prefix codes have at most {WEIGHTS}")
     tables = np.stack([decoding_table(s.table, s.entries) for s in several])
-    ports = len(several[0].streams)
+    ports, words = len(several[0].streams), layout.padded_cols // LANE_COLS
+    if any((s.directory % ROUND).any() for s in several):
+        raise ValueError(f"the directory has a tile of a number of beats that is not a multiple of {ROUND}")
+    tiles = np.stack([s.directory.T for s in several]).astype(np.int64) // ROUND  # rounds, [matrices, ports, tiles]
     pieces = [np.ascontiguousarray(beats).view("<u2") for s in several for beats in s.streams]
-    halfwords = np.concatenate([*pieces, np.zeros(LANE_COLS, "<u2")])
-    lengths = np.stack([s.directory.T for s in several]).astype(np.int64) * HALFWORDS  # [matrices, ports, tiles]
-    starts = (np.cumsum(lengths.reshape(-1)) - lengths.reshape(-1)).reshape(lengths.shape)
-    first = np.concatenate([[0], np.cumsum(tile_weights)]).astype(np.intp)
-    out = np.empty((len(several), ports, int(first[-1])), np.uint8)
-    for weights in np.unique(tile_weights):  # a last tile may be shorter
-        tiles = np.flatnonzero(tile_weights == weights)
-        shape = (len(several), ports, len(tiles))
-        which = np.broadcast_to(np.arange(len(several))[:, None, None], shape)
-        words = int(weights) // LANE_COLS
-        made = _decode(
-            tables, which.reshape(-1), halfwords, starts[..., tiles].reshape(-1), lengths[..., tiles].reshape(-1), words
+    halfwords = np.concatenate([*pieces, np.zeros(2 * LANE_COLS, "<u2")]).astype(np.uint32)
+    # A window lies in two halfwords of a lane, LANE_COLS apart.
+    pairs = halfwords[:-LANE_COLS] << np.uint32(16) | halfwords[LANE_COLS:]
+    before = (np.cumsum(tiles.reshape(-1)) - tiles.reshape(-1)).reshape(tiles.shape)
+    weights = layout.tile_weights
+    out = np.empty((len(several), ports, int(weights.sum())), np.uint8)
+    done = 0
+    for first, segments, each in _alike(layout, together):
+        shape = (len(several), ports, segments)
+        which = np.broadcast_to(np.arange(len(several))[:, None, None], shape).reshape(-1)
+        mine = slice(first, first + segments * each)
+        starts, ends = (
+            before[:, :, mine][:, :, ::each].reshape(-1),
+            np.cumsum(weights[first : first + each]) // LANE_COLS,
         )
-        made = made.reshape(words, *shape, LANE_COLS)
-        for at, tile in enumerate(tiles):
-            out[:, :, first[tile] : first[tile + 1]] = np.moveaxis(made[:, :, :, at], 0, 2).reshape(
-                len(several), ports, -1
-            )
+        made = _decode(tables, which, pairs, starts, tiles[:, :, mine].reshape(-1, each), ends)
+        lanes = np.ascontiguousarray(made.swapaxes(0, 1)).reshape(made.shape[1], -1, words, LANE_COLS)
+        columns = turned(lanes, back=True).reshape(len(several), ports, -1)
+        out[:, :, done : done + columns.shape[2]] = columns
+        done += columns.shape[2]
     return [one.view(np.int8) for one in out]
+
+
+def _alike(layout: Layout, together: int) -> list[tuple[int, int, int]]:
+    """(first tile, segments, tiles of each) of segments that have one size: the last may be shorter."""
+    tiles = layout.tiles
+    if tiles % together == 0 and layout.tile_weights[-1] == layout.tile_weights[0]:
+        return [(0, tiles // together, together)]
+    whole = (tiles - 1) // together
+    rest = [(whole * together, 1, tiles - whole * together)]
+    return [(0, whole, together), *rest] if whole else rest
 
 
 def _decode(
     tables: NDArray[np.uint16],
     which: NDArray[np.intp],
-    halfwords: NDArray[Any],
+    pairs: NDArray[np.uint32],
     starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    words: int,
+    rounds: NDArray[np.int64],
+    tile_ends: NDArray[np.intp],
 ) -> NDArray[np.uint8]:
-    """`words` words of every stream: it begins at one of `starts` and has the table `which`.  [words, streams, LANE_COLS]."""
+    """The words of every stream, [words, streams, LANE_COLS].
+
+    It begins at round `starts`, has the table `which`, and tiles of `rounds` [streams, tiles] that end at words `tile_ends`.
+    """
     shape = (len(starts), LANE_COLS)
-    out = np.empty((words, *shape), np.uint8)
+    out = np.empty((int(tile_ends[-1]), *shape), np.uint8)
     complete = bool((tables != 0).all())  # every window begins with a code: none can be wrong
     flat = tables.reshape(-1)
     offset = np.broadcast_to((which * (1 << CODE_BITS)).astype(np.uint32)[:, None], shape) if len(tables) > 1 else None
-    held = np.zeros(shape, np.uint32)  # bits not decoded yet, the next one on top
-    fill = np.zeros(shape, np.int16)
-    before = starts[:, None].astype(np.int32) - 1
-    taken = np.empty(shape, np.int32)
+    base = (starts[:, None] * LANE_COLS + np.arange(LANE_COLS)).astype(np.int32)
+    at = np.zeros(shape, np.int32)  # bits of the lane that are decoded
     bad = np.zeros(shape, bool)
-    for word in range(words):
-        need = fill < CODE_BITS
-        np.cumsum(need, axis=1, out=taken)
-        taken += before
-        before = taken[:, -1:].copy()
-        fresh = halfwords.take(taken, mode="clip").astype(np.uint32)
-        fresh <<= np.maximum(HALFWORD_BITS - fill, 0).view(np.uint16)
-        fresh *= need
-        held |= fresh
-        window = held >> np.uint32(32 - CODE_BITS)
+    ends: list[NDArray[np.int32]] = []
+    for word in range(len(out)):
+        place = (at & np.int32(-HALFWORD_BITS)) << np.int32(1)
+        place += base
+        window = pairs.take(place, mode="clip")
+        window >>= (np.int32(2 * HALFWORD_BITS - CODE_BITS) - (at & np.int32(HALFWORD_BITS - 1))).view(np.uint32)
+        window &= np.uint32((1 << CODE_BITS) - 1)
         if offset is not None:
             window += offset
         found = flat.take(window)
@@ -225,35 +205,55 @@ def _decode(
         found >>= 8
         if not complete:
             bad |= found == 0
-        held <<= found
-        fill += need * np.int16(HALFWORD_BITS)
-        fill -= found.view(np.int16)
+        at += found
+        if word + 1 == tile_ends[len(ends)]:
+            ends.append(at.max(axis=1))
     if bad.any():
         raise ValueError("the stream holds a code that is not in the table")
-    if (before[:, 0] - starts + 1 > lengths).any():
+    made = tile_rounds(np.stack(ends, axis=1))
+    if (made.sum(axis=1) > rounds.sum(axis=1)).any():
         raise ValueError("the stream holds fewer weights than its tiles need")
+    if (made != rounds).any():
+        raise ValueError("the directory has not the beats that the weights of its tiles take")
     return out
 
 
 @dataclass(frozen=True)
 class Prefix(Format):
-    """Prefix codes of at most CODE_BITS bits, one per weight, in LANE_COLS bit streams that share the bus."""
+    """Prefix codes of at most CODE_BITS bits, one per weight, in LANE_COLS bit streams that take the bus in turns.
+
+    log_tiles  logarithm of the tiles of a segment, through which streams run on; lanes of a segment are padded to the longest
+    """
 
     schemes = ("prefix",)
     together = True
+    log_tiles: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout) -> Prefix:
+        """With the longest segments that the format allows, if lanes do not drift apart too far."""
+        words = layout.tile_rows // layout.ports * layout.padded_cols // LANE_COLS
+        most = max(1, SEGMENT_WORDS // words)
+        log = (layout.tiles - 1).bit_length() if layout.tiles <= most else most.bit_length() - 1
+        return cls(min(SEGMENT_MASK, log))
+
+    @property
+    def segment(self) -> int:
+        """Tiles."""
+        return 1 << self.log_tiles
 
     @property
     def word(self) -> int:
-        return PREFIX_WORD
+        return PREFIX_WORD | self.log_tiles << SEGMENT_SHIFT
 
     def room(self, units: Units) -> int:
-        return 256 * units.prefix_codes
+        return WEIGHTS * units.prefix_codes
 
     def table_bytes(self, entries: int) -> int:
-        return HEADER_BYTES + entries
+        return TABLE_BYTES
 
-    def table_beats(self, entries: int) -> int:
-        return HEADER_BYTES // BEAT_BYTES + -(-entries // BEAT_BYTES)
+    def table_loops(self, entries: int) -> list[tuple[str, int]]:
+        return [("load", HEADER_BYTES // BEAT_BYTES), ("table", WEIGHTS // BEAT_BYTES)]
 
     def unpack_words(self, words: int, beats: int) -> int | None:
         return None
@@ -262,37 +262,67 @@ class Prefix(Format):
         return int(layout.tile_weights.sum()) // LANE_COLS
 
     def expected_bytes(self, layout: Layout, bits: float, entries: int) -> int | None:
-        total = layout.port_rows * layout.padded_cols * bits + layout.tiles * LANE_WASTE_BITS
-        size = math.ceil(total / 8 / BEAT_BYTES) * BEAT_BYTES
+        """A lane's bits are a sum over its words, so the longest passes the others by the root of their number."""
+        words = np.add.reduceat(layout.tile_weights, np.arange(0, layout.tiles, self.segment)) / LANE_COLS
+        total = layout.port_rows * layout.padded_cols * bits + float((SEGMENT_BITS + ROOT_BITS * np.sqrt(words)).sum())
+        size = math.ceil(total / 8 / BEAT_BYTES / ROUND) * BEAT_BYTES * ROUND
         return size if size < layout.raw_beats * BEAT_BYTES else None
 
-    def decode(self, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
-        return _unpack(several, tile_weights)
+    def decode(self, several: Sequence[Coded], layout: Layout) -> list[NDArray[np.int8]]:
+        return _unpack(several, layout, self.segment)
 
     def __str__(self) -> str:
         return "prefix codes"
 
 
-FORMATS = (Prefix(),)
+FORMATS = tuple(Prefix(n) for n in range(SEGMENT_MASK + 1))
 CONSTANTS = (
     ("int", "kHalfwordBits", HALFWORD_BITS, ""),
+    ("int", "kRound", ROUND, "beats that bring every lane of the prefix decoder one halfword"),
+    ("int", "kTurn", TURN, "lanes by which a row's columns are turned against the row before it"),
+    ("int", "kLaneFifo", FIFO, "halfwords that wait for a lane"),
+    ("int", "kPrefixIndexBits", INDEX_BITS, "of a window, which a length table looks at"),
+    ("int", "kPrefixEscapeBits", ESCAPE_BITS, "leading ones of a window that belongs to the second table"),
+    ("int", "kPrefixLengths", LENGTHS, "entries of a length table"),
+    ("int", "kPrefixOffsets", OFFSETS, ""),
     ("int", "kPrefixHeaderBytes", HEADER_BYTES, "of a prefix table, before its weights"),
+    ("int", "kPrefixTableBytes", TABLE_BYTES, ""),
     ("uint32_t", "kPrefixFormat", PREFIX_WORD, ""),
+    ("int", "kSegmentShift", SEGMENT_SHIFT, "where a format word has the logarithm of the tiles of a segment"),
+    ("uint32_t", "kSegmentMask", SEGMENT_MASK, ""),
 )
 """What C++ needs of it, for machine/facts.py."""
 
 
-def encode(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64]) -> Coded:
-    """Streams [ports, rows, cols], of which `counts` [256] are the weights without padding."""
+def encode(streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64]) -> tuple[Prefix, Coded]:
+    """Streams [ports, rows, cols], of which `counts` [256] are the weights without padding, in the longest segments that do.
+
+    Raises Deep where even a tile's lanes drift apart too far.
+    """
     with_padding = counts.copy()
     with_padding[0] += streams.size - counts.sum()
     lengths = code_lengths(with_padding)
     codes, table, entries = canonical_codes(lengths)
-    return Coded(*layout.pack_tiles(streams, lambda tiles: pack_prefix(tiles, codes, lengths)), table, entries)
+    words = layout.padded_cols // LANE_COLS
+    tile_words = layout.tile_rows // layout.ports * words
+    form = Prefix.of(layout)
+    while True:
+        try:
+            made = layout.pack_tiles(
+                streams, lambda segments: pack_prefix(segments, words, tile_words, codes, lengths), form.segment
+            )
+            return form, Coded(*made, table, entries)
+        except Deep:
+            if not form.log_tiles:
+                raise
+            form = Prefix(form.log_tiles - 1)
 
 
 def candidates(
     streams: NDArray[np.int8], layout: Layout, counts: NDArray[np.int64], room: int, scheme: str
 ) -> list[tuple[Format, Coded]]:
-    """Prefix codes of these weights (see coded.py)."""
-    return [(Prefix(), encode(streams, layout, counts))]
+    """Prefix codes of these weights (see coded.py); none where a lane would wait for too many halfwords."""
+    try:
+        return [encode(streams, layout, counts)]
+    except Deep:
+        return []

@@ -37,7 +37,7 @@ class Raw(Format):
     def expected_bytes(self, layout: Layout, bits: float, entries: int) -> int | None:
         return layout.raw_beats * BEAT_BYTES
 
-    def decode(self, several: Sequence[Coded], tile_weights: NDArray[np.intp]) -> list[NDArray[np.int8]]:
+    def decode(self, several: Sequence[Coded], layout: Layout) -> list[NDArray[np.int8]]:
         return [np.stack([s.view(np.int8) for s in coded.streams]) for coded in several]
 
 

@@ -88,22 +88,28 @@ class Layout:
         return np.ascontiguousarray(out.reshape(self.port_rows, self.ports, -1).swapaxes(0, 1))
 
     def pack_tiles(
-        self, streams: NDArray[Any], code: Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]]
+        self,
+        streams: NDArray[Any],
+        code: Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]],
+        together: int = 1,
     ) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint32]]:
-        """(bytes of each port, directory [tiles, ports] in beats) of streams [ports, port_rows, n], each tile coded alone.
+        """(bytes of each port, directory [tiles, ports] in beats) of streams [ports, port_rows, n], so many tiles coded together.
 
-        code  (bytes, beats of each tile) of tiles [tiles, elements] that have one size; a last tile may be shorter
+        code  (bytes, beats of each tile) of units [units, elements] of tiles that have one size; a last unit may be shorter
         """
-        step = self.tile_rows // self.ports
+        step = self.tile_rows // self.ports * together
         full = self.port_rows // step
         directory = np.zeros((self.tiles, self.ports), np.uint32)
         out = []
         for port, rows in enumerate(streams):
             whole, rest = rows[: full * step], rows[full * step :]
             pieces = []
-            for first, tiles in ((0, whole.reshape(full, step * rows.shape[1])), (full, rest.reshape(1, -1))):
-                if tiles.size:
-                    data, beats = code(tiles)
+            for first, units in (
+                (0, whole.reshape(full, step * rows.shape[1])),
+                (full * together, rest.reshape(1, -1)),
+            ):
+                if units.size:
+                    data, beats = code(units)
                     pieces.append(data)
                     directory[first : first + len(beats), port] = beats
             out.append(np.concatenate(pieces))

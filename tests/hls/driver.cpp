@@ -129,16 +129,17 @@ uint64_t range_of(uint64_t low, uint64_t high, int hi, int lo, uint64_t bits, ui
 }
 
 // The prefix decoder on `count` beats; returns the cycles it took, or -1 when an error was caught.
-int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, const uint8_t* table_bytes, int entries, int8_t* out) {
+int64_t unpack_prefix_words(const uint8_t* stream, int count, int words, int row_words, const uint8_t* table_bytes, int8_t* out) {
     traffic::windows[0] = {0, ~0ull >> 1};
-    static Table table;
-    load_codes(reinterpret_cast<const beat_t*>(table_bytes), 0, entries, table);
+    static Table table, others[3];
+    load_codes(reinterpret_cast<const beat_t*>(table_bytes), 0, table, others[0], others[1], others[2]);
     const uint64_t before = traffic::cycles[static_cast<int>(Loop::kUnpack)];
     try {
         beats_stream beats;
         words_t made;
         load_stream<0>(Role::kWeights, reinterpret_cast<const beat_t*>(stream), 0, count, Loop::kFetch, beats);
-        unpack_prefix(beats, count, words, table, made);
+        static Streams streams;
+        unpack_prefix(beats, count, words, row_words, true, table, streams, made);
         for (int w = 0; w < words; ++w) {
             const lanes_t word = made.read();
             for (int k = 0; k < kLaneCols; ++k) out[w * kLaneCols + k] = word.value[k];

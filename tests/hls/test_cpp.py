@@ -223,10 +223,9 @@ def test_prefix_codes_unpack_a_beat_a_cycle(library: str, spread: float, request
     weights = np.clip(np.rint(np.random.default_rng(8).laplace(0, spread, (64, 768))), -127, 127).astype(np.int8)
     packed = pack(weights, Layout(64, 768, 1, 64), "prefix")
     beats, words = packed.streams[0].nbytes // 16, weights.size // 32
-    table = np.concatenate([packed.coded.table, np.zeros(16, np.uint8)])
     out = np.zeros(weights.shape, np.int8)
     cycles = found.unpack_prefix_words(
-        pointer(packed.streams[0]), beats, words, pointer(table), packed.coded.entries, pointer(out)
+        pointer(packed.streams[0]), beats, words, 768 // 32, pointer(packed.coded.table), pointer(out)
     )
     assert same(out, weights)
     assert max(beats, words) <= cycles <= 1.01 * max(beats, words) + 16
@@ -237,11 +236,10 @@ def test_a_stream_that_ends_early_is_caught_by_the_prefix_decoder(library: str, 
     found = request.getfixturevalue(library)
     weights = np.rint(np.random.default_rng(8).laplace(0, 9, (32, 64))).astype(np.int8)
     packed = pack(weights, Layout(32, 64, 1, 64), "prefix")
-    table = np.concatenate([packed.coded.table, np.zeros(16, np.uint8)])
     out = np.zeros(weights.shape, np.int8)
     beats = packed.streams[0].nbytes // 16 - 2
     made = found.unpack_prefix_words(
-        pointer(packed.streams[0]), beats, 64, pointer(table), packed.coded.entries, pointer(out)
+        pointer(packed.streams[0]), beats, 64, 2, pointer(packed.coded.table), pointer(out)
     )
     assert made == -1
 

@@ -183,7 +183,7 @@ def test_sizes_that_stand_in_for_weights_are_close_to_the_real_ones() -> None:
     for spread in (2, 12, 40):
         codes = np.clip(np.rint(np.random.default_rng(3).laplace(0, spread, (512, 576))), -127, 127).astype(np.int8)
         real = pack(codes, Layout(512, 576, 4, 128))
-        guess = stand_in(real.layout, real.entropy * CODE_LOSS, Prefix())
+        guess = stand_in(real.layout, real.entropy * CODE_LOSS, Prefix.of(real.layout))
         assert guess.kind == real.kind
         assert guess.nbytes == pytest.approx(real.nbytes, rel=0.01)
 

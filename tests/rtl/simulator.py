@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meadow.compiler.emit.verilog import SLICE_MODEL, SOURCES, TOP, Shape, top
+from meadow.compiler.emit.verilog import MODELS, SOURCES, TOP, Shape, top
 
 RTL = Path(__file__).parents[2] / "rtl"
 
@@ -36,7 +36,7 @@ def run_test(
     sim = runner.get_runner("icarus")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     sim.build(
-        sources=[folder / source for source in [*sources, SLICE_MODEL]],
+        sources=[folder / source for source in [*sources, *MODELS]],
         hdl_toplevel=name,
         build_dir=work,
         parameters=parameters or {},

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test
 
-from meadow.compiler.emit.verilog import SOURCES, Shape
+from meadow.compiler.emit.verilog import SOURCES, UNPACK_SOURCES, Shape
 
 pytestmark = pytest.mark.mutation
 
 INT2 = Shape(ports=1, lanes=8, token_lanes=4, max_tokens=16, activation_words=128)
 SMALL = Shape(ports=2, token_lanes=2, max_tokens=16, activation_words=128, fifo_beats=128)
+STALLS = "stalls_on_every_stream_lose_nothing"
 EVERY = "every_format_comes_out_as_numpy_has_it"
 DOT = ["dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 UNITS = {
@@ -30,7 +31,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """`old` becomes `new` in `file`; `caught_by` is a unit of UNITS, or a cocotb test of pacq_gemv."""
+    """`old` becomes `new` in `file`; `caught_by` is a unit of UNITS, or a cocotb test of the unit that has the file."""
 
     what: str
     file: str
@@ -276,11 +277,71 @@ FAULTS = (
         "commands_q + {30'd0, command_i, 1'b0}",
         "it_says_who_it_is",
     ),
+    Fault(
+        "a halfword goes at the eighth bit",
+        "prefix_lane.v",
+        "(step_i && at_q[4])",
+        "(step_i && at_q[3])",
+        "codes_of_the_longest_length_come_back",
+    ),
+    Fault(
+        "the second table is asked as the first",
+        "prefix_lane.v",
+        "length_second[window[9:4]]",
+        "length_second[window[13:8]]",
+        "codes_of_the_longest_length_come_back",
+    ),
+    Fault(
+        "nobody looks whether bits are missing",
+        "prefix_lane.v",
+        "behind_o <= ended_i &&",
+        "behind_o <= 1'b0 &&",
+        "a_segment_that_ends_early_raises_the_error",
+    ),
+    Fault(
+        "half a turn is forgotten",
+        "prefix_turn.v",
+        "sixteen_q ? sixteens[C-128+:32]",
+        "1'b0 ? sixteens[C-128+:32]",
+        STALLS,
+    ),
+    Fault("an offset is taken from the wrong word", "prefix_table.v", "offsets[row[3:2]]", "offsets[row[1:0]]", STALLS),
+    Fault("a choice of four is mirrored", "mux4.v", "choices_i[WIDTH*which_i+:WIDTH]", "choices_i[WIDTH*(3-which_i)+:WIDTH]", STALLS),
+    Fault("a choice of eight is mirrored", "mux8.v", "choices_i[WIDTH*which_i+:WIDTH]", "choices_i[WIDTH*(7-which_i)+:WIDTH]", STALLS),
+    Fault(
+        "a table does not wait for words that are looking up",
+        "prefix_unpack.v",
+        "&& !running_q && !step_q && valid_q == 0 && quiet_q;",
+        ";",
+        "a_table_waits_for_the_words_before_it",
+    ),
+    Fault(
+        "a segment begins with the turn of the one before",
+        "prefix_unpack.v",
+        "if (begins) turn_q <= 5'd0;",
+        "if (begins && rst_i) turn_q <= 5'd0;",
+        STALLS,
+    ),
+    Fault(
+        "beats that no word needs stay",
+        "prefix_unpack.v",
+        "room_q || drop_q",
+        "room_q",
+        "beats_that_no_word_needs_are_dropped",
+    ),
+    Fault(
+        "the halves of a raw word are exchanged",
+        "prefix_unpack.v",
+        "raw_word_q <= {beat_q, low_q}",
+        "raw_word_q <= {low_q, beat_q}",
+        "raw_tiles_pass_and_mix_with_coded_ones",
+    ),
+    Fault("words begin without a place at the output", "prefix_unpack.v", "out_room_q <= used_q < KEPT[5:0]", "out_room_q <= 1'b1", STALLS),
 )
 
 
 def test_every_module_has_a_fault() -> None:
-    assert {f.file for f in FAULTS} == set(SOURCES) and len(FAULTS) >= 30
+    assert {f.file for f in FAULTS} == {*SOURCES, *UNPACK_SOURCES} and len(FAULTS) >= 40
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
@@ -293,6 +354,10 @@ def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
     if fault.caught_by in UNITS:
         bench, files, parameters = UNITS[fault.caught_by]
         failed = run_test(fault.caught_by, bench, tmp_path / "work", files, parameters, folder=folder)
+    elif fault.file not in SOURCES:
+        failed = run_test(
+            "prefix_unpack", "bench_prefix_unpack", tmp_path / "work", list(UNPACK_SOURCES), folder=folder, test=fault.caught_by
+        )
     else:
         shape = INT2 if fault.caught_by.startswith("rows_come_again") else SMALL
         failed = run_pacq(shape, tmp_path / "work", folder, fault.caught_by)

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test, simulate
 
-from meadow.compiler.emit.verilog import SLICE_MODEL, SOURCES, Shape
+from meadow.compiler.emit.verilog import MODELS, SOURCES, UNPACK_SOURCES, Shape
 from meadow.evidence.ladder.verilated import verilator
 
 pytestmark = pytest.mark.rtl
+PREFIX = list(UNPACK_SOURCES)
 
 
 def test_the_prefix_decoder_gives_the_weights_back_at_the_rate_of_the_bus(tmp_path: Path) -> None:
-    simulate("prefix_unpack", "bench_prefix_unpack", tmp_path, ["prefix_lane.v", "prefix_unpack.v"])
+    simulate("prefix_unpack", "bench_prefix_unpack", tmp_path, PREFIX)
 
 
 def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_
         "prefix_unpack",
         "bench_prefix_model",
         tmp_path,
-        ["prefix_lane.v", "prefix_unpack.v"],
+        PREFIX,
         environment={"MEADOW_PACKAGE": package},
     )
 
@@ -87,7 +88,7 @@ def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -
 
 
 LINTED = {
-    "prefix_unpack": (["prefix_lane.v", "prefix_unpack.v"], [{}]),
+    "prefix_unpack": (PREFIX, [{}]),
     "pacq_gemv": (
         list(SOURCES),
         [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))],
@@ -102,7 +103,7 @@ def test_verilator_has_nothing_to_say_about_the_verilog(top: str) -> None:
     for some in parameters:  # type: ignore[attr-defined]
         values = [f"-G{name.upper()}={value}" for name, value in some.items()]
         done = subprocess.run(
-            [command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files, SLICE_MODEL],
+            [command, "--lint-only", "-Wall", "--top-module", top, *values, "lint.vlt", *files, *MODELS],
             cwd=RTL,
             env=environment,
             capture_output=True,
