@@ -17,38 +17,34 @@ struct Unpacked {
     int cycles;
 };
 
-// The streams of a port: see weights.hpp.  The halfwords that wait lie by rounds; `whole` is a lane's first and second halfword.
+// The streams of a port: see weights.hpp.  A row of `fifo` is a round; a lane is 16 bits of each vector.
 struct Streams {
-    alignas(64) uint16_t fifo[64 * 32 + 32];
-    alignas(64) int32_t whole[32], third[32], at[32], had[32];
+    alignas(64) uint16_t fifo[64][32];
+    alignas(64) uint16_t first[32], second[32], third[32], at[32], had[32];
     int rounds;
+    int low, high;  // the least and the most that a lane has had
     int turn;
 };
-
-struct Half {
-    __m512i whole, third, at, had;
-};
-
-inline __m512i load16(const int32_t* from) { return _mm512_load_si512(from); }
 
 // `count` beats of eight halfwords at `stream` into `words` words of 32 weights at `out`, in as many cycles as weights.hpp takes.
 template <int kTurn, int kNeeded, int kFull, int kIdle>
 inline Unpacked unpack_prefix(Streams& s, const uint16_t* stream, int count, int words, int row_words, bool start, const uint8_t* lengths,
                               const uint8_t* offsets, const int8_t* weight, int8_t* out) {
-    const __m512i table = _mm512_loadu_si512(lengths), ones = _mm512_set1_epi32(15);
-    const __m128i offset = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
+    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi16(1), two = _mm512_set1_epi16(2), bits = _mm512_set1_epi16(15), byte = _mm512_set1_epi16(0xFF);
+    const __m512i table = _mm512_loadu_si512(lengths);
+    const __m512i offset = _mm512_cvtepu8_epi16(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets))));
     const __m512i quarter[4] = {_mm512_loadu_si512(weight), _mm512_loadu_si512(weight + 64), _mm512_loadu_si512(weight + 128),
                                 _mm512_loadu_si512(weight + 192)};
-    const __m512i lane[2] = {_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                             _mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16)};
     const __m256i column = _mm256_set_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7,
                                            6, 5, 4, 3, 2, 1, 0);
-    const __m512i zero = _mm512_setzero_si512(), sixteen = _mm512_set1_epi32(16);
-    if (start) s.rounds = s.turn = 0;
-    Half half[2];
-    for (int h = 0; h < 2; ++h) {
-        half[h] = start ? Half{zero, zero, zero, zero}
-                        : Half{load16(s.whole + 16 * h), load16(s.third + 16 * h), load16(s.at + 16 * h), load16(s.had + 16 * h)};
+    int rounds = start ? 0 : s.rounds, turn = start ? 0 : s.turn, low = start ? 0 : s.low, high = start ? 0 : s.high;
+    __m512i first = zero, second = zero, third = zero, at = zero, had = zero;
+    if (!start) {
+        first = _mm512_load_si512(s.first);
+        second = _mm512_load_si512(s.second);
+        third = _mm512_load_si512(s.third);
+        at = _mm512_load_si512(s.at);
+        had = _mm512_load_si512(s.had);
     }
     Unpacked made = {0, 0};
     bool enough = false, all_enough = false, room = false, all_room = false;
@@ -57,50 +53,53 @@ inline Unpacked unpack_prefix(Streams& s, const uint16_t* stream, int count, int
         ++made.cycles;
         const bool take = taken < count && all_room, step = all_enough && made.words < words, prime = primed < 3;
         // Halfwords that have come for each lane: one more for the groups before the next beat's.
-        const uint32_t ahead = (1u << (8 * (taken % 4))) - 1;
-        const __m512i round = _mm512_set1_epi32(s.rounds);
-        __m512i came[2], place[2];
+        const __m512i round = _mm512_set1_epi16(static_cast<short>(rounds));
+        const __m512i came = _mm512_mask_add_epi16(round, (1u << (8 * (taken % 4))) - 1, round, one);
         bool behind = false;
-        for (int h = 0; h < 2; ++h) {
-            Half& l = half[h];
-            came[h] = _mm512_mask_add_epi32(round, static_cast<__mmask16>(ahead >> (16 * h)), round, _mm512_set1_epi32(1));
-            if (!step) continue;
-            const __mmask16 gone = _mm512_cmpge_epi32_mask(l.at, sixteen);
-            const __mmask16 pop = prime ? static_cast<__mmask16>(0xFFFF) : gone;
-            const __m512i next = _mm512_or_si512(_mm512_slli_epi32(l.whole, 16), l.third);
-            const __m512i window = _mm512_srli_epi32(
-                _mm512_sllv_epi32(_mm512_mask_mov_epi32(l.whole, gone, next), _mm512_and_si512(l.at, ones)), 18);
+        __m512i place = zero;
+        if (step) {
+            const __mmask32 gone = _mm512_cmpgt_epi16_mask(at, bits), pop = prime ? ~static_cast<__mmask32>(0) : gone;
+            const __m512i window = _mm512_srli_epi16(
+                _mm512_shldv_epi16(_mm512_mask_mov_epi16(first, gone, second), _mm512_mask_mov_epi16(second, gone, third), at), 2);
             // Lengths less one: both tables' lie in a byte.
-            const __mmask16 escape = _mm512_cmpge_epi32_mask(window, _mm512_set1_epi32(0x3C00));
-            const __m512i index = _mm512_mask_mov_epi32(_mm512_srli_epi32(window, 8), escape,
-                                                        _mm512_and_si512(_mm512_srli_epi32(window, 4), _mm512_set1_epi32(63)));
-            const __m512i both = _mm512_and_si512(_mm512_permutexvar_epi8(index, table), _mm512_set1_epi32(0xFF));
-            const __m512i less = _mm512_mask_mov_epi32(_mm512_and_si512(both, ones), escape, _mm512_srli_epi32(both, 4));
-            const __m512i code = _mm512_srlv_epi32(window, _mm512_sub_epi32(_mm512_set1_epi32(13), less));
-            place[h] = _mm512_add_epi32(code, _mm512_permutexvar_epi8(less, _mm512_castsi128_si512(offset)));
-            const __m512i from = _mm512_add_epi32(_mm512_slli_epi32(_mm512_and_si512(l.had, _mm512_set1_epi32(63)), 5), lane[h]);
-            const __m512i fresh =
-                _mm512_and_si512(_mm512_mask_i32gather_epi32(zero, pop, from, s.fifo, 2), _mm512_set1_epi32(0xFFFF));
-            l.whole = _mm512_mask_mov_epi32(l.whole, pop, next);
-            l.third = _mm512_mask_mov_epi32(l.third, pop, fresh);
-            if (!prime) l.at = _mm512_add_epi32(_mm512_add_epi32(_mm512_and_si512(l.at, ones), less), _mm512_set1_epi32(1));
-            l.had = _mm512_mask_add_epi32(l.had, pop, l.had, _mm512_set1_epi32(1));
+            const __mmask32 escape = _mm512_cmpge_epi16_mask(window, _mm512_set1_epi16(0x3C00));
+            const __m512i index = _mm512_mask_mov_epi16(_mm512_srli_epi16(window, 8), escape,
+                                                        _mm512_and_si512(_mm512_srli_epi16(window, 4), _mm512_set1_epi16(63)));
+            __mmask32 others = 0;
+            const __m512i both = _mm512_and_si512(_mm512_permutexvar_epi8(index, table), byte);
+            const __m512i less = _mm512_mask_mov_epi16(_mm512_and_si512(both, bits), escape, _mm512_srli_epi16(both, 4));
+            const __m512i code = _mm512_srlv_epi16(window, _mm512_sub_epi16(_mm512_set1_epi16(13), less));
+            place = _mm512_add_epi16(code, _mm512_permutexvar_epi16(less, offset));
+            // Lanes are at few different rounds: each of these is looked at whole.
+            __m512i fresh = _mm512_load_si512(s.fifo[low & 63]), other = zero, r = _mm512_set1_epi16(static_cast<short>(low + 1));
+            for (int n = low + 1; n <= high; n += 2) {  // two chains
+                const __mmask32 here = _mm512_cmpeq_epi16_mask(had, r), next = _mm512_cmpeq_epi16_mask(had, _mm512_add_epi16(r, one));
+                fresh = _mm512_mask_mov_epi16(fresh, here, _mm512_load_si512(s.fifo[n & 63]));
+                other = _mm512_mask_mov_epi16(other, next, _mm512_load_si512(s.fifo[(n + 1) & 63]));
+                r = _mm512_add_epi16(r, two);
+                others |= next;
+            }
+            fresh = _mm512_mask_mov_epi16(fresh, others, other);
+            first = _mm512_mask_mov_epi16(first, pop, second);
+            second = _mm512_mask_mov_epi16(second, pop, third);
+            third = _mm512_mask_mov_epi16(third, pop, fresh);
+            if (!prime) at = _mm512_add_epi16(_mm512_add_epi16(_mm512_and_si512(at, bits), less), one);
+            had = _mm512_mask_add_epi16(had, pop, had, one);
+            if (_mm512_cmpeq_epi16_mask(had, _mm512_set1_epi16(static_cast<short>(low))) == 0) ++low;
+            if (_mm512_cmpeq_epi16_mask(had, _mm512_set1_epi16(static_cast<short>(high + 1))) != 0) ++high;
             if (taken == count && !prime) {
-                const __m512i left = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(came[h], l.had), _mm512_set1_epi32(3)), 4);
-                behind |= _mm512_cmpgt_epi32_mask(l.at, left) != 0;
+                const __m512i left = _mm512_slli_epi16(_mm512_add_epi16(_mm512_sub_epi16(came, had), _mm512_set1_epi16(3)), 4);
+                behind = _mm512_cmpgt_epi16_mask(at, left) != 0;
             }
         }
         all_enough = enough;
         all_room = room;
-        enough = room = true;
-        for (int h = 0; h < 2; ++h) {
-            const __m512i waiting = _mm512_sub_epi32(came[h], half[h].had);
-            enough &= taken == count || _mm512_cmplt_epi32_mask(waiting, _mm512_set1_epi32(kNeeded)) == 0;
-            room &= _mm512_cmpge_epi32_mask(waiting, _mm512_set1_epi32(kFull)) == 0;
-        }
+        const __m512i waiting = _mm512_sub_epi16(came, had);
+        enough = taken == count || _mm512_cmplt_epi16_mask(waiting, _mm512_set1_epi16(kNeeded)) == 0;
+        room = _mm512_cmpge_epi16_mask(waiting, _mm512_set1_epi16(kFull)) == 0;
         if (take) {
-            std::memcpy(s.fifo + 32 * (s.rounds & 63) + 8 * (taken % 4), stream + 8 * static_cast<std::size_t>(taken), 16);
-            if (taken % 4 == 3) ++s.rounds;
+            std::memcpy(s.fifo[rounds & 63] + 8 * (taken % 4), stream + 8 * static_cast<std::size_t>(taken), 16);
+            if (taken % 4 == 3) ++rounds;
             ++taken;
         }
         idle = take || step ? 0 : idle + 1;
@@ -110,25 +109,28 @@ inline Unpacked unpack_prefix(Streams& s, const uint16_t* stream, int count, int
             ++primed;
             continue;
         }
-        const __m512i index = _mm512_inserti32x4(_mm512_castsi128_si512(_mm512_cvtepi32_epi8(place[0])), _mm512_cvtepi32_epi8(place[1]), 1);
+        const __m512i index = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(place));
         const __m512i below = _mm512_permutex2var_epi8(quarter[0], index, quarter[1]);
         const __m512i above = _mm512_permutex2var_epi8(quarter[2], index, quarter[3]);
         const __m512i found = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), below, above);
-        const __m256i back = _mm256_and_si256(_mm256_sub_epi8(column, _mm256_set1_epi8(static_cast<char>(s.turn))), _mm256_set1_epi8(31));
+        const __m256i back = _mm256_and_si256(_mm256_sub_epi8(column, _mm256_set1_epi8(static_cast<char>(turn))), _mm256_set1_epi8(31));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutexvar_epi8(back, _mm512_castsi512_si256(found)));
         out += 32;
         ++made.words;
         if (++at_word == row_words) {
             at_word = 0;
-            s.turn = (s.turn + kTurn) % 32;
+            turn = (turn + kTurn) % 32;
         }
     }
-    for (int h = 0; h < 2; ++h) {
-        _mm512_store_si512(s.whole + 16 * h, half[h].whole);
-        _mm512_store_si512(s.third + 16 * h, half[h].third);
-        _mm512_store_si512(s.at + 16 * h, half[h].at);
-        _mm512_store_si512(s.had + 16 * h, half[h].had);
-    }
+    s.rounds = rounds;
+    s.turn = turn;
+    s.low = low;
+    s.high = high;
+    _mm512_store_si512(s.first, first);
+    _mm512_store_si512(s.second, second);
+    _mm512_store_si512(s.third, third);
+    _mm512_store_si512(s.at, at);
+    _mm512_store_si512(s.had, had);
     return made;
 }
 
