@@ -5,30 +5,43 @@
 #include "arithmetic.hpp"
 #include "isa.hpp"
 
-// What the sigmoid is taken of.
-inline float steepness(int function, float g) {
+// What the sigmoid is taken of: the gate times a polynomial of its square, one for all functions.
+inline float steepness(int function, float g, float square) {
 #pragma HLS INLINE
-    if (function == isa::kFunctionQuickGelu) return g * kQuick;
-    if (function == isa::kFunctionGeluTanh) return g * (kCubic0 + kCubic1 * (g * g));
-    if (function == isa::kFunctionGelu) {
-        const float square = g * g;
-        const float s = square < kGeluMost ? square : kGeluMost;
-        return g * (kGelu0 + s * (kGelu1 + s * (kGelu2 + s * kGelu3)));
+    float c0 = 1.0f, c1 = 0.0f, c2 = 0.0f, c3 = 0.0f;
+    uint32_t most = kLargestBits;
+    if (function == isa::kFunctionQuickGelu) c0 = kQuick;
+    if (function == isa::kFunctionGeluTanh) {
+        c0 = kCubic0;
+        c1 = kCubic1;
     }
-    return g;
+    if (function == isa::kFunctionGelu) {
+        c0 = kGelu0;
+        c1 = kGelu1;
+        c2 = kGelu2;
+        c3 = kGelu3;
+        most = as_bits(kGeluMost);
+    }
+    const uint32_t bits = as_bits(square);
+    const float s = as_float(bits < most ? bits : most);
+    return g * (c0 + s * (c1 + s * (c2 + s * c3)));
 }
 
 // function(gate), or that times `up`.
 inline float activated(int function, float gate, bool gated, float up) {
 #pragma HLS INLINE
-    float y = gate > 0.0f ? gate : 0.0f;
-    if (function == isa::kFunctionRelu2) {
-        y = y * y;
-    } else if (function != isa::kFunctionRelu) {
-        const uint16_t p = exp2_negative(exp_argument(as_float(magnitude_of(steepness(function, gate))) * kLog2e));
-        const float below = static_cast<float>(p) + static_cast<float>(kOneProbability);
-        const float above = gate >= 0.0f ? static_cast<float>(kOneProbability) : static_cast<float>(p);
-        y = gate * (above / below);
+    const bool negative = (as_bits(gate) & kSignBit) != 0;
+    float y = negative ? 0.0f : gate;
+    float inner = gate;  // what the sigmoid is taken of
+    if constexpr (kAllActivations) {
+        const float square = gate * gate;
+        inner = steepness(function, gate, square);
+        if (function == isa::kFunctionRelu2) y = negative ? 0.0f : square;
+    }
+    if (function != isa::kFunctionRelu && function != isa::kFunctionRelu2) {
+        const uint16_t p = exp2_negative(exp_argument(as_float(magnitude_of(inner)) * kLog2e));
+        const float part = static_cast<float>(p), one = static_cast<float>(kOneProbability);
+        y = gate * ((negative ? part : one) / (part + one));
     }
     return flush(gated ? y * up : y);
 }

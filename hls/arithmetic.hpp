@@ -51,6 +51,19 @@ inline float power_of_two(int e) {
     return as_float(static_cast<uint32_t>(e + 127) << 23);
 }
 
+// x * 2^e by its exponent, without a multiplier: what would be below the normal numbers is zero, what would be above is infinite.
+inline float times_power(float x, int e) {
+#pragma HLS INLINE
+    const uint32_t bits = as_bits(x);
+    const int exponent = static_cast<int>(bits >> 23) & 0xFF;
+    const int moved = exponent + e;
+    const uint32_t sign = bits & kSignBit;
+    if (exponent == 0xFF) return x;
+    if (exponent == 0 || moved <= 0) return as_float(sign);
+    if (moved >= 0xFF) return as_float(sign | kExponentBits);
+    return as_float((bits & ~kExponentBits) | static_cast<uint32_t>(moved) << 23);
+}
+
 // e with 2^(e-1) <= x < 2^e, for normal x > 0 of these bits; 0 for 0 (as frexp).
 inline int exponent_of(uint32_t bits) {
 #pragma HLS INLINE
@@ -125,8 +138,8 @@ inline float rescale(int32_t sum, float a_scale, float w_scale) {
 // A pair of a head's halves, turned in place.  `cosine`, `sine`: int16 with 14 fraction bits.
 inline void turn(float& low, float& high, int16_t cosine, int16_t sine) {
 #pragma HLS INLINE
-    const float c = static_cast<float>(cosine) * kRopeUnit;
-    const float s = static_cast<float>(sine) * kRopeUnit;
+    const float c = times_power(static_cast<float>(cosine), -kRopeBits);
+    const float s = times_power(static_cast<float>(sine), -kRopeBits);
     const float first = flush(low * c - high * s);
     high = flush(high * c + low * s);
     low = first;
@@ -140,11 +153,11 @@ inline uint16_t exp2_negative(int u) {
     return static_cast<uint16_t>((entry + ((1u << shift) >> 1)) >> shift);
 }
 
-// The argument of exp2_negative for a distance below the peak, in powers of two.
+// The argument of exp2_negative for a distance below the peak, in powers of two; of one above it, the limit.
 inline int exp_argument(float distance) {
 #pragma HLS INLINE
-    const float u = distance * static_cast<float>(1 << kExpBits);
-    return u < static_cast<float>(kExpLimit) ? round_even(u) : kExpLimit;
+    const float u = times_power(distance, kExpBits);
+    return as_bits(u) < as_bits(static_cast<float>(kExpLimit)) ? round_even(u) : kExpLimit;
 }
 
 // cap * tanh(y / cap), of scores in powers of two.

@@ -291,7 +291,8 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
 // The same by the engine that takes weights of this format.
 inline int some_rows(TileWalk& walk, Array& array, const Matrix& m, int first, int tokens, READ_PORTS, pacq_stream& pacq_result) {
     if (!is_grouped(m.format)) {
-        return kInt8Array ? next_tile(walk, array, m, first, tokens, PASS_READ_PORTS) : 0;
+        if constexpr (kInt8Array) return next_tile(walk, array, m, first, tokens, PASS_READ_PORTS);
+        return 0;
     }
     const int left = m.rows - walk.tile * m.tile_rows;
     const int real = left < m.tile_rows ? left : m.tile_rows;

@@ -155,7 +155,10 @@ Keys:
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             const float y = saturate(static_cast<float>(sum[lane]) * flush(scale[lane] * key_scale[j]));
-            score.value[lane] = cap > 0.0f ? capped(y, cap, inverse, twice) : y;
+            score.value[lane] = y;
+            if constexpr (kScoreCap) {
+                if (cap > 0.0f) score.value[lane] = capped(y, cap, inverse, twice);
+            }
         }
         out.write(score);
     }
@@ -171,12 +174,10 @@ inline void softmax_group(Stages stages, scores_stream& in, const float value_sc
     const Seen seen = seen_by(g);
     int32_t peak[kTokenLanes];
     uint32_t largest[kTokenLanes], total[kTokenLanes];
-    float unit[kTokenLanes];
 #pragma HLS ARRAY_PARTITION variable=seen.from complete
 #pragma HLS ARRAY_PARTITION variable=seen.until complete
 #pragma HLS ARRAY_PARTITION variable=peak complete
 #pragma HLS ARRAY_PARTITION variable=largest complete
-#pragma HLS ARRAY_PARTITION variable=unit complete
 #pragma HLS ARRAY_PARTITION variable=total complete
     for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
@@ -207,7 +208,6 @@ Max:
     for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
         divisor.exponent[lane] = exponent_of(largest[lane]);
-        unit[lane] = power_of_two(-divisor.exponent[lane]);
     }
 Exp:
     for (int j = 0; j < longest(g); ++j) {
@@ -218,7 +218,7 @@ Exp:
             const bool visible = j >= seen.from[lane] && j < seen.until[lane];
             const float distance = of_order(peak[lane]) - row[lane][j];
             const uint16_t p = exp2_negative(visible ? exp_argument(distance) : 0);
-            const int folded = round_even(static_cast<float>(p) * flush(value_scale[j] * unit[lane]));
+            const int folded = round_even(static_cast<float>(p) * flush(times_power(value_scale[j], -divisor.exponent[lane])));
             total[lane] += visible ? p : 0;
             weight.value[lane] = visible ? static_cast<uint16_t>(folded) : static_cast<uint16_t>(0);
         }
@@ -280,7 +280,7 @@ Div:
         for (int lane = 0; lane < kTokenLanes; ++lane) {
 #pragma HLS UNROLL
             const float quotient = static_cast<float>(sum[lane][0].to_int64()) / as_float(divisor.total[lane]);
-            const float element = flush(quotient * power_of_two(divisor.exponent[lane]));
+            const float element = flush(times_power(quotient, divisor.exponent[lane]));
             for (int e = 0; e < kFloatLanes; ++e) {
 #pragma HLS UNROLL
                 if (e == k % kFloatLanes) word[lane].value[e] = element;

@@ -96,8 +96,8 @@ HeadPeaks:
 HeadSquares:
     for (int n = 0; n < vectors * tokens; ++n) {
 #pragma HLS PIPELINE II=1
-        const float unit = power_of_two(kNormBits - norm_exponent(heads.peak[t]));
-        const int64_t some = sum_of_squares(ended(results_at(result, t, j * kFloatLanes), j * kFloatLanes, head_dim), unit);
+        const int exponent = norm_exponent(heads.peak[t]);
+        const int64_t some = sum_of_squares(ended(results_at(result, t, j * kFloatLanes), j * kFloatLanes, head_dim), exponent);
         total = (j == 0 ? 0 : total.to_int64()) + some;
         const bool next = j == vectors - 1;
         if (next) squares[t] = total.to_int64();

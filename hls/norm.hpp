@@ -16,20 +16,20 @@ inline int norm_exponent(uint32_t peak) {
     return clamp(exponent_of(peak), kNormLowest, kNormHighest);
 }
 
-// One element as such an integer; `unit` is 2^(kNormBits - exponent).
-inline int norm_integer(float x, float unit) {
+// One element as such an integer.
+inline int norm_integer(float x, int exponent) {
 #pragma HLS INLINE
-    const float limit = static_cast<float>(1 << kNormBits);
-    const float scaled = x * unit;
-    return round_even(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+    const uint32_t limit = as_bits(static_cast<float>(1 << kNormBits));
+    const uint32_t bits = as_bits(times_power(x, kNormBits - exponent));
+    return round_even(as_float((bits & ~kSignBit) > limit ? (bits & kSignBit) | limit : bits));
 }
 
-inline int64_t sum_of_squares(const vector_t& x, float unit) {
+inline int64_t sum_of_squares(const vector_t& x, int exponent) {
 #pragma HLS INLINE
     int64_t sum = 0;
     for (int k = 0; k < kFloatLanes; ++k) {
 #pragma HLS UNROLL
-        const int m = norm_integer(x.value[k], unit);
+        const int m = norm_integer(x.value[k], exponent);
         sum += static_cast<int64_t>(m) * m;
     }
     return sum;
@@ -88,7 +88,6 @@ LoadRows:
 // x - mean(x) of a row, in place; the mean is of integers on the row's power of two.  Returns the new peak.
 inline uint32_t centre_row(vector_t x[kMaxVectors], RowStep step, uint32_t peak) {
     const int exponent = norm_exponent(peak);
-    const float unit = power_of_two(kNormBits - exponent);
     const int vectors = pieces(step.count, kFloatLanes);
     mean_sum_t total = 0;
 Mean:
@@ -98,7 +97,7 @@ Mean:
         int sum = 0;
         for (int k = 0; k < kFloatLanes; ++k) {
 #pragma HLS UNROLL
-            sum += norm_integer(v.value[k], unit);
+            sum += norm_integer(v.value[k], exponent);
         }
         total = total.to_int64() + sum;
     }
@@ -143,12 +142,11 @@ NormTokens:
         if (!step.normed) continue;
         if (step.centred) peak = centre_row(x, step, peak);
         const int exponent = norm_exponent(peak);
-        const float unit = power_of_two(kNormBits - exponent);
         square_sum_t total = 0;
     Squares:
         for (int j = 0; j < vectors; ++j) {
 #pragma HLS PIPELINE II=1
-            total = total.to_int64() + sum_of_squares(x[j], unit);
+            total = total.to_int64() + sum_of_squares(x[j], exponent);
         }
         const float inverse = inverse_root(total.to_int64(), exponent, step.eps, step.inverse);
     Scale:
@@ -189,11 +187,15 @@ QuantizeTokens:
     Quantize:
         for (int j = 0; j < padded_vectors; ++j) {
 #pragma HLS PIPELINE II=1
+            int8_t code[kFloatLanes];
+#pragma HLS ARRAY_PARTITION variable=code complete
+            for (int k = 0; k < kFloatLanes; ++k) {
+#pragma HLS UNROLL
+                code[k] = j < vectors ? code_of(x[j].value[k], levels.inverse) : static_cast<int8_t>(0);
+            }
             for (int k = 0; k < kBeatBytes; ++k) {
 #pragma HLS UNROLL
-                if (k / kFloatLanes == j % kVectorsInBeat) {
-                    set_byte(beat, k, j < vectors ? code_of(x[j].value[k % kFloatLanes], levels.inverse) : static_cast<int8_t>(0));
-                }
+                if (k / kFloatLanes == j % kVectorsInBeat) set_byte(beat, k, code[k % kFloatLanes]);
             }
             if (j % kVectorsInBeat == kVectorsInBeat - 1) codes.write(beat);
         }

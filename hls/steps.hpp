@@ -193,8 +193,10 @@ inline Attention attention_of(const Run& run, const Instruction& i) {
         }
     }
     a.cap = cap;
-    a.inverse = cap > 0.0f ? 1.0f / cap : 0.0f;
-    a.twice = cap > 0.0f ? (2.0f * kLog2e) / cap : 0.0f;
+    if constexpr (kScoreCap) {
+        a.inverse = cap > 0.0f ? 1.0f / cap : 0.0f;
+        a.twice = cap > 0.0f ? (2.0f * kLog2e) / cap : 0.0f;
+    }
     return a;
 }
 

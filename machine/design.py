@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from meadow.machine import operators
 from meadow.machine.engines.engine import Engine
-from meadow.machine.engines.table import engine_of, engines, owner
+from meadow.machine.engines.table import absent_number, engine_of, engines, owner
 from meadow.machine.units import BEAT_BYTES, LANE_COLS, LARGEST_CLOCK_MHZ, bram36
 
 DEFAULT_TILE_ROWS = 128
@@ -36,6 +37,8 @@ IDENTITY = (
     "pacq_tokens",
     "pacq_fifo",
     "pacq_clock_mhz",
+    "score_cap",
+    "all_activations",
 )
 """The numbers of a design in the order of the registers that tell them (machine/registers.py).  Engines name theirs.  A number keeps
 its place, and a new one is appended."""
@@ -44,7 +47,7 @@ ALWAYS_TOLD = 16
 design, its id and its bitstream stay as they are when an engine is added to the table."""
 SETTABLE = tuple(name for name in IDENTITY if name not in ("max_cols", "max_head_dim"))
 """Numbers of a design that `meadowc compile --set` takes."""
-CHOICES: dict[str, tuple[int, ...]] = {"float_lanes": (4, 8, 16)}
+CHOICES: dict[str, tuple[int, ...]] = {"float_lanes": (4, 8, 16), "score_cap": (0, 1), "all_activations": (0, 1)}
 E = TypeVar("E", bound=Engine)
 
 
@@ -62,6 +65,8 @@ class Design:
     context          most tokens in the KV cache
     max_cols         longest input row of a linear layer, padded
     max_head_dim     largest head, padded to a beat
+    score_cap        1 when scores can be capped, which takes operators of every token lane; else 0
+    all_activations  1 when MLPs may have GELU, quick GELU and squared ReLU beside SiLU and ReLU; else 0
     engines          the engines that it has, each with its numbers, in the order of IDENTITY
     """
 
@@ -76,6 +81,8 @@ class Design:
     max_cols: int
     max_head_dim: int
     engines: tuple[Engine, ...]
+    score_cap: int = 0
+    all_activations: int = 0
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Design:
@@ -84,7 +91,7 @@ class Design:
         wrong = sorted((told - numbers.keys()) | (numbers.keys() - known))
         if wrong:
             raise ValueError(f"the design's numbers lack, or should not have, {', '.join(wrong)}")
-        own = {name: numbers[name] for name in known if name in cls.__dataclass_fields__}
+        own = {name: numbers[name] for name in numbers if name in cls.__dataclass_fields__}
         made: dict[type[Engine], dict[str, int]] = {}
         for name in IDENTITY:
             if name in numbers and name not in own:
@@ -96,6 +103,7 @@ class Design:
     def told(self) -> tuple[str, ...]:
         """The numbers of IDENTITY that it tells."""
         last = [IDENTITY.index(name) for engine in self.engines for name in engine.numbers]
+        last += [IDENTITY.index(name) for name in ("score_cap", "all_activations") if self.number(name)]
         return IDENTITY[: max(ALWAYS_TOLD, *(n + 1 for n in last))]
 
     def numbers(self) -> dict[str, int | str]:
@@ -196,10 +204,11 @@ class Design:
 
     def resources(self) -> dict[str, int]:
         """Estimated use of the fabric, by kind.  Formulas and their sources: docs/decisions/0006-resource-estimates.md."""
-        attention = self.token_lanes * (self.max_head_dim + self.max_head_dim // 2)
-        dsp = attention + 5 * self.token_lanes + 30 * self.float_lanes
+        attention = (-(-self.token_lanes // 2) + self.token_lanes) * self.max_head_dim
+        floats = operators.cells(self)
+        dsp = attention + floats.dsp
         bram = sum(bram36(bits) for bits in self.memories().values())
-        lut = 16_000 + 3_000 * self.float_lanes + 30 * attention + 900 * self.token_lanes
+        lut = 10_400 + floats.lut + 1_000 * self.float_lanes + 300 * self.token_lanes + 30 * attention
         for engine in self.engines:
             its = engine.resources(self)
             dsp, bram, lut = dsp + its["DSP"], bram + its["BRAM36"], lut + its["LUT"]
@@ -227,3 +236,8 @@ class Design:
             f"design {self.id} for {self.board} at {self.clock_mhz} MHz: {built}, blocks of {self.block} tokens, "
             f"context {self.context}"
         )
+
+
+def untold_number(name: str) -> int:
+    """What a number of IDENTITY is in a design that does not tell it."""
+    return 0 if name in Design.__dataclass_fields__ else absent_number(name)

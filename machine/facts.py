@@ -68,7 +68,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kNormBits", norm.NORM_BITS, ""),
     ("int", "kNormLowest", norm.NORM_EXPONENTS[0], ""),
     ("int", "kNormHighest", norm.NORM_EXPONENTS[1], ""),
-    ("float", "kRopeUnit", 1 / int8.ROPE_ONE, ""),
+    ("int", "kRopeBits", int8.ROPE_ONE.bit_length() - 1, "fraction bits of cosines and sines"),
     ("float", "kCapSmall", float(int8.CAP_SMALL), "where the cap on scores turns from a polynomial to the table"),
     ("float", "kCapCubic", float(int8.CAP_CUBIC), ""),
     ("float", "kCapQuintic", float(int8.CAP_QUINTIC), ""),

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from meadow.boards import Board
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, planners
 from meadow.compiler.graph.graph import Graph, Model
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Activation, Attention, Linear
+from meadow.compiler.program.nodes.activation import FUNCTIONS
 from meadow.compiler.size.memory import memory_of
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search
 from meadow.machine.design import DEFAULT_TILE_ROWS, SETTABLE, Design
 from meadow.machine.engines.engine import Engine
 from meadow.machine.errors import ResourceExceeded, UsageError
+from meadow.machine.instructions.options import EVERYWHERE
 from meadow.machine.storage.rows import padded
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
@@ -26,6 +28,8 @@ BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
 DEFAULT_CONTEXT = 2048
+UNITS = ("score_cap", "all_activations")
+"""Numbers of a design that say whether it has a unit that some models need."""
 """When neither the model nor the user says."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
 """Published configurations.  MEADOW: 100 MHz, 12 broadcasting and 84 parallel PEs, that is 12 tokens at once with 7
@@ -100,6 +104,11 @@ def fit(
     _check_width(board)
     matrices = [graph.weight_of(n) for n in graph.nodes if isinstance(n.op, Linear)]
     used = _planners(matrices, fixed, packing)
+    wanted = _units(graph)
+    for name, what in wanted.items():
+        if not fixed.get(name, 1):
+            raise UsageError(f"--set {name}=0: the model has {what}, which takes that unit; drop it")
+    fixed = {**{name: int(name in wanted) for name in UNITS}, **fixed}
     base = _base(graph.model, board, fixed, packing, matrices, used)
     base, limited = _shrink_context(base, board, graph, "context" in fixed)
     for planner in used:
@@ -123,6 +132,17 @@ def fit(
     for planner, mine in used.items():
         notes += planner.notes(design.engine(planner.kind), mine, packing)
     return Fit(design, design.resources(), limits, optimize, found.why, found.front, tuple(notes))
+
+
+def _units(graph: Graph) -> dict[str, str]:
+    """Of UNITS, those that the model needs, and what for."""
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Attention) and node.op.softcap:
+            found["score_cap"] = "capped scores"
+        if isinstance(node.op, Activation) and FUNCTIONS.get(node.op.kind) not in (None, *EVERYWHERE):
+            found["all_activations"] = f"the activation {node.op.kind}"
+    return found
 
 
 def _planners(matrices: list[Weight], fixed: dict[str, int], packing: str) -> dict[Planner[Engine], list[Weight]]:
@@ -183,6 +203,7 @@ def _base(
         max_cols=padded(max(w.cols for w in matrices), LANE_COLS),
         max_head_dim=padded(model.head_dim, BEAT_BYTES),
         engines=tuple(made.values()),
+        **{name: fixed[name] for name in UNITS},
     )
     try:
         base.check()

@@ -84,7 +84,7 @@ class Linear(Instruction):
         need(f["epilogue"] in set(Epilogue), f"epilogue {f['epilogue']} is not known")
         epilogue = Epilogue(f["epilogue"])
         found = projection.engine(f, design).extents(f, rows, f["tile_rows"], design, packed)
-        found += options.option_extents(f, rows, f["tile_rows"], first)
+        found += options.option_extents(f, rows, f["tile_rows"], first, design)
         need(epilogue in BY_HEAD or not f["options"] & options.NORM, "a norm on heads of rows that are no heads")
         if epilogue not in BY_HEAD:
             pair = 2 if epilogue is Epilogue.GLU else 1

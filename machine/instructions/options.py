@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +27,12 @@ from meadow.machine.instructions.norm import norm
 from meadow.machine.isa import SMALLEST_EPSILON, Function
 from meadow.machine.storage.rows import padded
 
+if TYPE_CHECKING:
+    from meadow.machine.design import Design
+
 Floats = NDArray[np.float32]
+EVERYWHERE = (Function.SILU, Function.RELU)
+"""Activations that every design has; the others share a polynomial that takes multipliers of every float lane."""
 OPTIONS = {"bias_option": 1, "norm_option": 2, "function_shift": 8, "window_shift": 12}
 """The bits of `options`: whether there is a bias, a norm on heads; from bit 8 the activation, from bit 12 the window of TPHS."""
 BIAS, NORM = OPTIONS["bias_option"], OPTIONS["norm_option"]
@@ -79,10 +86,15 @@ def normed_heads(f: Fields, m: Machine, y: Floats) -> Floats:
     return norm(y.reshape(-1, dim), gain, np.float32(f["eps"])).reshape(tokens, heads, dim)
 
 
-def option_extents(f: Fields, rows: int, tile_rows: int, first_row: int) -> list[Extent]:
-    """The memory of bias and gain.  Raises ValueError for options that mean nothing."""
+def option_extents(f: Fields, rows: int, tile_rows: int, first_row: int, design: Design) -> list[Extent]:
+    """The memory of bias and gain.  Raises ValueError for options that mean nothing, or that the design has no unit for."""
     known = {int(v) for v in Function}
     need(int(f["options"]) >> OPTIONS["function_shift"] & 15 in known, f"options is {f['options']}: no such activation")
+    name = function_of(f).name.lower()
+    need(
+        function_of(f) in EVERYWHERE or design.all_activations == 1,
+        f"the design has no unit for {name} (all_activations)",
+    )
     found = []
     if f["options"] & BIAS:
         need(first_row % tile_rows == 0, f"a bias from row {first_row} on, with tiles of {tile_rows}")

@@ -74,6 +74,10 @@ class Scores(Instruction):
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
         need(0 <= f["softcap"] < float("inf"), f"softcap is {f['softcap']}")
+        need(
+            f["softcap"] == 0 or design.score_cap == 1,
+            "scores are capped, and the design has no unit for it (score_cap)",
+        )
         return [
             Extent("queries", f["heads"] * f["block"] * padded(f["head_dim"], BEAT_BYTES), SCRATCH),
             Extent("query_scale", f["heads"] * padded(f["block"], FLOATS) * 4, SCRATCH),

@@ -95,10 +95,14 @@ class Tphs(Instruction):
     def extents(self, f: Fields, design: Design, packed: PackedBeats) -> list[Extent]:
         need(0 < f["kappa"] < float("inf"), f"kappa is {f['kappa']}")
         need(0 <= f["softcap"] < float("inf"), f"softcap is {f['softcap']}")
+        need(
+            f["softcap"] == 0 or design.score_cap == 1,
+            "scores are capped, and the design has no unit for it (score_cap)",
+        )
         rows = f["heads"] * f["head_dim"]
         return [
             *projection.engine(f, design).extents(f, rows, f["head_dim"], design, packed),
-            *options.option_extents(f, rows, f["head_dim"], 0),
+            *options.option_extents(f, rows, f["head_dim"], 0, design),
             rope_extent(f, design),
             *cache_extents(f, design, "keys", "key_scale", "values", "value_scale"),
             result_extent(f, design),

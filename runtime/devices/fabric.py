@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Protocol
 
-from meadow.machine.design import IDENTITY, SETTABLE
-from meadow.machine.engines.table import absent_number, engines
+from meadow.machine.design import IDENTITY, SETTABLE, untold_number
+from meadow.machine.engines.table import engines
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions import table
 from meadow.machine.package.read import Package
@@ -81,7 +81,7 @@ class Fabric:
         wrong = []
         for name in IDENTITY:
             wanted = design.number(name)
-            found = self.read("meadow_identity", identity_offset(name)) if name in told else absent_number(name)
+            found = self.read("meadow_identity", identity_offset(name)) if name in told else untold_number(name)
             if found != wanted:
                 wrong.append((name, found, wanted))
         if wrong:

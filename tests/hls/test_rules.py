@@ -13,6 +13,7 @@ pytest.importorskip("clang", reason="libclang is not installed")
 if shutil.which("clang++") is None or shutil.which("opt") is None:
     pytest.skip("clang and opt are not installed: apt-get install clang llvm", allow_module_level=True)
 
+from rules import instances
 from rules.check import RULES, SHAPES, base_design, emitted, findings, shaped
 from rules.source import Source
 
@@ -87,10 +88,10 @@ PLANTED = (
         "loop nest",
         "nests",
         "norm.hpp",
-        "            total = total.to_int64() + sum_of_squares(x[j], unit);\n        }",
-        "            total = total.to_int64() + sum_of_squares(x[j], unit);\n        }\n"
+        "            total = total.to_int64() + sum_of_squares(x[j], exponent);\n        }",
+        "            total = total.to_int64() + sum_of_squares(x[j], exponent);\n        }\n"
         "        for (int i = 0; i < step.tokens; ++i) {\n            for (int j = 0; j < vectors; ++j) {\n#pragma HLS PIPELINE II=1\n"
-        "                total = total.to_int64() + sum_of_squares(x[j], unit);\n            }\n        }",
+        "                total = total.to_int64() + sum_of_squares(x[j], exponent);\n            }\n        }",
     ),
     Planted(
         "a nest of variable bounds is told to flatten",
@@ -113,8 +114,8 @@ PLANTED = (
         "carried float",
         "carried_floats",
         "attention.hpp",
-        "            const int32_t order = order_of(s);\n",
-        "            unit[lane] += s;\n            const int32_t order = order_of(s);\n",
+        "            score.value[lane] = y;\n",
+        "            scale[lane] += y;\n            score.value[lane] = y;\n",
     ),
     Planted(
         "a token is found by division",
@@ -189,7 +190,8 @@ def made(shape: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_emitted_cpp_obeys_every_rule(shape: str, tmp_path: Path) -> None:
-    assert [str(one) for one in findings(made(shape, tmp_path))] == []
+    design = shaped(base_design("zcu102"), SHAPES[shape])
+    assert [str(one) for one in findings(made(shape, tmp_path), design)] == []
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=[p.what for p in PLANTED])
@@ -214,6 +216,33 @@ def test_each_rule_finds_a_fault_of_its_kind(planted: Planted, tmp_path: Path) -
     check = next(rule for rule in RULES if rule.__name__ == planted.check)
     found = list(check(Source(folder)))
     assert planted.rule in {one.rule for one in found}, found
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "unit"),
+    [
+        (
+            "norm.hpp",
+            "flush((x.value[k] * inverse) * gain.value[k])",
+            "flush((x.value[k] * inverse) * gain.value[k] * 2.5f)",
+            "norm_rows",
+        ),
+        ("attention.hpp", "            if constexpr (kScoreCap) {", "            {", "score_group"),
+        (
+            "epilogue.hpp",
+            "vectors * (step.tokens - step.first); ++n) {\n#pragma HLS PIPELINE II=1\n        const int at = j * kFloatLanes;\n        vector_t y = ",
+            "vectors * (step.tokens - step.first); ++n) {\n#pragma HLS PIPELINE II=1\n        const int at = j * kFloatLanes;\n        vector_t z = added(rows.read(), rows.read());\n        vector_t y = ",
+            "finish_rows",
+        ),
+    ],
+)
+def test_operators_that_nobody_counted_are_found(file: str, old: str, new: str, unit: str, tmp_path: Path) -> None:
+    folder = made("INT8, raw", tmp_path)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    found = list(instances.differences(Source(folder), shaped(base_design("zcu102"), SHAPES["INT8, raw"])))
+    assert unit in {one.where for one in found}, found
 
 
 def test_every_rule_has_a_planted_fault() -> None:

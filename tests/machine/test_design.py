@@ -225,7 +225,7 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
                 else 128
                 if key in ("context", "tile_rows", "clock_mhz")
                 else 4
-                if key != "prefix_codes"
+                if key not in ("prefix_codes", "score_cap", "all_activations")
                 else 1
             },
         )

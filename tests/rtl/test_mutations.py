@@ -306,8 +306,20 @@ FAULTS = (
         STALLS,
     ),
     Fault("an offset is taken from the wrong word", "prefix_table.v", "offsets[row[3:2]]", "offsets[row[1:0]]", STALLS),
-    Fault("a choice of four is mirrored", "mux4.v", "choices_i[WIDTH*which_i+:WIDTH]", "choices_i[WIDTH*(3-which_i)+:WIDTH]", STALLS),
-    Fault("a choice of eight is mirrored", "mux8.v", "choices_i[WIDTH*which_i+:WIDTH]", "choices_i[WIDTH*(7-which_i)+:WIDTH]", STALLS),
+    Fault(
+        "a choice of four is mirrored",
+        "mux4.v",
+        "choices_i[WIDTH*which_i+:WIDTH]",
+        "choices_i[WIDTH*(3-which_i)+:WIDTH]",
+        STALLS,
+    ),
+    Fault(
+        "a choice of eight is mirrored",
+        "mux8.v",
+        "choices_i[WIDTH*which_i+:WIDTH]",
+        "choices_i[WIDTH*(7-which_i)+:WIDTH]",
+        STALLS,
+    ),
     Fault(
         "a table does not wait for words that are looking up",
         "prefix_unpack.v",
@@ -336,7 +348,13 @@ FAULTS = (
         "raw_word_q <= {low_q, beat_q}",
         "raw_tiles_pass_and_mix_with_coded_ones",
     ),
-    Fault("words begin without a place at the output", "prefix_unpack.v", "out_room_q <= used_q < KEPT[5:0]", "out_room_q <= 1'b1", STALLS),
+    Fault(
+        "words begin without a place at the output",
+        "prefix_unpack.v",
+        "out_room_q <= used_q < KEPT[5:0]",
+        "out_room_q <= 1'b1",
+        STALLS,
+    ),
 )
 
 
@@ -356,7 +374,12 @@ def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
         failed = run_test(fault.caught_by, bench, tmp_path / "work", files, parameters, folder=folder)
     elif fault.file not in SOURCES:
         failed = run_test(
-            "prefix_unpack", "bench_prefix_unpack", tmp_path / "work", list(UNPACK_SOURCES), folder=folder, test=fault.caught_by
+            "prefix_unpack",
+            "bench_prefix_unpack",
+            tmp_path / "work",
+            list(UNPACK_SOURCES),
+            folder=folder,
+            test=fault.caught_by,
         )
     else:
         shape = INT2 if fault.caught_by.startswith("rows_come_again") else SMALL

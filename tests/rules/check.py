@@ -21,7 +21,7 @@ from meadow.compiler.models import convert, quantize
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.onnx.read import read
 from meadow.machine.design import Design
-from rules import compilers, storage, structure
+from rules import compilers, instances, storage, structure
 from rules.source import Finding, Source
 
 RULES: tuple[Callable[[Source], Iterator[Finding]], ...] = (*structure.CHECKS, *storage.CHECKS, *compilers.CHECKS)
@@ -30,6 +30,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "INT8, prefix codes": {"weight_ports": 2, "prefix_codes": 1},
     "INT8, published packing": {"weight_ports": 1, "prefix_codes": 0, "lookup_entries": 1024, "token_lanes": 1},
     "INT4": {"weight_ports": 0, "pacq_ports": 4, "float_lanes": 16},
+    "INT8, every option": {"weight_ports": 2, "prefix_codes": 0, "score_cap": 1, "all_activations": 1},
     "both engines": {"weight_ports": 2, "prefix_codes": 1, "pacq_ports": 2, "pacq_lanes": 8, "float_lanes": 4},
 }
 
@@ -43,10 +44,10 @@ def emitted(design: Design, board: boards.Board, folder: Path) -> Path:
     return folder / "hls"
 
 
-def findings(folder: Path) -> list[Finding]:
-    """What every rule says of the C++ in a folder hls/."""
+def findings(folder: Path, design: Design) -> list[Finding]:
+    """What every rule says of the C++ of a design in a folder hls/."""
     source = Source(folder)
-    return [finding for rule in RULES for finding in rule(source)]
+    return [*(finding for rule in RULES for finding in rule(source)), *instances.differences(source, design)]
 
 
 def shaped(base: Design, shape: dict[str, int]) -> Design:
@@ -68,8 +69,9 @@ def base_design(board: str) -> Design:
 def checked(job: tuple[str, str]) -> tuple[str, list[str]]:
     board, shape = job
     with tempfile.TemporaryDirectory() as work:
-        made = emitted(shaped(base_design(board), SHAPES[shape]), boards.load(board), Path(work))
-        return f"{board}, {shape}", [str(one) for one in findings(made)]
+        design = shaped(base_design(board), SHAPES[shape])
+        made = emitted(design, boards.load(board), Path(work))
+        return f"{board}, {shape}", [str(one) for one in findings(made, design)]
 
 
 def main() -> int:
@@ -78,7 +80,9 @@ def main() -> int:
     bad = 0
     with ProcessPoolExecutor(2) as pool:
         for name, found in pool.map(checked, jobs):
-            print(f"{name}: {len(RULES)} rules, " + ("clean" if not found else f"{len(found)} findings"), flush=True)
+            print(
+                f"{name}: {len(RULES) + 1} rules, " + ("clean" if not found else f"{len(found)} findings"), flush=True
+            )
             for line in found:
                 print(f"  {line}")
             bad += bool(found)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from rules.source import LOOPS, K, Scope, Source, descend
+from meadow.machine.design import Design
+from meadow.machine.operators import units
+from rules.source import LOOPS, Finding, K, Scope, Source, descend
 
 Operators = Counter[str]
 WORDS = {
@@ -30,7 +33,7 @@ def instances(source: Source) -> dict[str, Operators]:
         name = waiting.pop()
         if name in own and name not in reached:
             reached.add(name)
-            waiting += [source.called(c) for c in descend(own[name].cursor) if c.kind is K.CALL_EXPR]
+            waiting += [source.called(c) for c in _live(source, own[name].cursor) if c.kind is K.CALL_EXPR]
     found = {name: _of_function(source, own, own[name]) for name in sorted(reached) if not own[name].pragma("INLINE")}
     return {name: operators for name, operators in found.items() if operators}
 
@@ -69,12 +72,7 @@ def _flat(
         for one in below:
             inner |= one
         return here, [inner]
-    if cursor.kind is K.IF_STMT and source.text(cursor).startswith("if constexpr"):
-        parts = list(cursor.get_children())
-        taken = source.value(source.text(parts[0]), dict(source.constants))
-        parts = parts[1:2] if taken else parts[2:]
-    else:
-        parts = list(cursor.get_children())
+    parts = _parts(source, cursor)
     here[_operator(cursor)] += 1
     if cursor.kind is K.CALL_EXPR:
         name = source.called(cursor)
@@ -92,6 +90,21 @@ def _flat(
         loops += more
     del here[""]
     return here, loops
+
+
+def _parts(source: Source, cursor: Any) -> list[Any]:
+    """What an expression or a statement is made of, without what `if constexpr` leaves out."""
+    parts = list(cursor.get_children())
+    if cursor.kind is K.IF_STMT and source.text(cursor).startswith("if constexpr"):
+        taken = source.value(source.text(parts[0]), dict(source.constants))
+        return parts[1:2] if taken else parts[2:]
+    return parts
+
+
+def _live(source: Source, cursor: Any) -> Iterator[Any]:
+    for part in _parts(source, cursor):
+        yield part
+        yield from _live(source, part)
 
 
 def _operator(cursor: Any) -> str:
@@ -137,8 +150,10 @@ def _trips(source: Source, loop: Any) -> int:
     return max(0, -(-(end - start) // step)) if None not in (start, end, step) else 1
 
 
-def total(found: dict[str, Operators]) -> Operators:
-    made: Operators = Counter()
-    for operators in found.values():
-        made += operators
-    return made
+def differences(source: Source, design: Design) -> Iterator[Finding]:
+    """Units whose operators are not those that the design's resources are counted from."""
+    counted, said = instances(source), units(design)
+    for name in sorted(counted.keys() | said.keys()):
+        if counted.get(name, Counter()) != said.get(name, Counter()):
+            what = f"{dict(counted.get(name, {}))} are built, machine/operators.py says {dict(said.get(name, {}))}"
+            yield Finding("operators", name, what)
