@@ -86,6 +86,22 @@ LARGEST = {"clock_mhz": 600, "pacq_clock_mhz": 600, "bandwidth_gb_s": 2000, "por
 """Larger values are rejected as typing errors."""
 
 
+PLL_MHZ = 1500
+"""IOPLL of the boards' presets, from which the clocks of the fabric are divided."""
+
+
+def clock_dividers(mhz: int) -> tuple[int, int]:
+    """The two dividers of IOPLL that come nearest to a clock without passing it."""
+    pairs = [(a, b) for a in range(1, 64) for b in range(1, a + 1) if mhz * a * b >= PLL_MHZ]
+    return min(pairs, key=lambda pair: (pair[0] * pair[1], pair))
+
+
+def fabric_clock(mhz: int) -> float:
+    """MHz that the processor makes of a clock that is asked for."""
+    first, second = clock_dividers(mhz)
+    return PLL_MHZ / (first * second)
+
+
 def names() -> list[str]:
     """The boards that come with meadow."""
     folder = resources.files("meadow.boards")

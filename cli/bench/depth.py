@@ -38,13 +38,20 @@ def depth_command(models: tuple[Path, ...], names: tuple[str, ...], as_json: boo
     titles = [board.title for board in wanted]
     with stages(("designs", "modules"), as_json) as show:
         show("designs", ", ".join(titles))
-        modules = modules_of(models, wanted)
+        modules, refused = modules_of(models, wanted)
         for number, (name, (module, used)) in enumerate(modules.items(), 1):
             show("modules", f"{name}, {number} of {len(modules)}")
             found.append({"name": name, **synthesize(module), "clocks": clocks(used)})
     over = [(r["name"], c) for r in found for c in r["clocks"] if r["worst_ns"] > c["limit_ns"]]
     if as_json:
-        emit_json({"kind": "static timing of a netlist by Yosys, delays assumed", "modules": found, "over": len(over)})
+        emit_json(
+            {
+                "kind": "static timing of a netlist by Yosys, delays assumed",
+                "modules": found,
+                "over": len(over),
+                "refused": refused,
+            }
+        )
     else:
         for r in found:
             for c in r["clocks"]:
@@ -53,6 +60,8 @@ def depth_command(models: tuple[Path, ...], names: tuple[str, ...], as_json: boo
                     f"from {r['from']}",
                     highlight=False,
                 )
+        for line in refused:
+            out.print(f"no design: {line}", highlight=False)
         for r in found:
             fastest = max(c["clock_mhz"] for c in r["clocks"])
             out.print(f"{r['name']} {r['worst_ns']:.2f} {r['levels']} {fastest}", highlight=False)

@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 from jinja2 import Environment
 
+from meadow.boards import PLL_MHZ, clock_dividers
 from meadow.compiler.emit.block_design import ENGINE, PS, BlockDesign, Cell, Segment
 from meadow.compiler.emit.testbench import BASES, PROGRAM, TOKENS, testbench
 from meadow.machine.design import Design
@@ -29,8 +30,6 @@ from meadow.machine.registers import (
 UNCERTAINTY = 12
 """Percent of the clock period that HLS leaves for routing; Vitis' own default is 27."""
 AXIMM = "xilinx.com:interface:aximm:1.0"
-PLL_MHZ = 1500
-"""IOPLL of the boards' presets, from which the clocks of the fabric are divided."""
 
 
 def texts(environment: Environment, design: Design, made: BlockDesign, banner: str) -> dict[str, str]:
@@ -86,12 +85,6 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
             design_id=design.id,
         ),
     }
-
-
-def clock_dividers(mhz: int) -> tuple[int, int]:
-    """The two dividers of IOPLL that come nearest to a clock without passing it."""
-    pairs = [(a, b) for a in range(1, 64) for b in range(1, a + 1) if mhz * a * b >= PLL_MHZ]
-    return min(pairs, key=lambda pair: (pair[0] * pair[1], pair))
 
 
 def hwh(made: BlockDesign) -> str:

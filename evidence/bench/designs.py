@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from meadow.evidence.bench.depth import limit
 from meadow.evidence.bench.rtl import MODULES, Module
 from meadow.machine.engines.array import Array
 from meadow.machine.engines.pacq import Pacq
+from meadow.machine.errors import ResourceExceeded
 
 SMALL = Shape(ports=1, fifo_beats=512, activation_words=1024)
 Used = list[tuple[Board, int]]
 """Boards, and the clock of the module there in MHz."""
 
 
-def modules_of(models: Iterable[Path], boards: list[Board]) -> dict[str, tuple[Module, Used]]:
-    """By a name that tells the shape: the module, and where it is used at which clock."""
+def modules_of(models: Sequence[Path], boards: list[Board]) -> tuple[dict[str, tuple[Module, Used]], list[str]]:
+    """By a name that tells the shape: the module, and where it is used at which clock; and why a model has no design on a board."""
     found: dict[str, tuple[Module, Used]] = {}
 
     def use(name: str, module: Module, board: Board, clock: int) -> None:
@@ -31,7 +32,14 @@ def modules_of(models: Iterable[Path], boards: list[Board]) -> dict[str, tuple[M
         if (board, clock) not in used:
             used.append((board, clock))
 
-    designs = [(board, fit(read_source(find_source(model)), board).design) for model in models for board in boards]
+    designs, refused = [], []
+    for model in models:
+        graph = read_source(find_source(model))
+        for board in boards:
+            try:
+                designs.append((board, fit(graph, board).design))
+            except ResourceExceeded as error:
+                refused.append(f"{model}: {str(error).splitlines()[0]}")
     for board, design in designs:
         text = emit(design, "0", board).files["rtl/meadow_identity.v"]
         name = "meadow_identity"
@@ -41,11 +49,11 @@ def modules_of(models: Iterable[Path], boards: list[Board]) -> dict[str, tuple[M
         if design.engine(Pacq).ports:
             shape = shape_of(design)
             use(_name(shape), gemv(shape), board, design.engine(Pacq).clock_mhz)
-    if not designs:
+    if not models:
         for board in boards:
             use("prefix_unpack", MODULES["prefix_unpack"], board, board.clock_mhz)
             use(_name(SMALL), gemv(SMALL), board, board.pacq_clock_mhz)
-    return found
+    return found, refused
 
 
 def clocks(used: Used) -> list[dict[str, Any]]:

@@ -22,16 +22,13 @@ def test_the_prefix_decoder_gives_the_weights_back_at_the_rate_of_the_bus(tmp_pa
     simulate("prefix_unpack", "bench_prefix_unpack", tmp_path, PREFIX)
 
 
-def test_the_prefix_decoder_gives_a_compiled_model_back(tiny_package: Path, tmp_path: Path) -> None:
+def test_the_prefix_decoder_gives_a_compiled_model_back(
+    tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rung 4: the same weights as the emulator and the C simulation.  MEADOW_PACKAGE takes another package."""
-    package = os.environ.get("MEADOW_PACKAGE", str(tiny_package))
-    simulate(
-        "prefix_unpack",
-        "bench_prefix_model",
-        tmp_path,
-        PREFIX,
-        environment={"MEADOW_PACKAGE": package},
-    )
+    package = Path(os.environ.get("MEADOW_PACKAGE", tiny_package)).resolve()
+    monkeypatch.setenv("MEADOW_PACKAGE", str(package))  # the simulator runs in another folder
+    simulate("prefix_unpack", "bench_prefix_model", tmp_path, PREFIX)
 
 
 def test_the_fabric_tells_every_number_of_its_design(tiny_package: Path, tmp_path: Path) -> None:
