@@ -163,8 +163,8 @@ FAULTS = (
     Fault(
         "the end of a quantized row is not zero",
         "hls/norm.hpp",
-        "levels.inverse) : static_cast<int8_t>(0));",
-        "levels.inverse) : static_cast<int8_t>(1));",
+        "levels.inverse) : static_cast<int8_t>(0);",
+        "levels.inverse) : static_cast<int8_t>(1);",
         f"{LIMITS} -k same_memory",
     ),
     Fault(
