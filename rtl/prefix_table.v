@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A prefix table as it is in memory, 32 bits a cycle, into writes for the lanes: the header is kept, so that an entry of the lengths
-// and an offset go out beside every four weights.
+// The table of a prefix code into writes for the lanes.  It comes as it lies in memory, 32 bits per cycle; its header is kept, so that
+// an entry of the lengths and an offset go out beside every four weights.
 `default_nettype none
 
 module prefix_table (

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The look-up unit of a weight port: 128-bit beats of tiles in prefix codes, or raw, in; words of 32 weights out, up to one each a cycle.
+// The look-up unit of a weight port: 128-bit beats of tiles in prefix codes, or raw, in; words of 32 weights out, up to one of each per cycle.
 // Fetches nothing; hls/weights.hpp:unpack_prefix and machine/storage/prefix.py are the same in C++ and numpy.
 `default_nettype none
 

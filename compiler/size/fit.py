@@ -28,9 +28,9 @@ BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
 URAM_IN_BRAM36 = 8
 """An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
 DEFAULT_CONTEXT = 2048
+"""When neither the model nor the user says."""
 UNITS = ("score_cap", "all_activations")
 """Numbers of a design that say whether it has a unit that some models need."""
-"""When neither the model nor the user says."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
 """Published configurations.  MEADOW: 100 MHz, 12 broadcasting and 84 parallel PEs, that is 12 tokens at once with 7
 parallel PEs each, and one 128-bit port (12.8 Gb/s); docs/decisions/0007-meadow-paper-design.md."""

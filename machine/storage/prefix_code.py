@@ -2,8 +2,8 @@
 """A prefix code for bytes whose lengths two small tables tell: the best one for given counts, its codes, its table and the inverse.
 
 The top six bits of a window give the length of the code that it begins with, unless the top four are ones: then bits 5 to 10 give
-it.  So a decoder finds a length by two look-ups of 64 entries and no comparison (rtl/prefix_lane.v); the choice costs 0.0002 bits a
-weight against the best code of at most CODE_BITS bits (docs/decisions/0035).
+it.  So a decoder finds a length by two look-ups of 64 entries and no comparison (rtl/prefix_lane.v); the choice costs 0.0002 bits per
+weight (measured on SmolLM2) against the best code of at most CODE_BITS bits (docs/decisions/0035).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def bounded_lengths(counts: NDArray[np.int64], longest: int) -> NDArray[np.uint8
 
 
 def code_lengths(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The same for codes whose lengths the two tables can tell, counts [256].
+    """The length of each symbol's code, [256], in a code whose lengths the two tables can tell; 0 for symbols that do not occur.
 
     A code of at most INDEX_BITS bits fills whole entries of either table, so any such code will do; others are searched.
     """
@@ -85,7 +85,8 @@ def _move(length: int, below: int) -> tuple[int, int]:
 def _searched(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The best code that fills the first table exactly, in codes of rising length, and goes on in the second.
 
-    Dynamic programming over lengths, entries filled and symbols coded, the commonest first.
+    counts [256], of more than ESCAPE_BITS symbols.  Dynamic programming over lengths, entries filled and symbols coded, the commonest
+    first; no length is tried that is more than one below the shortest of the best code without tables.
     """
     symbols = np.flatnonzero(counts)
     symbols = symbols[np.argsort(-counts[symbols], kind="stable")]
