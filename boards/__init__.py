@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from meadow.boards import clocks
 from meadow.machine.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -29,7 +30,7 @@ class Board:
     ddr_bytes       the processor's DRAM; what passes 2 GB lies at 0x8_0000_0000
     dram_bytes      what of it the model may use, after the operating system
     ports           names of the 128-bit slave ports, in the order in which designs take them
-    clock_mhz       fabric clock that designs for this board assume (not closed by us)
+    clock_mhz       fabric clock that designs for this board assume (not closed by us); clocks.py says which are made exactly
     board_part      wildcard of its board files in Vivado; "" when there are none
     image           PYNQ image: "official", "installer" (a script on Ubuntu) or "none"
     pynq            where the image comes from
@@ -86,26 +87,22 @@ LARGEST = {"clock_mhz": 600, "pacq_clock_mhz": 600, "bandwidth_gb_s": 2000, "por
 """Larger values are rejected as typing errors."""
 
 
-PLL_MHZ = 1500
-"""IOPLL of the boards' presets, from which the clocks of the fabric are divided."""
-
-
-def clock_dividers(mhz: int) -> tuple[int, int]:
-    """The two dividers of IOPLL that come nearest to a clock without passing it."""
-    pairs = [(a, b) for a in range(1, 64) for b in range(1, a + 1) if mhz * a * b >= PLL_MHZ]
-    return min(pairs, key=lambda pair: (pair[0] * pair[1], pair))
-
-
-def fabric_clock(mhz: int) -> float:
-    """MHz that the processor makes of a clock that is asked for."""
-    first, second = clock_dividers(mhz)
-    return PLL_MHZ / (first * second)
-
-
 def names() -> list[str]:
     """The boards that come with meadow."""
     folder = resources.files("meadow.boards")
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def clock_problems(clock: object, second: object = None) -> list[str]:
+    """What is wrong with the clock of a design, and with that of its second engine beside it: each must be made exactly."""
+    if not isinstance(clock, int) or not 1 <= clock <= LARGEST["clock_mhz"]:
+        return []  # said elsewhere
+    if clocks.mmcm((clock,)) is None:
+        return [f"clock_mhz is {clock}, which no MMCM makes of {clocks.SOURCE_MHZ} MHz; 7 and more are possible"]
+    if not isinstance(second, int) or not 1 <= second <= LARGEST["pacq_clock_mhz"] or clocks.mmcm((clock, second)):
+        return []
+    near = clocks.nearest(second, (clock,))
+    return [f"pacq_clock_mhz is {second}, which no MMCM makes beside {clock} MHz; {near} is the nearest below"]
 
 
 def load(name: str) -> Board:
@@ -159,6 +156,7 @@ def load(name: str) -> Board:
         problems.append(f"part is {table['part']!r}; letters, digits, - and _ are allowed")
     if isinstance(table.get("name"), str) and not re.fullmatch(r"[a-z0-9_]+", table["name"]):
         problems.append(f"name is {table['name']!r}; lower-case letters, digits and _ are allowed")
+    problems += clock_problems(table.get("clock_mhz"), table.get("pacq_clock_mhz"))
     if problems:
         raise UsageError(f"board {name}: {'; '.join(problems)}")
     return Board(**{**table, "ports": tuple(table["ports"]), "bandwidth_gb_s": float(table["bandwidth_gb_s"])})

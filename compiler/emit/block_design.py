@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from meadow.boards import Board
+from meadow.boards.clocks import SOURCE_MHZ
 from meadow.machine.design import Design
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.registers import BLOCK_BYTES
@@ -19,7 +20,7 @@ CONTROL_BASE = 0xA000_0000
 """M_AXI_HPM0_FPD begins here, 256 MB (UG1085, system address map)."""
 DDR_LOW, DDR_LOW_BYTES = 0x0, 0x8000_0000
 DDR_HIGH = 0x8_0000_0000
-PS = "zynq_ps"
+PS, CLOCKS = "zynq_ps", "clocks"
 ENGINE, IDENTITY, PACQ = "meadow_engine", "meadow_identity", "pacq_gemv"
 GP_OF_PORT = {"HPC0": 0, "HPC1": 1, "HP0": 2, "HP1": 3, "HP2": 4, "HP3": 5}
 """S_AXI_GPn of the PS block, by the port's name in the manual (PG201)."""
@@ -59,7 +60,7 @@ class BlockDesign:
     """Cells, connections (pin to pin, of interfaces and of nets) and addresses.
 
     ports   memory port of the PS by engine pin, such as {"meadow_engine/m_axi_weights0": "HP0"}
-    clocks  MHz of pl_clk0 and, with pacq_gemv, pl_clk1
+    clocks  MHz of the engine and, with pacq_gemv, of that
     """
 
     design: Design
@@ -139,19 +140,22 @@ def block_design(design: Design, board: Board) -> BlockDesign:
     clocks = (design.clock_mhz, *(e.clock(design) for e in design.engines if e.own_clock))
     blocks = control_blocks(design)
     w = _Wiring()
-    w.cells.append(Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", _processor(board, ports, clocks)))
+    w.cells.append(Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", _processor(board, ports)))
+    w.cells.append(Cell(CLOCKS, "ip", "xilinx.com:ip:clk_wiz", _wizard(clocks)))
     _lay_control(w, blocks, len(clocks))
     if PACQ in blocks:
         _lay_pacq(w)
     for pin, port in ports.items():
         _lay_memory(w, pin, port, board)
     nets: list[tuple[str, tuple[str, ...]]] = [(f"{ENGINE}/interrupt", (f"{PS}/pl_ps_irq0",))]
+    nets.append((f"{PS}/pl_clk0", (f"{CLOCKS}/clk_in1",)))
     for n in range(len(clocks)):
         w.cells.append(Cell(f"reset_{n}", "ip", "xilinx.com:ip:proc_sys_reset"))
-        nets.append((f"{PS}/pl_clk{n}", (*w.domains[n], f"reset_{n}/slowest_sync_clk")))
+        nets.append((f"{CLOCKS}/clk_out{n + 1}", (*w.domains[n], f"reset_{n}/slowest_sync_clk")))
         nets.append((f"reset_{n}/peripheral_aresetn", tuple(w.low[n])))
         nets.append((f"reset_{n}/peripheral_reset", tuple(w.high[n])))
     nets.append((f"{PS}/pl_resetn0", tuple(f"reset_{n}/ext_reset_in" for n in range(len(clocks)))))
+    nets.append((f"{CLOCKS}/locked", tuple(f"reset_{n}/dcm_locked" for n in range(len(clocks)))))
     registers = {ENGINE: "s_axi_control/Reg", IDENTITY: "s_axil/reg0", PACQ: "s_axil/reg0"}
     w.segments += [Segment(f"{PS}/Data", f"{name}/{registers[name]}", at, BLOCK_BYTES) for name, at in blocks.items()]
     made = BlockDesign(
@@ -161,19 +165,32 @@ def block_design(design: Design, board: Board) -> BlockDesign:
     return made
 
 
-def _processor(board: Board, ports: dict[str, str], clocks: tuple[int, ...]) -> dict[str, str | int]:
-    """Settings of the PS block (PG201): its master, the memory ports in use, clocks, interrupt and high memory."""
+def _processor(board: Board, ports: dict[str, str]) -> dict[str, str | int]:
+    """Settings of the PS block (PG201): its master, the memory ports in use, one clock, interrupt and high memory."""
     config: dict[str, str | int] = {"PSU__USE__M_AXI_GP0": 1, "PSU__USE__M_AXI_GP1": 0, "PSU__USE__M_AXI_GP2": 0}
     for port, gp in GP_OF_PORT.items():
         config[f"PSU__USE__S_AXI_GP{gp}"] = int(port in ports.values())
         if port in ports.values():
             config[f"PSU__SAXIGP{gp}__DATA_WIDTH"] = 128
-    for n, mhz in enumerate(clocks):
-        config[f"PSU__FPGA_PL{n}_ENABLE"] = 1
-        config[f"PSU__CRL_APB__PL{n}_REF_CTRL__FREQMHZ"] = mhz
+    config["PSU__FPGA_PL0_ENABLE"] = 1
+    config["PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ"] = SOURCE_MHZ
     config["PSU__USE__IRQ0"] = 1
     if len(ddr_windows(board)) > 1:
         config["PSU__HIGH_ADDRESS__ENABLE"] = 1
+    return config
+
+
+def _wizard(clocks: tuple[int, ...]) -> dict[str, str | int]:
+    """Settings of the Clocking Wizard (PG065): an MMCM that makes the clocks exactly, and says when they are there."""
+    config: dict[str, str | int] = {
+        "PRIMITIVE": "MMCM",
+        "PRIM_SOURCE": "Global_buffer",
+        "PRIM_IN_FREQ": SOURCE_MHZ,
+        "USE_RESET": "false",
+        "USE_LOCKED": "true",
+    }
+    for n, mhz in enumerate(clocks, 1):
+        config |= {f"CLKOUT{n}_USED": "true", f"CLKOUT{n}_REQUESTED_OUT_FREQ": mhz}
     return config
 
 
@@ -229,6 +246,7 @@ def hardware_facts(made: BlockDesign) -> dict[str, object]:
         "blocks": control_blocks(made.design),
         "ports": made.ports,
         "clocks_mhz": list(made.clocks),
+        "source_mhz": SOURCE_MHZ,
         "widths": {port: AFIFM_OF_PORT[port] for port in made.ports.values()},
         "ddr": [[at, length] for _, at, length in ddr_windows(made.board)],
     }

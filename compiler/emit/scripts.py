@@ -11,8 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 from jinja2 import Environment
 
-from meadow.boards import PLL_MHZ, clock_dividers
-from meadow.compiler.emit.block_design import ENGINE, PS, BlockDesign, Cell, Segment
+from meadow.boards.clocks import PLL_DIVIDERS, PLL_MHZ, SOURCE_MHZ
+from meadow.compiler.emit.block_design import CLOCKS, ENGINE, PS, BlockDesign, Cell, Segment
 from meadow.compiler.emit.testbench import BASES, PROGRAM, TOKENS, testbench
 from meadow.machine.design import Design
 from meadow.machine.engines.array import Array
@@ -72,6 +72,8 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
             nets=made.nets,
             segments=made.segments,
             ps=PS,
+            clocks=list(enumerate(made.clocks, 1)),
+            clock_cell=CLOCKS,
             excluded=sorted({(s.master, s.slave.rpartition("_DDR")[0]) for s in made.segments if "_DDR" in s.slave}),
         ),
         "vivado/emulated.hwh": hwh(made),
@@ -149,15 +151,14 @@ def _processor(made: BlockDesign) -> str:
         if f"PSU__SAXIGP{gp}__DATA_WIDTH" in values:
             values[f"C_SAXIGP{gp}_DATA_WIDTH"] = values[f"PSU__SAXIGP{gp}__DATA_WIDTH"]
     for n in range(4):
-        on = n < len(made.clocks)
-        first, second = clock_dividers(made.clocks[n]) if on else (15, 1)
+        first, second = PLL_DIVIDERS
         prefix = f"PSU__CRL_APB__PL{n}_REF_CTRL__"
         values |= {
-            f"PSU__FPGA_PL{n}_ENABLE": int(on),
+            f"PSU__FPGA_PL{n}_ENABLE": int(n == 0),
             f"{prefix}DIVISOR0": first,
             f"{prefix}DIVISOR1": second,
             f"{prefix}SRCSEL": "IOPLL",
-            f"{prefix}FREQMHZ": made.clocks[n] if on else 100,
+            f"{prefix}FREQMHZ": SOURCE_MHZ,
             f"{prefix}ACT_FREQMHZ": PLL_MHZ / (first * second),
         }
     ranges = "".join(_range(s, "M_AXI_HPM0_FPD") for s in made.segments if s.master == f"{PS}/Data")

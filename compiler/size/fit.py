@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from meadow.boards import Board, fabric_clock
+from meadow.boards import Board, clock_problems
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, planners
 from meadow.compiler.graph.graph import Graph, Model
 from meadow.compiler.graph.ops import Activation, Attention, Linear
@@ -209,6 +209,9 @@ def _base(
         base.check()
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
+    others = [e.clock(base) for e in base.engines if e.own_clock]
+    if problems := clock_problems(base.clock_mhz, *others):
+        raise UsageError(f"--set: {'; '.join(problems)}")
     for planner, engine in made.items():
         if not planner.possible(engine, base.block, model.head_dim):
             raise UsageError(
@@ -223,11 +226,6 @@ def _notes(design: Design, model: Model, board: Board, limited: str) -> list[str
     notes = [f"clock {design.clock_mhz} MHz is assumed, not closed"]
     if others:
         notes = [f"clocks of {design.clock_mhz} MHz{''.join(others)} are assumed, not closed"]
-    for mhz in sorted({design.clock_mhz, *(e.clock(design) for e in design.engines if e.own_clock)}):
-        if (made := fabric_clock(mhz)) != mhz:
-            notes.append(
-                f"the processor's PLL divides to {made:g} MHz where {mhz} are asked for: what is modelled is {mhz / made - 1:.0%} above"
-            )
     if model.context and design.context < model.context:
         notes.append(
             f"context {design.context} of the model's {model.context}"

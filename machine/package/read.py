@@ -32,7 +32,7 @@ from meadow.machine.step import Slot, Step
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 REQUIRED = (

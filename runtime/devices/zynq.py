@@ -43,6 +43,8 @@ try:
 except (ImportError, AttributeError):  # no board: the emulated one takes words
     TO_DEVICE, FROM_DEVICE = "to device", "from device"
 CLOCK_SLACK = 1.001
+LOCK = 1e-3
+"""Seconds in which an MMCM follows another clock: 0.1 ms at most (DS925)."""
 SPARE = 4 << 20
 """Bytes beside the package's own: the table of chunks, programs and patterns of the self-test."""
 
@@ -179,31 +181,32 @@ class Zynq:
         return {**wanted, **found}
 
     def _set_clocks(self) -> None:
-        """Read the clocks that the overlay brought, and lower those that run faster than the bitstream was built for: never raise
-        one.  PL clocks are divided from a PLL and cannot be any number."""
-        self.abilities.clocks_mhz.clear()
-        for n, wanted in enumerate(self.package.manifest["hardware"]["clocks_mhz"]):
-            built = (getattr(self.overlay, "clock_dict", None) or {}).get(n, {}).get("frequency")
-            ceiling = min(float(wanted), float(built)) if built else float(wanted)
-            found, asked = self._clock(n), ceiling
-            while found > ceiling * CLOCK_SLACK:
-                if asked < ceiling / 2:
-                    raise DeviceError(f"PL clock {n} runs at {found} MHz and cannot be set to {ceiling:g} MHz or less")
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of what is read back below
-                    setattr(pynq.Clocks, f"fclk{n}_mhz", asked)
-                self.abilities.operations["clocks set"] += 1
-                found, asked = self._clock(n), asked - ceiling / 100  # the nearest was above
-            self.abilities.clocks_mhz.append(found)
-            if found < wanted * 0.999:
-                self.abilities.notes.append(
-                    f"PL clock {n} is {found:g} MHz; the design was made for {wanted}, and dividers give no more"
-                )
+        """Read the clock that the fabric's MMCM multiplies, and lower it where it runs faster than the bitstream was built for: never
+        raise it.  The engines' clocks keep their ratio to it."""
+        hardware, clocks = self.package.manifest["hardware"], self.abilities.clocks_mhz
+        wanted = float(hardware["source_mhz"])
+        built = (getattr(self.overlay, "clock_dict", None) or {}).get(0, {}).get("frequency")
+        ceiling = min(wanted, float(built)) if built else wanted
+        found, asked = self._clock(), ceiling
+        while found > ceiling * CLOCK_SLACK:
+            if asked < ceiling / 2:
+                raise DeviceError(f"PL clock 0 runs at {found} MHz and cannot be set to {ceiling:g} MHz or less")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is read back below
+                pynq.Clocks.fclk0_mhz = asked
+            time.sleep(LOCK)  # until the MMCM has the new clock the fabric answers nothing
+            self.abilities.operations["clocks set"] += 1
+            found, asked = self._clock(), asked - ceiling / 100  # the nearest was above
+        clocks[:] = [round(found * mhz / wanted, 3) for mhz in hardware["clocks_mhz"]]
+        if found < wanted * 0.999:
+            self.abilities.notes.append(
+                f"PL clock 0 is {found:g} MHz and not {wanted:g}, so the engine runs at {clocks[0]:g} MHz, not {hardware['clocks_mhz'][0]}"
+            )
 
-    def _clock(self, n: int) -> float:
-        """MHz of a PL clock, from its divider and its PLL.  Raises DeviceError for a pynq that cannot tell."""
+    def _clock(self) -> float:
+        """MHz of PL clock 0, from its divider and its PLL.  Raises DeviceError for a pynq that cannot tell."""
         try:
-            return float(getattr(pynq.Clocks, f"fclk{n}_mhz"))
+            return float(pynq.Clocks.fclk0_mhz)
         except (TypeError, AttributeError):
             raise DeviceError(
                 f"pynq {pynq.__version__} does not tell the clocks of this board; install a newer one"

@@ -64,7 +64,7 @@ def test_a_package_knows_the_formats_it_was_written_in(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format_version"] = 0
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 8"):
+    with pytest.raises(DeviceError, match="of package version 0 .* this meadow reads 9"):
         load(copy)
 
 

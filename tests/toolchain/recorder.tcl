@@ -2,7 +2,7 @@
 # options.  A line of SPEC is: name {options with a value} {flags} least most.  What is not in SPEC, an unknown option and a wrong
 # number of arguments are errors.  LOG gets the calls, arguments parted by 0x1f.  name=value pairs set what the stubs answer.
 lassign $argv spec_file script log_file
-array set answer {slack 0.123 hold 0.011 pulse 0.0 boards 1 parts 1 progress 100%}
+array set answer {slack 0.123 hold 0.011 pulse 0.0 boards 1 parts 1 hertz "" progress 100%}
 foreach pair [lrange $argv 3 end] {
     lassign [split $pair =] key value
     set answer($key) $value
@@ -47,6 +47,7 @@ proc recorded {name arguments} {
                 STATS.WNS { return $answer(slack) }
                 STATS.WHS { return $answer(hold) }
                 STATS.TPWS { return $answer(pulse) }
+                CONFIG.FREQ_HZ { return $answer(hertz) }
             }
             return ""
         }

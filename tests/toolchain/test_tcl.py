@@ -109,8 +109,11 @@ def test_the_script_builds_the_block_design_of_the_manifest_and_the_board(packag
         assert all(s[1].endswith("_DDR_HIGH") and s[2] is None for s in halves[1:])
     unused = set(GP_OF_PORT) - set(hardware["ports"].values())
     assert all(config["zynq_ps"][f"CONFIG.PSU__USE__S_AXI_GP{GP_OF_PORT[p]}"] == "0" for p in unused)
-    assert config["zynq_ps"]["CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ"] == str(package.design.clock_mhz)
-    clocked = {pin for wire in wires if wire[0] == "zynq_ps/pl_clk0" for pin in wire}
+    assert config["zynq_ps"]["CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ"] == "100"
+    assert config["clocks"]["CONFIG.PRIM_IN_FREQ"] == "100"
+    assert config["clocks"]["CONFIG.CLKOUT1_REQUESTED_OUT_FREQ"] == str(package.design.clock_mhz)
+    assert ("zynq_ps/pl_clk0", "clocks/clk_in1") in wires
+    clocked = {pin for wire in wires if wire[0] == "clocks/clk_out1" for pin in wire}
     assert {f"zynq_ps/saxi{p.lower()}_fpd_aclk" for p in hardware["ports"].values()} <= clocked
     assert ("meadow_engine/interrupt", "zynq_ps/pl_ps_irq0") in wires
     exports = [call[-1].rpartition("/")[2] for call in calls if call[0] in ("file copy", "write_hw_platform")]
@@ -123,15 +126,15 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
     cells, wires, config, _ = graph(calls)
     domain: dict[str, str] = {}
     for wire in wires:
-        if wire[0] in ("zynq_ps/pl_clk0", "zynq_ps/pl_clk1"):
+        if wire[0] in ("clocks/clk_out1", "clocks/clk_out2"):
             domain |= dict.fromkeys(wire[1:], wire[0])
-    assert domain["pacq_gemv/clk_i"] == "zynq_ps/pl_clk1" and domain["meadow_engine/ap_clk"] == "zynq_ps/pl_clk0"
+    assert domain["pacq_gemv/clk_i"] == "clocks/clk_out2" and domain["meadow_engine/ap_clk"] == "clocks/clk_out1"
     for name in ("command_clocks", "activation_clocks", "result_clocks"):
-        assert {domain[f"{name}/s_axis_aclk"], domain[f"{name}/m_axis_aclk"]} == {"zynq_ps/pl_clk0", "zynq_ps/pl_clk1"}
+        assert {domain[f"{name}/s_axis_aclk"], domain[f"{name}/m_axis_aclk"]} == {"clocks/clk_out1", "clocks/clk_out2"}
     for pin, port in grouped.manifest["hardware"]["ports"].items():
-        wanted = "zynq_ps/pl_clk1" if pin.startswith("pacq") else "zynq_ps/pl_clk0"
+        wanted = "clocks/clk_out2" if pin.startswith("pacq") else "clocks/clk_out1"
         assert domain[f"zynq_ps/saxi{port.lower()}_fpd_aclk"] == wanted == domain[f"{port.lower()}_connect/aclk"]
-    assert config["zynq_ps"]["CONFIG.PSU__CRL_APB__PL1_REF_CTRL__FREQMHZ"] == "250"
+    assert config["clocks"]["CONFIG.CLKOUT2_REQUESTED_OUT_FREQ"] == "250"
     assert config["control"]["CONFIG.NUM_CLKS"] == "2" and cells["pacq_gemv"] == "pacq_top"
 
 
@@ -142,6 +145,7 @@ def test_two_clocks_meet_only_in_converters(grouped: Package, tmp_path: Path) ->
         ("hold=-0.05", 5, "negative slack -0.05 ns, hold"),
         ("pulse=-0.1", 5, "negative slack -0.1 ns, pulse width"),
         ("parts=0", 6, "is not installed"),
+        ("hertz=187500000", 1, "the clock of 200 MHz would be 187500000 Hz"),
         ("progress=40%", 1, "implementation ended"),
     ],
 )
