@@ -40,6 +40,11 @@ HEARTBEAT = 60.0
     help="Minutes without a line after which a tool counts as hung.",
 )
 @click.option(
+    "--compare",
+    is_flag=True,
+    help="Show clock, cells and loops as reported beside the predictions; run nothing.",
+)
+@click.option(
     "--allow-timing-violation", "allow_timing", is_flag=True, help="Take a bitstream whose timing is not met."
 )
 @json_option
@@ -53,6 +58,7 @@ def build_command(
     jobs: int,
     timeout: float | None,
     silence: float,
+    compare: bool,
     allow_timing: bool,
     as_json: bool,
 ) -> None:
@@ -65,11 +71,17 @@ def build_command(
     Examples:
       meadowc build build/smollm2 --dry-run --tool 2024.2
       meadowc build build/smollm2
+      meadowc build build/smollm2 --compare
     """
+    from meadow.cli import comparison
     from meadow.toolchain import tools
     from meadow.toolchain.run import Limits, Setting, build
 
     opened = load(package)
+    if compare:
+        made = comparison.compare(opened)
+        emit_json(made) if as_json else comparison.show(made)
+        return
     _check_unchanged(opened)
     wanted = tools.parse(release) if release else None
     if dry_run:
@@ -83,22 +95,26 @@ def build_command(
     _check_start(start, [s.name for s in steps])
     setting = Setting(found, paths, jobs, allow_timing, csim, cosim, Limits(timeout, silence))
     rows = build(opened, steps, setting, _teller(as_json), start)
+    _tell_made(opened, found, rows, as_json)
+
+
+def _tell_made(package: Package, release: tuple[int, int], rows: list[dict[str, Any]], as_json: bool) -> None:
+    """The steps that ran, and what was reported beside what was predicted."""
+    from meadow.cli import comparison
+    from meadow.toolchain.tools import spell
+
+    overlay, compared = package.folder / "overlay" / "meadow.bit", comparison.compare(package)
     if as_json:
-        emit_json(
-            {
-                "package": str(package),
-                "release": tools.spell(found),
-                "steps": rows,
-                "overlay": str(package / "overlay" / "meadow.bit"),
-            }
-        )
+        what = {"package": str(package.folder), "release": spell(release), "steps": rows, "overlay": str(overlay)}
+        emit_json({**what, "comparison": compared})
         return
-    shown = table(f"bitstream of {opened.design.id} by {tools.spell(found)}", "step", "time", "")
+    shown = table(f"bitstream of {package.design.id} by {spell(release)}", "step", "time", "")
     for row in rows:
         shown.add_row(row["step"], f"{row['seconds'] / 60:.1f} min", "" if row["ran"] else "done before")
     out.print(shown)
+    comparison.show(compared)
     out.print(
-        f"{package / 'overlay' / 'meadow.bit'}\nnext: copy {package} to the board and run: meadowc selftest {package} --device pynq"
+        f"{overlay}\nnext: copy {package.folder} to the board and run: meadowc selftest {package.folder} --device pynq"
     )
 
 

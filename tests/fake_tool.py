@@ -84,7 +84,8 @@ def succeed(step: str, release: str) -> None:
         unified = tuple(map(int, release.split("."))) >= (2024, 2)
         folder = package / "work" / "hls" / ("hls/syn/report" if unified else "meadow/solution1/syn/report")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "csynth.xml").write_text((HERE / "csynth-2025.2.xml").read_text())
+        (folder / "meadow_engine_csynth.xml").write_text((HERE / "csynth-2025.2.xml").read_text())
+        (folder / "csynth.xml").write_text((HERE / "csynth-loops-2025.2.xml").read_text())
     if step in ("csynth", "package"):
         folder = package / "work" / "hls" / "impl" / "ip"
         folder.mkdir(parents=True, exist_ok=True)

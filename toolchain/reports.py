@@ -12,8 +12,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from meadow.machine.errors import UsageError
+from meadow.toolchain import loops
 
 LARGEST = 64 << 20
+MOST_REPORTS = 1000
+"""Modules of a design whose loops are read; the engine has about a hundred."""
 KINDS = {"LUT": "LUT", "FF": "FF", "DSP": "DSP", "DSP48E": "DSP", "BRAM_18K": "BRAM36", "URAM": "URAM"}
 """By the names of csynth.xml: DSP48E until 2019, DSP since.  Two BRAM_18K are a BRAM36."""
 ROWS = {
@@ -45,11 +48,8 @@ def find_csynth(package: Path) -> Path | None:
     return None
 
 
-def parse_csynth(path: Path) -> dict[str, Any]:
-    """Release, clock, latency and resources of a csynth.xml.  Latencies that the tool does not know ("undef") are None.
-
-    Raises UsageError for what is no such report.
-    """
+def profile(path: Path) -> ElementTree.Element:
+    """The root of a csynth report.  Raises UsageError for what is no such report."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise UsageError(f"{path} declares entities, which no report does")
@@ -59,6 +59,15 @@ def parse_csynth(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not whole XML ({error}): the run was interrupted") from None
     if root.tag != "profile":
         raise UsageError(f"{path} is no csynth report: it begins with <{root.tag}>")
+    return root
+
+
+def parse_csynth(path: Path) -> dict[str, Any]:
+    """Release, clock, latency and resources of a csynth.xml.  Latencies that the tool does not know ("undef") are None.
+
+    Raises UsageError for what is no such report.
+    """
+    root = profile(path)
 
     def number(place: str) -> float | None:
         try:
@@ -158,6 +167,11 @@ def gather(package: Path) -> dict[str, Any]:
             **parse_csynth(csynth),
             "kind": "reported by csynth",
             "file": csynth.relative_to(package).as_posix(),
+        }
+        found["loops"] = {
+            "values": loops.read(sorted(csynth.parent.glob("*csynth.xml"))[:MOST_REPORTS], profile),
+            "kind": "reported by csynth",
+            "file": csynth.parent.relative_to(package).as_posix(),
         }
     folder = package / "work" / "vivado" / "reports"
     for name, parser in (("utilization", parse_utilization), ("timing", parse_timing), ("power", parse_power)):

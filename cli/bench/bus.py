@@ -21,8 +21,8 @@ from meadow.machine.package.read import load
 def bus_command(package: Path, layer: int, as_json: bool) -> None:
     """Count the beats of pacq_gemv's ports over the linears of a layer, and the head, of PACKAGE: simulated in Verilog.
 
-    A beat is payload when it carries weights, scales or minima; nothing else is read.  `ideal` is a memory that never stalls,
-    `ddr4` has the board's bandwidth, 60 to 120 cycles of latency and refresh.
+    A beat is payload when it carries weights, scales or minima; nothing else is read.  `ideal` is a memory that never stalls, `ddr4`
+    that of the cost model: nine tenths of the board's bandwidth, refresh counted, and 200 to 400 ns of latency.
 
     \b
     Example:

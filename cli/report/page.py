@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from meadow.cli.comparison import built, loop_rows
 from meadow.cli.report import charts
 from meadow.compiler.price.run import estimate, prompt_estimate
 from meadow.compiler.price.timeline import Event, chrome_trace, timeline
@@ -171,7 +172,7 @@ def _charts_of_bytes(facts: Facts) -> dict[str, str]:
 def _words(facts: Facts) -> dict[str, Any]:
     """What the template says around the pictures."""
     package, summary, traffic = facts.package, facts.summary, facts.summary["traffic"]
-    built, packing, decode = _built(package), package.packing(), facts.decode
+    made, packing, decode = built(package.folder), package.packing(), facts.decode
     slowest = sorted(_kinds(decode).items(), key=lambda item: -item[1][2])
     total = sum(e.duration for e in decode)
     return {
@@ -196,8 +197,9 @@ def _words(facts: Facts) -> dict[str, Any]:
         },
         "ports_gb_s": facts.ports,
         "ports_tokens": facts.ports * 1e9 / sum(e.bytes["weights"] for e in decode),
-        "built": built,
-        "built_rows": beside(summary, built["reports"]) if built else [],
+        "built": made,
+        "built_rows": beside(summary, made["reports"]) if made else [],
+        "built_loops": loop_rows(package.design, made["reports"]) if made else {},
         "bytes_a_token": sum(sum(e.bytes.values()) for e in decode),
         "shown": _around_chosen(summary["front"]),
     }
@@ -206,18 +208,6 @@ def _words(facts: Facts) -> dict[str, Any]:
 def _points(run: list[Event], phase: str) -> list[tuple[str, float, float, str]]:
     """(kind, MACs per byte, GMAC/s, phase) of every kind of step that multiplies."""
     return [(kind, macs / moved, macs / time / 1e3, phase) for kind, (macs, moved, time) in _kinds(run).items() if macs]
-
-
-def _built(package: Package) -> dict[str, Any]:
-    """What a build reported, or nothing."""
-    path = package.folder / "overlay" / "reports.json"
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found if isinstance(found["reports"], dict) else {}
-    except (ValueError, KeyError, TypeError):
-        raise DeviceError(f"{path} is damaged; build again: meadowc build {package.folder} --from collect") from None
 
 
 def _recipe(package: Package) -> str:

@@ -6,21 +6,21 @@ has what an iteration and an entry take; bytes are traffic.py's, and exact.  Ass
   - a port moves one 128-bit beat per cycle while it streams (UG1085: HP and HPC ports; MixerLoop measured 98 to 100 %)
   - processes of a region overlap, and the slowest decides; what follows one another is added, each loop with its own latency
   - a step starts when the one before has ended, OVERHEAD cycles later
-  - the DRAM gives its peak bandwidth times EFFICIENCY
+  - the DRAM is machine/dram.py's
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meadow.compiler.price.traffic import by_role, step_beats
 from meadow.machine.design import Design
+from meadow.machine.dram import Dram
 from meadow.machine.instructions.instruction import OVERHEAD, Beats, Loops, Phases, Tokens, loops_of
 from meadow.machine.instructions.table import TABLE
 from meadow.machine.step import Step
-
-EFFICIENCY = 0.9
-"""Share of the DRAM's peak that sequential reads get: 0.80 to 0.93 are published for such boards (Hummingbird, Li et al.)."""
+from meadow.machine.timing import Stage, stages
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,26 @@ class Cost:
         return sum(self.bytes.values())
 
 
-def step_cost(step: Step, design: Design, tokens: Tokens, bandwidth_gb_s: float, moved: Beats | None = None) -> Cost:
+def step_cost(
+    step: Step,
+    design: Design,
+    tokens: Tokens,
+    bandwidth_gb_s: float,
+    moved: Beats | None = None,
+    loops: Mapping[str, Stage] | None = None,
+) -> Cost:
     """Cycles and bytes of `step` for `tokens`.
 
     moved  the step's beats, where they are known already (traffic.step_beats)
+    loops  what the counted loops take, where that is not as assumed (timing.stages)
     """
     moved = step_beats(step, design, tokens) if moved is None else moved
     phases: Phases = {"latency": OVERHEAD}
+    loops = stages(design) if loops is None else loops
     for part in TABLE[step.opcode].parts(step, design, tokens):
-        part.price(phases)
+        part.price(phases, loops)
     use = by_role(moved)
-    dram = sum(use.values()) / (bandwidth_gb_s * 1e9 * EFFICIENCY) * design.clock_mhz * 1e6
+    dram = sum(use.values()) / Dram(bandwidth_gb_s).bytes_per_second * design.clock_mhz * 1e6
     cycles = sum(phases.values())
     if dram > cycles:
         return Cost(dram, use, "DRAM", phases)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meadow.compiler.price.cost import EFFICIENCY, Cost, step_cost
+from meadow.compiler.price.cost import Cost, step_cost
 from meadow.compiler.price.traffic import blocks, by_role, run_beats, step_beats, step_key
 from meadow.machine.design import Design
+from meadow.machine.dram import Dram
 from meadow.machine.instructions import projection
 from meadow.machine.instructions.instruction import Beats, Tokens
 from meadow.machine.isa import Epilogue, Opcode
 from meadow.machine.step import Step
+from meadow.machine.timing import Stage
 from meadow.machine.units import BEAT_BYTES
 
 PROMPT, ANSWER = 256, 128
@@ -54,7 +56,7 @@ class _Bus:
 
     @classmethod
     def of(cls, design: Design, bandwidth_gb_s: float) -> _Bus:
-        beats = bandwidth_gb_s * 1e9 * EFFICIENCY / BEAT_BYTES / (design.clock_mhz * 1e6)
+        beats = Dram(bandwidth_gb_s).beats_per_cycle(design.clock_mhz)
         return cls(beats, design.ahead / beats)
 
     def share(self, cost: Cost, step: Step, design: Design) -> _Share:
@@ -113,9 +115,13 @@ class Estimate:
 
 @dataclass
 class Prices:
-    """Step costs of designs of one clock and context, remembered: bytes once per shape, cycles once per what decides them."""
+    """Step costs of designs of one clock and context, remembered: bytes once per shape, cycles once per what decides them.
+
+    loops  what the counted loops take, where that is not as assumed (timing.stages)
+    """
 
     bandwidth_gb_s: float
+    loops: Mapping[str, Stage] | None = None
     _alike: dict[tuple[object, ...], int] = field(default_factory=dict)
     _keys: dict[int, tuple[Step, int]] = field(default_factory=dict)
     _beats: dict[tuple[object, ...], Beats] = field(default_factory=dict)
@@ -153,7 +159,7 @@ class Prices:
             moved = self._beats.get(what)
             if moved is None:
                 moved = self._beats[what] = step_beats(step, design, tokens)
-            cost = step_cost(step, design, tokens, self.bandwidth_gb_s, moved)
+            cost = step_cost(step, design, tokens, self.bandwidth_gb_s, moved, self.loops)
             bus = _Bus.of(design, self.bandwidth_gb_s)
             found = self._costs[what, lanes] = (cost, bus.share(cost, step, design))
         return found
@@ -236,26 +242,31 @@ def estimate(
     bandwidth_gb_s: float,
     logits: int = 1,
     chunks: int = 0,
+    loops: Mapping[str, Stage] | None = None,
 ) -> Estimate:
-    """The sum over the steps of one run of a program; `chunks` of memory in its table."""
-    return _estimate(tuple(steps), design, [Tokens(tokens, position, logits)], bandwidth_gb_s, chunks)
+    """The sum over the steps of one run of a program; `chunks` of memory in its table, `loops` as Prices has them."""
+    prices = Prices(bandwidth_gb_s, loops)
+    return _estimate(tuple(steps), design, [Tokens(tokens, position, logits)], prices, chunks)
 
 
 def prompt_estimate(
-    steps: Iterable[Step], design: Design, tokens: int, bandwidth_gb_s: float, chunks: int = 0
+    steps: Iterable[Step],
+    design: Design,
+    tokens: int,
+    bandwidth_gb_s: float,
+    chunks: int = 0,
+    loops: Mapping[str, Stage] | None = None,
 ) -> Estimate:
     """A prompt that is served block after block, up to its first token."""
-    return _estimate(tuple(steps), design, blocks(tokens, design.block), bandwidth_gb_s, chunks)
+    return _estimate(tuple(steps), design, blocks(tokens, design.block), Prices(bandwidth_gb_s, loops), chunks)
 
 
-def _estimate(
-    steps: tuple[Step, ...], design: Design, runs: list[Tokens], bandwidth_gb_s: float, chunks: int
-) -> Estimate:
+def _estimate(steps: tuple[Step, ...], design: Design, runs: list[Tokens], prices: Prices, chunks: int) -> Estimate:
     """Runs, one after another."""
-    prices, cycles = Prices(bandwidth_gb_s), 0.0
+    cycles = 0.0
     limits, phases, use = dict[str, float](), dict[str, float](), dict[str, int]()
     for tokens in runs:
-        held, most = 0.0, _Bus.of(design, bandwidth_gb_s).most
+        held, most = 0.0, _Bus.of(design, prices.bandwidth_gb_s).most
         for role, n in by_role(run_beats((), design, tokens, chunks)).items():
             use[role] = use.get(role, 0) + n
         for step in steps:

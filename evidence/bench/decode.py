@@ -27,6 +27,7 @@ from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package, load
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.rows import padded
+from meadow.machine.timing import stages
 from meadow.machine.units import BEAT_BYTES
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
@@ -91,14 +92,14 @@ class Engine:
         for turn in range(turns):
             some = min(each, rows - turn * each)
             self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
-            self.work(part, _cycles(rest) / turns, max(0, beats) // turns)
+            self.work(part, _cycles(rest, design) / turns, max(0, beats) // turns)
         self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
 
 
-def _cycles(parts: list[Part]) -> float:
+def _cycles(parts: list[Part], design: Design) -> float:
     phases: dict[str, float] = {}
     for part in parts:
-        part.price(phases)
+        part.price(phases, stages(design))
     return sum(phases.values())
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.evidence.ladder.verilated import Memory, Script, build, ordered, run
+from meadow.machine.dram import LATENCY_NS, REFRESH_EVERY_NS, REFRESH_NS, Dram
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UsageError
 from meadow.machine.instructions.instruction import Fields
@@ -28,10 +29,6 @@ from meadow.runtime.session import Session
 PROMPT = "What is the capital of France?"
 PREFILL = 5
 """Tokens of the prefill that the rung rtl runs: no multiple of any token lanes."""
-REFRESH_NS, REFRESH_EVERY_NS = 350, 7800
-"""tRFC of an 8 Gb DDR4 chip and tREFI below 85 degrees (JESD79-4)."""
-LATENCY = (60, 60)
-"""Cycles from a read to its first beat: 60 to 120."""
 IDEAL = Memory(beats_per_cycle=4.0, latency=60)
 
 
@@ -120,14 +117,16 @@ def bandwidth(package: Package) -> float:
 
 
 def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0) -> Memory:
-    """DRAM behind all ports together: its peak bandwidth, latency that varies, and refresh, in which nothing comes.
+    """DRAM behind all ports together, as machine/dram.py has it: latency that varies, and refresh, in which nothing comes.
 
     foreign_mhz  clock of the engine, which reads over two ports of its own
     """
     cycle_ns = 1e3 / design_clock_mhz
+    least, most = (round(ns / cycle_ns) for ns in LATENCY_NS)
     return Memory(
-        bandwidth_gb_s * 1e9 / 16 / (design_clock_mhz * 1e6),
-        *LATENCY,
+        Dram(bandwidth_gb_s).between_refreshes(design_clock_mhz),
+        least,
+        most - least,
         round(REFRESH_EVERY_NS / cycle_ns),
         round(REFRESH_NS / cycle_ns),
         2 * foreign_mhz / design_clock_mhz,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from meadow.machine.isa import Opcode, Value
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
-from meadow.machine.timing import BUS_LATENCY, STAGES
+from meadow.machine.timing import BUS_LATENCY, Stage
 from meadow.machine.units import BEAT_BYTES
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ class Loops(dict[str, Loop]):
             had = self.get(name, Loop())
             self[name] = Loop(had.iterations + iterations * times, had.entries + times)
 
-    def busy(self) -> float:
+    def busy(self, stages: Mapping[str, Stage]) -> float:
         """Cycles of the iterations."""
-        return sum(loop.iterations * STAGES[name].interval for name, loop in self.items())
+        return sum(loop.iterations * stages[name].interval for name, loop in self.items())
 
-    def entered(self) -> float:
+    def entered(self, stages: Mapping[str, Stage]) -> float:
         """Cycles of entering the loops: what their pipelines and the bus take until the first result."""
-        return sum(loop.entries * STAGES[name].depth for name, loop in self.items())
+        return sum(loop.entries * stages[name].depth for name, loop in self.items())
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,24 @@ class Part:
     beside: Loops = field(default_factory=Loops)
     slower: dict[str, float] = field(default_factory=dict)
 
-    def price(self, phases: Phases) -> None:
-        """Add its cycles: the iterations of the slowest process, and as latency what else it takes."""
-        busy = {name: loops.busy() * self.slower.get(name, 1.0) for name, loops in self.processes.items()}
+    def price(self, phases: Phases, stages: Mapping[str, Stage]) -> None:
+        """Add its cycles: the iterations of the slowest process, and as latency what else it takes.
+
+        stages  what each loop takes (timing.stages)
+        """
+        busy = {name: loops.busy(stages) * self.slower.get(name, 1.0) for name, loops in self.processes.items()}
         for name, cycles in self.decided.items():
             busy[name] = max(busy.get(name, 0.0), cycles)
         if not busy:
             return
-        entered = {name: self.processes[name].entered() if name in self.processes else 0.0 for name in busy}
+        entered = {name: self.processes[name].entered(stages) if name in self.processes else 0.0 for name in busy}
         worst = max(busy, key=lambda name: busy[name] + entered[name])
         rest = [name for name in busy if name != worst]
         if self.rounds:
             fill = sum(busy[name] + entered[name] for name in rest) / self.rounds
         else:
             fill = sum(
-                max(STAGES[loop].depth for loop in self.processes[name]) for name in rest if self.processes.get(name)
+                max(stages[loop].depth for loop in self.processes[name]) for name in rest if self.processes.get(name)
             )
         phases[worst] = phases.get(worst, 0.0) + self.times * busy[worst]
         phases["latency"] = phases.get("latency", 0.0) + self.times * (entered[worst] + fill)

@@ -30,7 +30,7 @@ from meadow.machine.instructions.vector import row_beats, row_part, rows_of, sto
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
-from meadow.machine.timing import ROOT
+from meadow.machine.timing import ROOT_CYCLES
 from meadow.machine.units import LANE_COLS
 
 Floats = NDArray[np.float32]
@@ -102,7 +102,7 @@ class Norm(Instruction):
         kind, row = int(o["kind"]), beats_of(int(o["cols"]), FLOATS)
         rows = row_part(o, design, tokens, bool(o["floats"]), 3 + 2 * bool(kind & CENTRED), bool(kind & ADDED))
         gains = Part({"memory port": looped(("load", row, 1 + bool(kind & BIASED)))})
-        roots = Part({}, decided={"latency": float(tokens.count * ROOT)})
+        roots = Part({}, decided={"latency": float(tokens.count * ROOT_CYCLES)})
         return [gains, rows, roots]
 
 

@@ -45,7 +45,8 @@ def test_every_clock_that_settings_of_eighths_reach_is_found() -> None:
     }
     for mhz in range(1, 601):
         assert (clocks.mmcm((mhz,)) is not None) == (Fraction(mhz) in reached)
-    assert clocks.mmcm((200, 300)) == (1, 12, (6, 4)) and clocks.mmcm((150, 250)) == (1, 15, (10, 6))
+    assert clocks.mmcm((200, 300)) == clocks.Mmcm(1, Fraction(12), (Fraction(6), Fraction(4)))
+    assert clocks.mmcm((150, 250)) == clocks.Mmcm(1, Fraction(15), (Fraction(10), Fraction(6)))
 
 
 @pytest.mark.parametrize("name", boards.names())
@@ -79,6 +80,7 @@ def test_a_board_whose_pll_is_fast_gets_its_clock_lowered_and_says_what_runs(tin
         board = emulated_board.EmulatedBoard(package)
         for base, _, block in board.processor:
             if base == 0xFF5E_0000:
+                assert isinstance(block, emulated_board.Plain)
                 block.values |= dict.fromkeys((0x20, 0x24, 0x2C, 0x30, 0x38), 46 << 8)
         device = zynq.Zynq(package, bit, emulated_pynq.EmulatedDevice(board))
     try:

@@ -342,12 +342,41 @@ def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
             parser(tmp_path / "x")
 
 
+def test_the_build_compares_clock_cells_loops_and_rates(machine: Machine, package: Path, meadowc: Any) -> None:
+    none = meadowc("build", package, "--compare")
+    assert none.code == 2 and "no report of Vitis or Vivado is in" in none.err
+    machine.install("2025.2")
+    done = meadowc("build", package)
+    again = meadowc("build", package, "--compare")
+    for said in (
+        "each iteration makes its own request",
+        "II 2 where 1 is asked for",
+        "121,900",
+        "118,234",
+        "VITIS_LOOP_189_1",
+    ):
+        assert said in done.out and said in again.out
+    found = json.loads(meadowc("build", package, "--compare", "--json").out)
+    assert [row["ns"] for row in found["clock"]] == [5.0, 4.38, pytest.approx(5 - 0.104)]
+    assert found["rates"][1]["prefill"] < found["rates"][0]["prefill"]
+    shutil.rmtree(package / "work")  # on the board only overlay/ is left
+    assert json.loads(meadowc("build", package, "--compare", "--json").out)["loops"] == found["loops"]
+
+
 def test_the_page_sets_reports_beside_estimates(machine: Machine, package: Path, meadowc: Any) -> None:
     assert "after routing" not in _page(package, meadowc)
     machine.install("2024.2")
     assert meadowc("build", package).code == 0
     text = _page(package, meadowc)
-    for said in ("reported by csynth", "reported after routing", "118,234", "121,900", "6.209 W", "0.104 ns"):
+    for said in (
+        "reported by csynth",
+        "reported after routing",
+        "118,234",
+        "121,900",
+        "6.209 W",
+        "0.104 ns",
+        "each iteration makes its own request",
+    ):
         assert said in text
 
 
