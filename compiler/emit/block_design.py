@@ -18,6 +18,8 @@ from meadow.machine.registers import BLOCK_BYTES
 
 CONTROL_BASE = 0xA000_0000
 """M_AXI_HPM0_FPD begins here, 256 MB (UG1085, system address map)."""
+INTERRUPT = 121
+"""Line of the interrupt controller that is pl_ps_irq0[0] (UG1085, "System Interrupts")."""
 DDR_LOW, DDR_LOW_BYTES = 0x0, 0x8000_0000
 DDR_HIGH = 0x8_0000_0000
 PS, CLOCKS = "zynq_ps", "clocks"
@@ -247,6 +249,7 @@ def hardware_facts(made: BlockDesign) -> dict[str, object]:
         "ports": made.ports,
         "clocks_mhz": list(made.clocks),
         "source_mhz": SOURCE_MHZ,
+        "interrupt": INTERRUPT,
         "widths": {port: AFIFM_OF_PORT[port] for port in made.ports.values()},
         "ddr": [[at, length] for _, at, length in ddr_windows(made.board)],
     }

@@ -91,5 +91,7 @@ def check_hardware(hardware: dict[str, Any]) -> None:
         raise ValueError(f"clocks of {hardware['clocks_mhz']} MHz")
     if not 0 < hardware["source_mhz"] <= LARGEST_CLOCK_MHZ:
         raise ValueError(f"a clock of {hardware['source_mhz']} MHz for the MMCM")
+    if not 0 < hardware["interrupt"] < 1 << 10:
+        raise ValueError(f"interrupt {hardware['interrupt']}")
     if not hardware["ddr"] or any(at < 0 or length <= 0 or at + length > 1 << 40 for at, length in hardware["ddr"]):
         raise ValueError("the DRAM lies outside of the address map")

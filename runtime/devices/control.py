@@ -14,6 +14,7 @@ from meadow.machine.facts import STATUS_TEXT
 from meadow.machine.registers import IDLE, START
 from meadow.runtime.devices.device import Run
 from meadow.runtime.devices.fabric import Fabric
+from meadow.runtime.devices.interrupt import Interrupt
 
 SLICE = 0.02
 """Seconds between two looks at a long run: the longest that Ctrl-C waits."""
@@ -38,6 +39,9 @@ class Control:
     registers  offset of each of its registers by name
     stall      seconds without progress after which a run is given up
     """
+
+    interrupt: Interrupt | None = None
+    """Tells the end of a run, where there is one."""
 
     def __init__(self, fabric: Fabric, registers: dict[str, int], stall: float = STALL):
         self.fabric, self.registers, self.stall = fabric, registers, stall
@@ -71,6 +75,8 @@ class Control:
         self._write_wide("bases", run.bases)
         for name in ("pages", "position", "tokens", "first_logit"):
             self.fabric.write("meadow_engine", self.registers[name], getattr(run, name))
+        if self.interrupt is not None:
+            self.interrupt.arm()
         self._began = time.perf_counter()
         self.running = True
         self.fabric.write("meadow_engine", self.registers["CTRL"], START)
@@ -126,8 +132,12 @@ class Control:
 
     def _look(self, watch: _Watch) -> None:
         """Wait a slice, and give up a run that does not move."""
-        time.sleep(watch.pause)
-        watch.pause = min(SLICE, watch.pause + 1e-4)
+        if self.interrupt is not None:
+            if self.interrupt.wait(SLICE):
+                return
+        else:
+            time.sleep(watch.pause)
+            watch.pause = min(SLICE, watch.pause + 1e-4)
         now, progress = time.monotonic(), self.fabric.read("meadow_engine", self.registers["progress"])
         if progress != watch.progress:
             watch.moved, watch.progress = now, progress

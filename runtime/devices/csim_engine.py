@@ -102,6 +102,11 @@ class Engine:
             "open a new Session"
         )
 
+    @property
+    def answers(self) -> int:
+        """Descriptor that can be read once a request has been answered."""
+        return self._from
+
     # -- requests --------------------------------------------------------------------------------------------------
 
     @property

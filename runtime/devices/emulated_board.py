@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.instructions import table
@@ -35,6 +35,7 @@ from meadow.machine.storage.rows import padded
 from meadow.runtime.devices.csim import build
 from meadow.runtime.devices.csim_engine import Engine, SharedMemory
 from meadow.runtime.devices.device import Bytes, Run
+from meadow.runtime.devices.emulated_processor import Block, Width, processor
 
 FAULTS = {
     "engine-hang": "the engine never says that it is done",
@@ -58,29 +59,6 @@ CMA_BYTES = 1 << 30
 """Contiguous memory of a healthy emulated board."""
 SLOWER = 16
 """Times the cycles of a run on a slow bus."""
-PL_CLOCKS = 0xC0
-"""Offset of PL0_REF_CTRL in CRL_APB (UG1087)."""
-
-
-class Block(Protocol):
-    """Something with 32-bit registers."""
-
-    def read(self, offset: int) -> int: ...
-
-    def write(self, offset: int, value: int) -> None: ...
-
-
-class Plain:
-    """Registers that keep what was written: clocks and port widths of the processor."""
-
-    def __init__(self, values: dict[int, int] | None = None):
-        self.values = dict(values or {})
-
-    def read(self, offset: int) -> int:
-        return self.values.get(offset, 0)
-
-    def write(self, offset: int, value: int) -> None:
-        self.values[offset] = value
 
 
 class EngineBlock:
@@ -112,7 +90,14 @@ class EngineBlock:
             return HUNG_AT if self.pending and self.board.fault == "engine-hang" else self.board.engine.progress
         return self.values.get(offset, 0)
 
+    @property
+    def interrupts(self) -> bool:
+        """Whether the end of a run is told."""
+        return all(self.values.get(self.where[name], 0) & 1 for name in ("GIER", "IP_IER"))
+
     def write(self, offset: int, value: int) -> None:
+        if offset == self.where["IP_ISR"]:
+            value ^= self.values.get(offset, 0)  # a bit toggles when 1 is written
         if offset == self.where["abort"]:
             if value and self.board.fault != "engine-hang":
                 self.board.engine.abort()
@@ -141,6 +126,8 @@ class EngineBlock:
     def _finish(self) -> None:
         """Take what a run left.  Raises DeviceError for what the simulation caught."""
         self.done = True
+        if self.interrupts:
+            self.values[self.where["IP_ISR"]] = 1
         try:
             self.values[self.where["ap_return"]] = self.board.finish()
         finally:
@@ -251,7 +238,7 @@ class EmulatedBoard:
         self.next = [half[0] for half in self.halves]
         self.used: dict[int, int] = {}
         self.blocks: list[tuple[int, int, Block]] = []
-        self.processor: list[tuple[int, int, Block]] = _processor()
+        self.processor: list[tuple[int, int, Block]] = processor()
         for name, address in package.manifest["hardware"]["widths"].items():
             width = 2 if fault == "narrow-port" else 0
             self.processor.append((address, 0x1000, Width(0 if name != "HP0" else width)))
@@ -371,26 +358,3 @@ class EmulatedBoard:
         self.operations["invalidates"] += 1
         self.operations["invalidated bytes"] += data.size
         data[:] = self._inside(address, data.size)
-
-
-class Width(Plain):
-    """AFIFM registers of a port.  A value that sticks is how a port that nothing widens is emulated."""
-
-    def __init__(self, sticks: int):
-        super().__init__({0x0: 2, 0x14: 2})
-        self.sticks = sticks
-
-    def read(self, offset: int) -> int:
-        return super().read(offset) | self.sticks
-
-
-def _processor() -> list[tuple[int, int, Block]]:
-    """CRL_APB and CRF_APB with IOPLL at 1500 MHz and clocks of 100 MHz, and the width of the control port."""
-    pll = 45 << 8  # times 33.333 MHz
-    clocks: dict[int, Any] = dict.fromkeys((0x20, 0x24, 0x2C, 0x30, 0x38), pll)
-    clocks |= {PL_CLOCKS + 4 * n: 0x0101_0F00 for n in range(4)} | {0x60: 0x0300_0100}
-    return [
-        (0xFF5E_0000, 0x10000, Plain(clocks)),
-        (0xFD1A_0000, 0x10000, Plain(clocks)),
-        (0xFD61_5000, 0x1000, Plain()),
-    ]

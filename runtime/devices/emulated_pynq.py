@@ -15,6 +15,7 @@ from meadow.machine.package.read import Package
 from meadow.runtime.devices.control import STALL
 from meadow.runtime.devices.device import Bytes
 from meadow.runtime.devices.emulated_board import EmulatedBoard
+from meadow.runtime.devices.emulated_interrupt import EmulatedInterrupt
 from meadow.runtime.devices.zynq import (  # first: it says what to install when pynq is missing
     FROM_DEVICE,
     TO_DEVICE,
@@ -72,6 +73,12 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc]
         # freebuffer() would unmap host memory unless it is told where to return it, and runs once more when the object dies.
         made.memory, made.pointer, made.return_to, made.freed = self, address, self, True
         return made
+
+    def open_interrupt(self, number: int) -> EmulatedInterrupt:
+        """The kernel's file of the interrupt line.  Raises OSError for another line than the engine's."""
+        if number != self.board.package.manifest["hardware"]["interrupt"]:
+            raise FileNotFoundError(f"nothing is at interrupt {number}")
+        return EmulatedInterrupt(self.board)
 
     def return_pointer(self, address: int) -> None:
         self.board.free(address)

@@ -26,12 +26,14 @@ from meadow.runtime.devices.buffers import PAGE, Buffers
 from meadow.runtime.devices.control import SLICE, STALL, Control
 from meadow.runtime.devices.device import Abilities, Bytes, Counters, Run
 from meadow.runtime.devices.fabric import Fabric, claim
+from meadow.runtime.devices.interrupt import File, Interrupt
 
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pynq warns of boards that it does not see
         import pynq
-        from pynq.pl_server.embedded_device import EmbeddedDevice
+        from pynq.interrupt import get_uio_irq
+    from pynq.pl_server.embedded_device import EmbeddedDevice
 except ImportError as missing:
     raise ToolMissing(f"the device needs {missing.name}: pip install 'meadow[pynq]' (Python 3.10 to 3.12)") from None
 
@@ -100,6 +102,7 @@ class Zynq:
             self._set_clocks()
             self._check_widths()
             self._check_memory()
+            self.control.interrupt = self._open_interrupt()
         except BaseException:
             self.close()
             raise
@@ -212,6 +215,18 @@ class Zynq:
                 f"pynq {pynq.__version__} does not tell the clocks of this board; install a newer one"
             ) from None
 
+    def _open_interrupt(self) -> Interrupt | None:
+        """The end of a run as the kernel tells it; None, and a note, where it does not."""
+        number = int(self.package.manifest["hardware"]["interrupt"])
+        opened = getattr(self.device, "open_interrupt", _uio)
+        try:
+            return Interrupt(opened(number), self.fabric, self.registers)
+        except OSError as error:
+            self.abilities.notes.append(
+                f"the engine is looked at until it has ended, for its interrupt cannot be waited for ({error}); PYNQ's images have a UIO device for it"
+            )
+            return None
+
     def _check_widths(self) -> None:
         """Memory ports must be 128 bits wide: at 32 or 64 every second word is wrong (AR 66295)."""
         narrow = []
@@ -300,6 +315,8 @@ class Zynq:
             )
         else:
             self.buffers.close()
+        if self.registers and self.control.interrupt is not None:
+            self.control.interrupt.close()
         self._lock.close()
         if self.emulated:  # a board of its own, which nobody else can want
             Path(self._lock.name).unlink(missing_ok=True)
@@ -317,6 +334,14 @@ def sync(memory: Any, begin: int, end: int, to_device: bool) -> None:
     except (AttributeError, TypeError):  # a pynq whose buffers have no XRT behind them
         view = memory[begin:end]
         view.flush() if to_device else view.invalidate()
+
+
+def _uio(number: int) -> File:
+    """The kernel's file of an interrupt line.  Raises OSError where it has none."""
+    path = get_uio_irq(number)
+    if path is None:
+        raise FileNotFoundError(f"no UIO device has interrupt {number}")
+    return Path(path).open("r+b", buffering=0)
 
 
 def _close(reference: weakref.ref[Zynq]) -> None:

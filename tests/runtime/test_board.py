@@ -29,6 +29,7 @@ from meadow.runtime.devices.csim import CSim
 from meadow.runtime.devices.device import Run
 from meadow.runtime.devices.emulated_board import FAULTS, EmulatedBoard
 from meadow.runtime.devices.fabric import claim
+from meadow.runtime.devices.interrupt import Interrupt
 
 pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
 from meadow.runtime.devices import emulated_pynq, zynq  # noqa: E402
@@ -240,14 +241,14 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
     tiny_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Session(tiny_package, "emulated-pynq") as session:
-        real, idle = time.sleep, control.Control._idle
+        real, idle = Interrupt.wait, control.Control._idle
         fired: list[str] = []
 
-        def interrupted(seconds: float) -> None:
+        def interrupted(self: Interrupt, seconds: float) -> bool:
             if fired == ["looked"]:
                 fired.append("interrupted")
                 raise KeyboardInterrupt
-            real(seconds)
+            return real(self, seconds)
 
         def busy_at_first(self: control.Control) -> bool:
             if self.running and not fired:
@@ -255,7 +256,7 @@ def test_ctrl_c_ends_with_the_run_and_leaves_the_engine_free(
                 return False
             return idle(self)
 
-        monkeypatch.setattr(time, "sleep", interrupted)
+        monkeypatch.setattr(Interrupt, "wait", interrupted)
         monkeypatch.setattr(control.Control, "_idle", busy_at_first)
         with pytest.raises(KeyboardInterrupt):
             session.prefill(PROMPT)

@@ -73,14 +73,14 @@ def test_a_clock_that_no_mmcm_makes_is_refused_with_the_nearest(tmp_path: Path, 
 @pytest.mark.csim
 def test_a_board_whose_pll_is_fast_gets_its_clock_lowered_and_says_what_runs(tiny_package: Path) -> None:
     pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
-    from meadow.runtime.devices import emulated_board, emulated_pynq, zynq
+    from meadow.runtime.devices import emulated_board, emulated_processor, emulated_pynq, zynq
 
     package: Any = load(tiny_package)
     with emulated_pynq.emulated_overlay(package) as bit:
         board = emulated_board.EmulatedBoard(package)
         for base, _, block in board.processor:
             if base == 0xFF5E_0000:
-                assert isinstance(block, emulated_board.Plain)
+                assert isinstance(block, emulated_processor.Plain)
                 block.values |= dict.fromkeys((0x20, 0x24, 0x2C, 0x30, 0x38), 46 << 8)
         device = zynq.Zynq(package, bit, emulated_pynq.EmulatedDevice(board))
     try:
