@@ -99,6 +99,10 @@ inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, ui
 #pragma HLS ARRAY_PARTITION variable=heads.scale cyclic factor=kFloatsInBeat
 #pragma HLS AGGREGATE variable=chip.key
 #pragma HLS AGGREGATE variable=chip.value
+#if MEADOW_URAM
+#pragma HLS BIND_STORAGE variable=chip.key type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=chip.value type=ram_s2p impl=uram
+#endif
 #pragma HLS ARRAY_PARTITION variable=chip.key_scale cyclic factor=kFloatsInBeat
 #pragma HLS ARRAY_PARTITION variable=chip.value_scale cyclic factor=kFloatsInBeat
 #pragma HLS ARRAY_PARTITION variable=chip.score complete dim=1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 from meadow.machine import operators
 from meadow.machine.engines.engine import Engine
 from meadow.machine.engines.table import absent_number, engine_of, engines, owner
-from meadow.machine.units import BEAT_BYTES, LANE_COLS, LARGEST_CLOCK_MHZ, bram36
+from meadow.machine.memories import Memory
+from meadow.machine.units import BEAT_BYTES, LANE_COLS, LARGEST_CLOCK_MHZ
 
 DEFAULT_TILE_ROWS = 128
 IDENTITY = (
@@ -39,6 +41,7 @@ IDENTITY = (
     "pacq_clock_mhz",
     "score_cap",
     "all_activations",
+    "uram",
 )
 """The numbers of a design in the order of the registers that tell them (machine/registers.py).  Engines name theirs.  A number keeps
 its place, and a new one is appended."""
@@ -47,7 +50,16 @@ ALWAYS_TOLD = 16
 design, its id and its bitstream stay as they are when an engine is added to the table."""
 SETTABLE = tuple(name for name in IDENTITY if name not in ("max_cols", "max_head_dim"))
 """Numbers of a design that `meadowc compile --set` takes."""
-CHOICES: dict[str, tuple[int, ...]] = {"float_lanes": (4, 8, 16), "score_cap": (0, 1), "all_activations": (0, 1)}
+OPTIONS = ("score_cap", "all_activations", "uram")
+"""Numbers that are told by the designs alone in which they are not 0."""
+CHOICES: dict[str, tuple[int, ...]] = {
+    "float_lanes": (4, 8, 16),
+    "score_cap": (0, 1),
+    "all_activations": (0, 1),
+    "uram": (0, 1),
+}
+ULTRA_BUFFERS = ("keys", "values", "weights read ahead", "activations of pacq_gemv", "sums of pacq_gemv")
+"""Of memories(): what lies in UltraRAM in a design with uram = 1."""
 E = TypeVar("E", bound=Engine)
 
 
@@ -67,6 +79,7 @@ class Design:
     max_head_dim     largest head, padded to a beat
     score_cap        1 when scores can be capped, which takes operators of every token lane; else 0
     all_activations  1 when MLPs may have GELU, quick GELU and squared ReLU beside SiLU and ReLU; else 0
+    uram             1 when keys and values of a head, and what pacq_gemv keeps, lie in UltraRAM; 0 when in block RAM
     engines          the engines that it has, each with its numbers, in the order of IDENTITY
     """
 
@@ -83,6 +96,7 @@ class Design:
     engines: tuple[Engine, ...]
     score_cap: int = 0
     all_activations: int = 0
+    uram: int = 0
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any]) -> Design:
@@ -103,7 +117,7 @@ class Design:
     def told(self) -> tuple[str, ...]:
         """The numbers of IDENTITY that it tells."""
         last = [IDENTITY.index(name) for engine in self.engines for name in engine.numbers]
-        last += [IDENTITY.index(name) for name in ("score_cap", "all_activations") if self.number(name)]
+        last += [IDENTITY.index(name) for name in OPTIONS if self.number(name)]
         return IDENTITY[: max(ALWAYS_TOLD, *(n + 1 for n in last))]
 
     def numbers(self) -> dict[str, int | str]:
@@ -207,24 +221,34 @@ class Design:
         attention = (-(-self.token_lanes // 2) + self.token_lanes) * self.max_head_dim
         floats = operators.cells(self)
         dsp = attention + floats.dsp
-        bram = sum(bram36(bits) for bits in self.memories().values())
+        memories = self.memories()
+        ultra = [memories.pop(name) for name in ULTRA_BUFFERS if self.uram and name in memories]
+        bram = sum(math.ceil(memory.bram36) for memory in memories.values())
         lut = 10_400 + floats.lut + 1_000 * self.float_lanes + 300 * self.token_lanes + 30 * attention
         for engine in self.engines:
             its = engine.resources(self)
             dsp, bram, lut = dsp + its["DSP"], bram + its["BRAM36"], lut + its["LUT"]
-        return {"LUT": lut, "FF": int(1.3 * lut), "DSP": dsp, "BRAM36": bram}
+        found = {"LUT": lut, "FF": int(1.3 * lut), "DSP": dsp, "BRAM36": bram}
+        return {**found, "URAM": sum(memory.uram for memory in ultra)} if ultra else found
 
-    def memories(self) -> dict[str, int]:
-        """Bits of each on-chip buffer."""
-        kv = self.context * self.max_head_dim * 8
+    def memories(self) -> dict[str, Memory]:
+        """Each buffer on chip, as hls/ declares and parts it."""
+        vector, head, floats = 32 * self.float_lanes, 8 * self.max_head_dim, BEAT_BYTES // 4
+        scales = Memory(floats, self.context // floats + 1, 32)
+        pairs = 2 * self.float_lanes  # banks of results
+        vectors = self.max_head_dim // self.float_lanes + 2  # of a head
         found = {
-            "results": 2 * self.block * self.max_tile_rows * 32,
-            "keys": kv,
-            "values": kv,
-            "kv scales": 2 * self.context * 32,
-            "score rows": self.token_lanes * self.context * 32,
-            "score and probability rows by GEMM": self.token_lanes * self.context * (32 + 16 + 16),
-            "rows of norms": self.max_cols * (5 * 32 + 2 * 8),
+            "results": Memory(pairs, self.block * -(-self.max_tile_rows // pairs), 32),
+            "keys": Memory(1, self.context, head),
+            "values": Memory(1, self.context, head),
+            "scales of keys": scales,
+            "scales of values": scales,
+            "rows of scores": scales._replace(banks=self.token_lanes * scales.banks),
+            "rows of probabilities": Memory(2 * floats * self.token_lanes, self.context // (2 * floats) + 1, 16),
+            "rows of norms": Memory(4, self.max_cols // self.float_lanes, vector),
+            "heads, turned": Memory(1, self.block * vectors, vector),
+            "heads, codes": Memory(1, self.block, head),
+            "rotary factors": Memory(pairs, self.block * -(-(self.max_head_dim + 2 * floats) // pairs), 16),
         }
         for engine in self.engines:
             found |= engine.memories(self)

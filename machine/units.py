@@ -17,11 +17,6 @@ LARGEST_CLOCK_MHZ = 600
 """No fabric of this kind is faster."""
 
 
-def bram36(bits: int) -> int:
-    """Block RAMs of 36 Kb that hold so many bits."""
-    return -(-bits // 36864)
-
-
 def power_of_two(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << max(0, n - 1).bit_length()

@@ -7,7 +7,8 @@
 
 module pacq_activations #(
     parameter TOKEN_LANES = 1,
-    parameter WORDS = 1024  // of eight activations, of each token lane; a power of two, at least 128
+    parameter WORDS = 1024,  // of eight activations, of each token lane; a power of two, at least 128
+    parameter ULTRA = 0      // 1: they lie in UltraRAM
 ) (
     input wire clk_i,
     input wire rst_i,
@@ -29,6 +30,7 @@ module pacq_activations #(
     localparam BITS = $clog2(WORDS);
     localparam [31:0] LAST = TOKEN_LANES - 1, ALL = WORDS;
     localparam [7:0] LAST_LANE = LAST[7:0];
+    localparam STYLE = ULTRA != 0 ? "ultra" : "block";
     localparam SETTLED = 16;  // cycles until the last sum is written
     initial if (WORDS != 1 << BITS || WORDS < 128) $fatal(1, "pacq_activations: %0d words", WORDS);
     wire [95:0] g = geometry_i;
@@ -115,8 +117,8 @@ module pacq_activations #(
     genvar t;
     generate
         for (t = 0; t < TOKEN_LANES; t = t + 1) begin : g_lane
-            reg [127:0] memory[0:WORDS-1];
-            reg [89:0] sums[0:WORDS/2-1];
+            (* ram_style = STYLE *) reg [127:0] memory[0:WORDS-1];
+            (* ram_style = STYLE *) reg [89:0] sums[0:WORDS/2-1];
             reg [127:0] word_read_q, halves_q;
             reg [89:0] sum_read_q, sum_q, sum2_q;
             always @(posedge clk_i) begin

@@ -9,6 +9,7 @@
 module pacq_fetch #(
     parameter ADDRESS_WIDTH = 40,
     parameter FIFO_BEATS = 512,   // a power of two, at least twice MAX_BURST
+    parameter ULTRA = 0,          // 1: they lie in UltraRAM
     parameter MAX_BURST = 64,     // a power of two up to 256
     parameter QUEUE = 16          // regions that wait
 ) (
@@ -124,7 +125,7 @@ module pacq_fetch #(
     wire keep = m_axi_rvalid && !drop_q && !clear_i;
     assign error_o = keep && m_axi_rresp != 2'd0;
     assign response_o = m_axi_rresp;
-    stream_fifo #(.WIDTH(128), .DEPTH(FIFO_BEATS)) u_beats (
+    stream_fifo #(.WIDTH(128), .DEPTH(FIFO_BEATS), .STYLE(ULTRA != 0 ? "ultra" : "block")) u_beats (
         .clk_i(clk_i), .rst_i(rst_i || clear_i), .data_i(m_axi_rdata), .valid_i(keep), .ready_o(),
         .data_o(beat_o), .valid_o(valid_o), .ready_i(ready_i), .count_o()
     );

@@ -14,6 +14,7 @@ module pacq_gemv #(
     parameter MAX_TOKENS = 64,
     parameter ACTIVATION_WORDS = 1024,   // words of eight activations per token lane: a power of two
     parameter FIFO_BEATS = 512,          // of each port: a power of two
+    parameter ULTRA = 0,                 // 1: beats and activations lie in UltraRAM, 0: in block RAM
     parameter MAX_BURST = 64,
     parameter ADDRESS_WIDTH = 40,
     parameter [63:0] DESIGN_ID = 0
@@ -166,7 +167,7 @@ module pacq_gemv #(
     generate
         for (p = 0; p < PORTS; p = p + 1) begin : g_fetch
             pacq_fetch #(
-                .ADDRESS_WIDTH(ADDRESS_WIDTH), .FIFO_BEATS(FIFO_BEATS), .MAX_BURST(MAX_BURST), .QUEUE(QUEUE)
+                .ADDRESS_WIDTH(ADDRESS_WIDTH), .FIFO_BEATS(FIFO_BEATS), .ULTRA(ULTRA), .MAX_BURST(MAX_BURST), .QUEUE(QUEUE)
             ) u_fetch (
                 .clk_i(clk_i), .rst_i(rst_i), .clear_i(stopped_q || clear), .draining_o(draining[p]), .reading_o(reading[p]),
                 .region_address_i(addresses[ADDRESS_WIDTH*p+:ADDRESS_WIDTH]), .region_beats_i(region_beats),
@@ -215,7 +216,7 @@ module pacq_gemv #(
     wire [128*TOKEN_LANES-1:0] halves;
     wire [90*TOKEN_LANES-1:0] shared;
     wire waits_weights, waits_activations, waits_results;
-    pacq_activations #(.TOKEN_LANES(TOKEN_LANES), .WORDS(ACTIVATION_WORDS)) u_activations (
+    pacq_activations #(.TOKEN_LANES(TOKEN_LANES), .WORDS(ACTIVATION_WORDS), .ULTRA(ULTRA)) u_activations (
         .clk_i(clk_i), .rst_i(core_rst), .geometry_i(g_load), .geometry_valid_i(v_load), .geometry_ready_o(r_load),
         .s_axis_tdata(s_axis_activation_tdata), .s_axis_tvalid(s_axis_activation_tvalid && !stopped_q),
         .s_axis_tready(activation_ready), .loaded_o(loaded), .free_i(give_back), .free_words_i(give_words),

@@ -4,7 +4,8 @@
 
 module stream_fifo #(
     parameter WIDTH = 32,
-    parameter DEPTH = 16  // a power of two, at least 2
+    parameter DEPTH = 16,  // a power of two, at least 2
+    parameter STYLE = "auto"  // of the memory, as synthesis takes it
 ) (
     input wire clk_i,
     input wire rst_i,
@@ -20,7 +21,7 @@ module stream_fifo #(
     initial if (DEPTH < 2 || DEPTH != 1 << BITS) $fatal(1, "stream_fifo: DEPTH is %0d, not a power of two from 2 on", DEPTH);
 
     localparam [31:0] ALL = DEPTH;
-    reg [WIDTH-1:0] memory[0:DEPTH-1];
+    (* ram_style = STYLE *) reg [WIDTH-1:0] memory[0:DEPTH-1];
     reg [BITS-1:0] head_q, tail_q;  // where words leave and come
     reg [BITS:0] count_q;
     reg some_q, room_q;             // count_q is not 0; it is not DEPTH

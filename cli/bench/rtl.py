@@ -65,6 +65,7 @@ def _show(found: list[dict[str, Any]]) -> None:
                 "FF": lambda r: f"{r['FF']:,}",
                 "DSP48E2": lambda r: str(r["DSP48E2"]),
                 "BRAM": lambda r: str(r["BRAM"]),
+                "URAM": lambda r: str(r["URAM"]),
                 "levels": lambda r: str(r["levels"]),
                 "ns": lambda r: f"{r['worst_ns']:.2f} to {r['typical_ns']:.2f}",
                 f"LUT of {board.title}": lambda r: f"{r['LUT'] / board.lut:.1%}",

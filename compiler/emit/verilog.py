@@ -63,6 +63,7 @@ class Shape:
     max_tokens: int = 64
     activation_words: int = 1024
     fifo_beats: int = 512
+    ultra: int = 0
     max_burst: int = 64
     address_width: int = 40
 
@@ -75,7 +76,7 @@ class Shape:
 def shape_of(design: Design) -> Shape:
     """The shape of a design's pacq_gemv."""
     e = design.engine(Pacq)
-    return Shape(e.ports, e.lanes, e.tokens, e.most_tokens(design), e.words(design), e.fifo)
+    return Shape(e.ports, e.lanes, e.tokens, e.most_tokens(design), e.words(design), e.fifo, design.uram)
 
 
 def top(shape: Shape, design_id: str, banner: str) -> str:

@@ -6,6 +6,7 @@ Decides sizes only; lower.py decides the order of the work.  Resource figures ar
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board, clock_problems
@@ -14,7 +15,7 @@ from meadow.compiler.graph.graph import Graph, Model
 from meadow.compiler.graph.ops import Activation, Attention, Linear
 from meadow.compiler.program.nodes.activation import FUNCTIONS
 from meadow.compiler.size.memory import memory_of
-from meadow.compiler.size.search import OBJECTIVES, Candidate, search
+from meadow.compiler.size.search import OBJECTIVES, Candidate, search, smallest
 from meadow.machine.design import DEFAULT_TILE_ROWS, SETTABLE, Design
 from meadow.machine.engines.engine import Engine
 from meadow.machine.errors import ResourceExceeded, UsageError
@@ -23,10 +24,11 @@ from meadow.machine.storage.rows import padded
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
-BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80}
+BUDGET = {"LUT": 0.70, "FF": 0.50, "DSP": 0.80, "BRAM36": 0.80, "URAM": 0.80}
 """Shares of each resource that a design may fill and still be expected to close timing (FINN, src/finn/util/platforms)."""
-URAM_IN_BRAM36 = 8
-"""An UltraRAM block (288 Kb) holds what eight BRAM36 (36 Kb) do (UG573)."""
+MEMORY = ("BRAM36", "URAM")
+LEAST_LANES, LEAST_BLOCK = 2, 32
+"""Token lanes and tokens of a block that a context must leave room for, where the user does not say."""
 DEFAULT_CONTEXT = 2048
 """When neither the model nor the user says."""
 UNITS = ("score_cap", "all_activations")
@@ -72,8 +74,8 @@ class Fit:
 
 
 def available(board: Board) -> dict[str, int]:
-    """What the board has; UltraRAM counts as the BRAM36 it can replace."""
-    return {"LUT": board.lut, "FF": board.ff, "DSP": board.dsp, "BRAM36": board.bram36 + URAM_IN_BRAM36 * board.uram}
+    """What the board has."""
+    return {"LUT": board.lut, "FF": board.ff, "DSP": board.dsp, "BRAM36": board.bram36, "URAM": board.uram}
 
 
 def over_budget(design: Design, board: Board) -> list[tuple[str, int, int]]:
@@ -110,7 +112,7 @@ def fit(
             raise UsageError(f"--set {name}=0: the model has {what}, which takes that unit; drop it")
     fixed = {**{name: int(name in wanted) for name in UNITS}, **fixed}
     base = _base(graph.model, board, fixed, packing, matrices, used)
-    base, limited = _shrink_context(base, board, graph, "context" in fixed)
+    base, limited = _shrink_context(base, board, graph, fixed)
     for planner in used:
         for name, values in planner.growth(base.engine(planner.kind)).items():
             base = base if name in fixed else _grow(base, board, name, values)
@@ -120,11 +122,12 @@ def fit(
     def shares(design: Design) -> dict[str, float]:
         if design.stream_ports + OTHER_PORTS > len(board.ports):
             return {"ports": 2.0}
-        return {k: n / (limits[k] * BUDGET[k]) for k, n in design.resources().items()}
+        return {k: n / (limits[k] * BUDGET[k]) if limits[k] else 2.0 for k, n in design.resources().items()}
 
     found = search(graph, board, base, keep, optimize, shares, dataflow, packing)
     if found is None:
-        raise ResourceExceeded(_refusal(base, board, over_budget(base, board)))
+        least = smallest(base, keep)
+        raise ResourceExceeded(_refusal(least, board, over_budget(least, board)))
     design = found.best.design
     notes = _notes(design, graph.model, board, limited)
     if named:
@@ -204,6 +207,7 @@ def _base(
         max_head_dim=padded(model.head_dim, BEAT_BYTES),
         engines=tuple(made.values()),
         **{name: fixed[name] for name in UNITS},
+        uram=fixed.get("uram", int(board.uram > 0)),
     )
     try:
         base.check()
@@ -237,7 +241,9 @@ def _notes(design: Design, model: Model, board: Board, limited: str) -> list[str
         notes.append(f"{board.title} has no UltraRAM: every buffer is block RAM")
     else:
         notes.append(
-            f"{board.uram} UltraRAM blocks count as {URAM_IN_BRAM36 * board.uram} BRAM36 beside {board.bram36} of these"
+            f"keys and values lie in UltraRAM, of which {board.title} has {board.uram} blocks beside {board.bram36} BRAM36"
+            if design.uram
+            else f"the {board.uram} UltraRAM blocks of {board.title} are not used"
         )
     return notes
 
@@ -258,16 +264,15 @@ def _grow(design: Design, board: Board, key: str, values: tuple[int, ...]) -> De
     return design
 
 
-def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) -> tuple[Design, str]:
+def _shrink_context(design: Design, board: Board, graph: Graph, fixed: Container[str]) -> tuple[Design, str]:
     """Halve the context until the on-chip rows of keys, values and scores fit, unless the user fixed it."""
-    binding = ""
-    while not pinned:
-        problems = [
-            p for p in over_budget(replace(design, token_lanes=max(4, design.token_lanes)), board) if p[0] == "BRAM36"
-        ]
+    binding, least = "", design.block if "block" in fixed else LEAST_BLOCK
+    while "context" not in fixed:
+        small = replace(design, token_lanes=max(LEAST_LANES, design.token_lanes), block=min(design.block, least))
+        problems = [p for p in over_budget(small, board) if p[0] in MEMORY]
         if not problems and design.context * memory_of(graph).per_token < board.dram_bytes // 2:
             break
-        binding = "BRAM36" if problems else "DRAM"
+        binding = problems[0][0] if problems else "DRAM"
         shorter = padded(design.context // 2, 64)
         if shorter >= design.context or shorter < design.block:
             break
@@ -275,12 +280,20 @@ def _shrink_context(design: Design, board: Board, graph: Graph, pinned: bool) ->
     return design, binding
 
 
+KNOBS = {"BRAM36": ("context", "block"), "URAM": ("context", "uram"), "DSP": ("token_lanes", "weight_ports")}
+"""What takes each resource; token_lanes of the others."""
+LEAST = {"context": 64, "block": 16, "uram": 0, "token_lanes": 1, "weight_ports": 1}
+
+
 def _refusal(design: Design, board: Board, problems: list[tuple[str, int, int]]) -> str:
-    knobs = {
-        "BRAM36": "--set context=... or block=... lower",
-        "DSP": "--set token_lanes=... or weight_ports=... lower",
-        "LUT": "--set token_lanes=... lower",
-        "FF": "--set token_lanes=... lower",
-    }
-    rows = [f"{kind} {used:,} of {allowed:,} allowed ({knobs[kind]})" for kind, used, allowed in problems]
-    return f"the design does not fit {board.title} (estimated): " + "; ".join(rows) + f"\n  tried: {design}"
+    """Why not even the smallest design fits, and what the user can lower."""
+    rows = []
+    for kind, used, allowed in problems:
+        knobs = [name for name in KNOBS.get(kind, ("token_lanes",)) if design.number(name) > LEAST[name]]
+        advice = " or ".join(f"{name}=..." for name in knobs)
+        rows.append(
+            f"{kind} {used:,} of {allowed:,} allowed ({f'--set {advice} lower' if knobs else 'a larger board is needed'})"
+        )
+    return (
+        f"the design does not fit {board.title} (estimated): {'; '.join(rows)}\n  the smallest that was tried: {design}"
+    )

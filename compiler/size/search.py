@@ -164,6 +164,12 @@ def search(
     return Found(best, front, _why(space, best, found, excluded, objective))
 
 
+def smallest(base: Design, fixed: set[str]) -> Design:
+    """The design of the search's space that takes least: each number as low as it may be."""
+    space = Space.around(base, fixed)
+    return base.changed({name: min(values) for name, values in space.options.items()})
+
+
 def price(
     graph: Graph, board: Board, design: Design, prompt: int = PROMPT, dataflow: str = "auto"
 ) -> tuple[float, float]:

@@ -36,6 +36,7 @@ TYPICAL = Delays(0.10, ((2, 0.25), (8, 0.35), (24, 0.50), (64, 0.70), (256, 1.0)
 FLIP_FLOP, FLIP_FLOP_D, FLIP_FLOP_ENABLE = 0.08, 0.06, 0.10
 SHIFT_OUT, SHIFT_IN = 0.45, 0.15
 BLOCK_OUT, BLOCK_OUT_REGISTERED, BLOCK_IN = 0.95, 0.30, 0.35
+ULTRA_OUT, ULTRA_IN = 1.30, 0.40  # without its output register
 LUT_RAM_OUT, LUT_RAM_IN, LUT_RAM_THROUGH = 0.60, 0.25, 0.14
 SLICE_OUT, SLICE_IN, SLICE_CASCADE, SLICE_CONTROL = 0.30, 0.25, 0.30, 0.60
 SLICE_OUT_UNREGISTERED, SLICE_IN_UNREGISTERED, SLICE_THROUGH = {"M": 1.1, "A": 2.0}, 1.6, 2.2
@@ -126,6 +127,9 @@ def _timed(
         out = BLOCK_OUT_REGISTERED if number("DOA_REG") else BLOCK_OUT
         starts.update({bit: out for _, bit in outputs})
         ends += [(bit, BLOCK_IN, f"{name}.{pin}") for pin, bit in inputs]
+    elif kind.startswith("URAM"):
+        starts.update({bit: ULTRA_OUT for _, bit in outputs})
+        ends += [(bit, ULTRA_IN, f"{name}.{pin}") for pin, bit in inputs]
     elif kind.startswith("RAM"):
         for _, bit in outputs:
             starts.setdefault(bit, LUT_RAM_OUT)

@@ -64,7 +64,7 @@ def clocks(used: Used) -> list[dict[str, Any]]:
 
 
 def _name(shape: Shape) -> str:
-    return f"pacq_gemv_{shape.ports}x{shape.lanes}x{shape.token_lanes}"
+    return f"pacq_gemv_{shape.ports}x{shape.lanes}x{shape.token_lanes}" + "_ultra" * shape.ultra
 
 
 def gemv(shape: Shape) -> Module:

@@ -96,6 +96,7 @@ def synthesize(module: Module) -> dict[str, Any]:
         "FF": count("FD"),
         "DSP48E2": cells.get("DSP48E2", 0),
         "BRAM": count("RAMB"),
+        "URAM": count("URAM"),
         "CARRY4": cells.get("CARRY4", 0),
         "worst_ns": path.ns,
         "typical_ns": typical.ns,
@@ -119,7 +120,7 @@ def _yosys(module: Module) -> tuple[dict[str, int], Netlist]:
             + (f"chparam {values} {top}; " if values else "")
             # Registers that are to stay copies are kept as cells: the pass that joins equal ones looks at these.
             + f"hierarchy -top {top}; proc; setattr -set keep 1 w:* a:keep %i %ci1; "
-            + "synth_xilinx -family xcup -flatten -noiopad -noclkbuf; "
+            + "synth_xilinx -family xcup -flatten -noiopad -noclkbuf -uram; "
             "tee -q -o stat.json stat -json; write_json netlist.json"
         )
         code = f"from pyosys import libyosys as y; d = y.Design(); [y.run_pass(c.strip(), d) for c in {script!r}.split(';')]"

@@ -31,6 +31,7 @@ from meadow.machine.instructions.instruction import (
     looped,
     need,
 )
+from meadow.machine.memories import Memory
 from meadow.machine.step import Slot, Step
 from meadow.machine.storage.coded import Coded, format_of, formats, unpack, unpack_alike
 from meadow.machine.storage.rows import Layout, padded
@@ -107,10 +108,14 @@ class Array(Engine):
     def products_per_cycle(self, design: Design) -> int:
         return self.multipliers(design)
 
-    def memories(self, design: Design) -> dict[str, int]:
+    def memories(self, design: Design) -> dict[str, Memory]:
+        lanes, words = design.token_lanes, design.max_cols // LANE_COLS
+        groups = -(-design.block // lanes)
+        tables = self.ports * (LOOKUP_LANES // 2) * (self.lookup_entries > 0)  # dual-ported copies
         return {
-            "activations": design.block * design.max_cols * 8 * 2,
-            "look-up tables": self.ports * (LOOKUP_LANES // 2) * self.lookup_entries * 16,  # dual-ported copies
+            "activations": Memory(lanes, (groups + 1) * words, 8 * LANE_COLS),
+            "sums": Memory(1, 2 * groups, 32 * lanes * self.ports),
+            "look-up tables": Memory(tables, self.lookup_entries, 16),
         }
 
     def resources(self, design: Design) -> dict[str, int]:

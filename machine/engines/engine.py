@@ -24,6 +24,7 @@ from meadow.machine.instructions.instruction import (
     Part,
     Tokens,
 )
+from meadow.machine.memories import Memory
 from meadow.machine.step import Step
 from meadow.machine.types import Elem
 from meadow.machine.units import BEAT_BYTES
@@ -100,8 +101,8 @@ class Engine:
         """What its ports carry."""
         return BEAT_BYTES * 1e6 * self.ports * self.clock(design)
 
-    def memories(self, design: Design) -> dict[str, int]:
-        """Bits of each of its on-chip buffers that the design counts as its own."""
+    def memories(self, design: Design) -> dict[str, Memory]:
+        """Its buffers on chip."""
         return {}
 
     def resources(self, design: Design) -> dict[str, int]:

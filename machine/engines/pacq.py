@@ -32,11 +32,12 @@ from meadow.machine.instructions.instruction import (
     float_rows,
     looped,
 )
+from meadow.machine.memories import Memory
 from meadow.machine.step import Step
 from meadow.machine.storage.groups import MOST_GROUPS, GroupFormat, GroupLayout, is_grouped
 from meadow.machine.storage.rows import padded
 from meadow.machine.types import Elem
-from meadow.machine.units import BEAT_BYTES, LARGEST_CLOCK_MHZ, LARGEST_GROUP, bram36, power_of_two
+from meadow.machine.units import BEAT_BYTES, LARGEST_CLOCK_MHZ, LARGEST_GROUP, power_of_two
 
 if TYPE_CHECKING:
     from meadow.machine.design import Design
@@ -139,14 +140,21 @@ class Pacq(Engine):
         """DSP slices as they are written down, LUT as Yosys finds them (make synth), BRAM by its memories."""
         lanes, scales = self.ports * self.lanes, self.lanes // 4
         units = self.ports * scales * self.tokens  # of pacq_scale: two products of 24 x 24 bits
-        ring = (128 + 45) * self.words(design)  # words, and half as many sums of 90 bits
         return {
             "DSP": 8 * lanes * self.tokens + 4 * units + 13,
             "LUT": LUT["fixed"]
             + LUT["port"] * self.ports
             + self.tokens * (LUT["column"] * 8 + LUT["lane"] * 8 * lanes)
             + LUT["scale"] * units,
-            "BRAM36": self.ports * bram36(128 * self.fifo) + self.tokens * bram36(ring),
+            "BRAM36": 0,
+        }
+
+    def memories(self, design: Design) -> dict[str, Memory]:
+        words = self.words(design)
+        return {
+            "weights read ahead": Memory(self.ports, self.fifo, 8 * BEAT_BYTES),
+            "activations of pacq_gemv": Memory(self.tokens, words, 128),
+            "sums of pacq_gemv": Memory(self.tokens, words // 2, 90),
         }
 
     @property

@@ -69,6 +69,15 @@ def test_the_notes_say_that_the_zcu102_has_no_ultraram(graph: Graph) -> None:
     assert any("no UltraRAM" in note for note in fit(graph, boards.load("zcu102")).notes)
 
 
+def test_ultraram_takes_keys_and_values_where_a_board_has_some(graph: Graph) -> None:
+    fitted = fit(graph, boards.load("kv260"))
+    assert fitted.design.uram == 1 and fitted.used["URAM"] and any("lie in UltraRAM" in note for note in fitted.notes)
+    without = fit(graph, boards.load("kv260"), {"uram": 0})
+    assert "URAM" not in without.used and any("are not used" in note for note in without.notes)
+    with pytest.raises(ResourceExceeded, match="URAM .* of 0 allowed"):
+        fit(graph, boards.load("zcu102"), {"uram": 1})
+
+
 def test_settings_are_obeyed_and_unknown_ones_refused(graph: Graph) -> None:
     design = fit(
         graph, boards.load("zcu102"), {"weight_ports": 2, "block": 16, "context": 100, "clock_mhz": 150}
@@ -212,23 +221,13 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
     from meadow.machine.design import SETTABLE
 
     text = " ".join(CliRunner().invoke(compile_command, ["--help"]).output.split())
+    value_of = {"lookup_entries": 1024, **dict.fromkeys(("context", "tile_rows", "clock_mhz"), 128)}
+    value_of |= {**dict.fromkeys(("prefix_codes", "score_cap", "all_activations"), 1), "uram": 0}
     for key in SETTABLE:
         assert key in text
         if key in Pacq.numbers:
             continue  # of models with grouped weights
-        fit(
-            graph,
-            boards.load("zcu102"),
-            {
-                key: 1024
-                if key == "lookup_entries"
-                else 128
-                if key in ("context", "tile_rows", "clock_mhz")
-                else 4
-                if key not in ("prefix_codes", "score_cap", "all_activations")
-                else 1
-            },
-        )
+        fit(graph, boards.load("zcu102"), {key: value_of.get(key, 4)})
 
 
 def test_the_published_packings_are_priced_as_they_are(graph: Graph) -> None:
