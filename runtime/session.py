@@ -10,9 +10,8 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import load
 from meadow.machine.storage.rows import padded
+from meadow.runtime.answer import Answer
 from meadow.runtime.check.compare import Difference, compare
 from meadow.runtime.check.selftest import selftest
 from meadow.runtime.devices.device import Device
@@ -30,39 +30,12 @@ from meadow.runtime.devices.open import DEVICES, FPGA_MANAGER, open_device
 from meadow.runtime.devices.replay import Recorder, Replay
 from meadow.runtime.display import html, quiet, timeline, upload_bar
 from meadow.runtime.loaded import Loaded
-from meadow.runtime.text.tokenizer import Streamer, Tokenizer
+from meadow.runtime.stats import Mark, Stats
+from meadow.runtime.text.sampler import Sampler, Sampling
+from meadow.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["DEVICES", "Mark", "Session", "Stats"]
 Logits = NDArray[np.float32]
-
-
-@dataclass
-class Stats:
-    """What a session did.  Rates are of this machine, measured; the board's are in the package's report, modelled."""
-
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-
-    @property
-    def prefill_rate(self) -> float:
-        """Tokens per second."""
-        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
-
-    @property
-    def decode_rate(self) -> float:
-        """Tokens per second."""
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place in a conversation to which a Session can go back."""
-
-    conversation: int
-    position: int
-    digest: Any
 
 
 class Session:
@@ -114,6 +87,9 @@ class Session:
         self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
         self._tokenizer: Tokenizer | None = None
+        self._cached: list[int] = []  # the tokens whose keys and values the cache holds, from position 0 on
+        self.spoken: dict[str, list[int]] = {}
+        """Answers of this session and their tokens, the last ones."""
         self.loaded = Loaded(self.package, opened, progress or upload_bar(), check)
         """The package on its device: entries, tensors and memory."""
         self._lock = self.loaded.lock
@@ -252,7 +228,8 @@ class Session:
         self.stats.decode_seconds += time.perf_counter() - began
         return logits
 
-    def _check_tokens(self, tokens: list[int]) -> None:
+    def _check_tokens(self, tokens: list[int], position: int | None = None) -> None:
+        at = self.position if position is None else position
         vocab = int(self.package.model["vocab"])
         if not tokens:
             raise UsageError("the prompt has no tokens")
@@ -262,17 +239,19 @@ class Session:
         wrong = next((t for t in tokens if not 0 <= t < vocab), None)
         if wrong is not None:
             raise UsageError(f"token {wrong} is outside of the vocabulary of {vocab}")
-        if self.position + len(tokens) > self.context:
+        if at + len(tokens) > self.context:
             raise UsageError(
-                f"{len(tokens)} tokens after {self.position} are more than the context of {self.context} that was compiled; "
-                f"shorten the prompt, or compile with --set context={padded(self.position + len(tokens), 64)}"
+                f"{len(tokens)} tokens after {at} are more than the context of {self.context} that was compiled; "
+                f"shorten the prompt, or compile with --set context={padded(at + len(tokens), 64)}"
             )
 
     def _run(self, tokens: list[int], first_logit: int) -> Logits:
         """One run of an entry; returns the logits [tokens - first_logit, vocab]."""
         entry = "decode" if len(tokens) == 1 and "decode" in self.loaded.programs else "prefill"
         with self._lock:
+            del self._cached[self.position :]  # first: a run that is interrupted leaves what nobody knows
             self.loaded.run(entry, tokens, self.position, first_logit)
+            self._cached += tokens
             self.position += len(tokens)
             logits = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
             self._digest.update(logits.data)
@@ -333,6 +312,25 @@ class Session:
                     return
                 token = pick(self._step(token))
 
+    def new_conversation(
+        self,
+        tokens: list[int],
+        max_new_tokens: int,
+        pick: Callable[[Logits], int],
+        end_tokens: frozenset[int] = frozenset(),
+    ) -> Iterator[int]:
+        """`generate` in a new conversation, begun where the cache already has the keys and values of the prompt: the same bits, for
+        they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does."""
+        self._check_tokens(tokens, 0)
+        with self._lock:  # no other conversation between the reset and the prompt
+            self.reset()
+            same = next((n for n, (a, b) in enumerate(zip(tokens, self._cached, strict=False)) if a != b), None)
+            self.position = min(len(tokens) - 1, len(self._cached) if same is None else same)
+            self.stats.reused_tokens += self.position
+            answer = self._generate(self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens)
+            first = next(answer, None)
+        return itertools.chain([] if first is None else [first], answer)
+
     def prompt(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of `text` as a user's message by the chat template; as it is where there is none.
 
@@ -344,23 +342,54 @@ class Session:
             return self.tokenizer.message(text)
         return self.tokenizer.conversation([{"role": "user", "content": text}])
 
+    def answer(
+        self,
+        prompt: str | list[int],
+        max_new_tokens: int = 64,
+        raw: bool = False,
+        choose: Callable[[Logits], int] | None = None,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
+
+        raw       no template: plain completion
+        choose    in place of settings: how the next token is chosen from its logits
+        stop      texts at which the answer ends; they are left out
+        logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
+        sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
+        Raises UsageError for settings out of range.
+        """
+        if choose is not None and sampling:
+            raise UsageError(f"choose already says how tokens are chosen; drop {', '.join(sampling)}")
+        pick = choose if choose is not None else Sampler(Sampling(**sampling))
+        tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Answer(self, tokens, max_new_tokens, pick, stops, logprobs, self.tokenizer.end_tokens)
+
+    def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:
+        """The answer to a conversation: messages of "role" and "content", or the text of one user.  What the cache holds of it already
+        is not computed again.
+
+        how  as of answer()
+        """
+        listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return self.answer(self.tokenizer.conversation(listed, self.spoken), max_new_tokens, **how)
+
     def stream(
-        self, prompt: str, max_new_tokens: int = 64, raw: bool = False, choose: Callable[[Logits], int] | None = None
+        self,
+        prompt: str,
+        max_new_tokens: int = 64,
+        raw: bool = False,
+        choose: Callable[[Logits], int] | None = None,
+        **how: Any,
     ) -> Iterator[str]:
-        """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens."""
-        streamer = Streamer(self.tokenizer)
-        tokens = self.prompt(prompt, raw)
-        with self._lock:  # no other conversation between the reset and the prompt
-            self.reset()
-            answer = self.generate(tokens, max_new_tokens, choose, self.tokenizer.end_tokens)
-            first = next(answer, None)
-        for token in itertools.chain([] if first is None else [first], answer):
-            piece = streamer.push(token)
-            if piece:
-                yield piece
-        tail = streamer.finish()
-        if tail:
-            yield tail
+        """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens.
+
+        how  as of answer()
+        """
+        yield from self.answer(prompt, max_new_tokens, raw, choose, **how)
 
     def selftest(self) -> list[tuple[str, bool, str]]:
         """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the next token is chosen from a row of logits."""
+"""How the next token is chosen from a row of logits, and how likely it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,28 +14,105 @@ from numpy.typing import NDArray
 from meadow.machine.errors import UsageError
 
 Logits = NDArray[np.float32]
+LAST = 64
+"""Tokens, prompt and answer, that a repeat penalty looks back on."""
+GREEDY = 1e-6
+"""A temperature below counts as 0."""
 
 
-def sampler(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> Callable[[Logits], int]:
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a choice.
+
+    temperature     0: always the likeliest token
+    top_k           only so many of the likeliest; 0: all
+    top_p           only the likeliest that together have this probability
+    min_p           only tokens at least this likely, as a share of the likeliest
+    repeat_penalty  logits of the last 64 tokens are divided by it where positive, else multiplied; 1: none
+    seed            of the choice by chance
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError with every setting that is out of range."""
+        numbers = (self.temperature, self.top_p, self.min_p, self.repeat_penalty)
+        allowed = (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repeat_penalty", self.repeat_penalty > 0, "above 0"),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
+        wrong = [f"{name} is {getattr(self, name)}; it is {what}" for name, right, what in allowed if not right]
+        if not wrong and not all(map(math.isfinite, numbers)):
+            wrong = ["temperature, top_p, min_p and repeat_penalty are finite numbers"]
+        if wrong:
+            raise UsageError("; ".join(wrong))
+
+
+class Sampler:
+    """Chooses tokens one after another.  Two of the same settings that saw the same choose the same."""
+
+    def __init__(self, sampling: Sampling):
+        sampling.check()
+        self.sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+        self._last: deque[int] = deque(maxlen=LAST)
+
+    def see(self, tokens: Iterable[int]) -> None:
+        """Tokens of the prompt, for the repeat penalty."""
+        self._last.extend(tokens)
+
+    def __call__(self, logits: Logits) -> int:
+        """The next token."""
+        token = self._choose(self._penalized(logits))
+        self._last.append(token)
+        return token
+
+    def _penalized(self, logits: Logits) -> Logits:
+        by = self.sampling.repeat_penalty
+        if by == 1.0 or not self._last:
+            return logits
+        changed, seen = logits.copy(), np.unique(np.array(self._last))
+        changed[seen] = np.where(changed[seen] > 0, changed[seen] / by, changed[seen] * by)
+        return changed
+
+    def _choose(self, logits: Logits) -> int:
+        s = self.sampling
+        if s.temperature < GREEDY:
+            return int(np.argmax(logits))
+        order = np.argsort(-logits)[: s.top_k or None]
+        p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / s.temperature)
+        p /= p.sum()
+        keep = (np.cumsum(p) - p < s.top_p) & (p >= s.min_p * p[0])
+        p = p[keep] / p[keep].sum()
+        return int(self._random.choice(order[keep], p=p))
+
+
+def sampler(
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    min_p: float = 0.0,
+    repeat_penalty: float = 1.0,
+) -> Sampler:
     """How the next token is chosen: greedily at temperature 0, else by chance from a seeded generator.
 
     Raises UsageError for settings out of range.
     """
-    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0 or seed < 0:
-        raise UsageError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}; temperature, top_k and seed are 0 or more, top_p is "
-            "above 0 and at most 1"
-        )
-    if temperature < 1e-6:
-        return lambda logits: int(np.argmax(logits))
-    random = np.random.default_rng(seed)
+    return Sampler(Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed))
 
-    def choose(logits: Logits) -> int:
-        order = np.argsort(-logits)[: top_k or None]
-        p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / temperature)
-        p /= p.sum()
-        keep = np.cumsum(p) - p < top_p
-        p = p[keep] / p[keep].sum()
-        return int(random.choice(order[keep], p=p))
 
-    return choose
+def logprobs(logits: Logits) -> NDArray[np.float64]:
+    """The natural logarithm of each token's probability, at temperature 1."""
+    shifted = logits.astype(np.float64) - logits.max()
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,32 +60,51 @@ class Tokenizer:
         """Token ids of a user's message where there is no template: its special tokens are text."""
         return self.encode(text, control=False)
 
-    def conversation(self, messages: list[dict[str, str]]) -> list[int]:
+    def conversation(self, messages: list[dict[str, str]], spoken: Mapping[str, list[int]] | None = None) -> list[int]:
         """Token ids of the prompt that the model's chat template makes of `messages`.
 
+        spoken  texts of the assistant whose tokens are known: a model may say a word in other tokens than its tokenizer makes of it
         The template's own control tokens count; those written in a message are text: it cannot end its turn or begin another.
-        Raises DeviceError where the template edits a message into control tokens.
+        Raises UsageError for what are no messages, DeviceError where the template edits a message into control tokens.
         """
+        check_messages(messages)
         names = sorted(self.control, key=len, reverse=True)  # a longer token first, which a shorter one may begin
         if (
             self.normalizes
         ):  # a message as a whole, since another spelling may become a control token by being normalized
             names = sorted({v for m in messages for k, v in m.items() if k != "role" and v}, key=len, reverse=True)
         used = "".join(str(v) for message in messages for v in message.values()) + (self.template or "")
-        marks = dict(zip(names, _marks(used, len(names)), strict=True))
+        said = [m["content"] for m in messages if m["role"] == "assistant" and m["content"] in (spoken or {})]
+        made = _marks(used, len(names) + len(said))
+        marks = dict(zip(names, made, strict=False))
         back = {mark: name for name, mark in marks.items()}
+        known = {mark: (spoken or {})[text] for mark, text in zip(made[len(names) :], said, strict=True)}
+        whole_marks = iter(known)
 
         def marked(text: str) -> str:  # in one pass: a mark is nobody's text
             return re.sub("|".join(map(re.escape, names)), lambda m: marks[m[0]], text) if names else text
 
-        prompt = self.chat(_each_content(messages, marked))
-        pieces: list[tuple[str, bool]] = []
-        for part in re.split("(" + "|".join(map(re.escape, back)) + ")", prompt) if back else [prompt]:
-            if part:
+        prompt = self.chat(
+            [
+                {**m, "content": next(whole_marks)}
+                if m["role"] == "assistant" and m["content"] in (spoken or {})
+                else _each_content([m], marked)[0]
+                for m in messages
+            ]
+        )
+        pieces: list[tuple[str, bool] | list[int]] = []
+        both = [*back, *known]
+        for part in re.split("(" + "|".join(map(re.escape, both)) + ")", prompt) if both else [prompt]:
+            if part in known:
+                pieces.append(known[part])
+            elif part:
                 pieces.append((back[part], False) if part in back else (part, True))
-        ids = self._begun(self._ids(pieces))
-        whole = "".join(text for text, control in pieces if control)
-        if any(c in whole and c not in used for c in MARK) or not self._harmless(messages, ids):
+        texts = [piece for piece in pieces if isinstance(piece, tuple)]
+        ids = self._begun([i for p in pieces for i in (p if isinstance(p, list) else self._ids([p]))])
+        others = self._begun(self._ids(texts)) if known else ids
+        quiet = [{**m, "content": "x"} if m["content"] in said and m["role"] == "assistant" else m for m in messages]
+        whole = "".join(text for text, control in texts if control)
+        if any(c in whole and c not in used for c in MARK) or not self._harmless(quiet, others):
             raise DeviceError(
                 "the model's chat template makes control tokens of what a message says; use plain completion (--raw)"
             )
@@ -261,6 +280,20 @@ def _guarded(what: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise DeviceError(f"{what}: {str(error)[:200]}; compile the model again") from None
+
+
+def check_messages(messages: list[dict[str, str]]) -> None:
+    """Raise UsageError unless each message has a role and a content, both texts."""
+    if not isinstance(messages, list) or not messages:
+        raise UsageError("messages are a list of at least one {'role': ..., 'content': ...}")
+    for n, message in enumerate(messages):
+        fields = message if isinstance(message, dict) else {}
+        if not all(isinstance(fields.get(key), str) for key in ("role", "content")) or not all(
+            isinstance(value, str) for value in fields.values()
+        ):
+            raise UsageError(
+                f"message {n} is {str(message)[:60]}; 'role' and 'content' are texts, and so is what stands beside them"
+            )
 
 
 def _each_content(messages: list[dict[str, str]], change: Callable[[str], str]) -> list[dict[str, str]]:
