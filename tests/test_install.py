@@ -27,7 +27,19 @@ print(numpy.__version__)
 
 def test_numpy_alone_runs_a_package(tiny_package: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("api", "boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain"):
+    for name in (
+        "api",
+        "boards",
+        "cli",
+        "compiler",
+        "evidence",
+        "hls",
+        "machine",
+        "rtl",
+        "runtime",
+        "serve",
+        "toolchain",
+    ):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)

@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("api", "boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain")
+PACKAGES = ("api", "boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "serve", "toolchain")
 ARROWS = {
     "machine": (),
     "boards": ("machine",),
@@ -48,9 +48,10 @@ ARROWS = {
         "compiler/emit",
     ),
     "runtime": ("machine",),
+    "serve": ("machine", "runtime"),
     "evidence": ("machine", "boards", "compiler", "runtime"),
     "toolchain": ("machine", "boards"),
-    "cli": ("machine", "boards", "compiler", "runtime", "evidence", "toolchain"),
+    "cli": ("machine", "boards", "compiler", "runtime", "serve", "evidence", "toolchain"),
     "api": ("compiler", "runtime"),
 }
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""

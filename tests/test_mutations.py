@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = [pytest.mark.mutation, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "toolchain")
+PACKAGES = ("boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "serve", "toolchain")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Tokenizer:
         if not any(c in signs for m in messages for k, v in m.items() if k != "role" for c in v):
             return True
         plain = self.chat(_each_content(messages, lambda text: "".join("x" if c in signs else c for c in text)))
-        control = {self.library.token_to_id(name) for name in self.control}
+        control = {self.library.token_to_id(name) for name in self.control - self.unknown}
         wanted = [i for i in self._begun(self._ids([(plain, True)])) if i in control]
         return [i for i in ids if i in control] == wanted
 
@@ -157,6 +157,12 @@ class Tokenizer:
         """The texts of special tokens, and of other added tokens that are written like one (<think>, [INST])."""
         tokens = self.library.get_added_tokens_decoder().values()
         return {t.content for t in tokens if t.content and (t.special or re.fullmatch(r"[<\[{|].*[>\]}|]", t.content))}
+
+    @property
+    def unknown(self) -> set[str]:
+        """What stands for signs that the vocabulary does not have: it says nothing, whoever writes them."""
+        named = (_token(self.settings.get("unk_token")), getattr(self.library.model, "unk_token", None))
+        return {name for name in named if isinstance(name, str)}
 
     @property
     def normalizes(self) -> bool:

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server with OpenAI's own client: the tokens of a session, streams, stops, probabilities, errors, bounds and clients that leave."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Served
+
+from meadow.runtime import Session
+
+openai = pytest.importorskip("openai", reason="no openai: pip install openai")
+USER = [{"role": "user", "content": "s 1"}]
+KEY = {"content-type": "application/json"}
+
+
+def ask(url: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """(status, JSON) of a request as bytes or an object."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {**KEY, **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            raw = answer.read()
+            return answer.status, json.loads(raw) if raw.startswith((b"{", b"[")) else raw.decode()
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_the_tokens_of_a_session(client: Any, talkative: Path) -> None:
+    made = client.chat.completions.create(model="tiny", messages=USER, max_tokens=8)
+    with Session(talkative) as session:
+        wanted = session.chat(USER, 8)
+        assert made.choices[0].message.content == wanted.read()
+    assert made.choices[0].finish_reason == wanted.finish_reason
+    assert made.usage.prompt_tokens == wanted.prompt_tokens and made.usage.completion_tokens == len(wanted.tokens)
+    assert made.system_fingerprint.startswith("meadow-")
+
+
+def test_a_stream_is_the_same_text_in_pieces(client: Any) -> None:
+    whole = client.chat.completions.create(model="tiny", messages=USER, max_tokens=8)
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny", messages=USER, max_tokens=8, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content and len(chunks) > 3
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens and not chunks[-1].choices
+
+
+def test_text_completions_stop_and_tell_probabilities(client: Any) -> None:
+    whole = client.completions.create(model="tiny", prompt="The", max_tokens=8, logprobs=2)
+    text, told = whole.choices[0].text, whole.choices[0].logprobs
+    assert len(told.tokens) == len(told.token_logprobs) == 8 and "".join(told.tokens) == text
+    assert told.text_offset == [len("".join(told.tokens[:n])) for n in range(8)]
+    assert all(
+        max(top.values()) == pytest.approx(own) for top, own in zip(told.top_logprobs, told.token_logprobs, strict=True)
+    )
+    stopped = client.completions.create(model="tiny", prompt="The", max_tokens=8, stop=text[3:6])
+    assert stopped.choices[0].text == text[: text.find(text[3:6])] and stopped.choices[0].finish_reason == "stop"
+    streamed = list(client.completions.create(model="tiny", prompt="The", max_tokens=8, logprobs=0, stream=True))
+    tokens = [t for c in streamed if c.choices[0].logprobs for t in c.choices[0].logprobs.tokens]
+    assert tokens == told.tokens and "".join(c.choices[0].text for c in streamed) == text
+    ids = client.completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=2)
+    assert ids.usage.prompt_tokens == 3
+
+
+def test_chat_tells_probabilities_and_a_seed_repeats(client: Any) -> None:
+    made = client.chat.completions.create(model="tiny", messages=USER, max_tokens=3, logprobs=True, top_logprobs=2)
+    tokens = made.choices[0].logprobs.content
+    assert len(tokens) == 3 and all(len(t.top_logprobs) == 2 and t.bytes for t in tokens)
+    assert tokens[0].top_logprobs[0].logprob == pytest.approx(tokens[0].logprob) and tokens[0].logprob < 0
+
+    def by_chance(seed: int | None) -> str:
+        made = client.chat.completions.create(model="tiny", messages=USER, max_tokens=12, temperature=2.0, seed=seed)
+        return str(made.choices[0].message.content)
+
+    assert by_chance(3) == by_chance(3)
+    assert len({by_chance(None) for _ in range(4)} | {by_chance(4)}) > 1
+
+
+def test_a_prefix_that_the_cache_holds_is_not_computed_again(client: Any, served: Served) -> None:
+    shared = [{"role": "system", "content": "a b c d e f g"}]
+    first = client.chat.completions.create(model="tiny", messages=[*shared, *USER], max_tokens=2)
+    before = figure(served, "meadow_prompt_tokens_total")
+    for n in range(10):
+        made = client.chat.completions.create(
+            model="tiny", messages=[*shared, {"role": "user", "content": f"s {n}"}], max_tokens=2
+        )
+        cached = made.usage.prompt_tokens_details.cached_tokens
+        after = figure(served, "meadow_prompt_tokens_total")
+        assert cached >= first.usage.prompt_tokens - 8 and after - before == made.usage.prompt_tokens - cached
+        before = after
+
+
+def figure(served: Served, name: str) -> float:
+    _, text = ask(served.url, "/metrics")
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "the body is not JSON"),
+        (b"[]", 400, "the body is no object"),
+        ({"messages": []}, 400, "messages: List should have at least 1"),
+        ({"messages": [{"role": "user"}], "n": 2, "tool": 1}, 400, "n: 2 is asked for; this server takes 1 alone"),
+        ({"messages": [{"role": "user"}], "n": 2, "tool": 1}, 400, "messages.0.content: Field required"),
+        ({"messages": [{"role": "user"}], "n": 2, "tool": 1}, 400, "tool: this server does not know that field"),
+        ({"messages": USER, "temperature": -1}, 400, "temperature: Input should be greater"),
+        ({"messages": USER, "top_logprobs": 2}, 400, "only with logprobs: true"),
+        ({"messages": USER, "model": "gpt"}, 404, "model 'gpt' is not here; tiny is"),
+        ({"messages": [{"role": "user", "content": "w " * 400}]}, 400, "the context of this package holds 128"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            400,
+            "messages.0.content",
+        ),
+        (b"[" * 100000, 400, "the body is not JSON"),
+        (b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}", 400, "messages"),
+    ],
+)
+def test_a_request_that_is_wrong_is_told_everything(body: Any, status: int, said: str, served: Served) -> None:
+    found, answer = ask(served.url, "/v1/chat/completions", body)
+    assert found == status and said in answer["error"]["message"]
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert ask(served.url, "/health")[1]["status"] == "ok"
+
+
+def test_neutral_fields_are_taken(served: Served) -> None:
+    extra = {
+        "n": 1,
+        "frequency_penalty": 0,
+        "tools": [],
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+        "user": "me",
+    }
+    assert ask(served.url, "/v1/chat/completions", {"messages": USER, "max_tokens": 1, **extra})[0] == 200
+
+
+def test_openai_raises_its_own_errors(client: Any) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="other", messages=USER)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        client.chat.completions.create(model="tiny", messages=USER, temperature=-1)
+    assert [m.id for m in client.models.list()] == ["tiny"] and client.models.retrieve("tiny").id == "tiny"
+
+
+def test_other_paths_methods_kinds_and_hosts_are_refused(served: Served) -> None:
+    assert ask(served.url, "/v2")[0] == 404 and ask(served.url, "/v1/models", {})[0] == 405
+    assert ask(served.url, "/v1/chat/completions", {"messages": USER}, {"content-type": "text/plain"})[0] == 415
+    status, _ = asked_as(served, "evil.example")
+    assert status == 400
+    assert asked_as(served, "localhost")[0] == 200
+
+
+def asked_as(served: Served, host: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=20)
+    connection.request("GET", "/health", headers={"Host": host})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_bodies_are_bounded(served: Served) -> None:
+    status, answer = ask(served.url, "/v1/chat/completions", b"x" * ((1 << 20) + 1))
+    assert status == 413 and "1048576 are taken" in answer["error"]["message"]
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=20)
+    connection.request(
+        "POST",
+        "/v1/completions",
+        iter([b"y" * 65536] * 40),
+        {**KEY, "Transfer-Encoding": "chunked"},
+        encode_chunked=True,
+    )
+    assert connection.getresponse().status == 413
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-")
+        began = time.monotonic()
+        while slow.recv(4096):
+            pass
+        assert 5 < time.monotonic() - began < 25
+    assert ask(served.url, "/health")[0] == 200
+
+
+def test_a_key_is_asked_for_where_there_is_one(talkative: Path) -> None:
+    made = Served(talkative, "--api-key", "sesame")
+    try:
+        assert ask(made.url, "/v1/models")[0] == 401
+        assert ask(made.url, "/v1/models", headers={"Authorization": "Bearer sesam"})[0] == 401
+        assert ask(made.url, "/v1/models", headers={"Authorization": "Bearer sesame"})[0] == 200
+        assert ask(made.url, "/health")[0] == 200 and ask(made.url, "/metrics")[0] == 401
+    finally:
+        assert made.close() in (0, 130)
+
+
+def test_others_are_not_served_without_a_key(talkative: Path, meadowc: Any) -> None:
+    result = meadowc("serve", talkative, "--host", "0.0.0.0")
+    assert result.code == 2 and "give --api-key" in result.err
+
+
+def test_a_port_that_is_taken_is_named(talkative: Path, served: Served, meadowc: Any) -> None:
+    port = served.url.rpartition(":")[2]
+    result = meadowc("serve", talkative, "--port", port)
+    assert result.code == 2 and f"port {port} cannot be listened on" in result.err
+
+
+# -- many ------------------------------------------------------------------------------------------------------------
+
+
+def test_fifty_clients_of_whom_half_leave_lose_nothing(served: Served, client: Any) -> None:
+    wanted = {
+        n: client.completions.create(model="tiny", prompt=[n + 1, 2, 3], max_tokens=6).choices[0].text for n in range(5)
+    }
+    cancelled = figure(served, "meadow_cancelled_total")
+
+    def one(number: int) -> str | None:
+        body = {
+            "prompt": [number % 5 + 1, 2, 3],
+            "max_tokens": 6 if number % 2 else 100,
+            "stream": True,
+            "user": f"u{number}",
+        }
+        connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=120)
+        connection.request("POST", "/v1/completions", json.dumps(body), KEY)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        if number % 2 == 0:  # leaves at once
+            answer.read(1)
+            connection.close()
+            return None
+        lines = [line for line in answer.read().decode().split("\n\n") if line.startswith("data: {")]
+        return "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines)
+
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(one, range(50)))
+    assert all(found[n] == wanted[n % 5] for n in range(1, 50, 2))
+    ends = time.monotonic() + 30
+    while ask(served.url, "/health")[1]["status"] != "ok" and time.monotonic() < ends:
+        time.sleep(0.1)
+    health = ask(served.url, "/health")[1]
+    assert health["status"] == "ok" and health["waiting"] == 0
+    assert figure(served, "meadow_cancelled_total") > cancelled
+
+
+def test_one_client_does_not_fill_the_queue(served: Served) -> None:
+    body = {"prompt": [1, 2, 3], "max_tokens": 100, "temperature": 1.0, "user": "greedy"}
+
+    def one(_: int) -> int:
+        return ask(served.url, "/v1/completions", body)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        statuses = list(pool.map(one, range(30)))
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 16

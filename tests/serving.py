@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`meadowc serve` in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Served:
+    """A running server: its address and process."""
+
+    def __init__(self, package: Path, *options: str, environment: dict[str, str] | None = None):
+        command = [sys.executable, "-m", "meadow", "serve", str(package), "--port", "0", *options]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        )
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            found = re.search(r"(http://[\w.\[\]:]+:\d+) ", line)
+            if found:
+                self.url = found[1]
+                return
+        raise AssertionError("".join(said))
+
+    def close(self) -> int:
+        """End it as Ctrl-C does; its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
