@@ -38,7 +38,7 @@ COMMANDS = {
     "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile an ONNX model for a board."),
     "run": ("meadow.cli.run", "Answer one prompt."),
-    "chat": ("meadow.cli.run", "Talk with a model."),
+    "chat": ("meadow.cli.chat", "Talk with a model."),
     "serve": ("meadow.cli.serve", "Answer OpenAI's clients, with a chat page."),
     "verify": ("meadow.cli.verify", "Check that every rung of the ladder agrees."),
     "selftest": ("meadow.cli.run", "Check a device step by step."),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""run, chat, selftest: a package on a device."""
+"""run, selftest: a package on a device."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from meadow.cli.output import emit_json, err, json_option, out, table, upload_ba
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
 from meadow.machine.package.read import load
+from meadow.runtime.answer import Answer
 from meadow.runtime.devices.open import DEVICES
 from meadow.runtime.session import Session
-from meadow.runtime.text.sampler import sampler
-from meadow.runtime.text.tokenizer import Streamer
+from meadow.runtime.text.sampler import Sampling
 
 device_option = click.option(
     "--device",
@@ -31,12 +31,24 @@ device_option = click.option(
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--max-tokens, --temperature, --top-k, --top-p and --seed."""
+    """How long an answer may be, where it stops, and how its tokens are chosen: max_tokens, stop, and the settings of Sampling."""
     for option in (
         click.option("--seed", default=0, show_default=True, help="Of the random choice."),
-        click.option("--top-p", default=1.0, show_default=True),
-        click.option("--top-k", default=0, show_default=True, help="0: all tokens."),
+        click.option(
+            "--repeat-penalty", default=1.0, show_default=True, help="Above 1: turn away from the last 64 tokens."
+        ),
+        click.option(
+            "--min-p",
+            default=0.0,
+            show_default=True,
+            help="Only tokens at least this likely, as a share of the likeliest.",
+        ),
+        click.option(
+            "--top-p", default=1.0, show_default=True, help="Only the likeliest that together have this probability."
+        ),
+        click.option("--top-k", default=0, show_default=True, help="Only so many of the likeliest; 0: all tokens."),
         click.option("--temperature", default=0.0, show_default=True, help="0: always the likeliest token."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="Text at which an answer ends; it is left out."),
         click.option(
             "-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."
         ),
@@ -107,6 +119,7 @@ def rates(session: Session) -> str:
 @device_option
 @click.option("--record", type=click.Path(path_type=Path), help="Write every transaction with the device into a file.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Let a recording answer in place of a device.")
+@click.option("--system", default="", help="What the model is told before the prompt, by its chat template.")
 @sampling_options
 @trust_option
 @json_option
@@ -117,13 +130,12 @@ def run_command(
     device: str,
     record: Path | None,
     replay: Path | None,
+    system: str,
     max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
+    stop: tuple[str, ...],
     trust: bool,
     as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Answer one prompt with PACKAGE.
 
@@ -139,30 +151,45 @@ def run_command(
         raise UsageError(
             f"--replay answers in place of a device, so --device {device} would be ignored; drop one of them"
         )
+    if system and raw:
+        raise UsageError("--system is said by the chat template, and --raw has none; drop one of them")
+    Sampling(**sampling).check()
     text = sys.stdin.read() if prompt == "-" else prompt
-    choose = sampler(temperature, top_k, top_p, seed)
     with opened(package, device, as_json, trust, record=record, replay=replay) as session:
         if not as_json:
             err.print(header(session), style="dim")
             if not raw and session.tokenizer.template is None:
                 err.print("this model has no chat template: plain completion", style="dim")
-        pieces = []
-        try:
-            for piece in session.stream(text, max_tokens, raw, choose):
-                pieces.append(piece)
-                if not as_json:
-                    click.echo(piece, nl=False)
-        except MeadowError:
-            if pieces and not as_json:
-                click.echo()  # the error begins a line of its own
-            raise
+        if system and session.tokenizer.template is None:
+            raise UsageError("--system is said by the chat template, and this model has none; put it into the prompt")
+        tokens = session.tokenizer.conversation(said(system, text)) if system else session.prompt(text, raw)
+        answer = session.answer(tokens, max_tokens, stop=stop, **sampling)
+        say(answer, as_json)
         if as_json:
-            emit_json(_result(session, text, "".join(pieces)))
+            emit_json(_result(session, text, answer))
         else:
             click.echo()
             err.print(rates(session), style="dim")
             if session.operations:
                 err.print(operations(session), style="dim")
+
+
+def said(system: str, *user: str) -> list[dict[str, str]]:
+    """The messages of a conversation in which a user has spoken."""
+    begin = [{"role": "system", "content": system}] if system else []
+    return begin + [{"role": "user", "content": text} for text in user]
+
+
+def say(answer: Answer, quiet: bool) -> None:
+    """Print an answer as it comes.  What went wrong begins a line of its own."""
+    try:
+        for piece in answer:
+            if not quiet:
+                click.echo(piece, nl=False)
+    except MeadowError:
+        if answer.text and not quiet:
+            click.echo()
+        raise
 
 
 def operations(session: Session) -> str:
@@ -172,11 +199,13 @@ def operations(session: Session) -> str:
     )
 
 
-def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
+def _result(session: Session, prompt: str, answer: Answer) -> dict[str, Any]:
     s = session.stats
     return {
         "prompt": prompt,
-        "text": text,
+        "text": answer.text,
+        "tokens": [token.id for token in answer.tokens],
+        "finish_reason": answer.finish_reason,
         "package": session.package.name,
         "board": session.package.design.board,
         "device": session.device.name,
@@ -190,73 +219,6 @@ def _result(session: Session, prompt: str, text: str) -> dict[str, Any]:
         else {"prefill_tokens_per_s": s.prefill_rate, "decode_tokens_per_s": s.decode_rate},
         "modelled": {f"{k}_tokens_per_s": v for k, v in modelled_rates(session).items()},
     }
-
-
-@click.command("chat")
-@click.argument("package", type=click.Path(path_type=Path))
-@device_option
-@sampling_options
-@trust_option
-@json_option
-def chat_command(
-    package: Path,
-    device: str,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
-    trust: bool,
-    as_json: bool,
-) -> None:
-    """Talk with PACKAGE, line by line; an empty line or Ctrl-D ends it, Ctrl-C stops an answer.
-
-    \b
-    Example:
-      meadowc chat build/smollm2
-    """
-    choose = sampler(temperature, top_k, top_p, seed)
-    with opened(package, device, as_json, trust) as session:
-        if session.tokenizer.template is None:
-            raise UsageError("this model has no chat template, so there is no chat; use meadowc run --raw")
-        if not as_json:
-            err.print(header(session), style="dim")
-        messages: list[dict[str, str]] = []
-        while line := _ask(as_json):
-            messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": _answer(session, messages, max_tokens, choose, as_json)})
-        if as_json:
-            emit_json({"messages": messages, "device": session.device.name, "emulated": session.device.emulated})
-        elif session.stats.prefill_tokens:
-            err.print(rates(session), style="dim")
-
-
-def _ask(quiet: bool) -> str:
-    try:
-        return input("" if quiet or not sys.stdin.isatty() else "> ").strip()
-    except EOFError:
-        return ""
-
-
-def _answer(
-    session: Session, messages: list[dict[str, str]], limit: int, choose: Callable[..., int], quiet: bool
-) -> str:
-    """One answer to the whole conversation.  Ctrl-C ends the answer, not the chat."""
-    tokens = session.tokenizer.conversation(messages)
-    session.reset()
-    streamer, text = Streamer(session.tokenizer), ""
-    try:
-        for token in session.generate(tokens, limit, choose, session.tokenizer.end_tokens):
-            piece = streamer.push(token)
-            text += piece
-            if not quiet:
-                click.echo(piece, nl=False)
-    except KeyboardInterrupt:
-        err.print(" [stopped]", style="dim")
-    tail = streamer.finish()
-    if not quiet:
-        click.echo(tail)
-    return text + tail
 
 
 @click.command("selftest")

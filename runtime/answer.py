@@ -42,7 +42,7 @@ class Answer:
     prompt_tokens  how many they are
     reused         of them, those whose keys and values lay in the cache already
     tokens         that the model chose, the one that ended it left out
-    finish_reason  "stop" at an end token or a stop text, "length" at the limit or the context's end, "" before
+    finish_reason  "stop" at an end token or a stop text, "length" at the limit or the context's end, "stopped" by close(), "" before
     text           so far
     """
 
@@ -123,10 +123,13 @@ class Answer:
         return self.text
 
     def close(self) -> None:
-        """Stop between two tokens."""
+        """Stop between two tokens; what was said until then counts as said."""
         close: Any = getattr(self._pieces, "close", None)
         if close is not None:
             close()
+        if not self.finish_reason:
+            self.finish_reason = "stopped"
+            self._remember()
 
     def __str__(self) -> str:
         return self.read()

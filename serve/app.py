@@ -272,13 +272,23 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="meadow", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
     app.state.server = server
-    page = (resources.files("meadow.serve") / "page.html").read_text()
+    _guard(app, server)
+    _tell_errors(app)
+    _route(app, server)
+    app.add_middleware(Bounded, most_bytes=settings.most_bytes)
+    if "*" not in settings.hosts:  # a page of another origin that gives its name this machine's address is not answered
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, *settings.hosts])
+    return app
+
+
+def _guard(app: FastAPI, server: Server) -> None:
+    key = server.settings.key.encode()
 
     @app.middleware("http")
     async def guarded(http: Http, go_on: Callable[[Http], Awaitable[Response]]) -> Response:
         """Who has no key is not answered; every answer is counted."""
         path = http.url.path
-        if settings.key and path not in OPEN and not hmac.compare_digest(_key_of(http).encode(), settings.key.encode()):
+        if key and path not in OPEN and not hmac.compare_digest(_key_of(http).encode(), key):
             message = "no key, or a wrong one; send Authorization: Bearer KEY"
             answer: Response = JSONResponse(error(401, message, code="invalid_api_key"), 401)
         else:
@@ -287,9 +297,14 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
         server.figures.requests.labels(known, str(answer.status_code)).inc()
         return answer
 
+
+def _tell_errors(app: FastAPI) -> None:
+    """Every refusal has the shape of an error."""
+
     @app.exception_handler(HTTPException)
     async def refused(http: Http, wrong: HTTPException) -> JSONResponse:
-        body = wrong.detail if isinstance(wrong.detail, dict) else error(wrong.status_code, str(wrong.detail))
+        detail: Any = wrong.detail  # starlette says it is a text
+        body = detail if isinstance(detail, dict) else error(wrong.status_code, str(detail))
         return JSONResponse(body, wrong.status_code, headers=wrong.headers)
 
     @app.exception_handler(404)
@@ -301,6 +316,10 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
     @app.exception_handler(405)
     async def otherwise(http: Http, wrong: Any) -> JSONResponse:
         return JSONResponse(error(405, f"{http.url.path[:200]} does not take {http.method}"), 405)
+
+
+def _route(app: FastAPI, server: Server) -> None:
+    page = (resources.files("meadow.serve") / "page.html").read_text()
 
     @app.post("/v1/chat/completions")
     async def chat(http: Http) -> Response:
@@ -331,11 +350,6 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
     @app.get("/")
     async def home() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY"})
-
-    app.add_middleware(Bounded, most_bytes=settings.most_bytes)
-    if "*" not in settings.hosts:  # a page of another origin that gives its name this machine's address is not answered
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, *settings.hosts])
-    return app
 
 
 KNOWN = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/")

@@ -18,21 +18,21 @@ class Figures:
 
     def __init__(self, waiting: Callable[[], int], busy: Callable[[], bool]):
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry}
-        self.requests = Counter("meadow_requests", "Requests by path and status.", ("path", "status"), **made)
+        to = self.registry
+        self.requests = Counter("meadow_requests", "Requests by path and status.", ("path", "status"), registry=to)
         self._counters = {
-            "prompt_tokens": Counter("meadow_prompt_tokens", "Tokens of prompts that were computed.", **made),
-            "reused_tokens": Counter("meadow_reused_tokens", "Tokens of prompts that lay in the cache.", **made),
-            "answer_tokens": Counter("meadow_answer_tokens", "Tokens of answers.", **made),
-            "prefill_seconds": Counter("meadow_prefill_seconds", "Seconds of computing prompts.", **made),
-            "decode_seconds": Counter("meadow_decode_seconds", "Seconds of computing answers.", **made),
-            "cancelled": Counter("meadow_cancelled", "Answers that nobody waited for any more.", **made),
+            "prompt_tokens": Counter("meadow_prompt_tokens", "Tokens of prompts that were computed.", registry=to),
+            "reused_tokens": Counter("meadow_reused_tokens", "Tokens of prompts that lay in the cache.", registry=to),
+            "answer_tokens": Counter("meadow_answer_tokens", "Tokens of answers.", registry=to),
+            "prefill_seconds": Counter("meadow_prefill_seconds", "Seconds of computing prompts.", registry=to),
+            "decode_seconds": Counter("meadow_decode_seconds", "Seconds of computing answers.", registry=to),
+            "cancelled": Counter("meadow_cancelled", "Answers that nobody waited for any more.", registry=to),
         }
         self._wait = Histogram(
-            "meadow_wait_seconds", "Seconds that a request waited for its turn.", buckets=SECONDS, **made
+            "meadow_wait_seconds", "Seconds that a request waited for its turn.", buckets=SECONDS, registry=to
         )
-        Gauge("meadow_waiting", "Requests that wait.", **made).set_function(waiting)
-        Gauge("meadow_busy", "1 while an answer is computed.", **made).set_function(lambda: float(busy()))
+        Gauge("meadow_waiting", "Requests that wait.", registry=to).set_function(waiting)
+        Gauge("meadow_busy", "1 while an answer is computed.", registry=to).set_function(lambda: float(busy()))
 
     def tell(self, what: str, number: float) -> None:
         """Count; names are those of the counters, and wait_seconds."""

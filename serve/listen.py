@@ -27,7 +27,8 @@ class Patient(H11Protocol):
         self._head_timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        if self.cycle is None:
+        waits: Any = self.cycle  # of a request, once its head has come
+        if waits is None:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,18 +165,6 @@ def test_boards_say_what_fits_and_refuse_with_numbers(meadowc: Any, tiny_int8: P
         and "build one from the ZCU102 BSP" in shown
         and "nothing here has run on hardware" in shown
     )
-
-
-def test_chat_answers_line_by_line(
-    meadowc: Any, tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert meadowc("chat", tiny_package).code == 2
-    copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
-    (copy / "tokenizer" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
-    lines = iter(["Alice was", "The Queen", ""])
-    monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
-    found = meadowc("chat", copy, "-n", 4, "--json").json
-    assert [m["role"] for m in found["messages"]] == ["user", "assistant"] * 2
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------
