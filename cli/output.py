@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 PLAIN_WIDTH = 120
@@ -67,11 +68,40 @@ def upload_bar(text: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+class Fitting(Table):
+    """A table that breaks no word and no number: where the terminal is too narrow for it, its rows stand one below another."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.__rich_measure__(console, options).minimum <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text(str(self.title), style="bold")
+        heads = [str(column.header) for column in self.columns]
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            texts = [str(cell) for cell in cells]
+            yield Text(texts[0], style="bold")
+            pairs = [f"{head} {text}".strip() for head, text in zip(heads[1:], texts[1:], strict=True) if text]
+            yield from (Text(line) for line in _lines(pairs, options.max_width))
+
+
+def _lines(pairs: list[str], width: int) -> Iterator[str]:
+    """Indented lines of `pairs` with semicolons, none broken that fits a line."""
+    line = ""
+    for pair in pairs:
+        if line and len(line) + 2 + len(pair) >= width:
+            yield f"{line};"
+            line = ""
+        line = f"{line}; {pair}" if line else f"  {pair}"
+    if line:
+        yield line
+
+
 def table(title: str, *columns: str) -> Table:
-    """An empty table in the house's style."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    """An empty table in the house's style.  The first column is a text and may wrap; the others are numbers, unless justified left."""
+    made = Fitting(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        made.add_column(column, justify="left" if index == 0 else "right")
     return made
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from pathlib import Path
 
 import click
 
-from meadow.cli.output import err
+from meadow.cli.output import emit_json, err, json_option
 from meadow.cli.run import device_option, header, opened
 from meadow.cli.trust import trust_option
 from meadow.machine.errors import UsageError
@@ -40,6 +41,7 @@ def is_loopback(host: str) -> bool:
 )
 @click.option("--allow-host", multiple=True, help="Name under which browsers may ask for it, besides localhost.")
 @trust_option
+@json_option
 def serve_command(
     package: Path,
     device: str,
@@ -51,6 +53,7 @@ def serve_command(
     max_body: int,
     allow_host: tuple[str, ...],
     trust: bool,
+    as_json: bool,
 ) -> None:
     """Answer OpenAI's clients with PACKAGE: /v1/chat/completions, /v1/completions, /v1/models; a chat page at /.
 
@@ -68,13 +71,18 @@ def serve_command(
     from meadow.serve.app import Settings, app_of
     from meadow.serve.listen import listen
 
-    with opened(package, device, False, trust) as session:
-        err.print(header(session), style="dim")
+    with opened(package, device, as_json, trust) as session:
         hosts = allow_host if is_loopback(host) or allow_host else ("*",)
         settings = Settings(name or session.package.name, api_key, max_body, max_tokens, hosts)
-        listen(
-            app_of(session, settings),
-            host,
-            port,
-            lambda url: err.print(f"{url} (chat), {url}/v1 (API); Ctrl-C ends it"),
-        )
+        name = settings.model
+
+        def tell(url: str) -> None:
+            if as_json:  # once, as soon as it can be asked
+                where = {"device": session.device.name, "emulated": session.device.emulated}
+                emit_json({"url": url, "api": f"{url}/v1", "model": name, **where})
+                sys.stdout.flush()
+                return
+            err.print(header(session), style="dim")
+            err.print(f"{url} (chat), {url}/v1 (API); Ctrl-C ends it")
+
+        listen(app_of(session, settings), host, port, tell)

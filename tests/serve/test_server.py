@@ -7,6 +7,8 @@ import concurrent.futures
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -218,6 +220,21 @@ def test_a_key_is_asked_for_where_there_is_one(talkative: Path) -> None:
 def test_others_are_not_served_without_a_key(talkative: Path, meadowc: Any) -> None:
     result = meadowc("serve", talkative, "--host", "0.0.0.0")
     assert result.code == 2 and "give --api-key" in result.err
+
+
+def test_a_script_is_told_the_address_as_json(talkative: Path) -> None:
+    command = [sys.executable, "-m", "meadow", "serve", str(talkative), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        text = ""
+        while not text.rstrip().endswith("}"):
+            text += process.stdout.readline()
+        told = json.loads(text)
+        assert told["emulated"] and ask(told["url"], "/v1/models")[1]["data"][0]["id"] == told["model"] == "tiny"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_port_that_is_taken_is_named(talkative: Path, served: Served, meadowc: Any) -> None:
