@@ -23,9 +23,9 @@ __all__ = ["Session", "__version__", "export"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from meadow.machine import distribution
 
-        return version("meadow")
+        return distribution.version()
     if name in WHERE:
         return getattr(importlib.import_module(WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

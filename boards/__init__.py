@@ -111,6 +111,8 @@ def load(name: str) -> Board:
         text = resources.files("meadow.boards").joinpath(f"{name}.toml").read_text()
     elif name.endswith(".toml") and Path(name).is_file():
         text = Path(name).read_bytes().decode(errors="replace")
+    elif name.endswith(".toml"):
+        raise UsageError(f"{name} is not there; a board's file, or one of {', '.join(names())}, is expected")
     else:
         raise UsageError(
             f"board {name!r} is not known; known are {', '.join(names())}, or give the path of a .toml file"

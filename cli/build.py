@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, out, table
+from meadow.cli.output import emit_json, err, json_option, out, shell, table
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import Package, load
 
@@ -114,7 +114,7 @@ def _tell_made(package: Package, release: tuple[int, int], rows: list[dict[str, 
     out.print(shown)
     comparison.show(compared)
     out.print(
-        f"{overlay}\nnext: copy {package.folder} to the board and run: meadowc selftest {package.folder} --device pynq"
+        f"{overlay}\nnext: copy {package.folder} to the board and run: {shell('meadowc', 'selftest', package.folder, '--device', 'pynq')}"
     )
 
 

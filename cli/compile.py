@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.cli.output import emit_json, json_option, megabytes, out, shell, stages, table
 from meadow.machine.design import SETTABLE, Design
-from meadow.machine.errors import UsageError
+from meadow.machine.errors import MeadowError, UsageError
+from meadow.machine.package.read import load
 from meadow.machine.storage.coded import schemes
 
 FRONT_SHOWN = 8
@@ -105,6 +107,7 @@ def compile_command(
     file = find_source(source)
     folder = target or Path("build") / name_of(file)
     options = Options(dataflow, packing, design, settings(sets), folder.name, optimize)
+    before = _board_of(folder)
     with stages((*(["quantize"] if bits else []), *STAGES), as_json) as show:
         if bits:
             model = folder.with_name(f"{folder.name}-{bits}")
@@ -119,6 +122,15 @@ def compile_command(
         out.print(f"{folder} is up to date ({seconds:.1f} s)")
     else:
         _show(folder, summary, seconds)
+        if before not in ("", summary["board"]):
+            out.print(f"note: {folder} was a package for {before}, which this one replaced; -o FOLDER keeps both")
+
+
+def _board_of(folder: Path) -> str:
+    """The board of the package that is there, or nothing."""
+    with contextlib.suppress(MeadowError):
+        return str(load(folder).manifest["board"])
+    return ""
 
 
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
@@ -169,4 +181,6 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     )
     for note in s["notes"]:
         out.print(f"note: {note}")
-    out.print(f'next: meadowc run {folder} -p "Hello"; for a bitstream: meadowc build {folder} --dry-run')
+    out.print(
+        f'next: {shell("meadowc", "run", folder)} -p "Hello"; for a bitstream: {shell("meadowc", "build", folder, "--dry-run")}'
+    )

@@ -31,7 +31,10 @@ def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> Non
     """
     made = load(package)
     if not made.design.engine(Pacq).ports:
-        raise UsageError(f"{package} has no grouped weights, so no pacq_gemv to simulate")
+        raise UsageError(
+            f"{package} has no grouped weights, so no pacq_gemv to simulate; compile a model whose weights are INT4 or INT2 in groups "
+            "(meadowc quantize MODEL -o FOLDER --weights int4)"
+        )
     require_trust(made, trust)
     with stages(("building", "loading", "running"), as_json) as show:
         result = measure(made, layers, show)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, megabytes, out, table
+from meadow.cli.output import emit_json, json_option, megabytes, out, shell, table
 from meadow.machine.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _show(found: dict[str, Any]) -> None:
         out.print(f"quantized: {found['quantized_share']:.0%} of the weights")
     if found["compilable"]:
         out.print("compilable: yes")
-        out.print(f"next: meadowc compile {found['file']} --board zcu102")
+        out.print(f"next: {shell('meadowc', 'compile', found['file'], '--board', 'zcu102')}")
     else:
         out.print(found["message"])
         out.print("compilable: no")

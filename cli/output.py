@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ def stages(names: tuple[str, ...], quiet: bool) -> Iterator[Callable[[str, str],
         count = f"[{names.index(stage) + 1}/{len(names)}]" if stage in names else "[-]"
         if quiet:
             return
-        if terminal:
-            sys.stderr.write(f"\r\033[K{count} {stage} {what}")
+        if terminal:  # a line that wraps could not be written over
+            sys.stderr.write(f"\r\033[K{f'{count} {stage} {what}'[: err.width - 1]}")
             sys.stderr.flush()
         elif first:
             click.echo(f"{count} {stage} {what}".rstrip(), err=True)
@@ -111,6 +112,11 @@ def listing(title: str, columns: dict[str, Callable[[Any], str]], rows: Iterable
     for row in rows:
         made.add_row(*(show(row) for show in columns.values()))
     return made
+
+
+def shell(*words: object) -> str:
+    """A command as it can be typed: words with spaces are quoted."""
+    return shlex.join(str(word) for word in words)
 
 
 def megabytes(n: float) -> str:

@@ -100,6 +100,8 @@ def rates(session: Session) -> str:
     here = (
         f"prefill {s.prefill_tokens} tokens {s.prefill_rate:.1f}/s, then {s.decode_tokens} tokens {s.decode_rate:.1f}/s"
     )
+    if s.unpack_seconds:
+        here += f"; weights unpacked in {s.unpack_seconds:.1f} s, once"
     there = (
         f"; {session.package.design.board} {board['prefill']:.0f}/s and {board['decode']:.1f}/s (modelled)"
         if board

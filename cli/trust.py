@@ -7,12 +7,12 @@ So C++ and Verilog that this meadow would not emit for the package's design are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 
+from meadow.machine import distribution
 from meadow.machine.errors import UsageError
 from meadow.machine.package.read import Package
 
@@ -41,7 +41,7 @@ def require_trust(package: Package, trust: bool) -> None:
             f"{package.folder}: this installation has no compiler, so it cannot tell whether the package's C++ is meadow's "
             f"own, which would be built and run here; {todo}"
         ) from None
-    wanted = sources(package.design, metadata.version("meadow"))
+    wanted = sources(package.design, distribution.version())
     found = package.sources("hls") | package.sources("rtl")
     found.pop(IDENTITY, None)
     different = sorted(name for name in wanted.keys() | found.keys() if not _same(found.get(name), wanted.get(name)))

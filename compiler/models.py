@@ -119,6 +119,11 @@ def quantize(
             )
         elif strength:
             smoothed = smooth(graph, statistics, strength)
+    again = [w for w in graph.weights.values() if w.elem.quantized and not w.elem.group and w.elem.bits == recipe.bits]
+    if again:
+        notes.append(
+            f"{len(again)} of {len(graph.weights)} matrices are {weights} already; they are rounded once more, and lose more than the model they came of"
+        )
     made, rows = round_graph(smoothed, recipe, statistics, progress)
     progress("writing")
     metadata = {

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from meadow.compiler.size.fit import fit
 from meadow.compiler.size.memory import require_memory
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.summary import dataflow_traffic, summarize
+from meadow.machine import distribution
 from meadow.machine.design import Design
 from meadow.machine.errors import MeadowError, UnsupportedModel, UsageError
 from meadow.machine.folder import refuse_target
@@ -95,7 +95,7 @@ def compile_model(
         progress("place", f"{len(schedule.buffers)} buffers")
         schedule = place(schedule, board)
         progress("emit", "")
-        version = metadata.version("meadow")
+        version = distribution.version()
         plan = emit(design, version, board)
         summary = summarize(graph, board, fitted, schedule, packed)
         summary["traffic"] = dataflow_traffic(graph, design, packed, board)

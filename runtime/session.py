@@ -204,7 +204,7 @@ class Session:
 
     def _prefill(self, tokens: list[int], logits: str, size: int) -> Logits:
         self._check_tokens(tokens)
-        began = time.perf_counter()
+        began, unpacked = time.perf_counter(), self.device.counters.unpacked
         rows = []
         for start in range(0, len(tokens), size):
             piece = tokens[start : start + size]
@@ -212,7 +212,9 @@ class Session:
             first = 0 if logits == "all" else len(piece) - 1 if last else len(piece)
             rows.append(self._run(piece, first))
         self.stats.prefill_tokens += len(tokens)
-        self.stats.prefill_seconds += time.perf_counter() - began
+        once = self.device.counters.unpacked - unpacked
+        self.stats.prefill_seconds += time.perf_counter() - began - once
+        self.stats.unpack_seconds += once
         return np.concatenate(rows)
 
     def step(self, token: int) -> Logits:

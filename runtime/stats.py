@@ -18,6 +18,9 @@ class Stats:
     reused_tokens: int = 0
     """Of prompts, those whose keys and values lay in the cache already: they are no prefill_tokens."""
 
+    unpack_seconds: float = 0.0
+    """Spent on unpacking weights, once, in a device that computes on them unpacked; no part of the prefill's."""
+
     @property
     def prefill_rate(self) -> float:
         """Tokens per second."""

@@ -63,5 +63,5 @@ def test_numpy_alone_runs_a_package(tiny_package: Path, tmp_path: Path) -> None:
     command = subprocess.run(
         [python.with_name("meadowc"), "run"], capture_output=True, text=True, check=False, timeout=60
     )
-    assert "pip install 'meadow[cli]'" in command.stderr and "Traceback" not in command.stderr
+    assert "pip install 'meadow-fpga[cli]'" in command.stderr and "Traceback" not in command.stderr
     assert sys.version_info >= (3, 10)

@@ -52,7 +52,7 @@ ARROWS = {
     "evidence": ("machine", "boards", "compiler", "runtime"),
     "toolchain": ("machine", "boards"),
     "cli": ("machine", "boards", "compiler", "runtime", "serve", "evidence", "toolchain"),
-    "api": ("compiler", "runtime", "cli"),  # cli: __main__.py alone
+    "api": ("machine", "compiler", "runtime", "cli"),  # cli: __main__.py alone
 }
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""
 THIRD_PARTY = {

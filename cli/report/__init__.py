@@ -36,8 +36,11 @@ def report_command(package: Path, output: Path | None, as_json: bool) -> None:
     text, events = build(opened, trace.name)
     for path, content in ((page, text), (trace, json.dumps(events) + "\n")):
         beside = path.with_name(f".{path.name}.new")
-        beside.write_text(content)
-        beside.replace(path)
+        try:
+            beside.write_text(content)
+            beside.replace(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     if as_json:
         emit_json({"page": str(page), "trace": str(trace), "bytes": len(text.encode())})
     else:

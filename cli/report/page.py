@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import date
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -15,6 +15,7 @@ from meadow.cli.comparison import built, loop_rows
 from meadow.cli.report import charts
 from meadow.compiler.price.run import estimate, prompt_estimate
 from meadow.compiler.price.timeline import Event, chrome_trace, timeline
+from meadow.machine import distribution
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.package.read import Package
@@ -180,7 +181,7 @@ def _words(facts: Facts) -> dict[str, Any]:
         "s": summary,
         "design": package.design,
         "others": [e for e in package.design.engines if e.own_clock],
-        "version": metadata.version("meadow"),
+        "version": distribution.version(),
         "today": date.today().isoformat(),
         "memory": _memory(summary),
         "packing": sorted(packing, key=lambda r: -r["bytes"])[:12],

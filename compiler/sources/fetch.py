@@ -201,7 +201,7 @@ def articles() -> list[tuple[str, str]]:
     try:
         import mwparserfromhell
     except ImportError:
-        raise ToolMissing("the Wikipedia text needs mwparserfromhell: pip install 'meadow[reference]'") from None
+        raise ToolMissing("the Wikipedia text needs mwparserfromhell: pip install 'meadow-fpga[reference]'") from None
     with bz2.open(dump) as stream:
         found = list(_clean(stream, mwparserfromhell.parse))
     made = cached.with_suffix(".part")

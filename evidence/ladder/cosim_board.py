@@ -115,7 +115,10 @@ class CosimBoard(EmulatedBoard):
 
     def __init__(self, package: Package, parameters: dict[str, int]):
         if not package.design.engine(Pacq).ports:
-            raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
+            raise UsageError(
+                f"{package.folder} has no grouped weights, so no pacq_gemv to simulate; compile a model whose weights are INT4 or INT2 in groups "
+                "(meadowc quantize MODEL -o FOLDER --weights int4)"
+            )
         self.parameters = parameters
         super().__init__(package)
 

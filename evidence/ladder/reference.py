@@ -131,7 +131,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError:
-            raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow[reference]'") from None
+            raise ToolMissing("rung 0 needs onnxruntime: pip install 'meadow-fpga[reference]'") from None
         self.path = path
         if format_of(path) != "ONNX":  # onnxruntime runs what convert writes of it
             self._folder = tempfile.TemporaryDirectory(prefix="meadow-reference-")

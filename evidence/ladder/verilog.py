@@ -58,7 +58,10 @@ class Job:
 def require_grouped(package: Package) -> None:
     """Raise UsageError for a package whose design has no pacq_gemv."""
     if not package.design.engine(Pacq).ports:
-        raise UsageError(f"{package.folder} has no grouped weights, so no pacq_gemv to simulate")
+        raise UsageError(
+            f"{package.folder} has no grouped weights, so no pacq_gemv to simulate; compile a model whose weights are INT4 or INT2 in groups "
+            "(meadowc quantize MODEL -o FOLDER --weights int4)"
+        )
 
 
 def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:

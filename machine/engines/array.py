@@ -147,22 +147,26 @@ class Array(Engine):
         """A matrix as numpy multiplies it.  One that is not unpacked yet takes with it those of its shape that follow."""
         key = (self.port, m.address(f["weights0"]), rows)
         if key not in m.decoded:
-            several = [f]
-            if format_of(f["format"]).together:
-                several += [g for g in self._alike(m, f, rows) if g is not f]
-            layout = Layout(rows, f["cols"], self.ports, tile_rows)
-            codes = [_raw(m, g, layout) for g in several] if not f["format"] else _packed(m, several, layout)
-            for g, some in zip(several, codes, strict=True):
-                tables = (g["weight_scale"], g["table"], g["directory"])
-                scale = m.array(g["weight_scale"], np.float32, layout.scale_bytes // 4)[layout.scale_places]
-                joined = layout.join(some)
-                m.remember(
-                    (self.port, m.address(g["weights0"]), rows),
-                    Matrix(joined.astype(np.float32), ar.blocks_for_exact_sums(joined), scale),
-                    (*tables, *(g[f"weights{p}"] for p in range(self.ports))),
-                )
+            with m.unpacking():
+                self._unpack_alike(m, f, rows, tile_rows)
         found: Matrix = m.decoded[key]
         return found
+
+    def _unpack_alike(self, m: Machine, f: Fields, rows: int, tile_rows: int) -> None:
+        several = [f]
+        if format_of(f["format"]).together:
+            several += [g for g in self._alike(m, f, rows) if g is not f]
+        layout = Layout(rows, f["cols"], self.ports, tile_rows)
+        codes = [_raw(m, g, layout) for g in several] if not f["format"] else _packed(m, several, layout)
+        for g, some in zip(several, codes, strict=True):
+            tables = (g["weight_scale"], g["table"], g["directory"])
+            scale = m.array(g["weight_scale"], np.float32, layout.scale_bytes // 4)[layout.scale_places]
+            joined = layout.join(some)
+            m.remember(
+                (self.port, m.address(g["weights0"]), rows),
+                Matrix(joined.astype(np.float32), ar.blocks_for_exact_sums(joined), scale),
+                (*tables, *(g[f"weights{p}"] for p in range(self.ports))),
+            )
 
     def _alike(self, m: Machine, f: Fields, rows: int) -> list[Fields]:
         """Instructions of the program that is running whose weights are not unpacked and have the shape of `f`."""

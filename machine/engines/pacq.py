@@ -180,10 +180,11 @@ class Pacq(Engine):
         key, layout = (self.port, m.address(f["weights0"]), rows), self.layout(f, rows)
         if key not in m.decoded:
             slots = [f[f"weights{p}"] for p in range(layout.ports)]
-            streams = [m.array(s, np.uint8, layout.port_beats * BEAT_BYTES) for s in slots]
-            codes, scale, minimum = layout.unpack(streams)
-            form = layout.form
-            m.remember(key, fp16.grouped_matrix(codes, form.zero, scale, minimum, form.group), slots)
+            with m.unpacking():
+                streams = [m.array(s, np.uint8, layout.port_beats * BEAT_BYTES) for s in slots]
+                codes, scale, minimum = layout.unpack(streams)
+                form = layout.form
+                m.remember(key, fp16.grouped_matrix(codes, form.zero, scale, minimum, form.group), slots)
         x = m.array(f["codes"], np.float32, m.run.tokens, padded(f["cols"], FLOATS))[first:, : f["cols"]]
         a = np.zeros((len(x), layout.padded_cols), np.float16)
         a[:, : f["cols"]] = fp16.half(x)

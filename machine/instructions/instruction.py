@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -187,6 +188,10 @@ class Machine(Protocol):
 
     def remember(self, key: tuple[Any, ...], value: Any, words: Iterable[int]) -> None:
         """Keep `value` in `decoded`: it was decoded of the memory that the slots `words` point at."""
+        ...
+
+    def unpacking(self) -> AbstractContextManager[None]:
+        """Around what is done to weights once: its time is none of a run's."""
         ...
 
     def instructions(self) -> list[Fields]:

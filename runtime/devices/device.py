@@ -46,6 +46,7 @@ class Counters:
     cycles   iterations of the pipelined loops, by loop
     entries  how often each of these loops was entered
     seconds  this machine's time spent running
+    unpacked of these, the seconds in which weights were unpacked, which is done once
     """
 
     bytes: dict[str, int] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Counters:
     entries: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     runs: int = 0
+    unpacked: float = 0.0
 
 
 @dataclass

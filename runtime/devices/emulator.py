@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,15 @@ class Emulator:
         """Keep `value`, which was decoded of the memory that the slots `words` point at, until that memory is written."""
         self._sources |= {self.memory.allocation(self.address(word)) for word in words}
         self.decoded[key] = value
+
+    @contextmanager
+    def unpacking(self) -> Iterator[None]:
+        """Time weights that are unpacked apart: a rate is that of what every token takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.counters.unpacked += time.perf_counter() - began
 
     def instructions(self) -> list[Fields]:
         """The fields of every instruction of the program that is running."""

@@ -35,7 +35,9 @@ try:
         from pynq.interrupt import get_uio_irq
     from pynq.pl_server.embedded_device import EmbeddedDevice
 except ImportError as missing:
-    raise ToolMissing(f"the device needs {missing.name}: pip install 'meadow[pynq]' (Python 3.10 to 3.12)") from None
+    raise ToolMissing(
+        f"the device needs {missing.name}: pip install 'meadow-fpga[pynq]' (Python 3.10 to 3.12)"
+    ) from None
 
 try:
     import pyxrt

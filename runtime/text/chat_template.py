@@ -70,7 +70,7 @@ class Template:
         try:
             import jinja2  # noqa: F401
         except ImportError:
-            raise ToolMissing("chat templates need jinja2: pip install 'meadow[cli]'") from None
+            raise ToolMissing("chat templates need jinja2: pip install 'meadow-fpga[cli]'") from None
         process = subprocess.Popen(
             [sys.executable, "-I", template_worker.__file__],
             stdin=subprocess.PIPE,

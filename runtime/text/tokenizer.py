@@ -31,7 +31,7 @@ class Tokenizer:
         try:
             import tokenizers
         except ImportError:
-            raise ToolMissing("text needs the tokenizers library: pip install 'meadow[cli]'") from None
+            raise ToolMissing("text needs the tokenizers library: pip install 'meadow-fpga[cli]'") from None
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise UsageError(

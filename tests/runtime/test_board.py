@@ -31,7 +31,7 @@ from meadow.runtime.devices.emulated_board import FAULTS, EmulatedBoard
 from meadow.runtime.devices.fabric import claim
 from meadow.runtime.devices.interrupt import Interrupt
 
-pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
+pynq = pytest.importorskip("pynq", reason="no pynq: pip install 'meadow-fpga[pynq]'")
 from meadow.runtime.devices import emulated_pynq, zynq  # noqa: E402
 
 pytestmark = pytest.mark.csim

@@ -72,7 +72,7 @@ def test_a_clock_that_no_mmcm_makes_is_refused_with_the_nearest(tmp_path: Path, 
 
 @pytest.mark.csim
 def test_a_board_whose_pll_is_fast_gets_its_clock_lowered_and_says_what_runs(tiny_package: Path) -> None:
-    pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
+    pytest.importorskip("pynq", reason="no pynq: pip install 'meadow-fpga[pynq]'")
     from meadow.runtime.devices import emulated_board, emulated_processor, emulated_pynq, zynq
 
     package: Any = load(tiny_package)

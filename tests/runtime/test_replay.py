@@ -11,7 +11,7 @@ import pytest
 
 from meadow.machine.package.read import load
 
-pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
+pytest.importorskip("pynq", reason="no pynq: pip install 'meadow-fpga[pynq]'")
 pytestmark = pytest.mark.csim
 
 

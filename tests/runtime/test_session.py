@@ -74,6 +74,17 @@ def test_stats_count_tokens(tiny_package: Path) -> None:
         assert (session.stats.prefill_tokens, session.stats.decode_tokens) == (3, 3)
 
 
+def test_weights_that_are_unpacked_once_are_no_part_of_a_rate(tiny_package: Path) -> None:
+    with Session(tiny_package) as session:
+        session.prefill([1, 2, 3])
+        assert session.stats.unpack_seconds > 0 and session.device.counters.unpacked == session.stats.unpack_seconds
+        assert session.stats.prefill_seconds < session.device.counters.seconds + session.stats.unpack_seconds
+        session.reset()
+        before = session.stats.unpack_seconds
+        session.prefill([1, 2, 3])
+        assert session.stats.unpack_seconds == before
+
+
 @pytest.mark.csim
 def test_the_cpp_counts_the_bytes_of_every_port(tiny_package: Path) -> None:
     package = load(tiny_package)

@@ -11,7 +11,7 @@ import pytest
 from meadow.machine.package.read import load
 from meadow.runtime import Session
 
-pytest.importorskip("pynq", reason="no pynq: pip install 'meadow[pynq]'")
+pytest.importorskip("pynq", reason="no pynq: pip install 'meadow-fpga[pynq]'")
 from meadow.runtime.devices import emulated_pynq, zynq
 from meadow.runtime.devices.emulated_interrupt import EmulatedInterrupt
 

@@ -12,7 +12,7 @@ import pytest
 from serving import Served
 
 for name in ("fastapi", "uvicorn", "prometheus_client"):
-    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'meadow[serve]'")
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'meadow-fpga[serve]'")
 
 TEMPLATE = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"
 

@@ -83,7 +83,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         import ml_dtypes  # noqa: F401  numpy knows bfloat16 by it
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise ToolMissing("a Hugging Face folder needs safetensors: pip install 'meadow[compile]'") from None
+        raise ToolMissing("a Hugging Face folder needs safetensors: pip install 'meadow-fpga[compile]'") from None
     made, twice = Checkpoint(path), Counter[str]()
     for file in files(path):
         with file.open("rb") as stream:

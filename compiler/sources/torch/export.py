@@ -157,7 +157,7 @@ def _write(net: Any, file: Path, opset: int) -> None:
             large = sum(p.numel() for p in net.parameters()) * 4 > 1 << 30
             program.save(str(file), external_data=large)
     except ImportError as missing:
-        raise ToolMissing(f"torch's exporter needs {missing.name}: pip install 'meadow[torch]'") from None
+        raise ToolMissing(f"torch's exporter needs {missing.name}: pip install 'meadow-fpga[torch]'") from None
     except Exception as error:  # torch has exception classes of its own for every stage
         cause = error.__cause__ or error
         text = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)[:200]
@@ -240,7 +240,7 @@ def _onnxruntime(file: Path, sizes: list[tuple[int, int]]) -> Callable[[Ids], Lo
     try:
         import onnxruntime
     except ImportError:
-        raise ToolMissing("export compares with onnxruntime: pip install 'meadow[torch]'") from None
+        raise ToolMissing("export compares with onnxruntime: pip install 'meadow-fpga[torch]'") from None
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [f"{n}.{kind}" for n in range(len(sizes)) for kind in ("key", "value")]
     past = [np.zeros((1, heads, 0, dim), np.float32) for heads, dim in sizes for _ in range(2)]

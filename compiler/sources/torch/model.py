@@ -21,7 +21,7 @@ def versions() -> str:
     try:
         found = {name: metadata.version(name) for name in VERSIONS}
     except metadata.PackageNotFoundError as missing:
-        raise ToolMissing(f"PyTorch models need {missing.name}: pip install 'meadow[torch]'") from None
+        raise ToolMissing(f"PyTorch models need {missing.name}: pip install 'meadow-fpga[torch]'") from None
     others = [name for name, version in found.items() if version.partition("+")[0] != VERSIONS[name]]
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     tested = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
