@@ -49,7 +49,7 @@ lint: setup-test
 
 types: setup-test
 	@mkdir -p build/types/meadow
-	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done; ln -sfn ../../../api/__init__.py build/types/meadow/__init__.py
+	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done; for f in api/*.py; do ln -sfn ../../../$$f build/types/meadow/; done
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
 	MYPYPATH=build/types:tests .venv/bin/mypy --namespace-packages --explicit-package-bases $(shell git ls-files 'tests/*.py')
 

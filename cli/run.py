@@ -241,6 +241,7 @@ def selftest_command(package: Path, device: str, inject: str, trust: bool, as_js
       meadowc selftest build/smollm2 --device emulated-pynq --inject stale-lines
     """
     code = 0
+    rungs: list[tuple[str, bool, str]]
     try:
         with opened(package, device, as_json, trust, fault=inject, check=False) as session:
             rungs, where = session.selftest(), header(session)

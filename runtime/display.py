@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meadow.machine.errors import UsageError
 
@@ -71,6 +71,35 @@ def rows(session: Session) -> list[tuple[str, str]]:
         kind = "on this machine, not the board's speed" if session.device.emulated else "on the board"
         found.append(("measured", f"prefill {stats.prefill_rate:.1f}, decode {stats.decode_rate:.1f} tokens/s {kind}"))
     return found + [("note", note) for note in session.notes]
+
+
+T = TypeVar("T")
+
+
+class Shown(list[T]):
+    """A list that a notebook shows as a table.
+
+    columns  their headings
+    cells    of an item, one text for each
+    """
+
+    def __init__(self, items: Iterable[T], columns: Sequence[str], cells: Callable[[T], Sequence[str]]):
+        super().__init__(items)
+        self.columns, self.cells = tuple(columns), cells
+
+    def _repr_html_(self) -> str:
+        return grid(self.columns, [self.cells(item) for item in self])
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in HTML; what failed stands out."""
+    left = "style='text-align:left'"
+    head = "".join(f"<th {left}>{escape(name)}</th>" for name in columns)
+    body = ""
+    for row in rows:
+        cells = (escape(cell).replace("FAILED", "<b style='color:#b42318'>FAILED</b>") for cell in row)
+        body += "<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def html(session: Session) -> str:

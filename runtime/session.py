@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from meadow.runtime.check.selftest import selftest
 from meadow.runtime.devices.device import Device
 from meadow.runtime.devices.open import DEVICES, FPGA_MANAGER, open_device
 from meadow.runtime.devices.replay import Recorder, Replay
-from meadow.runtime.display import html, quiet, timeline, upload_bar
+from meadow.runtime.display import Shown, html, quiet, timeline, upload_bar
 from meadow.runtime.loaded import Loaded
 from meadow.runtime.stats import Mark, Stats
 from meadow.runtime.text.sampler import Sampler, Sampling
@@ -53,7 +54,7 @@ class Session:
 
     def __init__(
         self,
-        package: str | Path,
+        package: str | os.PathLike[str],
         device: str | Device = "auto",
         progress: Callable[[int, int], None] | None = None,
         fault: str = "",
@@ -64,7 +65,9 @@ class Session:
         self.package = load(Path(package))
         damaged = self.package.verify_files()
         if damaged:
-            raise DeviceError(f"{package}: {', '.join(damaged)} changed since it was compiled; compile the model again")
+            raise DeviceError(
+                f"{self.package.folder}: {', '.join(damaged)} changed since it was compiled; compile the model again"
+            )
         opened: Device
         if replay is not None:
             opened = Replay(self.package, Path(replay))
@@ -79,7 +82,9 @@ class Session:
         self.device = opened
         self.notes: list[str] = list(opened.abilities.notes)
         if device == "auto" and opened.name == "emulator" and FPGA_MANAGER.exists():
-            self.notes.append(f"this is a board, but the package has no bitstream (meadowc build {package}): emulated")
+            self.notes.append(
+                f"this is a board, but the package has no bitstream (meadowc build {self.package.folder}): emulated"
+            )
         self.stats = Stats()
         """What this session did, with its rates."""
         self.position = 0
@@ -122,7 +127,7 @@ class Session:
         """Where the modelled time of a run of `program` ("decode" or "prefill") goes: a matplotlib figure, or text."""
         return timeline(self, program)
 
-    def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> list[Difference]:
+    def compare(self, tokens: list[int] | None = None, layers: int | None = None) -> Shown[Difference]:
         """The residual stream after each layer, on this device and on the emulator: where do they part?"""
         with Session(self.package.folder, "emulator", quiet) as healthy:
             return compare(self, healthy, tokens, layers)
@@ -393,7 +398,7 @@ class Session:
         """
         yield from self.answer(prompt, max_new_tokens, raw, choose, **how)
 
-    def selftest(self) -> list[tuple[str, bool, str]]:
+    def selftest(self) -> Shown[tuple[str, bool, str]]:
         """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
         with Session(self.package.folder, "emulator", quiet) as healthy:
             return selftest(self, healthy)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from meadow.runtime.display import grid
+
 
 @dataclass
 class Stats:
@@ -30,6 +32,15 @@ class Stats:
     def decode_rate(self) -> float:
         """Tokens per second."""
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = [
+            ("prompts", str(self.prefill_tokens), f"{self.prefill_seconds:.2f}", f"{self.prefill_rate:.1f}"),
+            ("answers", str(self.decode_tokens), f"{self.decode_seconds:.2f}", f"{self.decode_rate:.1f}"),
+            ("of prompts in the cache", str(self.reused_tokens), "", ""),
+        ]
+        return grid(("", "tokens", "seconds", "tokens/s, measured here"), rows)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from meadow.machine.errors import UsageError
 from meadow.machine.isa import INSTRUCTION_BYTES
+from meadow.runtime.display import Shown
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -45,7 +46,7 @@ class Difference:
 
 def compare(
     session: Session, healthy: Session, tokens: list[int] | None = None, layers: int | None = None
-) -> list[Difference]:
+) -> Shown[Difference]:
     """One row per layer, up to `layers` of them (all for None), beside `healthy`, a Session on the emulator.
 
     The session is reset before and after.
@@ -67,7 +68,7 @@ def compare(
         rows = [_piece(each, begin, end, prompt, first=layer == 0) for each in (session, healthy)]
         found.append(_difference(layer, *rows))
     session.reset()
-    return found
+    return Shown(found, ("layer", "", "seen"), lambda d: (str(d.layer), "ok" if d.equal else "FAILED", str(d)))
 
 
 def _piece(session: Session, begin: int, end: int, tokens: list[int], first: bool) -> NDArray[np.float32]:

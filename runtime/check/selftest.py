@@ -18,6 +18,7 @@ from meadow.machine.instructions.table import decode
 from meadow.machine.isa import INSTRUCTION_BYTES, pack_slot, unpack_slot
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import LANE_COLS
+from meadow.runtime.display import Shown
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -32,7 +33,7 @@ Rung = tuple[str, bool, str]
 Check = Callable[["Session", "Session"], tuple[bool, str]]
 
 
-def selftest(session: Session, healthy: Session) -> list[Rung]:
+def selftest(session: Session, healthy: Session) -> Shown[Rung]:
     """(rung, passed, what was seen) of each rung up to the first that fails, beside `healthy`, a Session on the emulator.
 
     The session is reset before and after.
@@ -58,7 +59,7 @@ def selftest(session: Session, healthy: Session) -> list[Rung]:
         if not passed:
             break
     session.reset()
-    return rungs
+    return Shown(rungs, ("rung", "", "seen"), lambda r: (r[0], "ok" if r[1] else "FAILED", r[2]))
 
 
 def _memory(session: Session, healthy: Session) -> tuple[bool, str]:
