@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,23 +23,21 @@ from numpy.typing import NDArray
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import load
 from meadow.machine.storage.rows import padded
-from meadow.runtime.answer import Answer
 from meadow.runtime.check.compare import Difference, compare
 from meadow.runtime.check.selftest import selftest
 from meadow.runtime.devices.device import Device
 from meadow.runtime.devices.open import DEVICES, FPGA_MANAGER, open_device
 from meadow.runtime.devices.replay import Recorder, Replay
+from meadow.runtime.dialogue import Dialogue
 from meadow.runtime.display import Shown, html, quiet, timeline, upload_bar
 from meadow.runtime.loaded import Loaded
 from meadow.runtime.stats import Mark, Stats
-from meadow.runtime.text.sampler import Sampler, Sampling
-from meadow.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["DEVICES", "Mark", "Session", "Stats"]
 Logits = NDArray[np.float32]
 
 
-class Session:
+class Session(Dialogue):
     """A compiled model, ready to run.
 
     package   the package's folder
@@ -85,16 +83,14 @@ class Session:
             self.notes.append(
                 f"this is a board, but the package has no bitstream (meadowc build {self.package.folder}): emulated"
             )
+        super().__init__(self.package)
         self.stats = Stats()
         """What this session did, with its rates."""
         self.position = 0
         self._conversation = 0
         self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
-        self._tokenizer: Tokenizer | None = None
         self._cached: list[int] = []  # the tokens whose keys and values the cache holds, from position 0 on
-        self.spoken: dict[str, list[int]] = {}
-        """Answers of this session and their tokens, the last ones."""
         self.loaded = Loaded(self.package, opened, progress or upload_bar(), check)
         """The package on its device: entries, tensors and memory."""
         self._lock = self.loaded.lock
@@ -132,6 +128,11 @@ class Session:
         with Session(self.package.folder, "emulator", quiet) as healthy:
             return compare(self, healthy, tokens, layers)
 
+    def selftest(self) -> Shown[tuple[str, bool, str]]:
+        """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
+        with Session(self.package.folder, "emulator", quiet) as healthy:
+            return selftest(self, healthy)
+
     @property
     def operations(self) -> dict[str, int]:
         """Register and buffer operations of a board, counted by its driver; empty for devices that have none."""
@@ -141,18 +142,6 @@ class Session:
     def context(self) -> int:
         """Most tokens that prompt and answer may have together."""
         return self.package.design.context
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the package holds a tokenizer."""
-        return (self.package.folder / "tokenizer" / "tokenizer.json").is_file()
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The package's tokenizer; ToolMissing or UsageError when there is none."""
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
-        return self._tokenizer
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -337,68 +326,3 @@ class Session:
             answer = self._generate(self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens)
             first = next(answer, None)
         return itertools.chain([] if first is None else [first], answer)
-
-    def prompt(self, text: str, raw: bool = False) -> list[int]:
-        """Token ids of `text` as a user's message by the chat template; as it is where there is none.
-
-        raw  no template: plain completion, and special tokens that are written in `text` count as such
-        """
-        if raw:
-            return self.tokenizer.encode(text)
-        if self.tokenizer.template is None:
-            return self.tokenizer.message(text)
-        return self.tokenizer.conversation([{"role": "user", "content": text}])
-
-    def answer(
-        self,
-        prompt: str | list[int],
-        max_new_tokens: int = 64,
-        raw: bool = False,
-        choose: Callable[[Logits], int] | None = None,
-        stop: Sequence[str] = (),
-        logprobs: int | None = None,
-        **sampling: Any,
-    ) -> Answer:
-        """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
-
-        raw       no template: plain completion
-        choose    in place of settings: how the next token is chosen from its logits
-        stop      texts at which the answer ends; they are left out
-        logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
-        sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
-        Raises UsageError for settings out of range.
-        """
-        if choose is not None and sampling:
-            raise UsageError(f"choose already says how tokens are chosen; drop {', '.join(sampling)}")
-        pick = choose if choose is not None else Sampler(Sampling(**sampling))
-        tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        return Answer(self, tokens, max_new_tokens, pick, stops, logprobs, self.tokenizer.end_tokens)
-
-    def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:
-        """The answer to a conversation: messages of "role" and "content", or the text of one user.  What the cache holds of it already
-        is not computed again.
-
-        how  as of answer()
-        """
-        listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return self.answer(self.tokenizer.conversation(listed, self.spoken), max_new_tokens, **how)
-
-    def stream(
-        self,
-        prompt: str,
-        max_new_tokens: int = 64,
-        raw: bool = False,
-        choose: Callable[[Logits], int] | None = None,
-        **how: Any,
-    ) -> Iterator[str]:
-        """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens.
-
-        how  as of answer()
-        """
-        yield from self.answer(prompt, max_new_tokens, raw, choose, **how)
-
-    def selftest(self) -> Shown[tuple[str, bool, str]]:
-        """The ladder on this device: (rung, passed, what was seen), up to the first rung that fails."""
-        with Session(self.package.folder, "emulator", quiet) as healthy:
-            return selftest(self, healthy)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dialogue: text in and text out, of a session whose tokens session.py runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from meadow.machine.errors import UsageError
+from meadow.machine.package.read import Package
+from meadow.runtime.answer import Answer
+from meadow.runtime.text.sampler import Logits, Sampler, Sampling
+from meadow.runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from meadow.runtime.session import Session
+
+
+class Dialogue:
+    """The text half of a Session, which is the other."""
+
+    def __init__(self, package: Package):
+        self.package = package
+        self.spoken: dict[str, list[int]] = {}
+        """Answers of this session and their tokens, the last ones."""
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the package holds a tokenizer."""
+        return (self.package.folder / "tokenizer" / "tokenizer.json").is_file()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The package's tokenizer; ToolMissing or UsageError when there is none."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
+        return self._tokenizer
+
+    def prompt(self, text: str, raw: bool = False) -> list[int]:
+        """Token ids of `text` as a user's message by the chat template; as it is where there is none.
+
+        raw  no template: plain completion, and special tokens that are written in `text` count as such
+        """
+        if raw:
+            return self.tokenizer.encode(text)
+        if self.tokenizer.template is None:
+            return self.tokenizer.message(text)
+        return self.tokenizer.conversation([{"role": "user", "content": text}])
+
+    def answer(
+        self,
+        prompt: str | list[int],
+        max_new_tokens: int = 64,
+        raw: bool = False,
+        choose: Callable[[Logits], int] | None = None,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        **sampling: Any,
+    ) -> Answer:
+        """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
+
+        raw       no template: plain completion
+        choose    in place of settings: how the next token is chosen from its logits
+        stop      texts at which the answer ends; they are left out
+        logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
+        sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
+        Raises UsageError for settings out of range.
+        """
+        if choose is not None and sampling:
+            raise UsageError(f"choose already says how tokens are chosen; drop {', '.join(sampling)}")
+        pick = choose if choose is not None else Sampler(Sampling(**sampling))
+        tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Answer(cast("Session", self), tokens, max_new_tokens, pick, stops, logprobs, self.tokenizer.end_tokens)
+
+    def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:
+        """The answer to a conversation: messages of "role" and "content", or the text of one user.  What the cache holds of it already
+        is not computed again.
+
+        how  as of answer()
+        """
+        listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return self.answer(self.tokenizer.conversation(listed, self.spoken), max_new_tokens, **how)
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 64,
+        raw: bool = False,
+        choose: Callable[[Logits], int] | None = None,
+        **how: Any,
+    ) -> Iterator[str]:
+        """Text as it comes, a new conversation.  Stopping the iteration stops the device between two tokens.
+
+        how  as of answer()
+        """
+        yield from self.answer(prompt, max_new_tokens, raw, choose, **how)
