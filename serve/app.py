@@ -32,6 +32,8 @@ from meadow.serve.wire import Completion, error, event
 
 BODY_SECONDS = 30.0
 """In which a request's body must have come."""
+DRAINED = 8
+"""Times the longest body that are read before a refusal: a client that still sends would not see it."""
 QUIET_SECONDS = 15.0
 """After which a stream that waits says that it still does."""
 LOOK_SECONDS = 0.5
@@ -69,15 +71,16 @@ class Bounded:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body, more = b"", True
-        ends = asyncio.get_running_loop().time() + BODY_SECONDS
         told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > self.most_bytes:
+        length = int(told) if told.isdigit() else DRAINED * self.most_bytes + 1
+        if length > DRAINED * self.most_bytes:
             await self._refuse(
                 send, scope, receive, 413, f"the body has {told.decode()[:20]} bytes; {self.most_bytes} are taken"
             )
             return
-        while more:
+        body, size, more = b"", 0, True
+        ends = asyncio.get_running_loop().time() + BODY_SECONDS
+        while more and size <= DRAINED * self.most_bytes:
             try:
                 message = await asyncio.wait_for(receive(), ends - asyncio.get_running_loop().time())
             except (TimeoutError, asyncio.TimeoutError):
@@ -85,11 +88,14 @@ class Bounded:
                 return
             if message["type"] != "http.request":
                 return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.most_bytes:
-                await self._refuse(send, scope, receive, 413, f"the body has more than {self.most_bytes} bytes")
-                return
+            piece = message.get("body", b"")
+            more, size = message.get("more_body", False), size + len(piece)
+            body = body + piece if size <= self.most_bytes else b""  # what is too long is read and forgotten
+        if size > self.most_bytes:
+            await self._refuse(
+                send, scope, receive, 413, f"the body has more than {self.most_bytes} bytes, which are taken"
+            )
+            return
         given = False
 
         async def replay() -> Message:
