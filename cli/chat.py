@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import click
 from meadow.cli.output import emit_json, err, json_option
 from meadow.cli.run import device_option, header, opened, rates, said, sampling_options
 from meadow.cli.trust import trust_option
+from meadow.machine.cache import cache_folder
 from meadow.machine.errors import MeadowError, UsageError
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import Sampling
@@ -171,7 +171,7 @@ def line_editing() -> Any:
     except ImportError:  # a Python without it: lines are read as they come
         yield
         return
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow" / "chat_history"
+    file = cache_folder() / "chat_history"
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
     readline.set_history_length(HISTORY_LINES)

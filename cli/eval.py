@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, out
+from meadow.cli.output import Pace, emit_json, json_option, out
 from meadow.cli.run import device_option, opened
 from meadow.cli.trust import trust_option
 from meadow.evidence.ladder.perplexity import perplexity, text_of, windows
@@ -53,11 +52,10 @@ def eval_command(
         pieces = windows(session, words, count, length)
         onnx = OnnxModel(reference_model(session.package, reference, prefer_origin=True))
 
-        def tell(done: int, so_far: float) -> None:
-            if not as_json and sys.stderr.isatty():
-                err.print(f"window {done}/{count}: {so_far:.3f}", end="\r")
-
-        ours, base = perplexity(session, onnx, pieces, tell)
+        with Pace("windows", count, as_json) as pace:
+            pace.at(0)
+            tell = lambda done, so_far: pace.at(done, f"perplexity so far {so_far:.3f}")  # noqa: E731
+            ours, base = perplexity(session, onnx, pieces, tell)
         name = session.device.name
     result = {
         "perplexity": ours,

@@ -49,6 +49,7 @@ COMMANDS = {
     "report": ("meadow.cli.report", "Write a page about a package."),
     "bench": ("meadow.cli.bench", "Measure, count and model; print each number with its bound."),
     "boards": ("meadow.cli.boards", "Show the boards."),
+    "cache": ("meadow.cli.cache", "Show and clear what is kept."),
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
 EXTRAS = {

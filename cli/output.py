@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+PACE_SECONDS = 10.0
+"""Between two lines of long work where there is no terminal to write over."""
 PLAIN_WIDTH = 120
 """Columns of tables where there is no terminal to ask."""
 out = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
@@ -55,6 +58,47 @@ def stages(names: tuple[str, ...], quiet: bool) -> Iterator[Callable[[str, str],
         if terminal:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+class Pace:
+    """Says how far long work is and how long it still takes: written over on a terminal, elsewhere a line now and then.
+
+    total  of what is done one after another
+    """
+
+    def __init__(self, what: str, total: int, quiet: bool):
+        self.what, self.total, self.quiet = what, total, quiet
+        self.terminal = sys.stderr.isatty() and not quiet
+        self._began = time.monotonic()
+        self._shown = float("-inf")
+
+    def __enter__(self) -> Pace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.terminal:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    def at(self, done: int, text: str = "") -> None:
+        """`done` of them are done; `text` is what is said of the last, or of the next."""
+        now = time.monotonic()
+        if self.quiet or (not self.terminal and now - self._shown < PACE_SECONDS and done < self.total):
+            return
+        spent = now - self._began
+        left = f", {_clock(spent / done * (self.total - done))} left" if 0 < done < self.total and spent > 1 else ""
+        line = f"{self.what} {done} of {self.total}, {_clock(spent)}{left}" + f" · {text}" * bool(text)
+        self._shown = now
+        if self.terminal:
+            sys.stderr.write(f"\r\033[K{line[: err.width - 1]}")
+            sys.stderr.flush()
+        else:
+            click.echo(line, err=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 @contextmanager

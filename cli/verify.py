@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, out, table
+from meadow.cli.output import Pace, emit_json, json_option, out, table
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.ladder.verify import BLOCKS, Verdict, verify
 from meadow.machine.errors import UsageError
@@ -65,15 +65,13 @@ def verify_command(
     opened = load(package)
     if {"csim", "rtl"} & set(wanted):
         require_trust(opened, trust)
-    verdict = verify(
-        opened,
-        wanted,
-        tokens,
-        file,
-        limit or 0,
-        reference,
-        (lambda t: None) if as_json else (lambda t: err.print(t, style="dim")),
-    )
+    with Pace("prompts", 0, as_json) as pace:
+
+        def tell(done: int, total: int, text: str) -> None:
+            pace.total = total
+            pace.at(done, text)
+
+        verdict = verify(opened, wanted, tokens, file, limit or 0, reference, tell)
     if as_json:
         emit_json({**vars(verdict), "passed": not verdict.problems, "rungs": list(wanted), "blocks": list(BLOCKS)})
     else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from meadow.machine.cache import cache_folder
 from meadow.machine.errors import ToolMissing, UsageError
 from meadow.machine.package.read import sha256
 
@@ -101,13 +101,6 @@ SOURCES = {
         "93 articles of an English Wikipedia dump, about 2016, 1.7 MB",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $MEADOW_CACHE, else $XDG_CACHE_HOME/meadow, else ~/.cache/meadow."""
-    if os.environ.get("MEADOW_CACHE"):
-        return Path(os.environ["MEADOW_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow"
 
 
 def fetch(name: str, progress: Callable[[str], None] = lambda text: None) -> Path:

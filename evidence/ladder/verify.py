@@ -172,9 +172,9 @@ def verify(
     file: Path | None,
     limit: int,
     reference: Path | None,
-    tell: Callable[[str], None],
+    tell: Callable[[int, int, str], None],
 ) -> Verdict:
-    """Run every prompt on every rung."""
+    """Run every prompt on every rung.  tell(prompts done, prompts in all, what comes next)."""
     verdict = Verdict()
     if "rtl" in rungs:
         engine.require_grouped(package)
@@ -185,19 +185,19 @@ def verify(
         if file is None and not first.has_tokenizer:
             verdict.notes.append("no tokenizer in the package: the prompts are random token ids")
         sequences: list[list[int]] = []
-        for title, tokens in asked:
-            tell(f"{title!r} ({len(tokens)} tokens)")
+        for done, (title, tokens) in enumerate(asked):
+            tell(done, len(asked), f"{title!r} ({len(tokens)} tokens)")
             sequences += _climb(verdict, ladder, title, tokens, count)
         if ladder.user is not None and ladder.onnx is not None and ladder.onnx is not ladder.user:
-            tell("comparing with the user's own file")
+            tell(len(asked), len(asked), "comparing with the user's own file")
             _check_rewriting(verdict, package, ladder.user, ladder.onnx, sequences)
         _, shortest = min(asked, key=lambda p: len(p[1]))
-        tell("flipping a bit")
+        tell(len(asked), len(asked), "flipping a bit")
         verdict.flipped_bit_detected = all(_flip(s, shortest) for s in ladder.sessions.values())
         if not verdict.flipped_bit_detected:
             verdict.fail("a flipped weight bit did not change the digest", bits=True)
         if "rtl" in rungs:
-            verdict.rtl = engine.check(package, tell)
+            verdict.rtl = engine.check(package, lambda text: tell(len(asked), len(asked), text))
             for row in verdict.rtl:
                 if not row["same"]:
                     verdict.fail(f"{row['phase']}: {row['matrix']} differs in the Verilog from the emulator", bits=True)

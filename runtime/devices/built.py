@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from meadow.machine.cache import cache_folder
 from meadow.machine.package.read import sha256
-
-
-def cache_folder() -> Path:
-    """Where built libraries are kept: $XDG_CACHE_HOME/meadow or ~/.cache/meadow."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow"
 
 
 def place(kind: str, how: Any, sources: Mapping[str, bytes], suffix: str = "") -> Path:

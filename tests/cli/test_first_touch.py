@@ -102,3 +102,17 @@ def test_meadow_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "meadow", "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.strip() == f"meadowc, version {distribution.version()}"
     assert shutil.which("meadowc") is not None
+
+
+def test_the_cache_is_shown_and_cleared_by_part(meadowc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "cache"
+    monkeypatch.setenv("MEADOW_CACHE", str(root))
+    for name in ("files/a.gguf", "csim/x.so", "other/mine"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"x" * 1000)
+    shown = meadowc("cache", "--json").json
+    assert {p["part"]: p["bytes"] for p in shown["parts"]}["csim"] == 1000 and "0.0 MB" in meadowc("cache").out
+    meadowc("cache", "--clear", "csim")
+    assert not (root / "csim").exists() and (root / "files" / "a.gguf").is_file()
+    meadowc("cache", "--clear", "all")
+    assert sorted(p.name for p in root.iterdir()) == ["other"]  # what is not ours stays

@@ -67,11 +67,11 @@ def test_the_torch_model_stands_on_top_of_the_ladder(by: str, tmp_path: Path) ->
     quantize(source, tmp_path / "q")
     compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", Options(settings=(("context", 64),)))
     rungs = ("torch", "onnx", "graph", "emulator")
-    verdict = verify(load(tmp_path / "p"), rungs, 6, None, 2, None, lambda t: None)
+    verdict = verify(load(tmp_path / "p"), rungs, 6, None, 2, None, lambda done, total, text: None)
     assert not verdict.problems and [len(row["torch"]) for row in verdict.prompts] == [6, 6]
     _spoil(folder)
     with pytest.raises(UsageError, match="has changed since"):
-        verify(load(tmp_path / "p"), rungs, 6, None, 2, None, lambda t: None)
+        verify(load(tmp_path / "p"), rungs, 6, None, 2, None, lambda done, total, text: None)
 
 
 def _spoil(folder: Path) -> None:
@@ -84,6 +84,8 @@ def test_another_model_on_the_top_rung_is_noticed(tmp_path: Path) -> None:
     quantize(folder, tmp_path / "q")
     compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", Options(settings=(("context", 64),)))
     other = write_folder("qwen2", tmp_path / "other", rope_theta=3.0)
-    verdict = verify(load(tmp_path / "p"), ("torch", "onnx", "emulator"), 8, None, 4, other, lambda t: None)
+    verdict = verify(
+        load(tmp_path / "p"), ("torch", "onnx", "emulator"), 8, None, 4, other, lambda done, total, text: None
+    )
     assert verdict.problems
     assert len(TorchModel(other).prefill(TOKENS)) == len(TOKENS)
