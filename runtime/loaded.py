@@ -35,6 +35,8 @@ class Loaded:
         self.package, self.device = package, device
         self.closed = False
         self.lock = threading.RLock()
+        self.cached: list[int] = []
+        """Tokens whose keys and values the cache holds, from position 0 on.  Who writes weights empties it."""
         self._scratch: int | None = None
         self._spare: int | None = None
         try:
@@ -119,7 +121,10 @@ class Loaded:
 
     def run(self, entry: str, tokens: list[int], position: int, first_logit: int) -> None:
         """Run an entry on `tokens` after `position` others, to its end; logits are wanted from token `first_logit` on."""
-        self.run_at(self.programs[entry], tokens, position, first_logit)
+        with self.lock:
+            self.run_at(self.programs[entry], tokens, position, first_logit)
+            if len(self.cached) == position:
+                self.cached += tokens
 
     def run_at(self, address: int, tokens: list[int], position: int, first_logit: int, embed: bool = True) -> None:
         """Run the program at `address`.
@@ -129,6 +134,7 @@ class Loaded:
         if self.closed:
             raise UsageError("this Session is closed; open a new one")
         with self.lock:
+            del self.cached[position:]  # first: a run that is interrupted leaves what nobody knows
             if embed:
                 self.embed(tokens, position)
             self.device.start(Run(address, self.bases, len(self.addresses), position, len(tokens), first_logit))

@@ -90,7 +90,6 @@ class Session(Dialogue):
         self._conversation = 0
         self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
-        self._cached: list[int] = []  # the tokens whose keys and values the cache holds, from position 0 on
         self.loaded = Loaded(self.package, opened, progress or upload_bar(), check)
         """The package on its device: entries, tensors and memory."""
         self._lock = self.loaded.lock
@@ -245,9 +244,7 @@ class Session(Dialogue):
         """One run of an entry; returns the logits [tokens - first_logit, vocab]."""
         entry = "decode" if len(tokens) == 1 and "decode" in self.loaded.programs else "prefill"
         with self._lock:
-            del self._cached[self.position :]  # first: a run that is interrupted leaves what nobody knows
             self.loaded.run(entry, tokens, self.position, first_logit)
-            self._cached += tokens
             self.position += len(tokens)
             logits = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
             self._digest.update(logits.data)
@@ -320,8 +317,8 @@ class Session(Dialogue):
         self._check_tokens(tokens, 0)
         with self._lock:  # no other conversation between the reset and the prompt
             self.reset()
-            same = next((n for n, (a, b) in enumerate(zip(tokens, self._cached, strict=False)) if a != b), None)
-            self.position = min(len(tokens) - 1, len(self._cached) if same is None else same)
+            same = next((n for n, (a, b) in enumerate(zip(tokens, self.loaded.cached, strict=False)) if a != b), None)
+            self.position = min(len(tokens) - 1, len(self.loaded.cached) if same is None else same)
             self.stats.reused_tokens += self.position
             answer = self._generate(self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens)
             first = next(answer, None)

@@ -162,6 +162,7 @@ def flip_changes_digest(session: Session, tokens: list[int], before: str) -> boo
     session.prefill(tokens, logits="all")
     after = session.digest
     session.device.write(address, original)
+    session.loaded.cached.clear()  # keys and values of other weights
     return after != before
 
 

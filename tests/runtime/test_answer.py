@@ -42,7 +42,7 @@ def test_a_prompt_that_is_partly_in_the_cache_gives_the_bits_of_a_fresh_session(
     first: list[int], second: list[int], count: int, session: Session, talkative: Path
 ) -> None:
     session.answer(first, count).read()
-    before, cached = session.stats.prefill_tokens, list(session._cached)
+    before, cached = session.stats.prefill_tokens, list(session.loaded.cached)
     answer = session.answer(second, count)
     text, digest = answer.read(), session.digest
     assert answer.reused + session.stats.prefill_tokens - before == len(second)
@@ -72,17 +72,30 @@ def test_a_run_that_was_interrupted_leaves_nothing_to_reuse(talkative: Path, mon
         assert answer.reused == 2
 
 
+def test_what_others_ran_on_the_device_is_not_taken_for_the_prompt(talkative: Path) -> None:
+    with Session(talkative) as session:
+        session.answer([1, 2, 3, 4], 2).read()
+        session.compare(tokens=[9, 9, 9])  # writes keys and values of its own
+        answer = session.answer([1, 2, 3, 4, 5], 4)
+        answer.read()
+        digest = session.digest
+        assert answer.reused == 0
+    with Session(talkative) as fresh:
+        fresh.answer([1, 2, 3, 4, 5], 4).read()
+        assert fresh.digest == digest
+
+
 def test_every_turn_of_a_chat_prefills_its_own_tokens_alone(talkative: Path) -> None:
     with Session(talkative) as session:
         messages: list[dict[str, str]] = []
         for turn in range(4):
             messages.append({"role": "user", "content": f"s {turn}"})
-            held, before = len(session._cached), session.stats.prefill_tokens
+            held, before = len(session.loaded.cached), session.stats.prefill_tokens
             answer = session.chat(messages, 6)
             messages.append({"role": "assistant", "content": answer.read()})
             assert session.stats.prefill_tokens - before == answer.prompt_tokens - answer.reused
             assert answer.reused == held  # all that was there
-        assert answer.prompt[: len(session._cached)] == session._cached[: len(answer.prompt)]
+        assert answer.prompt[: len(session.loaded.cached)] == session.loaded.cached[: len(answer.prompt)]
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_anything_is_forgotten(talkative: Path) -> None:
