@@ -64,7 +64,9 @@ class Chat:
             if stopped:
                 err.print("[stopped]", style="dim")
             elif answer.finish_reason == "length":
-                err.print(f"[cut at {len(answer.tokens)} tokens; -n allows more]", style="dim")
+                full = self.session.position >= self.session.context
+                why = "the context is full; /reset begins anew" if full else "-n allows more"
+                err.print(f"[cut at {len(answer.tokens)} tokens; {why}]", style="dim")
         self.messages.append({"role": "assistant", "content": answer.text})
 
     def _command(self, name: str, rest: str) -> bool:

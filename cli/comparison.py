@@ -36,6 +36,15 @@ def compare(package: Package) -> dict[str, Any]:
         raise UsageError(
             f"no report of Vitis or Vivado is in {package.folder}; make them: meadowc build {package.folder}"
         )
+    try:
+        return _compared(package, found)
+    except (AttributeError, TypeError, KeyError, ValueError):
+        raise DeviceError(
+            f"the reports in {package.folder} are damaged; build again: meadowc build {package.folder} --from collect"
+        ) from None
+
+
+def _compared(package: Package, found: dict[str, Any]) -> dict[str, Any]:
     summary = json.loads(package.file("report/summary.json").read_text())
     design = package.design
     reported = loop_rows(design, found)
@@ -50,10 +59,10 @@ def compare(package: Package) -> dict[str, Any]:
 
 def loop_rows(design: Design, reports: dict[str, Any]) -> dict[str, Any]:
     """{"loops": a row for each, "strangers": sentences, "missing": labels} of what csynth reported."""
-    values = reports.get("loops", {}).get("values", {})
     try:
+        values = reports.get("loops", {}).get("values", {})
         found = {str(name): loops.Found(*pair) for name, pair in values.items()}
-    except TypeError:
+    except (TypeError, AttributeError):
         raise DeviceError(
             "the loops of reports.json are damaged; build again: meadowc build ... --from collect"
         ) from None
@@ -116,7 +125,7 @@ def show(found: dict[str, Any]) -> None:
     """Print a comparison."""
     rows = table(f"clock of design {found['design']}", "", "ns", "MHz", "kind")
     for r in found["clock"]:
-        rows.add_row(r["what"], f"{r['ns']:.3f}", f"{1e3 / r['ns']:.1f}", r["kind"])
+        rows.add_row(r["what"], f"{r['ns']:.3f}", f"{1e3 / r['ns']:.1f}" if r["ns"] > 0 else NOTHING, r["kind"])
     out.print(rows)
     names = ("engine", "csynth", "estimated", "routed", "available")
     rows = table(

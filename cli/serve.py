@@ -72,7 +72,7 @@ def serve_command(
     from meadow.serve.listen import listen
 
     with opened(package, device, as_json, trust) as session:
-        hosts = allow_host if is_loopback(host) or allow_host else ("*",)
+        hosts = (*allow_host, host) if is_loopback(host) or allow_host else ("*",)
         settings = Settings(name or session.package.name, api_key, max_body, max_tokens, hosts)
         name = settings.model
 

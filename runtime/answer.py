@@ -104,7 +104,10 @@ class Answer:
 
     def _remember(self) -> None:
         """What was said with which tokens, so that a later turn of the conversation finds them in the cache."""
-        spoken = self.session.spoken
+        tokenizer, spoken = self.session.tokenizer, self.session.spoken
+        control = {tokenizer.library.token_to_id(name) for name in tokenizer.control}
+        if self.stop.found or any(token.id in control for token in self.tokens):
+            return  # the text is not all that the tokens say
         spoken.pop(self.text, None)
         spoken[self.text] = [token.id for token in self.tokens]
         while len(spoken) > REMEMBERED:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from meadow.machine.errors import UsageError
@@ -14,6 +15,9 @@ from meadow.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
+
+
+MOST_LOGPROBS = 100
 
 
 class Dialogue:
@@ -69,9 +73,18 @@ class Dialogue:
         """
         if choose is not None and sampling:
             raise UsageError(f"choose already says how tokens are chosen; drop {', '.join(sampling)}")
+        unknown = sampling.keys() - {field.name for field in fields(Sampling)}
+        if unknown:
+            raise UsageError(
+                f"{', '.join(sorted(unknown))}: not known; {', '.join(f.name for f in fields(Sampling))} are"
+            )
+        if logprobs is not None and not (type(logprobs) is int and 0 <= logprobs <= MOST_LOGPROBS):
+            raise UsageError(f"logprobs is {logprobs!r}; None, or 0 to {MOST_LOGPROBS}")
+        if not isinstance(prompt, (str, list)):
+            raise UsageError(f"the prompt is a {type(prompt).__name__}; a text or a list of token ids is expected")
         pick = choose if choose is not None else Sampler(Sampling(**sampling))
         tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         return Answer(cast("Session", self), tokens, max_new_tokens, pick, stops, logprobs, self.tokenizer.end_tokens)
 
     def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:

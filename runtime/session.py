@@ -196,7 +196,7 @@ class Session(Dialogue):
             return self._prefill(tokens, logits, size)
 
     def _prefill(self, tokens: list[int], logits: str, size: int) -> Logits:
-        self._check_tokens(tokens)
+        self.check_tokens(tokens)
         began, unpacked = time.perf_counter(), self.device.counters.unpacked
         rows = []
         for start in range(0, len(tokens), size):
@@ -216,14 +216,15 @@ class Session(Dialogue):
             return self._step(token)
 
     def _step(self, token: int) -> Logits:
-        self._check_tokens([token])
+        self.check_tokens([token])
         began = time.perf_counter()
         logits = self._run([token], 0)[0]
         self.stats.decode_tokens += 1
         self.stats.decode_seconds += time.perf_counter() - began
         return logits
 
-    def _check_tokens(self, tokens: list[int], position: int | None = None) -> None:
+    def check_tokens(self, tokens: list[int], position: int | None = None) -> None:
+        """Raise UsageError for what cannot be run after `position` tokens, those of the conversation if it is None."""
         at = self.position if position is None else position
         vocab = int(self.package.model["vocab"])
         if not tokens:
@@ -314,7 +315,7 @@ class Session(Dialogue):
     ) -> Iterator[int]:
         """`generate` in a new conversation, begun where the cache already has the keys and values of the prompt: the same bits, for
         they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does."""
-        self._check_tokens(tokens, 0)
+        self.check_tokens(tokens, 0)
         with self._lock:  # no other conversation between the reset and the prompt
             self.reset()
             same = next((n for n, (a, b) in enumerate(zip(tokens, self.loaded.cached, strict=False)) if a != b), None)

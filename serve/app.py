@@ -26,7 +26,7 @@ from meadow.runtime.answer import Answer
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import Sampler
 from meadow.serve.figures import Figures
-from meadow.serve.queue import Full, Job, Worker, client_of
+from meadow.serve.queue import Ending, Full, Job, Worker
 from meadow.serve.schema import ChatRequest, R, Request, TextRequest, Wrong, parse
 from meadow.serve.wire import Completion, error, event
 
@@ -36,8 +36,8 @@ DRAINED = 8
 """Times the longest body that are read before a refusal: a client that still sends would not see it."""
 QUIET_SECONDS = 15.0
 """After which a stream that waits says that it still does."""
-LOOK_SECONDS = 0.5
-"""Between two looks whether the client of a whole answer is still there."""
+GONE = "meadow.gone"
+"""Key of a request's scope: an event that is set once its client has gone."""
 OPEN = ("/", "/health")
 """Paths that need no key."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "testserver")
@@ -96,16 +96,27 @@ class Bounded:
                 send, scope, receive, 413, f"the body has more than {self.most_bytes} bytes, which are taken"
             )
             return
-        given = False
+        given, gone = False, asyncio.Event()
+        scope[GONE] = gone
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
 
         async def replay() -> Message:
             nonlocal given
             if given:
-                return await receive()  # the client's end
+                await gone.wait()
+                return {"type": "http.disconnect"}
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replay, send)
+        watching = asyncio.create_task(watch())
+        try:
+            await self.app(scope, replay, send)
+        finally:
+            watching.cancel()
 
     async def _refuse(self, send: Send, scope: Scope, receive: Receive, status: int, message: str) -> None:
         answer = JSONResponse(error(status, message), status, headers={"Connection": "close"})
@@ -127,18 +138,26 @@ class Server:
     def tokens_of(self, request: Request) -> list[int]:
         """Token ids of a request's prompt.  Raises MeadowError."""
         tokenizer = self.session.tokenizer
-        with self._text:
-            if isinstance(request, ChatRequest):
+        if isinstance(request, ChatRequest):
+            with self._text:  # one template process
                 return tokenizer.conversation([message.plain for message in request.messages])
-            assert isinstance(request, TextRequest)
-            return tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else request.prompt
+        assert isinstance(request, TextRequest)
+        return tokenizer.encode(request.prompt) if isinstance(request.prompt, str) else request.prompt
 
     def limit_of(self, request: Request, prompt: int) -> int:
         """Tokens of an answer at most.  Raises HTTPException where the context has no room for a prompt."""
         room = self.session.context - prompt + 1
         if room < 1:
             message = f"the prompt has {prompt} tokens; the context of this package holds {self.session.context}"
-            raise HTTPException(400, error(400, message, "messages", "context_length_exceeded"))
+            raise HTTPException(
+                400,
+                error(
+                    400,
+                    message,
+                    "messages" if isinstance(request, ChatRequest) else "prompt",
+                    "context_length_exceeded",
+                ),
+            )
         wanted = self.settings.most_tokens if request.limit is None else request.limit
         return min(wanted, room, self.settings.most_tokens)
 
@@ -155,6 +174,7 @@ class Server:
         try:
             tokens = await asyncio.to_thread(self.tokens_of, request)
             limit = self.limit_of(request, len(tokens))
+            self.session.check_tokens(tokens, 0)
             sampler = Sampler(request.sampling)
         except MeadowError as wrong:
             raise HTTPException(400, error(400, str(wrong))) from None
@@ -164,7 +184,8 @@ class Server:
             return Answer(session, tokens, limit, sampler, stop, top, end)
 
         host = http.client.host if http.client else ""
-        job = Job(client_of(_key_of(http), host, request.user), begin, asyncio.get_running_loop())
+        owner = _key_of(http).hex() if self.settings.key else host  # a key that nobody checked says nothing
+        job = Job(owner, request.user or "", begin, asyncio.get_running_loop())
         try:
             self.worker.submit(job)
         except Full as full:
@@ -179,20 +200,22 @@ class Server:
         return str(self.session.tokenizer.library.decode(ids, skip_special_tokens=False))
 
     async def _whole(self, job: Job, made: Completion, http: Http) -> dict[str, Any]:
+        left = asyncio.create_task(http.scope[GONE].wait())
         try:
             while True:
-                try:
-                    happened = await asyncio.wait_for(job.events.get(), LOOK_SECONDS)
-                except (TimeoutError, asyncio.TimeoutError):
-                    if await http.is_disconnected():
-                        raise HTTPException(499, error(499, "the client has gone")) from None
-                    continue
+                next_event = asyncio.create_task(job.events.get())
+                await asyncio.wait({next_event, left}, return_when=asyncio.FIRST_COMPLETED)
+                if not next_event.done():
+                    next_event.cancel()
+                    raise HTTPException(499, error(499, "the client has gone"))
+                happened = next_event.result()
                 if isinstance(happened, BaseException):
                     raise HTTPException(_status_of(happened), error(_status_of(happened), _words(happened)))
                 if happened is None:
                     assert job.answer is not None
                     return made.whole(job.answer)
         finally:
+            left.cancel()
             self.worker.cancel(job)
 
     async def _stream(self, job: Job, made: Completion) -> AsyncIterator[bytes]:
@@ -255,15 +278,24 @@ async def request_of(kind: type[R], http: Http) -> R:
 
 
 def _words(happened: BaseException) -> str:
-    return str(happened) if isinstance(happened, MeadowError) else f"the server failed: {type(happened).__name__}"
+    return (
+        str(happened)
+        if isinstance(happened, (MeadowError, Ending))
+        else f"the server failed: {type(happened).__name__}"
+    )
 
 
 def _status_of(happened: BaseException) -> int:
+    if isinstance(happened, Ending):
+        return 503
     return 400 if isinstance(happened, MeadowError) and happened.exit_code == 2 else 500
 
 
-def _key_of(http: Http) -> str:
-    return http.headers.get("authorization", "").removeprefix("Bearer ").strip()
+def _key_of(http: Http) -> bytes:
+    """What follows `Bearer`, as it was sent."""
+    sent: bytes = dict(http.scope["headers"]).get(b"authorization", b"")
+    scheme, _, key = sent.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def app_of(session: Session, settings: Settings) -> FastAPI:
@@ -294,7 +326,7 @@ def _guard(app: FastAPI, server: Server) -> None:
     async def guarded(http: Http, go_on: Callable[[Http], Awaitable[Response]]) -> Response:
         """Who has no key is not answered; every answer is counted."""
         path = http.url.path
-        if key and path not in OPEN and not hmac.compare_digest(_key_of(http).encode(), key):
+        if key and path not in OPEN and not hmac.compare_digest(_key_of(http), key):
             message = "no key, or a wrong one; send Authorization: Bearer KEY"
             answer: Response = JSONResponse(error(401, message, code="invalid_api_key"), 401)
         else:

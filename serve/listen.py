@@ -15,7 +15,7 @@ from meadow.machine.errors import UsageError
 
 HEADER_SECONDS = 10.0
 """In which the head of a connection's first request must have come."""
-MOST_CONNECTIONS = 256
+MOST_CONNECTIONS = 512
 HEAD_BYTES = 32 << 10
 
 
@@ -24,16 +24,45 @@ class Patient(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self._expire)
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._look()
+
+    def _look(self) -> None:
+        """A head is waited for, from its first byte, unless a request is being answered."""
+        cycle: Any = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if answering and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif not answering and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        waits: Any = self.cycle  # of a request, once its head has come
-        if waits is None:
+        self._timer = None
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
+
+
+class Ended(uvicorn.Server):
+    """uvicorn's server, which says that it is to end before it waits for what is under way."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]):
+        super().__init__(config)
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._stop()
+        super().handle_exit(sig, frame)
 
 
 def listen(app: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -64,4 +93,4 @@ def listen(app: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(config).run(sockets=[bound])
+        Ended(config, app.state.server.worker.stop).run(sockets=[bound])

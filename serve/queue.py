@@ -9,20 +9,23 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from meadow.machine.errors import DeviceError, MeadowError
 from meadow.runtime.answer import Answer
 from meadow.runtime.session import Session
 
-MOST_WAITING = 64
+MOST_WAITING = 256
 """Jobs that may wait; more are told to come again."""
-MOST_OF_ONE = 16
-"""Of one client."""
+MOST_OF_ONE = 128
+"""Of one client: of an address, or of a key where the server has one."""
 
 
 class Full(Exception):
     """The queue takes no more; its text says why."""
+
+
+class Ending(Exception):
+    """The server ends before the answer does."""
 
 
 @dataclass
@@ -30,9 +33,12 @@ class Job:
     """One request: `begin` makes its answer on the session's thread; what comes of it is put into `events`, on the caller's loop.
 
     An event is a text, then None at the end, or an exception.
+
+    client, user  who asks, and for whom: clients take turns, and of each its users
     """
 
     client: str
+    user: str
     begin: Callable[[Session], Answer]
     loop: asyncio.AbstractEventLoop
     events: asyncio.Queue[str | BaseException | None] = field(default_factory=asyncio.Queue)
@@ -60,7 +66,7 @@ class Worker:
         self.failed = ""
         """Why the device cannot be used any more; "" while it can."""
         self.running: Job | None = None
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._waiting: OrderedDict[str, OrderedDict[str, deque[Job]]] = OrderedDict()
         self._changed = threading.Condition()
         self._ends = False
         self._thread = threading.Thread(target=self._work, name="meadow-session", daemon=True)
@@ -70,54 +76,70 @@ class Worker:
     def waiting(self) -> int:
         """Jobs that wait for their turn."""
         with self._changed:
-            return sum(len(jobs) for jobs in self._waiting.values())
+            return sum(map(self._of, self._waiting))
+
+    def _of(self, client: str) -> int:
+        return sum(len(jobs) for jobs in self._waiting.get(client, {}).values())
 
     def submit(self, job: Job) -> None:
-        """Raises Full where too many wait."""
+        """Raises Full where too many wait, or the server ends."""
         with self._changed:
-            mine = len(self._waiting.get(job.client, ()))
-            if sum(len(jobs) for jobs in self._waiting.values()) >= MOST_WAITING or mine >= MOST_OF_ONE:
-                whose = "of this client " if mine >= MOST_OF_ONE else ""
-                most = MOST_OF_ONE if mine >= MOST_OF_ONE else MOST_WAITING
-                raise Full(f"{most} requests {whose}wait already; try again later")
-            self._waiting.setdefault(job.client, deque()).append(job)
+            if self._ends:
+                raise Full("the server ends")
+            if self._of(job.client) >= MOST_OF_ONE:
+                raise Full(f"{MOST_OF_ONE} requests of this client wait already; try again later")
+            if sum(map(self._of, self._waiting)) >= MOST_WAITING:
+                raise Full(f"{MOST_WAITING} requests wait already; try again later")
+            users = self._waiting.setdefault(job.client, OrderedDict())
+            users.setdefault(job.user, deque()).append(job)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
         """Stop it, or do not begin it."""
         job.cancelled.set()
         with self._changed:
-            jobs = self._waiting.get(job.client)
-            if jobs is not None and job in jobs:
+            users = self._waiting.get(job.client) or OrderedDict[str, deque[Job]]()
+            jobs = users.get(job.user, deque())
+            if job in jobs:
                 jobs.remove(job)
+                self.tell("cancelled", 1)
                 if not jobs:
+                    del users[job.user]
+                if not users:
                     del self._waiting[job.client]
+
+    def stop(self) -> None:
+        """Take no more, and tell all who wait."""
+        with self._changed:
+            self._ends = True
+            jobs = [job for users in self._waiting.values() for some in users.values() for job in some]
+            self._waiting.clear()
+            if self.running is not None:
+                jobs.append(self.running)
+            for job in jobs:
+                job.cancelled.set()
+                job.put(Ending("the server ends"))
+            self._changed.notify()
 
     def close(self) -> None:
         """End after the token that is under way."""
-        with self._changed:
-            self._ends = True
-            for jobs in self._waiting.values():
-                for job in jobs:
-                    job.cancelled.set()
-            self._waiting.clear()
-            if self.running is not None:
-                self.running.cancelled.set()
-            self._changed.notify()
+        self.stop()
         self._thread.join()
 
     def _next(self) -> Job | None:
-        """The oldest job of the client whose turn it is; None at the end."""
+        """The oldest job of the user, of the client, whose turn it is; None at the end."""
         with self._changed:
             while not self._waiting and not self._ends:
                 self._changed.wait()
             if self._ends:
                 return None
-            client, jobs = next(iter(self._waiting.items()))
+            client, users = self._waiting.popitem(last=False)
+            user, jobs = users.popitem(last=False)
             job = jobs.popleft()
-            del self._waiting[client]
             if jobs:
-                self._waiting[client] = jobs  # behind the others
+                users[user] = jobs  # behind the others
+            if users:
+                self._waiting[client] = users
             self.running = job
             return job
 
@@ -165,8 +187,3 @@ class Worker:
             self.tell("prefill_seconds", stats.prefill_seconds - before[2])
             self.tell("decode_seconds", stats.decode_seconds - before[3])
         job.put(None)
-
-
-def client_of(key: str, address: str, user: Any) -> str:
-    """Who takes turns with whom: the user that a request names, under its key, else its address."""
-    return f"{key}/{user or address}"

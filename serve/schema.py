@@ -17,6 +17,9 @@ from meadow.runtime.text.sampler import Sampling
 
 MOST_MESSAGES = 4096
 MOST_STOPS = 16
+MOST_FIELDS = 64
+MOST_SAID = 8
+"""Problems of a request that are told."""
 Text = Annotated[str, Field(max_length=1 << 20)]
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=MOST_STOPS)]
 
@@ -77,7 +80,7 @@ class Request(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repeat_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stops | None = None
     stream: bool = False
@@ -129,17 +132,23 @@ class ChatRequest(Request):
 
 
 class TextRequest(Request):
-    prompt: Text | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1 << 20)]
+    prompt: Any
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @field_validator("prompt", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:
-        """A list of one prompt is that prompt."""
+        """A text, or token ids; a list of one prompt is that prompt.  Said once, however many ids are wrong."""
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, list)):
-            return value[0]
-        if isinstance(value, list) and any(isinstance(v, (str, list)) for v in value):
-            raise ValueError(f"prompt has {len(value)} prompts; one is taken: send a request for each")
+            value = value[0]
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list) or not value:
+            raise ValueError("a text or a list of token ids is expected")
+        if any(isinstance(v, (str, list)) for v in value):
+            raise ValueError(f"there are {len(value)} prompts; one is taken: send a request for each")
+        if not all(type(v) is int and v >= 0 for v in value):
+            raise ValueError("token ids are whole numbers from 0 on")
         return value
 
     @property
@@ -151,7 +160,8 @@ class Wrong(ValueError):
     """What is wrong with a request: (field, what is said of it) of everything that is."""
 
     def __init__(self, problems: list[tuple[str, str]]):
-        self.problems = problems
+        more = len(problems) - MOST_SAID
+        self.problems = problems = problems[:MOST_SAID] + [("", f"and {more} more")] * (more > 0)
         super().__init__("; ".join(dict.fromkeys(f"{field}: {text}" if field else text for field, text in problems)))
 
 
@@ -166,6 +176,8 @@ def parse(kind: type[R], body: bytes) -> R:
         raise Wrong([("", "the body is not JSON")]) from None
     if not isinstance(found, dict):
         raise Wrong([("", "the body is no object")])
+    if len(found) > MOST_FIELDS:
+        raise Wrong([("", f"the object has {len(found)} fields; at most {MOST_FIELDS} are read")])
     problems, kept = [], {}
     for name, value in found.items():
         if value is None:

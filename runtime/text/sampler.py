@@ -42,12 +42,18 @@ class Sampling:
     def check(self) -> None:
         """Raise UsageError with every setting that is out of range."""
         numbers = (self.temperature, self.top_p, self.min_p, self.repeat_penalty)
+        kinds = [(name, getattr(self, name)) for name in ("top_k", "seed")]
+        odd = [f"{name} is {value!r}; a whole number is expected" for name, value in kinds if type(value) is not int]
+        real = zip(("temperature", "top_p", "min_p", "repeat_penalty"), numbers, strict=True)
+        odd += [f"{n} is {v!r}; a number is expected" for n, v in real if not isinstance(v, (int, float))]
+        if odd:
+            raise UsageError("; ".join(odd))
         allowed = (
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repeat_penalty", self.repeat_penalty > 0, "above 0"),
+            ("repeat_penalty", 0.01 <= self.repeat_penalty <= 100, "from 0.01 to 100"),
             ("seed", self.seed >= 0, "0 or more"),
         )
         wrong = [f"{name} is {getattr(self, name)}; it is {what}" for name, right, what in allowed if not right]

@@ -68,6 +68,7 @@ class Tokenizer:
         Raises UsageError for what are no messages, DeviceError where the template edits a message into control tokens.
         """
         check_messages(messages)
+        spoken = spoken if spoken and self._is_kept(messages, spoken) else None
         names = sorted(self.control, key=len, reverse=True)  # a longer token first, which a shorter one may begin
         if (
             self.normalizes
@@ -109,6 +110,27 @@ class Tokenizer:
                 "the model's chat template makes control tokens of what a message says; use plain completion (--raw)"
             )
         return ids
+
+    def _is_kept(self, messages: list[dict[str, str]], spoken: Mapping[str, list[int]]) -> bool:
+        """Whether the template writes what the assistant said as it was said: one that trims or cuts it makes another prompt."""
+        said = [m["content"] for m in messages if m["role"] == "assistant" and m["content"] in spoken]
+        if not said:
+            return False
+        marks = dict(
+            zip(
+                said,
+                _marks("".join(v for m in messages for v in m.values()) + (self.template or ""), len(said)),
+                strict=True,
+            )
+        )
+        marked = [
+            {**m, "content": marks[m["content"]]} if m["role"] == "assistant" and m["content"] in marks else m
+            for m in messages
+        ]
+        prompt = self.chat(marked)
+        for text, mark in marks.items():
+            prompt = prompt.replace(mark, text)
+        return prompt == self.chat(messages)
 
     def _harmless(self, messages: list[dict[str, str]], ids: list[int]) -> bool:
         """Whether the control tokens are those of messages that could not spell any: templates that cut or replace text may make one."""

@@ -98,6 +98,21 @@ def test_every_turn_of_a_chat_prefills_its_own_tokens_alone(talkative: Path) -> 
         assert answer.prompt[: len(session.loaded.cached)] == session.loaded.cached[: len(answer.prompt)]
 
 
+def test_an_answer_that_was_cut_or_that_the_template_changes_is_made_into_tokens_again(
+    talkative: Path, tmp_path: Path
+) -> None:
+    trims = tmp_path / "trims"
+    shutil.copytree(talkative, trims)
+    (trims / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE.replace("m.content", "m.content | upper"))
+    for package, how in ((talkative, {"stop": ["e"]}), (trims, {})):
+        with Session(package) as session:
+            messages = [{"role": "user", "content": "s"}]
+            said = session.chat(messages, 8, **how).read()
+            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "t"}]
+            used = session.tokenizer.conversation(messages, session.spoken)
+            assert used == session.tokenizer.conversation(messages)
+
+
 def test_a_prompt_beyond_the_context_is_refused_before_anything_is_forgotten(talkative: Path) -> None:
     with Session(talkative) as session:
         session.answer([1, 2, 3], 2).read()
@@ -170,6 +185,11 @@ def test_settings_out_of_range_are_all_named(session: Session) -> None:
         session.answer([1], 2, temperature=-1, top_p=0, min_p=2, repeat_penalty=0, seed=-1, top_k=-1)
     for name in ("temperature", "top_p", "min_p", "repeat_penalty", "seed", "top_k"):
         assert name in str(caught.value)
+    for wrong in ({"temperature": None}, {"seed": 1.5}, {"top_k": 2.5}, {"foo": 1}, {"logprobs": -1}):
+        with pytest.raises(UsageError):
+            session.answer([1], 2, **wrong)
+    with pytest.raises(UsageError, match="bytes"):
+        session.answer(b"x", 2)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="drop temperature"):
         session.answer([1], 2, choose=lambda row: 0, temperature=1.0)
 
