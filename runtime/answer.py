@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Answer:
         self._chosen = Token(token, float(likely[token]), tuple((int(n), float(likely[n])) for n in best))
         return token
 
-    def _answer(self) -> Iterator[str]:
+    def _answer(self) -> Generator[str, None, None]:
         session, streamer = self.session, Streamer(self.session.tokenizer)
         before = session.stats.reused_tokens
         chosen = session.new_conversation(self.prompt, self.limit, self._pick, self.end_tokens)
@@ -127,9 +127,7 @@ class Answer:
 
     def close(self) -> None:
         """Stop between two tokens; what was said until then counts as said."""
-        close: Any = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+        self._pieces.close()
         if not self.finish_reason:
             self.finish_reason = "stopped"
             self._remember()

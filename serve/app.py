@@ -40,7 +40,7 @@ GONE = "meadow.gone"
 """Key of a request's scope: an event that is set once its client has gone."""
 OPEN = ("/", "/health")
 """Paths that need no key."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]", "testserver")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True)

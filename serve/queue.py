@@ -28,7 +28,7 @@ class Ending(Exception):
     """The server ends before the answer does."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One request: `begin` makes its answer on the session's thread; what comes of it is put into `events`, on the caller's loop.
 
@@ -44,7 +44,6 @@ class Job:
     events: asyncio.Queue[str | BaseException | None] = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
     asked: float = field(default_factory=time.monotonic)
-    began: float = 0.0
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def put(self, event: str | BaseException | None) -> None:
@@ -88,7 +87,7 @@ class Worker:
                 raise Full("the server ends")
             if self._of(job.client) >= MOST_OF_ONE:
                 raise Full(f"{MOST_OF_ONE} requests of this client wait already; try again later")
-            if sum(map(self._of, self._waiting)) >= MOST_WAITING:
+            if self.waiting >= MOST_WAITING:
                 raise Full(f"{MOST_WAITING} requests wait already; try again later")
             users = self._waiting.setdefault(job.client, OrderedDict())
             users.setdefault(job.user, deque()).append(job)
@@ -168,8 +167,7 @@ class Worker:
     def _run(self, job: Job) -> None:
         if job.cancelled.is_set():
             return
-        job.began = time.monotonic()
-        self.tell("wait_seconds", job.began - job.asked)
+        self.tell("wait_seconds", time.monotonic() - job.asked)
         stats = self.session.stats
         before = (stats.prefill_tokens, stats.reused_tokens, stats.prefill_seconds, stats.decode_seconds)
         job.answer = answer = job.begin(self.session)

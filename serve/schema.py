@@ -50,7 +50,7 @@ class Message(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool = False
-    include_obfuscation: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -67,6 +67,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "modalities": (["text"],),
+    "metadata": ({},),
+    "store": (False,),
 }
 """Fields that clients send, with the values that change nothing.  Another value is refused."""
 
@@ -86,8 +88,6 @@ class Request(Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
