@@ -71,7 +71,7 @@ SILU = ("multiply", "round", "exponential", "to float", "add", "divide", "multip
 CURVES = ("multiply", "compare", *3 * ("multiply", "add"), "multiply")
 CAP = ("multiply", "multiply", "round", "exponential", "to float", "add", "divide", "multiply", "flush")
 
-LOOPS = {
+PIPELINED = {
     "FetchInstruction": PipelinedLoop("", 1, ("bank",), bus=True),
     "LoadBases": PipelinedLoop("", 1, ("bank",), bus=True),
     "Addresses": PipelinedLoop("", 1, ("bank", "add")),
@@ -143,7 +143,7 @@ ROOT_CYCLES = sum(LATENCY[name] for name in ROOT)
 
 def options(design: Design) -> frozenset[str]:
     """The numbers of a design that make loops longer."""
-    return frozenset(loop.option for loop in LOOPS.values() if loop.option and getattr(design, loop.option))
+    return frozenset(loop.option for loop in PIPELINED.values() if loop.option and getattr(design, loop.option))
 
 
 def stages(design: Design) -> dict[str, Stage]:
@@ -154,7 +154,7 @@ def stages(design: Design) -> dict[str, Stage]:
 @cache
 def _stages(chosen: frozenset[str]) -> dict[str, Stage]:
     found = {"pacq": Stage(1, CONTROL)}  # pacq_gemv's own cycles, which its engine counts
-    for loop in LOOPS.values():
+    for loop in PIPELINED.values():
         if loop.stage:
             depth = loop.depth(chosen) + BUS_LATENCY * loop.bus
             had = found.get(loop.stage, Stage(loop.interval, 0))

@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException
 from fastapi import Request as Http
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as Refusal
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -339,21 +340,16 @@ def _guard(app: FastAPI, server: Server) -> None:
 def _tell_errors(app: FastAPI) -> None:
     """Every refusal has the shape of an error."""
 
-    @app.exception_handler(HTTPException)
-    async def refused(http: Http, wrong: HTTPException) -> JSONResponse:
-        detail: Any = wrong.detail  # starlette says it is a text
-        body = detail if isinstance(detail, dict) else error(wrong.status_code, str(detail))
-        return JSONResponse(body, wrong.status_code, headers=wrong.headers)
-
-    @app.exception_handler(404)
-    async def absent(http: Http, wrong: Any) -> JSONResponse:
-        if isinstance(getattr(wrong, "detail", None), dict):
-            return JSONResponse(wrong.detail, 404)
-        return JSONResponse(error(404, f"nothing is at {http.url.path[:200]}; there are {', '.join(KNOWN)}"), 404)
-
-    @app.exception_handler(405)
-    async def otherwise(http: Http, wrong: Any) -> JSONResponse:
-        return JSONResponse(error(405, f"{http.url.path[:200]} does not take {http.method}"), 405)
+    @app.exception_handler(Refusal)
+    async def refused(http: Http, wrong: Refusal) -> JSONResponse:
+        detail: Any = wrong.detail  # a text where the framework refuses, a body where we do
+        path, status = http.url.path[:200], wrong.status_code
+        said = {
+            404: f"nothing is at {path}; there are {', '.join(KNOWN)}",
+            405: f"{path} does not take {http.method}",
+        }
+        body = detail if isinstance(detail, dict) else error(status, said.get(status, str(detail)))
+        return JSONResponse(body, status, headers=wrong.headers)
 
 
 def _route(app: FastAPI, server: Server) -> None:

@@ -96,6 +96,19 @@ def tiny_package(tiny_int8: Path) -> Path:
     return folder
 
 
+TALK = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"
+"""A chat template of few tokens."""
+
+
+@pytest.fixture(scope="session")
+def talkative(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny package with a chat template, which is not among the files that are verified."""
+    copy = tmp_path_factory.mktemp("talkative") / "tiny"
+    shutil.copytree(tiny_package, copy)
+    (copy / "tokenizer" / "chat_template.jinja").write_text(TALK)
+    return copy
+
+
 class Result:
     """What a command printed and the code it ended with."""
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from meadow.machine.design import Design
-from meadow.machine.timing import BUS_LATENCY, LOOPS, Stage, options, stages
+from meadow.machine.timing import BUS_LATENCY, PIPELINED, Stage, options, stages
 
 UNLABELLED = "VITIS_LOOP_"
 """How Vitis names a loop without a label: one that should have been unrolled."""
@@ -75,11 +75,11 @@ def slower(one: Found | None, other: Found) -> Found:
 
 
 def by_label(found: dict[str, Found]) -> tuple[dict[str, Found], list[str]]:
-    """(by the label of LOOPS, names that no table has)."""
+    """(by the label of PIPELINED, names that no table has)."""
     known: dict[str, Found] = {}
     strange = []
     for name, loop in found.items():
-        label = next((part for part in (name, name.rpartition("_")[2]) if part in LOOPS), "")
+        label = next((part for part in (name, name.rpartition("_")[2]) if part in PIPELINED), "")
         if label:
             known[label] = slower(known.get(label), loop)
         elif loop.interval is not None or name.startswith(UNLABELLED):
@@ -101,14 +101,14 @@ def beside(design: Design, found: dict[str, Found]) -> list[Row]:
             known[label].depth,
             _difference(label, known[label], loop.depth(chosen)),
         )
-        for label, loop in LOOPS.items()
+        for label, loop in PIPELINED.items()
         if label in known
     ]
 
 
 def _difference(label: str, found: Found, depth: int) -> str:
     """In words, the weightiest first."""
-    loop, said = LOOPS[label], []
+    loop, said = PIPELINED[label], []
     if found.interval is None:
         said.append("not pipelined: an iteration follows the one before when that has ended")
     elif found.interval > loop.interval:
@@ -138,7 +138,7 @@ def strangers(found: dict[str, Found]) -> list[str]:
 def missing(found: dict[str, Found]) -> list[str]:
     """Labels that the report does not have: not part of this design, dissolved, or of a run that was not whole."""
     known, _ = by_label(found)
-    return [label for label in LOOPS if label not in known]
+    return [label for label in PIPELINED if label not in known]
 
 
 def calibrated(design: Design, rows: Iterable[Row]) -> dict[str, Stage]:
@@ -149,10 +149,10 @@ def calibrated(design: Design, rows: Iterable[Row]) -> dict[str, Stage]:
         if not row.stage:
             continue
         interval = row.found_interval if row.found_interval is not None else row.found_depth or row.interval
-        depth = (row.found_depth or row.depth) + BUS_LATENCY * LOOPS[row.loop].bus
+        depth = (row.found_depth or row.depth) + BUS_LATENCY * PIPELINED[row.loop].bus
         had = worst.get(row.stage, Stage(0, 0))
-        factor = max(had.interval, -(-interval * made[row.stage].interval // row.interval))
-        worst[row.stage] = Stage(factor, max(had.depth, depth))
+        slowest = max(had.interval, -(-interval * made[row.stage].interval // row.interval))
+        worst[row.stage] = Stage(slowest, max(had.depth, depth))
     return {**made, **worst}
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import termios
@@ -19,16 +18,6 @@ from typing import Any
 import pytest
 
 from meadow.runtime import Session
-
-TEMPLATE = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"
-
-
-@pytest.fixture(scope="module")
-def talkative(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("chat") / "tiny"
-    shutil.copytree(tiny_package, copy)
-    (copy / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE)
-    return copy
 
 
 def typed(

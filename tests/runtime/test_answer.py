@@ -16,17 +16,6 @@ from meadow.runtime import Session
 from meadow.runtime.text.sampler import Sampler, Sampling, logprobs
 from meadow.runtime.text.stop import Stop
 
-TEMPLATE = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"
-
-
-@pytest.fixture(scope="module")
-def talkative(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny package with a chat template, which is not among the files that are verified."""
-    copy = tmp_path_factory.mktemp("chat") / "tiny"
-    shutil.copytree(tiny_package, copy)
-    (copy / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE)
-    return copy
-
 
 @pytest.fixture(scope="module")
 def session(talkative: Path) -> Session:
@@ -103,7 +92,8 @@ def test_an_answer_that_was_cut_or_that_the_template_changes_is_made_into_tokens
 ) -> None:
     trims = tmp_path / "trims"
     shutil.copytree(talkative, trims)
-    (trims / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE.replace("m.content", "m.content | upper"))
+    template = trims / "tokenizer" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("m.content", "m.content | upper"))
     for package, how in ((talkative, {"stop": ["e"]}), (trims, {})):
         with Session(package) as session:
             messages = [{"role": "user", "content": "s"}]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,6 @@ from serving import Served
 
 for name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install 'meadow-fpga[serve]'")
-
-TEMPLATE = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"
-
-
-@pytest.fixture(scope="session")
-def talkative(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny package with a chat template, which is not among the files that are verified."""
-    copy = tmp_path_factory.mktemp("served") / "tiny"
-    shutil.copytree(tiny_package, copy)
-    (copy / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE)
-    return copy
 
 
 @pytest.fixture(scope="session")

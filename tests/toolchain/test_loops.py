@@ -12,7 +12,7 @@ import pytest
 from meadow.machine.design import Design
 from meadow.machine.facts import LOOPS as COUNTED
 from meadow.machine.package.read import load
-from meadow.machine.timing import BUS_LATENCY, LOOPS, options, stages
+from meadow.machine.timing import BUS_LATENCY, PIPELINED, options, stages
 from meadow.toolchain import loops, reports
 
 HLS = Path(__file__).parents[2] / "hls"
@@ -36,8 +36,8 @@ def pipelined() -> Counter[tuple[str, int]]:
 
 def test_every_pipelined_loop_has_a_label_of_its_own_and_its_interval_in_the_table() -> None:
     found = pipelined()
-    assert found == Counter({(label, loop.interval): 1 for label, loop in LOOPS.items()})
-    assert {loop.stage for loop in LOOPS.values()} | {"pacq"} == {"", *COUNTED}
+    assert found == Counter({(label, loop.interval): 1 for label, loop in PIPELINED.items()})
+    assert {loop.stage for loop in PIPELINED.values()} | {"pacq"} == {"", *COUNTED}
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def design(tiny_package: Path) -> Design:
 
 def test_a_stage_is_priced_as_the_deepest_of_its_loops(design: Design) -> None:
     made, chosen = stages(design), options(design)
-    for label, loop in LOOPS.items():
+    for label, loop in PIPELINED.items():
         if loop.stage:
             assert made[loop.stage].depth >= loop.depth(chosen) + BUS_LATENCY * loop.bus, label
-    assert made["epilogue"].depth == max(loop.depth(chosen) for loop in LOOPS.values() if loop.stage == "epilogue")
+    assert made["epilogue"].depth == max(loop.depth(chosen) for loop in PIPELINED.values() if loop.stage == "epilogue")
 
 
 def test_a_report_is_set_beside_the_table_loop_by_loop(design: Design) -> None:
