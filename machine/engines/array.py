@@ -42,7 +42,7 @@ from meadow.machine.units import BEAT_BYTES, LANE_COLS, LOOKUP_LANES
 if TYPE_CHECKING:
     from meadow.machine.design import Design
 
-PREFIX_LUT = 7_817
+PREFIX_LUT = 7_751
 """LUT of the look-up unit of one port: synthesized by Yosys (meadowc bench rtl)."""
 UNPACKED_AT_ONCE = 1 << 23
 """Weights of one shape that are unpacked together: numpy is fast on wide arrays."""
