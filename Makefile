@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: fuzz hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -58,6 +58,9 @@ rtl: setup-test  ## the Verilog under cocotb and Icarus (MEADOW_WAVES=1 keeps th
 
 mutations: setup-test  ## faults planted in the Verilog, the Python and the C++, each caught by its test (20 minutes)
 	$(PYTEST) tests/rtl/test_mutations.py tests/test_mutations.py -m mutation -n 2
+
+fuzz: setup-test  ## 20,000 damaged inputs of every kind: no traceback, hang, death or write outside (half an hour)
+	cd tests && ../.venv/bin/python -m fuzz.run --inputs 20000
 
 formal: setup-test  ## the FIFO proved by a SAT solver: nothing lost, doubled or changed under stalls
 	.venv/bin/python -m pip install -qq "pyosys>=0.70"

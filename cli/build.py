@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, out, shell, table
+from meadow.cli.output import Volume, emit_json, err, json_option, out, shell, table
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import Package, load
 
@@ -192,7 +192,8 @@ def _show_plan(
 
 def _teller(quiet: bool) -> Any:
     """Step, phase, time and the tool's last line: written over on a terminal; elsewhere a line for each phase and minute."""
-    terminal = sys.stderr.isatty() and not quiet
+    quiet = quiet or Volume.quiet
+    terminal = sys.stderr.isatty()
     seen: dict[str, Any] = {"phase": "", "at": time.monotonic()}
 
     def tell(step: str, phase: str, seconds: float, last: str) -> None:

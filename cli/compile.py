@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, megabytes, out, shell, stages, table
+from meadow.cli.output import Volume, emit_json, json_option, megabytes, out, shell, table
+from meadow.cli.progress import stages
 from meadow.machine.design import SETTABLE, Design
 from meadow.machine.errors import MeadowError, UsageError
 from meadow.machine.package.read import load
@@ -135,6 +136,8 @@ def _board_of(folder: Path) -> str:
 
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
+    if Volume.quiet:
+        return
     design = Design.of(s["design"])
     for engine in design.engines:
         out.print(f"  {engine.describe(design)}")

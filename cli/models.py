@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, shell, stages
+from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, shell
+from meadow.cli.progress import stages
 
 
 @click.command("fetch")

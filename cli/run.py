@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err, json_option, out, table, upload_bar
+from meadow.cli.output import emit_json, err, json_option, out, table
+from meadow.cli.progress import upload_bar
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
 from meadow.machine.package.read import load

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from meadow.cli.output import Pace, emit_json, json_option, out, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import Pace
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.ladder.verify import BLOCKS, Verdict, verify
 from meadow.machine.errors import UsageError

@@ -177,7 +177,7 @@ def _same_attention(graph: Graph, longer: Graph, file: Path, tried: int) -> None
 def origin(graph: Graph, file: Path, target: Path) -> dict[str, str] | None:
     """The unquantized model that `quantize` noted in the file: its path from the package, and its digest."""
     path, digest = (graph.metadata.get(f"meadow.origin.{key}") for key in ("path", "sha256"))
-    if not path or not digest:
+    if not path or not digest or not path.isprintable() or not digest.isalnum():  # metadata of a file from anywhere
         return None
     return {"path": os.path.relpath((file.parent / path).resolve(), target.resolve()), "sha256": digest}
 

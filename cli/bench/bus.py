@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import stages
 from meadow.evidence.bench.bus import measure
 from meadow.evidence.ladder.verilog import IDEAL, bandwidth, ddr4, jobs, program
 from meadow.machine.engines.pacq import Pacq

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from meadow import boards
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import stages
 from meadow.evidence.bench.decode import PUBLISHED, measure, on_board
 from meadow.evidence.ladder.verilog import program, require_grouped
 from meadow.machine.package.read import load

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from meadow import boards
-from meadow.cli.output import emit_json, json_option, out, stages
+from meadow.cli.output import emit_json, json_option, out
+from meadow.cli.progress import stages
 from meadow.machine.errors import DeviceError
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import stages
 from meadow.cli.run import device_option, opened
 from meadow.cli.trust import trust_option
 from meadow.evidence.bench.llm import check, measure

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, out, stages, table
+from meadow.cli.output import emit_json, json_option, out, table
+from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.bench.packing import measure, simulated_rate
 from meadow.machine.engines.array import Array

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, listing, out, stages, table
+from meadow.cli.output import emit_json, json_option, listing, out, table
+from meadow.cli.progress import stages
 from meadow.evidence.bench.paper import (
     BANDWIDTHS,
     ELEMENTS,

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from meadow import boards
-from meadow.cli.output import emit_json, json_option, listing, out, stages
+from meadow.cli.output import emit_json, json_option, listing, out
+from meadow.cli.progress import stages
 from meadow.evidence.bench.rtl import DSP_IN_LUT, MODULES, TESTS, compare, synthesize
 
 REPORTED = (

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, json_option, megabytes, out, stages, table
+from meadow.cli.output import emit_json, json_option, megabytes, out, table
+from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
 from meadow.evidence.bench.traffic import measure
 from meadow.evidence.ladder.reference import reference_model

@@ -27,6 +27,7 @@ from meadow.machine.guard import guard
 from meadow.machine.instructions import table
 from meadow.machine.package.entry import Entry, Region, Tensor
 from meadow.machine.package.manifest import check_hardware, check_sizes
+from meadow.machine.package.shape import check_shape
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
 
@@ -339,14 +340,13 @@ def _load(folder: Path, path: Path) -> Package:
             f"{folder} is of package version {version} and program version {manifest.get('isa_version')}, this meadow reads "
             f"{FORMAT_VERSION} and {table.VERSION}; compile the model again (seconds, no new bitstream unless the design differs)"
         )
-    if not isinstance(manifest.get("name", ""), str) or not str(manifest.get("name", "")).isprintable():
-        raise DeviceError(f"{path}: the package's name is no printable text; compile the model again")
     missing = [key for key in REQUIRED if key not in manifest]
     if missing:
         raise DeviceError(f"{path} lacks {', '.join(missing)}; compile the model again")
     if manifest_digest(manifest) != manifest["digest"]:
         raise DeviceError(f"{path} was changed or damaged (its digest differs); compile the model again")
     try:
+        check_shape(manifest)
         design = Design.of(manifest["design"])
         design.check()
         chunks = tuple(Chunk(c["index"], c["kind"], c["bytes"]) for c in manifest["chunks"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -135,6 +136,15 @@ class Terminal:
         shown, _, self.seen = self.seen.partition(text)
         return shown
 
+    def interrupt(self, text: str) -> None:
+        """Ctrl-C until `text` is shown: one that comes between two reads of a line is seen by readline at the next key alone."""
+        for _ in range(20):
+            self.type("\x03")
+            with contextlib.suppress(AssertionError):
+                self.until(text, 1.5)
+                return
+        raise AssertionError(self.seen)
+
     def type(self, text: str) -> None:
         os.write(self.here, text.encode())
 
@@ -164,9 +174,7 @@ def test_a_line_can_be_recalled_and_ctrl_c_forgets_one(talkative: Path, tmp_path
     terminal.until("> ")
     terminal.type("half a li")
     terminal.until("half a li")  # readline waits for more
-    time.sleep(0.3)
-    terminal.type("\x03")
-    terminal.until("/exit ends")
+    terminal.interrupt("/exit ends")
     terminal.until("> ")
     terminal.type("/reset\r")
     terminal.until("[forgotten]")

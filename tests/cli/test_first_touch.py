@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from meadow.cli import output
+from meadow.cli import output, progress
 from meadow.machine import distribution
 
 if sys.version_info >= (3, 11):
@@ -84,17 +84,12 @@ def test_a_command_for_grouped_weights_says_how_to_get_some(meadowc: Any, tiny_p
 
 
 def test_a_stage_that_is_longer_than_the_terminal_does_not_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(output, "err", Console(file=screen, width=40))
-    with output.stages(("read",), quiet=False) as show:
+    screen = io.StringIO()
+    monkeypatch.setattr(output, "err", Console(file=screen, width=40, force_terminal=True, soft_wrap=True))
+    with progress.stages(("read",), quiet=False) as show:
         show("read", "x" * 200)
-    lines = [line for line in re.split(r"\r\x1b\[K", screen.getvalue()) if line]
-    assert lines and all(len(line) < 40 for line in lines)
+    lines = [line for line in re.split(r"\r|\n|\x1b\[[\d;?]*[a-zA-Z]", screen.getvalue()) if line]
+    assert any(line.startswith("[1/1] read xxx") for line in lines) and all(len(line) <= 40 for line in lines)
 
 
 def test_meadow_runs_as_a_module() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from meadow.cli import output
+from meadow.cli import progress
 from meadow.cli.output import table
 
 words = st.text("abcdefgh0123456789.,", min_size=1, max_size=12)
@@ -58,8 +58,8 @@ def test_the_boards_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_long_work_says_how_far_it_is_and_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     now = [0.0]
-    monkeypatch.setattr("meadow.cli.output.time.monotonic", lambda: now[0])
-    with output.Pace("windows", 4, quiet=False) as pace:
+    monkeypatch.setattr("meadow.cli.progress.time.monotonic", lambda: now[0])
+    with progress.Pace("windows", 4, quiet=False) as pace:
         for done in range(5):
             now[0] = 30.0 * done
             pace.at(done, f"so far {done}")
@@ -69,5 +69,5 @@ def test_long_work_says_how_far_it_is_and_how_long_it_takes(monkeypatch: pytest.
     assert lines[0] == "windows 0 of 4, 0:00 · so far 0"
     assert lines[1] == "windows 1 of 4, 0:30, 1:30 left · so far 1"
     assert lines[4] == "windows 4 of 4, 2:00 · so far 4" and len(lines) == 5
-    output.Pace("windows", 4, quiet=True).at(1)
+    progress.Pace("windows", 4, quiet=True).at(1)
     assert capsys.readouterr().err == ""

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from fuzz import damage
 from onnx import helper
 
 from meadow.compiler.models import convert
@@ -24,59 +25,7 @@ from meadow.runtime.session import Session
 
 EXPORTS = Path(__file__).parents[1] / "fixtures" / "exports"
 GGUF = Path(__file__).parents[1] / "fixtures" / "tiny.gguf"
-NUMBERS = (0, 1, -1, 2, 7, 255, 65536, 2**31 - 1, -(2**31), 2**40, 2**62, -(2**63))
 pytestmark = pytest.mark.timeout(120)  # a hang is a failure
-
-
-def raw(random_: random.Random, data: bytes) -> bytes:
-    """Bits flipped, bytes dropped, the end cut off, a number put in."""
-    out = bytearray(data)
-    kind = random_.randrange(4)
-    at = random_.randrange(len(out))
-    if kind == 0:
-        for _ in range(random_.choice((1, 4, 16))):
-            out[random_.randrange(len(out))] ^= 1 << random_.randrange(8)
-    elif kind == 1:
-        del out[at:]
-    elif kind == 2:
-        del out[at : at + random_.choice((1, 2, 8, 100))]
-    else:
-        out[at : at + 8] = random_.choice(NUMBERS).to_bytes(8, "little", signed=True)
-    return bytes(out)
-
-
-def damage(random_: random.Random, model: onnx.ModelProto) -> None:
-    """Change one thing of a graph."""
-    node = random_.choice(model.graph.node)
-    kind = random_.randrange(8)
-    if kind == 0:
-        del node.input[:]
-    elif kind == 1 and node.input:
-        node.input.pop()
-    elif kind == 2 and node.input:
-        node.input[0] = random_.choice(model.graph.node).output[0]
-    elif kind == 3:
-        del node.attribute[:]
-        name = random_.choice(("axis", "perm", "epsilon", "to", "scale", "value", "K"))
-        node.attribute.append(helper.make_attribute(name, random_.choice((2, 2.5, "x", [1, 2], -5))))
-    elif kind == 4:
-        tensor = random_.choice(model.graph.initializer)
-        tensor.data_type = random_.choice((0, 1, 2, 7, 10, 16, 22, 99))
-    elif kind == 5:
-        tensor = random_.choice(model.graph.initializer)
-        del tensor.dims[:]
-        tensor.dims.extend(random_.choices(NUMBERS[:9], k=random_.randrange(4)))
-    elif kind == 6:
-        tensor = random_.choice(model.graph.initializer)
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(
-            key="location", value=random_.choice(("a\0b", "../x", "", "9" * 300, "/etc/passwd", "model.onnx"))
-        )
-        tensor.external_data.add(key="offset", value=random_.choice(("x", "-1", "1e9", str(2**70))))
-    else:
-        value = random_.choice(model.graph.input)
-        for dim in value.type.tensor_type.shape.dim:
-            dim.dim_value = random_.choice(NUMBERS[:9])
 
 
 @pytest.mark.parametrize("name", ["dynamo-eager-20", "dynamo-sdpa-23", "optimum-18"])
@@ -86,10 +35,10 @@ def test_a_damaged_onnx_file_is_read_or_refused(name: str, tmp_path: Path) -> No
     path = tmp_path / "model.onnx"
     for turn in range(80):
         if turn % 4 == 0:
-            path.write_bytes(raw(random_, whole))
+            path.write_bytes(damage.raw(random_, whole))
         else:
             model = onnx.load_from_string(whole)
-            damage(random_, model)
+            damage.graph(random_, model)
             path.write_bytes(model.SerializeToString())
         try:
             with warnings.catch_warnings():
@@ -104,27 +53,11 @@ def test_a_damaged_gguf_file_is_converted_or_refused(tmp_path: Path) -> None:
     whole = GGUF.read_bytes()
     header = whole[:40_000]  # what is not weights
     for turn in range(60):
-        (tmp_path / "x.gguf").write_bytes(raw(random_, header) + whole[len(header) :])
+        (tmp_path / "x.gguf").write_bytes(damage.raw(random_, header) + whole[len(header) :])
         try:
             convert(tmp_path / "x.gguf", tmp_path / f"m{turn}")
         except MeadowError:
             assert not (tmp_path / f"m{turn}").exists()
-
-
-def other(random_: random.Random, value: Any) -> Any:
-    """A value of another type, or another size."""
-    return random_.choice((None, "x", [], {}, 3.5, [[1]], True, -1, 2**63, [value], str(value)))
-
-
-def change(random_: random.Random, value: Any) -> Any:
-    """`value` with one thing in it changed."""
-    if isinstance(value, dict) and value and random_.random() < 0.9:
-        key = random_.choice(sorted(value))
-        return {**value, key: change(random_, value[key])}
-    if isinstance(value, list) and value and random_.random() < 0.9:
-        place = random_.randrange(len(value))
-        return [*value[:place], change(random_, value[place]), *value[place + 1 :]]
-    return other(random_, value)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "packing.json"])
@@ -135,7 +68,7 @@ def test_a_package_with_values_of_other_types_opens_or_is_refused(
     copy = Path(shutil.copytree(tiny_package, tmp_path / "copy"))
     whole = {n: json.loads((copy / n).read_text()) for n in ("manifest.json", "packing.json")}
     for _ in range(60):
-        changed = {**whole, name: change(random_, whole[name])}
+        changed = {**whole, name: damage.change(random_, whole[name])}
         text = json.dumps(changed["packing.json"])
         (copy / "packing.json").write_text(text)
         manifest = changed["manifest.json"]

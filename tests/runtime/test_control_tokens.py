@@ -116,7 +116,7 @@ def test_raw_text_may_hold_special_tokens_and_a_message_without_a_template_may_n
 
 
 BOMBS = {
-    "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
     "a prompt too long": "{{ 'x' * 20000000 }}",
     "a long text": "{{ 'x' * 9999999999 }}",
     "a doubled text": "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
