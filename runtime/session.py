@@ -152,6 +152,19 @@ class Session(Dialogue):
             self.position = 0
             self._digest = hashlib.sha256()
 
+    def resume(self, tokens: list[int]) -> int:
+        """Begin a new conversation where the cache already has the keys and values of `tokens`: the position, at most that of their last.
+
+        The rest is to be run by `prefill(tokens[position:])`.  Raises UsageError as prefill does.
+        """
+        self.check_tokens(tokens, 0)
+        with self._lock:
+            self.reset()
+            same = next((n for n, (a, b) in enumerate(zip(tokens, self.loaded.cached, strict=False)) if a != b), None)
+            self.position = min(len(tokens) - 1, len(self.loaded.cached) if same is None else same)
+            self.stats.reused_tokens += self.position
+            return self.position
+
     @property
     def digest(self) -> str:
         """sha256 over every row of logits that was read since the last reset, in order.
@@ -315,12 +328,8 @@ class Session(Dialogue):
     ) -> Iterator[int]:
         """`generate` in a new conversation, begun where the cache already has the keys and values of the prompt: the same bits, for
         they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does."""
-        self.check_tokens(tokens, 0)
         with self._lock:  # no other conversation between the reset and the prompt
-            self.reset()
-            same = next((n for n, (a, b) in enumerate(zip(tokens, self.loaded.cached, strict=False)) if a != b), None)
-            self.position = min(len(tokens) - 1, len(self.loaded.cached) if same is None else same)
-            self.stats.reused_tokens += self.position
+            self.resume(tokens)
             answer = self._generate(self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens)
             first = next(answer, None)
         return itertools.chain([] if first is None else [first], answer)

