@@ -123,3 +123,20 @@ def test_numpy_alone_runs_a_package(dist: Path, tiny_package: Path, tmp_path: Pa
     )
     assert "pip install 'meadow-fpga[cli]'" in command.stderr and "Traceback" not in command.stderr
     assert sys.version_info >= (3, 10)
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.12"])
+def test_a_board_of_64_bit_arm_installs_from_wheels_alone_and_offline(python: str, dist: Path, tmp_path: Path) -> None:
+    """PYNQ 3 has Python 3.10 on 64-bit ARM; what runs and serves there needs no compiler and, once fetched, no network."""
+    wheel, wheels, target = next(dist.glob("*.whl")), tmp_path / "wheels", tmp_path / "target"
+    board = ("--platform", "manylinux_2_17_aarch64", "--platform", "manylinux_2_28_aarch64", "--python-version", python)
+    pip = (BIN / "python", "-m", "pip", "--disable-pip-version-check")
+    only = ("-q", "--implementation", "cp", "--only-binary", ":all:", *board)
+    run(*pip, "download", *only, "-d", wheels, f"{wheel}[cli,serve]")
+    assert all(file.suffix == ".whl" for file in wheels.iterdir())
+    run(*pip, "install", *only, "--no-index", "--find-links", wheels, "--target", target, "meadow-fpga[cli,serve]")
+    assert (target / "meadow" / "runtime").is_dir() and (target / "numpy").is_dir()
+    built = [file.name for file in target.rglob("*.so")]
+    assert built and all("x86_64" not in name for name in built)
+    numpy_alone = {file.name.split("-")[0].lower() for file in wheels.iterdir()} & {"onnx", "onnxruntime", "torch", "gguf"}
+    assert not numpy_alone  # a board compiles nothing
