@@ -13,7 +13,7 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 meadow
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-cache-dir "$(echo /wheel/*.whl)[compile,reference,report,serve]"
+    pip install --no-cache-dir "$(echo /wheel/*.whl)[compile,reference,serve]"
 USER 1000
 WORKDIR /work
 ENTRYPOINT ["meadowc"]

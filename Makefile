@@ -136,7 +136,7 @@ dist: setup-test  ## wheel and sdist in dist/
 
 readme: dist  ## the README's commands from the wheel in a clean environment, with the real model (minutes)
 	rm -rf build/readme && python3 -m venv build/readme/env
-	build/readme/env/bin/python -m pip install -q --disable-pip-version-check "$$(echo dist/*.whl)[compile,reference,report,serve,pynq,verilog]"
+	build/readme/env/bin/python -m pip install -q --disable-pip-version-check "$$(echo dist/*.whl)[compile,reference,serve,pynq,verilog]"
 	.venv/bin/python tests/readme.py build/readme/env/bin build/readme/work
 
 harness: build/harness/ready  ## lm-evaluation-harness on a package, against onnxruntime (a gigabyte of libraries in build/harness)

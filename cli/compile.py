@@ -180,7 +180,7 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
         f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}"
     )
     out.print(
-        f"prefill: {pre['tokens_per_s']:.0f} tokens/s for blocks of {pre['tokens']} (modelled); limited by the {pre['limit']}"
+        f"prefill: {pre['tokens_per_s']:.0f} tokens/s for a prompt of {pre['tokens']} (modelled); limited by the {pre['limit']}"
     )
     for note in s["notes"]:
         out.print(f"note: {note}")

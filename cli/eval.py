@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import Pace
 from meadow.cli.run import device_option, opened
@@ -83,6 +84,8 @@ def _perplexity(
         pace.at(0)
         tell = lambda done, so_far: pace.at(done, f"perplexity so far {so_far:.3f}")  # noqa: E731
         ours, base = perplexity(session, onnx, pieces, tell)
+    what = f"perplexity over onnxruntime's, {count} windows of {length} tokens of {text}"
+    results.keep(session.package, "eval", [(what, f"{ours:.2f} / {base:.2f} = {ours / base:.4f}", "measured")])
     result = {
         "perplexity": ours,
         "reference": base,
@@ -136,6 +139,8 @@ def _tasks(
 
     with contextlib.redirect_stdout(sys.stderr):  # the harness prints
         found = evaluate(session, names, limit, shots, chat, include, tell)
+    found_rows = [(f"{r['task']}: {r['metric']}", f"{r['value']:.4f}", "measured") for r in found["rows"]]
+    results.keep(session.package, f"eval --tasks {','.join(names)}", found_rows)
     device = {"device": session.device.name, "kind": "measured", "package": str(session.package.folder)}
     if as_json:
         emit_json({**found, **device})

@@ -72,7 +72,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "nbclient": "notebooks",
     "pyosys": "synthesis",
-    "matplotlib": "report",
+    "matplotlib": "notebooks",
     "lm_eval": "lm-eval",
 }
 

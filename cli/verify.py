@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import Pace
 from meadow.cli.trust import require_trust, trust_option
@@ -73,6 +74,22 @@ def verify_command(
             pace.at(done, text)
 
         verdict = verify(opened, wanted, tokens, file, limit or 0, reference, tell)
+    results.keep(
+        opened,
+        "verify",
+        [
+            (
+                f"same tokens on {', '.join(wanted)}",
+                f"{'yes' if verdict.same_tokens else 'NO'}, {len(verdict.prompts)} prompts",
+                "measured",
+            ),
+            (
+                "same bits from the emulator down",
+                f"{'yes' if verdict.bit_exact else 'NO'}, {verdict.digests} digests",
+                "measured",
+            ),
+        ],
+    )
     if as_json:
         emit_json({**vars(verdict), "passed": not verdict.problems, "rungs": list(wanted), "blocks": list(BLOCKS)})
     else:

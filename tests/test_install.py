@@ -64,7 +64,7 @@ def installed(folder: Path, dist: Path, extras: str = "") -> Path:
 
 
 def test_the_readme_runs_from_the_wheel_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:
-    python = installed(tmp_path / "env", dist, "[compile,reference,report,serve,pynq,verilog]")
+    python = installed(tmp_path / "env", dist, "[compile,reference,serve,pynq,verilog]")
     rows = readme.run(python.parent, tmp_path, FIXTURES / "tiny.gguf")
     said = " ".join(command for command, _ in rows)
     for word in (
@@ -138,5 +138,10 @@ def test_a_board_of_64_bit_arm_installs_from_wheels_alone_and_offline(python: st
     assert (target / "meadow" / "runtime").is_dir() and (target / "numpy").is_dir()
     built = [file.name for file in target.rglob("*.so")]
     assert built and all("x86_64" not in name for name in built)
-    numpy_alone = {file.name.split("-")[0].lower() for file in wheels.iterdir()} & {"onnx", "onnxruntime", "torch", "gguf"}
+    numpy_alone = {file.name.split("-")[0].lower() for file in wheels.iterdir()} & {
+        "onnx",
+        "onnxruntime",
+        "torch",
+        "gguf",
+    }
     assert not numpy_alone  # a board compiles nothing

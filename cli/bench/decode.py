@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from meadow import boards
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.evidence.bench.decode import PUBLISHED, measure, on_board
@@ -43,6 +44,13 @@ def decode_command(package: Path, name: str, context: int, reference: Path | Non
         program(made)
         show("simulating", f"a token after {context}")
         result = measure(made, board, min(context, made.design.context - 1))
+    if board.name == given.manifest["board"]:
+        share = f"{result['tokens_per_s']:.1f} tokens/s, {result['share_of_roofline']:.0%} of the DRAM's ceiling"
+        results.keep(
+            given,
+            "bench decode",
+            [(f"decode after {result['context']}, linears in Verilog", share, "simulated and modelled")],
+        )
     if as_json:
         emit_json(result)
         return

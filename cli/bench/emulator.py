@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
@@ -41,6 +42,16 @@ def emulator_command(
         raise UsageError(f"{prompt} and {tokens} tokens pass the context of {opened.design.context}")
     with stages(("start", "time"), as_json) as show:
         result = measure(opened, prompt, tokens, repeats, reference, show)
+    speed = [
+        (
+            f"{name}, decode and prefill over onnxruntime's",
+            f"{r['decode']['ratio_to_onnxruntime']:.2f}, {r['prefill']['ratio_to_onnxruntime']:.2f}",
+            "measured",
+        )
+        for name, r in result["runners"].items()
+        if name in ("emulator", "csim")
+    ]
+    results.keep(opened, "bench emulator", speed)
     if as_json:
         emit_json(result)
     else:

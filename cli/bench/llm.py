@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.cli.run import device_option, opened
@@ -54,6 +55,12 @@ def llm_command(
     names = ("warm", *(f"pp{n}" for n in asked), *(f"tg{n}" for n in told))
     with opened(package, device, as_json, trust) as session, stages(names, as_json) as show:
         rows = list(measure(session, asked, told, repeats, show))
+        mine = [
+            (f"{r['test']} on {r['device']}", f"{_rate(r)} tokens/s", r["kind"])
+            for r in rows
+            if r["kind"] != "modelled"
+        ]
+        results.keep(session.package, "bench llm", mine)
     if as_json:
         emit_json({"repeats": repeats, "rows": rows})
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
@@ -38,6 +39,19 @@ def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -
         if simulate and opened.design.engine(Array).ports:  # pacq_gemv unpacks nothing
             show("simulate", "one token on the C simulation")
             result["unpack"] = simulated_rate(opened)
+    whole = result["whole"]
+    found = [
+        (
+            "bits per weight, whole model",
+            f"{whole['bits_per_weight']:.3f}, {whole['share_of_bound']:.1%} of the entropy",
+            "measured",
+        )
+    ]
+    if "unpack" in result:
+        found.append(
+            ("cycles in which the look-up unit takes a beat", f"{result['unpack']['beats_per_cycle']:.1%}", "simulated")
+        )
+    results.keep(opened, "bench packing", found)
     if as_json:
         emit_json(result)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, megabytes, out, table
 from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
@@ -55,6 +56,17 @@ def traffic_command(package: Path, prompts: str, trust: bool, as_json: bool) -> 
             rows += measure(load(folder), dataflow, lengths, lambda what: show("count", what))
     rows.sort(key=lambda r: (r["phase"] != "prefill", r["prompt"], r["dataflow"]))
     equal = all(r["predicted_bytes"] == r["counted_bytes"] and r["equal"] and r["cycles_equal"] for r in rows)
+    results.keep(
+        opened,
+        "bench traffic",
+        [
+            (
+                "DRAM bytes as predicted, by GEMM and TPHS",
+                f"{sum(r['equal'] for r in rows)} of {len(rows)} runs",
+                "simulated",
+            )
+        ],
+    )
     if as_json:
         emit_json(
             {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report: one self-contained page about a package, and a trace of a token's steps."""
+"""report: one self-contained page about a package with a trace of a token's steps, or about two packages side by side."""
 
 from __future__ import annotations
 
@@ -15,34 +15,65 @@ from meadow.machine.package.read import load
 
 @click.command("report")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The page [default: PACKAGE/report/index.html].")
+@click.argument("other", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The page [default: PACKAGE/report/index.html; of two, build/PACKAGE-and-OTHER.html].",
+)
 @json_option
-def report_command(package: Path, output: Path | None, as_json: bool) -> None:
+def report_command(package: Path, other: Path | None, output: Path | None, as_json: bool) -> None:
     """Write an HTML page about PACKAGE that needs no network, and beside it a trace for Perfetto or chrome://tracing.
 
+    With OTHER, a page that sets the two packages side by side: two boards, two formats, two models.
+
     \b
-    Example:
+    Examples:
       meadowc report build/smollm2
+      meadowc report build/smollm2 build/smollm2-int4 -o both.html
     """
-    from meadow.cli.report.page import build
+    from meadow.cli.report import page, pair
 
     opened = load(package)
-    page = output or package / "report" / "index.html"
-    if page.exists() and (page.is_dir() or not page.read_text(errors="replace").startswith("<!doctype html>")):
-        raise UsageError(f"{page} is there and is no report; choose another name with -o")
-    if not page.parent.is_dir():
-        raise UsageError(f"{page.parent} is not a folder")
-    trace = page.with_name("trace.json" if output is None else f"{page.stem}.trace.json")
-    text, events = build(opened, trace.name)
-    for path, content in ((page, text), (trace, json.dumps(events) + "\n")):
+    if other is not None:
+        target = output or Path("build") / f"{package.resolve().name}-and-{other.resolve().name}.html"
+        _check(target)
+        text = pair.build(opened, load(other))
+        _write({target: text})
+        _tell(target, None, text, as_json)
+        return
+    target = output or package / "report" / "index.html"
+    _check(target)
+    trace = target.with_name("trace.json" if output is None else f"{target.stem}.trace.json")
+    text, events = page.build(opened, trace.name)
+    _write({target: text, trace: json.dumps(events) + "\n"})
+    _tell(target, trace, text, as_json)
+
+
+def _check(target: Path) -> None:
+    """Raise UsageError for a file that is no report, and for a folder that is not there."""
+    if target.exists() and (target.is_dir() or not target.read_text(errors="replace").startswith("<!doctype html>")):
+        raise UsageError(f"{target} is there and is no report; choose another name with -o")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a folder")
+
+
+def _write(files: dict[Path, str]) -> None:
+    for path, content in files.items():
         beside = path.with_name(f".{path.name}.new")
         try:
             beside.write_text(content)
             beside.replace(path)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _tell(target: Path, trace: Path | None, text: str, as_json: bool) -> None:
     if as_json:
-        emit_json({"page": str(page), "trace": str(trace), "bytes": len(text.encode())})
-    else:
-        out.print(f"{page} ({len(text.encode()) / 1000:.0f} kB, opens in any browser, fetches nothing)")
+        files = {"page": str(target), **({"trace": str(trace)} if trace is not None else {})}
+        emit_json({**files, "bytes": len(text.encode())})
+        return
+    out.print(f"{target} ({len(text.encode()) / 1000:.0f} kB, opens in any browser, fetches nothing)")
+    if trace is not None:
         out.print(f"{trace} (for ui.perfetto.dev or chrome://tracing)")

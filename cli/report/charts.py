@@ -1,247 +1,320 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of the report as SVG text whose colours are the page's own, so that they follow light and dark.
+"""The charts of the report as data that Plotly draws in the browser: what is under the pointer is told in numbers, and a part can be
+made larger.
 
-Draws what it is given; knows no package.
+Draws what it is given; knows no package.  One colour stands for one kind of work on every chart of every page.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import rcParams
-from matplotlib.figure import Figure
-
-INK, FAINT, GRID, BACK = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-SERIES = tuple(f"#0a0c{n:02x}" for n in range(1, 9))
-"""Stand-ins that svg() replaces by the page's variables."""
-VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", BACK: "--card"} | {
-    c: f"--s{n}" for n, c in enumerate(SERIES, 1)
+COLORS: dict[str, tuple[str, str]] = {
+    "weight ports": ("#2c6e49", "#63b98b"),
+    "DRAM": ("#0f6f78", "#58c4cd"),
+    "memory port": ("#d1682b", "#ee9a63"),
+    "multipliers": ("#3f6fb5", "#82aef0"),
+    "vector unit": ("#a8559f", "#d391cb"),
+    "attention": ("#b33a3a", "#ee7f7f"),
+    "stores": ("#8a8f1f", "#c9cf5c"),
+    "tables": ("#4f8f86", "#7fc8bd"),
+    "directories": ("#6f6fb0", "#a9a9e8"),
+    "latency": ("#7a7a7a", "#aaaaaa"),
+    "program": ("#9a8468", "#cdb894"),
+    "intermediates": ("#c2447f", "#f08ab5"),
+    "values": ("#5b4fa0", "#a79bf0"),
+    "feed forward": ("#2f7fa3", "#6fb9dc"),
+    "head": ("#8c5a1f", "#d9a45e"),
+    "prefill": ("#c07a00", "#f0b64a"),
+    "decode": ("#33485e", "#a9c1dc"),
+    "GEMM": ("#8f5a3c", "#d8a888"),
+    "TPHS": ("#1f7a5a", "#5ed0a5"),
+    "used": ("#2c6e49", "#63b98b"),
+    "first": ("#3f6fb5", "#82aef0"),
+    "second": ("#d1682b", "#ee9a63"),
 }
-WIDTH = 5.4
-rcParams.update(
-    {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "meadow",
-        "font.size": 9,
-        "axes.edgecolor": GRID,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "axes.titlesize": 9,
-    }
-)
+"""Colour on a light and on a dark ground, by what it stands for."""
+SAME = {"weights": "weight ports", "kv": "attention", "activations": "memory port"}
+"""What reads or moves it: the bytes of a role have the colour of the work that they are."""
+DASHES = ("solid", "dash", "dot")
+Figure = dict[str, Any]
 
 
-def figure(height: float = 3.0) -> tuple[Figure, Any]:
-    made = Figure(figsize=(WIDTH, height), layout="constrained")
-    return made, made.subplots()
+def color(name: str) -> str:
+    """The page's variable for a kind of work; page.js puts in its value."""
+    return f"var(--{slug(SAME.get(name, name))})"
 
 
-def svg(drawn: Figure, name: str, title: str) -> str:
-    """The figure as one <svg> element whose ids begin with `name`."""
-    buffer = io.StringIO()
-    drawn.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    for color, variable in VARIABLES.items():
-        text = text.replace(color, f"var({variable})")
-    text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(
-        r'<svg [^>]*viewBox="([^"]+)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{title}" class="chart">'
-        rf"<title>{title}</title>",
-        text,
-        count=1,
-    )
-    return text
+def slug(name: str) -> str:
+    """A name as a part of CSS and of ids."""
+    known = name if name in COLORS else "latency"
+    return "c-" + known.lower().replace(" ", "-")
 
 
-def roofline(points: Sequence[tuple[str, float, float, str]], peak: float, lines: Sequence[tuple[str, float]]) -> str:
-    """points: (name, MACs per byte, GMAC/s, phase); peak in GMAC/s; lines: (name, GB/s)."""
-    drawn, ax = figure(3.4)
-    xs = [p[1] for p in points if p[1] > 0]
-    low, high = min(xs) / 2, max(max(xs), peak / min(b for _, b in lines)) * 2
+def variables(dark: bool) -> str:
+    """The declarations of all colours."""
+    return " ".join(f"--{slug(name)}: {pair[dark]};" for name, pair in COLORS.items())
+
+
+def figure(traces: Sequence[Figure], x: str, y: str, height: int = 300, **layout: Any) -> Figure:
+    """Traces with axis titles; `layout` is Plotly's own."""
+    xaxis = {"title": {"text": x}, **layout.pop("xaxis", {})}
+    yaxis = {"title": {"text": y}, **layout.pop("yaxis", {})}
+    return {"data": list(traces), "layout": {"height": height, "xaxis": xaxis, "yaxis": yaxis, **layout}}
+
+
+def _trace(kind: str, name: str, x: Sequence[Any], y: Sequence[Any], **more: Any) -> Figure:
+    return {"type": kind, "name": name, "x": list(x), "y": list(y), **more}
+
+
+def roofline(
+    points: Sequence[tuple[str, float, float, str]], peak: float, lines: Sequence[tuple[str, float]]
+) -> Figure:
+    """points: (name, MAC per byte, GMAC/s, phase); peak in GMAC/s; lines: (name, GB/s)."""
+    some = [p for p in points if p[1] > 0]
+    low = min(p[1] for p in some) / 2
+    high = max(max(p[1] for p in some), peak / min(b for _, b in lines)) * 2
+    traces = []
     for number, (name, bandwidth) in enumerate(lines):
-        knee = peak / bandwidth
-        ax.plot(
-            [low, knee, high],
-            [low * bandwidth, peak, peak],
-            color=FAINT,
-            lw=1.2,
-            ls=("-", "--", ":")[number],
-            label=f"{name}, {bandwidth:.1f} GB/s",
+        xs = [low, peak / bandwidth, high]
+        line = {"color": color(name), "width": 1.5, "dash": DASHES[number]}
+        traces.append(
+            _trace(
+                "scatter",
+                f"{name}, {bandwidth:.1f} GB/s",
+                xs,
+                [low * bandwidth, peak, peak],
+                mode="lines",
+                line=line,
+                hovertemplate=f"{name}: %{{y:.3g}} GMAC/s at %{{x:.3g}} MAC/byte<extra></extra>",
+            )
         )
     named: list[tuple[float, float]] = []
-    for number, phase in enumerate(dict.fromkeys(p[3] for p in points)):
-        mine = [p for p in points if p[3] == phase and p[1] > 0]
-        ax.plot(
-            [p[1] for p in mine],
-            [p[2] for p in mine],
-            "os"[number] if number < 2 else "^",
-            color=SERIES[number],
-            ms=5,
-            label=phase,
+    for number, phase in enumerate(dict.fromkeys(p[3] for p in some)):
+        mine = [p for p in some if p[3] == phase]
+        marker = {"color": color(phase.split(" ")[0]), "size": 9, "symbol": ("circle", "square")[number % 2]}
+        traces.append(
+            _trace(
+                "scatter",
+                phase,
+                [p[1] for p in mine],
+                [p[2] for p in mine],
+                mode="markers+text",
+                text=_apart(mine, named),
+                customdata=[p[0] for p in mine],
+                textposition="middle left",
+                textfont={"size": 10},
+                marker=marker,
+                hovertemplate="<b>%{customdata}</b>, "
+                + phase
+                + "<br>%{x:.3g} MAC/byte, %{y:.4g} GMAC/s<extra></extra>",
+            )
         )
-        for p in mine:  # a name where there is room for one
-            if all(abs(math.log(p[1] / x)) > 0.25 or abs(math.log(p[2] / y)) > 0.12 for x, y in named):
-                ax.annotate(
-                    p[0],
-                    (p[1], p[2]),
-                    xytext=(-5, -2),
-                    textcoords="offset points",
-                    fontsize=6.5,
-                    color=FAINT,
-                    ha="right",
-                )
-                named.append((p[1], p[2]))
-    ax.set(xscale="log", yscale="log", xlabel="multiplications a DRAM byte", ylabel="GMAC/s", xlim=(low, high))
-    ax.legend(loc="lower right")
-    return svg(drawn, "roofline", "Roofline with the model's steps")
+    log = {"type": "log"}
+    return figure(traces, "MAC per byte of DRAM", "GMAC/s", 380, xaxis=log, yaxis=log)
 
 
-def stacked(
-    name: str,
-    title: str,
-    labels: Sequence[str],
-    parts: Mapping[str, Sequence[float]],
-    unit: str,
-    horizontal: bool = True,
-    height: float = 2.6,
-) -> str:
+def _apart(points: Sequence[tuple[str, float, float, str]], named: list[tuple[float, float]]) -> list[str]:
+    """A name where there is room for one beside those that are `named`."""
+    found = []
+    for name, x, y, _ in points:
+        room = all(abs(math.log(x / a)) > 0.5 or abs(math.log(y / b)) > 0.2 for a, b in named)
+        found.append(name if room else "")
+        if room:
+            named.append((x, y))
+    return found
+
+
+def stacked(labels: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str, title: str = "") -> Figure:
     """Bars of `parts` on one another, a bar for each label."""
-    drawn, ax = figure(height)
-    base = [0.0] * len(labels)
-    places = range(len(labels))
-    for number, (part, values) in enumerate(parts.items()):
-        color = SERIES[number % len(SERIES)]
-        if horizontal:
-            ax.barh(places, values, left=base, color=color, label=part, height=0.62)
-        else:
-            ax.bar(places, values, bottom=base, color=color, label=part, width=0.7)
-        base = [b + v for b, v in zip(base, values, strict=True)]
-    if horizontal:
-        ax.set(yticks=list(places), yticklabels=list(labels), xlabel=unit)
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-    else:
-        ax.set(xticks=list(places), xticklabels=list(labels), ylabel=unit)
-        ax.grid(axis="x", visible=False)
-    ax.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2 if height > 2.4 else -0.34))
-    return svg(drawn, name, title)
+    form = "%{x:.2f}" if unit != "%" else "%{x:.1f}"
+    traces = [
+        _trace(
+            "bar",
+            part,
+            values,
+            labels,
+            orientation="h",
+            marker={"color": color(part)},
+            hovertemplate=f"%{{y}}: {part} {form} {unit}<extra></extra>",
+        )
+        for part, values in parts.items()
+    ]
+    return figure(
+        traces,
+        unit,
+        title,
+        120 + 38 * len(labels),
+        barmode="stack",
+        yaxis={"autorange": "reversed", "type": "category", "automargin": True},
+    )
 
 
 def curves(
-    name: str,
-    title: str,
-    x: Sequence[float],
-    series: Mapping[str, Sequence[float]],
-    xlabel: str,
-    ylabel: str,
-    log: bool = True,
-) -> str:
-    drawn, ax = figure()
-    for number, (label, values) in enumerate(series.items()):
-        ax.plot(x, values, "-o", color=SERIES[number], ms=3.5, lw=1.6, label=label)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    if log:
-        ax.set(xscale="log", yscale="log")
-        ax.set_xticks(list(x), [f"{v:g}" for v in x])
-        ax.minorticks_off()
-    ax.legend()
-    return svg(drawn, name, title)
+    x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, unit: str, log: bool = True
+) -> Figure:
+    """Lines over a logarithmic axis; the other is logarithmic too, or begins at 0."""
+    ticks = {"type": "log", "tickvals": list(x), "ticktext": [f"{v:g}" for v in x]}
+    traces = [
+        _trace(
+            "scatter",
+            name,
+            x,
+            values,
+            mode="lines+markers",
+            line={"color": color(name), "width": 2},
+            hovertemplate=f"{name}, %{{x}} tokens: %{{y:.4g}} {unit}<extra></extra>",
+        )
+        for name, values in series.items()
+    ]
+    return figure(
+        traces,
+        xlabel,
+        ylabel,
+        300,
+        xaxis=ticks,
+        yaxis={"type": "log", "dtick": "D2"} if log else {"rangemode": "tozero"},
+        showlegend=len(series) > 1,
+    )
 
 
-def gantt(name: str, title: str, rows: Sequence[tuple[str, float, float, str]], xlabel: str) -> str:
-    """rows: (label, start, duration, group), one below the other."""
-    drawn, ax = figure(0.2 * len(rows) + 1.1)
-    groups = list(dict.fromkeys(r[3] for r in rows))
-    for number, (_, start, duration, group) in enumerate(rows):
-        ax.barh(number, duration, left=start, color=SERIES[groups.index(group) % len(SERIES)], height=0.66)
-    for number, group in enumerate(groups):
-        ax.barh(0, 0, color=SERIES[number % len(SERIES)], label=group)
-    ax.set(yticks=range(len(rows)), yticklabels=[r[0] for r in rows], xlabel=xlabel)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper right", title="bound by", title_fontsize=8)
-    return svg(drawn, name, title)
+def gantt(rows: Sequence[tuple[str, float, float, str, str]], xlabel: str) -> Figure:
+    """rows: (label, start, duration, what it is bound by, more words), one below the other."""
+    labels = [f"{n + 1}. {row[0]}" for n, row in enumerate(rows)]
+    traces = []
+    for group in dict.fromkeys(row[3] for row in rows):
+        at = [n for n, row in enumerate(rows) if row[3] == group]
+        traces.append(
+            _trace(
+                "bar",
+                group,
+                [rows[n][2] for n in at],
+                [labels[n] for n in at],
+                orientation="h",
+                base=[rows[n][1] for n in at],
+                marker={"color": color(group)},
+                customdata=[[rows[n][0], rows[n][2], rows[n][4]] for n in at],
+                hovertemplate="<b>%{customdata[0]}</b>: %{customdata[1]:.2f} µs from %{base:.1f}, bound by "
+                + f"{group}<br>%{{customdata[2]}}<extra></extra>",
+            )
+        )
+    order = {"categoryorder": "array", "categoryarray": labels[::-1], "automargin": True}
+    return figure(traces, xlabel, "", 110 + 22 * len(rows), barmode="overlay", yaxis=order)
 
 
 def bounds(
-    name: str,
-    title: str,
-    labels: Sequence[str],
-    values: Sequence[float],
-    bound: Sequence[float],
-    ylabel: str,
-    groups: Sequence[str],
-) -> str:
-    """Points with a mark below each that no method can pass; coloured by group."""
-    drawn, ax = figure(3.2)
-    names = list(dict.fromkeys(groups))
-    for number, group in enumerate(names):
+    labels: Sequence[str], values: Sequence[float], bound: Sequence[float], ylabel: str, groups: Sequence[str]
+) -> Figure:
+    """Points with a mark below each that no method can pass; coloured by the kind of work."""
+    traces = []
+    for group in dict.fromkeys(groups):
         at = [i for i, g in enumerate(groups) if g == group]
-        ax.plot(at, [values[i] for i in at], "o", ms=3, color=SERIES[number % len(SERIES)], label=group)
-    ax.plot(range(len(bound)), bound, "_", ms=4, color=INK, label="entropy", mew=1.0)
-    ax.axhline(8, color=FAINT, lw=0.8, ls="--")
-    ax.annotate("raw INT8", (0, 8), xytext=(0, -9), textcoords="offset points", fontsize=7, color=FAINT)
-    ax.set(xlabel="matrix, in the order of the model", ylabel=ylabel, ylim=(max(0, min(bound) - 0.5), 8.4))
-    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), columnspacing=1.2)
-    return svg(drawn, name, title)
-
-
-def shares(name: str, title: str, rows: Sequence[tuple[str, float, float]]) -> str:
-    """rows: (label, share used, share allowed)."""
-    drawn, ax = figure(0.35 * len(rows) + 0.9)
-    for number, (_, used, allowed) in enumerate(rows):
-        ax.barh(number, 100, color=GRID, height=0.6)
-        ax.barh(number, 100 * used, color=SERIES[0], height=0.6)
-        ax.plot([100 * allowed] * 2, [number - 0.4, number + 0.4], color=INK, lw=1.4)
-    ax.set(
-        yticks=range(len(rows)),
-        yticklabels=[f"{r[0]}  {r[1]:.0%}" for r in rows],
-        xlim=(0, 100),
-        xlabel="% of the board (line: budget)",
-    )
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    return svg(drawn, name, title)
-
-
-def front(points: Sequence[tuple[float, float, float, bool]]) -> str:
-    """points: (prefill, decode, share, chosen)."""
-    drawn, ax = figure()
-    for prefill, decode, share, chosen in points:
-        ax.plot(
-            prefill,
-            decode,
-            "o",
-            ms=3 + 7 * share,
-            color=SERIES[1] if chosen else SERIES[0],
-            alpha=1 if chosen else 0.45,
-            mec=BACK,
+        traces.append(
+            _trace(
+                "scatter",
+                group,
+                at,
+                [values[i] for i in at],
+                mode="markers",
+                marker={"color": color(group), "size": 6},
+                customdata=[[labels[i], bound[i]] for i in at],
+                hovertemplate="<b>%{customdata[0]}</b><br>%{y:.3f} bits, entropy %{customdata[1]:.3f}<extra></extra>",
+            )
         )
-        if chosen:
-            ax.annotate("chosen", (prefill, decode), xytext=(-6, 8), textcoords="offset points", fontsize=8, ha="right")
-    ax.set(xlabel="prefill, tokens/s", ylabel="decode, tokens/s")
-    return svg(drawn, "front", "Designs that nothing beats in prefill, decode and resources")
+    places = list(range(len(bound)))
+    line = {"color": "var(--ink)", "width": 1, "shape": "hvh"}
+    traces.append(
+        _trace(
+            "scatter",
+            "entropy",
+            places,
+            bound,
+            mode="lines",
+            line=line,
+            hovertemplate="entropy %{y:.3f}<extra></extra>",
+        )
+    )
+    return figure(traces, "matrix, in the order of the model", ylabel, 340)
+
+
+def shares(rows: Sequence[tuple[str, float, float, str]]) -> Figure:
+    """rows: (label, share used, share allowed, words)."""
+    names = [row[0] for row in rows]
+    used = _trace(
+        "bar",
+        "used",
+        [100 * row[1] for row in rows],
+        names,
+        orientation="h",
+        marker={"color": color("used")},
+        customdata=[row[3] for row in rows],
+        text=[f"{row[1]:.0%}" for row in rows],
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
+    )
+    allowed = _trace(
+        "scatter",
+        "budget",
+        [100 * row[2] for row in rows],
+        names,
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 20, "line": {"width": 2, "color": "var(--ink)"}},
+        hovertemplate="%{y}: budget %{x:.0f} %<extra></extra>",
+    )
+    return figure(
+        [used, allowed],
+        "% of the board",
+        "",
+        110 + 34 * len(rows),
+        xaxis={"range": [0, 100]},
+        yaxis={"autorange": "reversed", "automargin": True},
+    )
+
+
+def front(points: Sequence[tuple[float, float, float, bool, str]]) -> Figure:
+    """points: (prefill, decode, share, chosen, words)."""
+    traces = []
+    for chosen in (False, True):
+        some = [p for p in points if p[3] == chosen]
+        traces.append(
+            _trace(
+                "scatter",
+                "chosen" if chosen else "others",
+                [p[0] for p in some],
+                [p[1] for p in some],
+                mode="markers",
+                marker={
+                    "size": [6 + 12 * p[2] for p in some],
+                    "color": color("memory port" if chosen else "latency"),
+                    "opacity": 1 if chosen else 0.5,
+                },
+                customdata=[p[4] for p in some],
+                hovertemplate="%{customdata}<br>prefill %{x:.0f}, decode %{y:.1f} tokens/s<extra></extra>",
+            )
+        )
+    return figure(traces, "prefill, tokens/s", "decode, tokens/s", 320)
+
+
+def pairs(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str) -> Figure:
+    """Bars of two packages side by side."""
+    traces = [
+        _trace(
+            "bar",
+            name,
+            values,
+            labels,
+            orientation="h",
+            marker={"color": color(("first", "second")[n])},
+            hovertemplate=f"%{{y}}: %{{x:.4g}} {unit}, {name}<extra></extra>",
+        )
+        for n, (name, values) in enumerate(series.items())
+    ]
+    return figure(
+        traces,
+        unit,
+        "",
+        110 + 46 * len(labels),
+        barmode="group",
+        yaxis={"autorange": "reversed", "type": "category", "automargin": True},
+    )
