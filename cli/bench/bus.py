@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,7 +59,11 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
                 "rows": rows,
             }
         )
-        return
+    else:
+        _show(rows)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
     shown = table(
         "payload beats of pacq_gemv (simulated in Verilog)",
         "memory",
