@@ -47,9 +47,7 @@ lint: setup-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: setup-test
-	@mkdir -p build/types/meadow
-	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done; for f in api/*.py; do ln -sfn ../../../$$f build/types/meadow/; done
+types: setup-test links
 	MYPYPATH=build/types .venv/bin/mypy -p meadow --namespace-packages --explicit-package-bases
 	MYPYPATH=build/types:tests .venv/bin/mypy --namespace-packages --explicit-package-bases $(shell git ls-files 'tests/*.py')
 
@@ -69,7 +67,7 @@ formal: setup-test  ## the FIFO proved by a SAT solver: nothing lost, doubled or
 rtl-full: build/smollm2-int4  ## the rung of Verilog: whole matrices of SmolLM2 in Verilator (a minute)
 	$(MEADOWC) verify build/smollm2-int4 --rungs emulator,rtl --limit 1 --tokens 1
 
-notebooks: build/smollm2  ## docs/notebooks executed on the emulated board, with their outputs in build/notebooks
+notebooks: build/smollm2  ## docs/notebooks executed on the emulated board, with their outputs in build/notebooks (copy them to docs/notebooks to keep them)
 	.venv/bin/python tests/notebooks.py build/smollm2 build/notebooks
 
 cosim: build/smollm2-int4  ## the first layer of SmolLM2: the board's driver, the C++ and the Verilog against each other
@@ -99,8 +97,18 @@ synth: setup  ## what the Verilog costs, by Yosys (minutes)
 unit: setup-test
 	$(PYTEST) -n 2
 
-docs: setup  ## print docs/isa.md from the table
+docs: setup-test  ## the documentation as a site in build/site, warnings are errors; docs/isa.md from the table of instructions
 	.venv/bin/python -c "from meadow.machine.instructions import table; open('docs/isa.md', 'w').write(table.markdown())"
+	$(MAKE) -s links
+	.venv/bin/mkdocs build --strict --quiet
+
+pictures: models  ## the pictures of README and docs anew, from what the commands print
+	.venv/bin/python docs/pictures/make.py
+
+.PHONY: pictures links
+links:  # the package as a tree of that name, for tools that read and do not import
+	@mkdir -p build/types/meadow
+	@for d in $(PACKAGES); do ln -sfn ../../../$$d build/types/meadow/$$d; done; for f in api/*.py; do ln -sfn ../../../$$f build/types/meadow/; done
 
 verify: build/smollm2  ## the whole ladder on SmolLM2 (minutes)
 	$(MEADOWC) verify build/smollm2 --rungs onnx,graph,emulator,csim --tokens 16

@@ -34,6 +34,7 @@ KINDS = {
         "work",
         "work-*",
         "report/index.html",
+        "report/results.json",
         "report/trace.json",
         "report/.*.new",
     ),  # save.py keeps them

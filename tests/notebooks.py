@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-NOTEBOOKS = tuple(sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb")))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = tuple(sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")))
 MINUTES = 20
 
 
@@ -26,11 +27,15 @@ def execute(notebook: Path, package: Path, output: Path) -> dict[str, int]:
     import nbformat
     from nbclient import NotebookClient
 
-    os.environ["MEADOW_PACKAGE"] = str(package.resolve())
+    os.environ["MEADOW_PACKAGE"] = os.path.relpath(
+        package, notebook.parent
+    )  # outputs are committed: no path of this machine
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for meadowc
     book: Any = nbformat.read(notebook, as_version=4)
     NotebookClient(book, timeout=60 * MINUTES, resources={"metadata": {"path": str(notebook.parent)}}).execute()
     output.mkdir(parents=True, exist_ok=True)
-    nbformat.write(book, output / notebook.name)
+    text = nbformat.writes(book).replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()), "~")
+    (output / notebook.name).write_text(text + "\n")
     found: dict[str, int] = {}
     for cell in book.cells:
         for each in cell.get("outputs", ()):

@@ -126,7 +126,10 @@ def markdown() -> str:
         lines += [f"## {op.name} ({int(op)})", ""]
         if fields := fields_of(op):
             lines += ["| word | field | kind | meaning |", "|---|---|---|---|"]
-            lines += [f"| {i + 1} | {f.name} | {f.kind} | {f.text} |" for i, f in enumerate(fields)]
+            lines += [
+                f"| {i + 1} | {f.name} | {f.kind} | {f.text.replace('][', ']' + chr(92) + '[')} |"
+                for i, f in enumerate(fields)
+            ]
             lines.append("")
         else:
             lines += ["Ends a program.", ""]

@@ -358,6 +358,7 @@ def test_a_bitstream_survives_whatever_happens_to_a_compile(meadowc: Any, tiny_i
         meadowc(*command, "--set", "context=128").code == 0 and (package / "work-notes" / "n.md").read_text() == "mine"
     )
     (package / "report" / "index.html").write_text("<!doctype html>")
+    (package / "report" / "results.json").write_text("{}")
     (package / "mine.txt").write_text("x")
     result = meadowc(*command, "--set", "context=128")
     assert (
