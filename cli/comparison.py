@@ -45,7 +45,7 @@ def compare(package: Package) -> dict[str, Any]:
 
 
 def _compared(package: Package, found: dict[str, Any]) -> dict[str, Any]:
-    summary = json.loads(package.file("report/summary.json").read_text())
+    summary = package.figures()
     design = package.design
     reported = loop_rows(design, found)
     return {

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,11 +78,8 @@ def opened(package: Path, device: str, quiet: bool, trust: bool, **how: Any) -> 
 
 def modelled_rates(session: Session) -> dict[str, float]:
     """The board's rates as the compiler modelled them, tokens per second."""
-    try:
-        summary = json.loads(session.package.file("report/summary.json").read_text())
-        return {phase: float(summary[phase]["tokens_per_s"]) for phase in ("prefill", "decode")}
-    except (MeadowError, ValueError, KeyError):
-        return {}
+    summary = session.package.summary()
+    return {phase: float(summary[phase]["tokens_per_s"]) for phase in ("prefill", "decode") if summary}
 
 
 def header(session: Session) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meadow import boards
+from meadow.cli import results
 from meadow.cli.main import main
 from meadow.compiler.models import convert, quantize
 from meadow.compiler.pipeline import Options, compile_model
@@ -94,6 +95,12 @@ def tiny_package(tiny_int8: Path) -> Path:
     folder = tiny_int8.parent / "build" / "tiny"
     compile_model(tiny_int8, boards.load("zcu102"), folder, TINY)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def results_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that tests share stays as it was compiled, whichever test runs a benchmark on it."""
+    monkeypatch.setattr(results, "keep", lambda package, name, rows: None)
 
 
 TALK = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"

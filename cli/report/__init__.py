@@ -9,8 +9,11 @@ from pathlib import Path
 import click
 
 from meadow.cli.output import emit_json, json_option, out
-from meadow.machine.errors import UsageError
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.guard import guard
 from meadow.machine.package.read import load
+
+TODO = "compile the model again"
 
 
 @click.command("report")
@@ -39,14 +42,17 @@ def report_command(package: Path, other: Path | None, output: Path | None, as_js
     if other is not None:
         target = output or Path("build") / f"{package.resolve().name}-and-{other.resolve().name}.html"
         _check(target)
-        text = pair.build(opened, load(other))
+        second = load(other)
+        with guard(second.folder, DeviceError, TODO), guard(opened.folder, DeviceError, TODO):
+            text = pair.build(opened, second)
         _write({target: text})
         _tell(target, None, text, as_json)
         return
     target = output or package / "report" / "index.html"
     _check(target)
     trace = target.with_name("trace.json" if output is None else f"{target.stem}.trace.json")
-    text, events = page.build(opened, trace.name)
+    with guard(opened.folder, DeviceError, TODO):
+        text, events = page.build(opened, trace.name)
     _write({target: text, trace: json.dumps(events) + "\n"})
     _tell(target, trace, text, as_json)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +83,8 @@ def gather(package: Package) -> Facts:
 
 
 def _summary(package: Package) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(package.file("report/summary.json").read_text())
-        missing = [k for k in ("traffic", "front", "budget") if k not in found]
-    except ValueError:
-        missing = ["readable text"]
+    found = package.figures()
+    missing = [k for k in ("traffic", "front", "budget") if k not in found]
     if missing:
         raise DeviceError(f"{package.folder}/report/summary.json lacks {', '.join(missing)}; compile the model again")
     return found

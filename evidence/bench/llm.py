@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +85,7 @@ def _answer(session: Session, tokens: list[int]) -> float:
 
 def modelled(package: Package, name: str, count: int) -> float:
     """Tokens per second of the same on the board, by the cost model: an answer as its token in the middle."""
-    bandwidth = float(json.loads(package.file("report/summary.json").read_text())["bandwidth_gb_s"])
+    bandwidth = float(package.figures()["bandwidth_gb_s"])
     design, chunks = package.design, len(package.chunks)
     if name == "pp":
         return count / prompt_estimate(package.steps("prefill"), design, count, bandwidth, chunks).seconds

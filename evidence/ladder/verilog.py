@@ -6,7 +6,6 @@ Used by the `rtl` rung of verify and by the benchmarks that count its cycles.  S
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +115,7 @@ def program(package: Package) -> Path:
 
 def bandwidth(package: Package) -> float:
     """Peak of the package's board in 10^9 bytes per second, as it was compiled for."""
-    return float(json.loads(package.file("report/summary.json").read_text())["bandwidth_gb_s"])
+    return float(package.figures()["bandwidth_gb_s"])
 
 
 def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0) -> Memory:

@@ -27,7 +27,7 @@ from meadow.machine.guard import guard
 from meadow.machine.instructions import table
 from meadow.machine.package.entry import Entry, Region, Tensor
 from meadow.machine.package.manifest import check_hardware, check_sizes
-from meadow.machine.package.shape import check_shape
+from meadow.machine.package.shape import PACKING, SUMMARY, check_shape
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
 
@@ -218,13 +218,27 @@ class Package:
         """What compile found, with its modelled rates; empty when the file is not there or not whole."""
         try:
             found: dict[str, Any] = json.loads(self.file("report/summary.json").read_text())
-        except (DeviceError, ValueError):
+            check_shape(found, SUMMARY)
+        except (DeviceError, ValueError, RecursionError):
             return {}
         return found
 
+    def figures(self) -> dict[str, Any]:
+        """What compile found.  Raises DeviceError where the file is not there or not whole."""
+        found = self.summary()
+        if not found:
+            raise DeviceError(f"{self.folder}/report/summary.json is damaged or missing; compile the model again")
+        return found
+
     def packing(self) -> list[dict[str, Any]]:
-        """The rows of packing.json: one for each streamed matrix part."""
-        rows: list[dict[str, Any]] = json.loads(self.file("packing.json").read_text())["matrices"]
+        """The rows of packing.json: one for each streamed matrix part.  Raises DeviceError when it is damaged."""
+        file = self.file("packing.json")
+        try:
+            found = json.loads(file.read_text())
+            check_shape(found, PACKING)
+        except (ValueError, RecursionError) as error:
+            raise DeviceError(f"{file} is damaged ({error}); compile the model again") from None
+        rows: list[dict[str, Any]] = found["matrices"]
         return rows
 
     def embedding(self) -> Embedding:

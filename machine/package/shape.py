@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types of a manifest's fields, looked at before anything reads them: a package may come from anywhere."""
+"""The types of the fields of manifest.json and packing.json, looked at before anything reads them: a package may come from anywhere."""
 
 from __future__ import annotations
 
@@ -64,7 +64,31 @@ MANIFEST: dict[str, Any] = {
         "ddr": [[int, int]],
     },
 }
+PACKING: dict[str, Any] = {
+    "matrices": [
+        {
+            **dict.fromkeys(("name", "matrix", "role", "type"), str),
+            **dict.fromkeys(("rows", "cols", "ports", "first_row", "bytes", "bus_cycles", "crc32", "format"), int),
+            **dict.fromkeys(("bits_per_weight", "entropy_bits"), NUMBER),
+            "layer": Maybe(int),
+            "streams": [[int, int, int]],
+            "tile_rows?": int,
+            "entries?": int,
+            "directory?": Maybe([int, int, int]),
+            "table?": Maybe([int, int, int]),
+            "scale?": [int, int, int],
+        }
+    ]
+}
 """Fields by name, "?" after those that may be absent.  A list of one type has any length, of more as many as they are."""
+RATE = {"tokens_per_s": NUMBER, "kind": str}
+SUMMARY: dict[str, Any] = {
+    "bandwidth_gb_s": NUMBER,
+    "decode": {**RATE, "context": int},
+    "prefill": {**RATE, "tokens": int},
+    "timeline": Each([[str, NUMBER, str]]),
+}
+"""What is read of report/summary.json without the report, which looks at the rest as it comes to it."""
 
 
 def check_shape(value: Any, shape: Any = None) -> None:

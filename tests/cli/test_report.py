@@ -17,6 +17,7 @@ from meadow.cli import results
 from meadow.cli.report import charts, diagram, page, pair
 from meadow.machine.package.read import load
 
+KEEP = results.keep
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -99,10 +100,10 @@ def test_the_diagram_has_every_port_of_the_board(tiny_package: Path, grouped: Pa
 
 
 def test_results_are_kept_shown_and_refused_when_they_are_of_another_compile(
-    tiny_package: Path, tmp_path: Path, meadowc: Any
+    tiny_package: Path, tmp_path: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "keep", KEEP)
     copy = Path(shutil.copytree(tiny_package, tmp_path / "my copy"))
-    (copy / results.FILE).unlink(missing_ok=True)  # of other tests with the same package
     for prompt in ("8", "16"):
         ran = meadowc("bench", "llm", copy, "-p", prompt, "-n", "2", "-r", "1")
         assert ran.code == 0, ran.err

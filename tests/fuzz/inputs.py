@@ -247,7 +247,7 @@ def make_package(random_: random.Random, seeds: Path, out: Path) -> str:
     kind = random_.randrange(4)
     made: dict[str, Any] = {"package": name, "repair": random_.random() < 0.85, "device": "emulator", "set": []}
     if kind == 0:
-        file = random_.choice(("manifest.json", "packing.json"))
+        file = random_.choice(("manifest.json", "packing.json", "report/summary.json", "steps.json"))
         whole = json.loads((source / file).read_text())
         made["set"] = [[file, *damage.pick(random_, whole)] for _ in range(random_.choice((1, 2)))]
     elif kind == 1:
@@ -262,7 +262,7 @@ def make_package(random_: random.Random, seeds: Path, out: Path) -> str:
         made["words"] = [[*where, value]]
         made["device"] = random_.choice(("emulator", "csim"))
     elif kind == 2:
-        file = random_.choice(("manifest.json", "packing.json", "program.bin", "weights.bin"))
+        file = random_.choice(("manifest.json", "packing.json", "program.bin", "weights.bin", "report/summary.json"))
         data = damage.raw(random_, (source / file).read_bytes())
         made["base64"] = {file: base64.b64encode(data).decode()}
     else:
@@ -329,7 +329,7 @@ def _linked(source: Path, target: Path) -> None:
 def run_package(meadowc: Command, seeds: Path, folder: Path, turn: int) -> str:
     package, made = changed(seeds, folder)
     found = meadowc("run", package, "-p", "ab", "-n", "2", "--raw", "--device", made["device"])
-    if turn % 25 == 0:
+    if turn % 4 == 0:
         found = meadowc("report", package, "-o", folder / "page.html")
     return found
 
