@@ -41,9 +41,11 @@ module array_grid #(
                 localparam WAIT = EDGE + k + r / BLOCK_ROWS;
                 reg [8*WAIT-1:0] late_q;
                 reg [8*ACROSS-1:0] hop_q;
+                wire [8*WAIT+7:0] late = {late_q, weights_i[64*r+8*k+:8]};
+                wire [8*ACROSS+7:0] hop = {hop_q, late_q[8*(WAIT-1)+:8]};
                 always @(posedge clk_i) begin
-                    late_q <= {late_q, weights_i[64*r+8*k+:8]};
-                    hop_q <= {hop_q, late_q[8*(WAIT-1)+:8]};
+                    late_q <= late[8*WAIT-1:0];
+                    hop_q <= hop[8*ACROSS-1:0];
                 end
                 for (g = 0; g < ACROSS; g = g + 1) begin : g_block
                     assign weights[g][64*r+8*k+:8] = hop_q[8*g+:8];
@@ -65,7 +67,8 @@ module array_grid #(
                     assign late = {mode_i, values_i[128*p+16*k+:16]};
                 end else begin : g_late
                     reg [18*WAIT-1:0] late_q;
-                    always @(posedge clk_i) late_q <= {late_q, mode_i, values_i[128*p+16*k+:16]};
+                    wire [18*WAIT+17:0] more = {late_q, mode_i, values_i[128*p+16*k+:16]};
+                    always @(posedge clk_i) late_q <= more[18*WAIT-1:0];
                     assign late = late_q[18*WAIT-1-:18];
                 end
                 wire [26:0] d;
@@ -75,7 +78,8 @@ module array_grid #(
                     .clk_i(clk_i), .mode_i(late[17:16]), .value_i(late[15:0]), .first_o(d), .second_o(a), .high_o(h)
                 );
                 reg [36*DOWN-1:0] hop_q;
-                always @(posedge clk_i) hop_q <= {hop_q, h, a, d};
+                wire [36*DOWN+35:0] hop = {hop_q, h, a, d};
+                always @(posedge clk_i) hop_q <= hop[36*DOWN-1:0];
                 for (g = 0; g < DOWN; g = g + 1) begin : g_block
                     assign {high[g][8*p+k], second[g][64*p+8*k+:8], first[g][216*p+27*k+:27]} = hop_q[36*g+:36];
                 end

@@ -49,7 +49,9 @@ UNPACK_SOURCES = (
     "prefix_unpack.v",
 )
 """The same of the look-up unit, which no design has yet: its array is HLS."""
-MODELS = ("sim/DSP48E2.v", "sim/LUT6.v", "sim/MUXF7.v")
+ARRAY_SOURCES = ("dsp_slice.v", "add_clear.v", "array_edge.v", "array_cascade.v", "array_grid.v")
+"""The same of the array for both formats, which no design has yet."""
+MODELS = ("sim/CARRY4.v", "sim/DSP48E2.v", "sim/LUT6.v", "sim/MUXF7.v")
 """What simulators take for the vendor's cells."""
 
 

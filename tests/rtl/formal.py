@@ -40,6 +40,8 @@ PROOFS = (
         1,
         "mux4 and mux8 choose as simulators take them to",
     ),
+    Proof("formal_add", ("add_clear.v", "sim/CARRY4.v"), 1, "add_clear adds as simulators take it to"),
+    Proof("formal_split", (), 1, "the two sums of a cascade of eight come apart again"),
     Proof(
         "formal_lane",
         ("mux4.v", "mux8.v", "prefix_lane.v", "sim/LUT6.v", "sim/MUXF7.v"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test
 
-from meadow.compiler.emit.verilog import SOURCES, UNPACK_SOURCES, Shape
+from meadow.compiler.emit.verilog import ARRAY_SOURCES, SOURCES, UNPACK_SOURCES, Shape
 
 pytestmark = pytest.mark.mutation
 
@@ -22,6 +22,11 @@ DOT = ["dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 UNITS = {
     "pacq_mac": ("bench_pacq_mac", DOT[:4], {"LANES": 16, "FIRST": 0, "LAST": 1}),
     "pacq_dot": ("bench_pacq_dot", DOT, {"LANES": 8}),
+    "array_grid": (
+        "bench_array",
+        list(ARRAY_SOURCES),
+        {"ROWS": 5, "PAIRS": 3, "FLOATS": 1, "HIGH": 36, "BLOCK_ROWS": 2, "BLOCK_PAIRS": 2},
+    ),
     **{
         unit: ("bench_floats", ["dsp_slice.v", f"{unit}.v"], {})
         for unit in ("float_add", "float_multiply", "fixed_to_float", "half_to_float")
@@ -41,6 +46,56 @@ class Fault:
 
 
 FAULTS = (
+    Fault("an old sum is not forgotten", "add_clear.v", "(clear_i ? {WIDTH{1'b0}} : a_i)", "a_i", "array_grid"),
+    Fault("the carry is lost", "add_clear.v", "+ {{(WIDTH - 1) {1'b0}}, carry_i}", "", "array_grid"),
+    Fault(
+        "a probability has a sign",
+        "array_edge.v",
+        "mode_q[0] ? {11'd0, value_q}",
+        "mode_q[0] ? {{11{value_q[15]}}, value_q}",
+        "array_grid",
+    ),
+    Fault(
+        "a second token is seen beside a probability",
+        "array_edge.v",
+        "mode_q == 2'd0 ? value_q[15:8]",
+        "!mode_q[1] ? value_q[15:8]",
+        "array_grid",
+    ),
+    Fault("NaN is not the largest value", "array_edge.v", "| {10{special}}", "", "array_grid"),
+    Fault("a shift of 31 counts as 30", "array_edge.v", "special ? 5'd29 :", "", "array_grid"),
+    Fault("a high shift is 16 less", "array_edge.v", "shift[3:0] + 4'd2", "shift[3:0] + 4'd0", "array_grid"),
+    Fault(
+        "a code 14 bits higher loses its sign",
+        "array_cascade.v",
+        "placed = {weight[7], h ?",
+        "placed = {1'b0, h ?",
+        "array_grid",
+    ),
+    Fault(
+        "the lower field has no sign", "array_cascade.v", "{(LOW - 18) {sum[17]}}", "{(LOW - 18) {1'b0}}", "array_grid"
+    ),
+    Fault("the upper field is not put right", "array_cascade.v", ".carry_i(sum[17])", ".carry_i(1'b0)", "array_grid"),
+    Fault("sums are taken when nothing comes", "array_cascade.v", "if (valid_q) begin", "begin", "array_grid"),
+    Fault("the conveyor stands", "array_cascade.v", ": conveyor_i;", ": conveyor_o;", "array_grid"),
+    Fault("an end counts without a beat", "array_grid.v", "end_i & valid_i}", "end_i}", "array_grid"),
+    Fault(
+        "weights do not wait for a block of rows", "array_grid.v", "EDGE + k + r / BLOCK_ROWS", "EDGE + k", "array_grid"
+    ),
+    Fault(
+        "activations do not wait for a block of pairs",
+        "array_grid.v",
+        "WAIT = k + p / BLOCK_PAIRS",
+        "WAIT = k",
+        "array_grid",
+    ),
+    Fault(
+        "control does not wait for a block of pairs",
+        "array_grid.v",
+        "r / BLOCK_ROWS + p / BLOCK_PAIRS;",
+        "r / BLOCK_ROWS;",
+        "array_grid",
+    ),
     Fault("a subnormal gets a hidden bit", "pacq_align.v", "{|exponent, half_i", "{1'b1, half_i", "pacq_mac"),
     Fault("infinity is not the largest value", "pacq_align.v", "| {10{special}}", "", "pacq_mac"),
     Fault(
@@ -359,7 +414,7 @@ FAULTS = (
 
 
 def test_every_module_has_a_fault() -> None:
-    assert {f.file for f in FAULTS} == {*SOURCES, *UNPACK_SOURCES} and len(FAULTS) >= 40
+    assert {f.file for f in FAULTS} == {*SOURCES, *UNPACK_SOURCES, *ARRAY_SOURCES} and len(FAULTS) >= 40
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rtl.simulator import RTL, run_pacq, run_test, simulate
 
-from meadow.compiler.emit.verilog import MODELS, SOURCES, UNPACK_SOURCES, Shape
+from meadow.compiler.emit.verilog import ARRAY_SOURCES, MODELS, SOURCES, UNPACK_SOURCES, Shape
 from meadow.evidence.ladder.verilated import verilator
 
 pytestmark = pytest.mark.rtl
@@ -72,6 +72,19 @@ def test_the_float_units_round_as_numpy_does(unit: str, tmp_path: Path) -> None:
     simulate(unit, "bench_floats", tmp_path, ["dsp_slice.v", f"{unit}.v"])
 
 
+GRIDS = {
+    "both formats": {"ROWS": 5, "PAIRS": 3, "FLOATS": 1, "HIGH": 36, "BLOCK_ROWS": 2, "BLOCK_PAIRS": 2},
+    "codes alone": {"ROWS": 4, "PAIRS": 5, "FLOATS": 0, "HIGH": 32, "BLOCK_ROWS": 4, "BLOCK_PAIRS": 4},
+    "one of each": {"ROWS": 1, "PAIRS": 1, "FLOATS": 1, "HIGH": 36, "BLOCK_ROWS": 4, "BLOCK_PAIRS": 4},
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_array_multiplies_exactly_in_every_mode(name: str, tmp_path: Path) -> None:
+    environment = {f"MEADOW_{key}": str(value) for key, value in GRIDS[name].items()}
+    simulate("array_grid", "bench_array", tmp_path, list(ARRAY_SOURCES), GRIDS[name], environment)
+
+
 SHAPES = {
     "four ports": Shape(),
     "two ports, two tokens at once": Shape(ports=2, token_lanes=2),
@@ -86,6 +99,7 @@ def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -
 
 LINTED = {
     "prefix_unpack": (PREFIX, [{}]),
+    "array_grid": (list(ARRAY_SOURCES), list(GRIDS.values())),
     "pacq_gemv": (
         list(SOURCES),
         [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))],
