@@ -7,6 +7,7 @@ import click
 
 from meadow.cli import configuration
 from meadow.cli.output import emit_json, json_option, out
+from meadow.machine.errors import UsageError
 
 
 @click.command("config", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -37,7 +38,7 @@ def config_command(ctx: click.Context, words: tuple[str, ...], as_json: bool) ->
         return
     command, found = _context(group, list(words))
     if as_json:
-        emit_json({"command": command, "options": configuration.given(found)})
+        emit_json({"command": command, "options": configuration.given(found, command)})
     else:
         out.print(configuration.resolved(found, command))
 
@@ -59,17 +60,25 @@ def _context(ctx: click.Context, words: list[str]) -> tuple[str, click.Context]:
 
 
 def _check(group: click.Context, commands: click.Group) -> list[str]:
-    """The names of the file's sections.  Raises UsageError for the first that is wrong."""
-    found = []
-    for name, section in (group.default_map or {}).items():
-        command = commands.get_command(group, name)
-        if isinstance(command, click.Group):
-            for part, below in section.items():
-                inner = command.get_command(group, part)
-                assert inner is not None
-                configuration.defaults(group.meta[configuration.FILE], inner, below, f"{name}.{part}")
-                found.append(f"{name}.{part}")
-        elif command is not None:
-            configuration.defaults(group.meta[configuration.FILE], command, section, name)
-            found.append(name)
+    """The names of the file's sections.  Raises UsageError with everything that is wrong in any."""
+    found, problems = [], []
+    for name, section in list((group.default_map or {}).items()):
+        below = list(section) if name == "bench" and isinstance(section, dict) else [""]
+        for part in below:
+            try:
+                _context_of(group, commands, [name, part] if part else [name])
+                found.append(f"{name}.{part}" if part else name)
+            except (click.UsageError, UsageError) as wrong:
+                problems.append(str(wrong.message if isinstance(wrong, click.UsageError) else wrong))
+    if problems:
+        raise UsageError("; ".join(dict.fromkeys(problems)))
     return found
+
+
+def _context_of(ctx: click.Context, command: click.Command | None, words: list[str]) -> None:
+    """Look a command up, which takes in its section and refuses what is wrong in it."""
+    for word in words:
+        assert isinstance(command, click.Group)
+        name, command, _ = command.resolve_command(ctx, [word])
+        assert command is not None
+        ctx = click.Context(command, parent=ctx, info_name=name)

@@ -60,7 +60,7 @@ def eval_command(
       meadowc eval build/smollm2 --text wikipedia --windows 12 --json
       meadowc eval build/smollm2 --tasks arc_easy,hellaswag --limit 100 --device csim
     """
-    _check(tasks, limit, shots, chat, include)
+    _check(tasks)
     if tasks:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with opened(package, device, as_json, trust) as session, Pace("requests", 0, as_json) as pace:
@@ -85,7 +85,7 @@ def _perplexity(
         tell = lambda done, so_far: pace.at(done, f"perplexity so far {so_far:.3f}")  # noqa: E731
         ours, base = perplexity(session, onnx, pieces, tell)
     what = f"perplexity over onnxruntime's, {count} windows of {length} tokens of {text}"
-    results.keep(session.package, "eval", [(what, f"{ours:.2f} / {base:.2f} = {ours / base:.4f}", "measured")])
+    results.keep(session.package, [(what, f"{ours:.2f} / {base:.2f} = {ours / base:.4f}", "measured")])
     result = {
         "perplexity": ours,
         "reference": base,
@@ -106,17 +106,19 @@ def _perplexity(
         )
 
 
-def _check(tasks: str, limit: int | None, shots: int | None, chat: bool, include: tuple[Path, ...]) -> None:
+def _check(tasks: str) -> None:
     """Raise UsageError for options that would do nothing: those of tasks without tasks, those of text with them."""
     ctx = click.get_current_context()
-    given = [
-        name for name, value in (("--limit", limit), ("--shots", shots), ("--chat", chat)) if value not in (None, False)
-    ]
-    given += ["--include"] * bool(include)
-    if not tasks and given:
-        raise UsageError(f"{', '.join(given)}: of use with --tasks alone; drop it, or name tasks")
-    names = {"text": "--text", "count": "--windows", "window_tokens": "--window-tokens", "reference": "--reference"}
-    idle = [o for n, o in names.items() if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+
+    def said(names: dict[str, str]) -> list[str]:  # on the command line: a file may hold both kinds
+        return [o for n, o in names.items() if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+
+    idle = said({"limit": "--limit", "shots": "--shots", "chat": "--chat", "include": "--include"})
+    if not tasks and idle:
+        raise UsageError(f"{', '.join(idle)}: of use with --tasks alone; drop it, or name tasks")
+    idle = said(
+        {"text": "--text", "count": "--windows", "window_tokens": "--window-tokens", "reference": "--reference"}
+    )
     if tasks and idle:
         raise UsageError(f"{', '.join(idle)}: of no use with --tasks; drop it")
 
@@ -140,7 +142,7 @@ def _tasks(
     with contextlib.redirect_stdout(sys.stderr):  # the harness prints
         found = evaluate(session, names, limit, shots, chat, include, tell)
     found_rows = [(f"{r['task']}: {r['metric']}", f"{r['value']:.4f}", "measured") for r in found["rows"]]
-    results.keep(session.package, f"eval --tasks {','.join(names)}", found_rows)
+    results.keep(session.package, found_rows)
     device = {"device": session.device.name, "kind": "measured", "package": str(session.package.folder)}
     if as_json:
         emit_json({**found, **device})

@@ -36,7 +36,7 @@ def spoken(callback: Callable[..., Any]) -> Callable[..., Any]:
         Volume.set(quiet, verbose)
         ctx = click.get_current_context()
         file, title = ctx.meta.get(configuration.FILE), ctx.command_path.partition(" ")[2].replace(" ", ".")
-        set_ = configuration.given(ctx, ParameterSource.DEFAULT_MAP)
+        set_ = configuration.given(ctx, title, ParameterSource.DEFAULT_MAP)
         if set_ and not ctx.params.get("as_json"):
             err.print(f"{file}: {', '.join(f'{k} = {configuration.as_toml(v)}' for k, v in set_.items())}", style="dim")
         if verbose:
@@ -87,7 +87,7 @@ class Lazy(click.Group):
         if isinstance(command, Lazy):
             if not isinstance(section, dict):
                 raise click.UsageError(f"{file}: {name} is a section, [{name}]")
-            configuration.check_sections(file, section, list(command.commands_of))
+            configuration.check_sections(file, section, list(command.commands_of), f"{name}.")
             return
         title = f"{ctx.command_path.partition(' ')[2]}.{name}".lstrip(".")
         ctx.default_map = {**sections, name: configuration.defaults(file, command, section, title)}

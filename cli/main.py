@@ -25,7 +25,7 @@ try:
 
     from meadow.cli import configuration
     from meadow.cli.lazy import Lazy
-    from meadow.cli.output import Volume
+    from meadow.cli.output import Volume, printable
 except ImportError as missing:  # a board with numpy alone has the runtime, not the command line
     sys.exit(f"meadowc needs {missing.name}: pip install 'meadow-fpga[cli]' (or 'meadow-fpga[compile]' to compile)")
 
@@ -117,7 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(100_000, 20, 20)
     wanted = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in wanted
-    Volume.set()
+    Volume.set(
+        verbose=bool({"-v", "--verbose"} & set(wanted))
+    )  # before the command takes them in: what goes wrong until then is told too
     try:
         ended = cli.main(wanted, prog_name="meadowc", standalone_mode=False)
         code = ended if isinstance(ended, int) else 0  # click hands back the code of an Exit
@@ -143,10 +145,12 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except ModuleNotFoundError as missing:
         name = (missing.name or "").split(".")[0]
-        if name not in EXTRAS:
-            raise
-        _tell(f"this command needs {name}: pip install 'meadow-fpga[{EXTRAS[name]}]'", 6, as_json)
-        code = 6
+        if name in EXTRAS:
+            _tell(f"this command needs {name}: pip install 'meadow-fpga[{EXTRAS[name]}]'", 6, as_json)
+            code = 6
+        else:
+            _confess(missing, as_json)
+            code = 1
     except MemoryError:
         _tell("this machine has too little memory for that", 5, as_json)
         code = 5
@@ -180,4 +184,4 @@ def _tell(message: str, code: int, as_json: bool, problems: Any = ()) -> None:
         rows = [{"where": where, "found": found, "todo": todo} for where, found, todo in problems]
         click.echo(json.dumps({"error": message, "exit_code": code, **({"problems": rows} if rows else {})}))
     else:
-        click.echo(f"meadowc: {message}", err=True)
+        click.echo(f"meadowc: {printable(message)}", err=True)

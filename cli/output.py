@@ -84,6 +84,11 @@ def listing(title: str, columns: dict[str, Callable[[Any], str]], rows: Iterable
     return made
 
 
+def printable(text: str) -> str:
+    """`text` without what would steer a terminal: names come from files of others.  Lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def shell(*words: object) -> str:
     """A command as it can be typed: words with spaces are quoted."""
     return shlex.join(str(word) for word in words)

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import click
 from rich.progress import (
@@ -25,12 +25,16 @@ from rich.table import Column
 from rich.text import Text
 
 from meadow.cli import output
-from meadow.cli.output import Volume
+from meadow.cli.output import Volume, printable
 
 PACE_SECONDS = 10.0
 """Between two lines of long work where there is no terminal to write over."""
 COUNTED = re.compile(r"(\d+)(?:/| of )(\d+)")
 """How a stage says how far it is."""
+
+
+NARROW = Column(no_wrap=True, min_width=7)
+"""Of a time: its column is not squeezed by a long text beside it."""
 
 
 class Left(ProgressColumn):
@@ -62,13 +66,16 @@ def live() -> bool:
 def _line() -> Iterator[Callable[[str, int, int | None, bool], None]]:
     """A callback (text, done, total, anew) that shows one line with its time: anew from zero, or going on."""
     text = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-    with Progress(text, TimeElapsedColumn(), Left(), console=output.err, transient=True, expand=True) as progress:
+    with Progress(
+        text, TimeElapsedColumn(table_column=NARROW), Left(), console=output.err, transient=True, expand=True
+    ) as progress:
         task = progress.add_task("", total=None)
 
         def show(line: str, done: int, total: int | None, anew: bool) -> None:
             if anew:
                 progress.reset(task, total=total)
-            progress.update(task, description=line.replace("[", "\\["), completed=done, total=total)
+            line = printable(line).replace("\n", " ").replace("[", "\\[")
+            progress.update(task, description=line, completed=done, total=total)
 
         yield show
 
@@ -130,7 +137,7 @@ class _Lines:
             return
         self.seen.add(stage)
         self.shown = now
-        click.echo(self.words(stage, what) + _left(done, total, now - self.began), err=True)
+        click.echo(printable(self.words(stage, what)) + _left(done, total, now - self.began), err=True)
 
     def end(self) -> None:
         if self.stage and Volume.verbose:
@@ -148,12 +155,15 @@ class Pace:
 
     def __init__(self, what: str, total: int, quiet: bool):
         self.what, self.total, self.quiet = what, total, quiet or Volume.quiet
-        self._line = None if self.quiet or not live() else _line()
-        self._show = self._line.__enter__() if self._line else None
+        self._line: AbstractContextManager[Callable[[str, int, int | None, bool], None]] | None = None
+        self._show: Callable[[str, int, int | None, bool], None] | None = None
         self._began = time.monotonic()
         self._shown = float("-inf")
 
     def __enter__(self) -> Pace:
+        if not self.quiet and live():
+            self._line = _line()
+            self._show = self._line.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import sys
 from pathlib import Path
 
@@ -31,7 +30,8 @@ def is_loopback(host: str) -> bool:
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
 @click.option(
     "--api-key",
-    default=lambda: os.environ.get("MEADOW_API_KEY", ""),
+    default="",
+    envvar="MEADOW_API_KEY",
     help="Key that requests must bring [default: $MEADOW_API_KEY, or none].",
 )
 @click.option("--name", default="", help="The model's name for clients [default: the package's].")

@@ -76,7 +76,6 @@ def verify_command(
         verdict = verify(opened, wanted, tokens, file, limit or 0, reference, tell)
     results.keep(
         opened,
-        "verify",
         [
             (
                 f"same tokens on {', '.join(wanted)}",

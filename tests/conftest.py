@@ -100,7 +100,7 @@ def tiny_package(tiny_int8: Path) -> Path:
 @pytest.fixture(autouse=True)
 def results_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that tests share stays as it was compiled, whichever test runs a benchmark on it."""
-    monkeypatch.setattr(results, "keep", lambda package, name, rows: None)
+    monkeypatch.setattr(results, "keep", lambda package, rows: None)
 
 
 TALK = "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}[a]"

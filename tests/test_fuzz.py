@@ -28,7 +28,9 @@ def test_the_watch_sees_what_is_written_outside(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("x")
     (tmp_path / "b").rename(tmp_path / "c")
     (tmp_path / "c").unlink()
-    assert len(watch.outside) >= 3
+    (tmp_path / "in-not").write_text("x")  # begins as the allowed folder does
+    (tmp_path / "in-not").rename(tmp_path / "in" / "taken")  # from outside
+    assert len(watch.outside) == 6, watch.outside
     watch.allowed.append("/")  # a hook stays for ever
 
 

@@ -93,4 +93,4 @@ def _note(made: Package, ideal: float, offered: float) -> None:
         ("cycles of a port with a payload beat, memory that never stalls", f"{ideal:.1%}", "simulated"),
         ("the same, of what a DDR4-like memory offers", f"{offered:.1%}", "simulated"),
     ]
-    results.keep(made, "bench bus", rows)
+    results.keep(made, rows)

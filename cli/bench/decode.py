@@ -48,7 +48,6 @@ def decode_command(package: Path, name: str, context: int, reference: Path | Non
         share = f"{result['tokens_per_s']:.1f} tokens/s, {result['share_of_roofline']:.0%} of the DRAM's ceiling"
         results.keep(
             given,
-            "bench decode",
             [(f"decode after {result['context']}, linears in Verilog", share, "simulated and modelled")],
         )
     if as_json:

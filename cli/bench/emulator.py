@@ -51,7 +51,7 @@ def emulator_command(
         for name, r in result["runners"].items()
         if name in ("emulator", "csim")
     ]
-    results.keep(opened, "bench emulator", speed)
+    results.keep(opened, speed)
     if as_json:
         emit_json(result)
     else:

@@ -60,7 +60,7 @@ def llm_command(
             for r in rows
             if r["kind"] != "modelled"
         ]
-        results.keep(session.package, "bench llm", mine)
+        results.keep(session.package, mine)
     if as_json:
         emit_json({"repeats": repeats, "rows": rows})
     else:

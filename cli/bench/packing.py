@@ -51,7 +51,7 @@ def packing_command(package: Path, simulate: bool, trust: bool, as_json: bool) -
         found.append(
             ("cycles in which the look-up unit takes a beat", f"{result['unpack']['beats_per_cycle']:.1%}", "simulated")
         )
-    results.keep(opened, "bench packing", found)
+    results.keep(opened, found)
     if as_json:
         emit_json(result)
     else:

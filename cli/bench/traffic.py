@@ -58,7 +58,6 @@ def traffic_command(package: Path, prompts: str, trust: bool, as_json: bool) -> 
     equal = all(r["predicted_bytes"] == r["counted_bytes"] and r["equal"] and r["cycles_equal"] for r in rows)
     results.keep(
         opened,
-        "bench traffic",
         [
             (
                 "DRAM bytes as predicted, by GEMM and TPHS",

@@ -10,6 +10,7 @@ import click
 
 from meadow.cli.output import emit_json, json_option, out
 from meadow.machine.errors import DeviceError, UsageError
+from meadow.machine.folder import replace_file
 from meadow.machine.guard import guard
 from meadow.machine.package.read import load
 
@@ -41,6 +42,8 @@ def report_command(package: Path, other: Path | None, output: Path | None, as_js
     opened = load(package)
     if other is not None:
         target = output or Path("build") / f"{package.resolve().name}-and-{other.resolve().name}.html"
+        if output is None:
+            target.parent.mkdir(exist_ok=True)
         _check(target)
         second = load(other)
         with guard(second.folder, DeviceError, TODO), guard(opened.folder, DeviceError, TODO):
@@ -59,18 +62,21 @@ def report_command(package: Path, other: Path | None, output: Path | None, as_js
 
 def _check(target: Path) -> None:
     """Raise UsageError for a file that is no report, and for a folder that is not there."""
-    if target.exists() and (target.is_dir() or not target.read_text(errors="replace").startswith("<!doctype html>")):
+    if target.exists() and not (target.is_file() and _begins(target, "<!doctype html>")):
         raise UsageError(f"{target} is there and is no report; choose another name with -o")
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is not a folder")
 
 
+def _begins(file: Path, text: str) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(text)) == text.encode()
+
+
 def _write(files: dict[Path, str]) -> None:
     for path, content in files.items():
-        beside = path.with_name(f".{path.name}.new")
         try:
-            beside.write_text(content)
-            beside.replace(path)
+            replace_file(path, content)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 

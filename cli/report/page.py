@@ -35,7 +35,7 @@ def render(template: str, figures: dict[str, charts.Figure], **words: Any) -> st
         undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
     )
     # "<" would let a name end the script element that the data stands in
-    data = json.dumps(figures, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     shared = {
         "figures": data,
         "style": _source("page.css"),

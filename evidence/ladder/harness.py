@@ -60,6 +60,10 @@ class Meadow(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     @property
     def eot_token_id(self) -> int:
+        if not self.text.end_tokens:
+            raise UsageError(
+                f"{self.session.package.name} names no end token, which the harness needs for texts without a context"
+            )
         return min(self.text.end_tokens)
 
     @property
@@ -126,10 +130,16 @@ class Meadow(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
                 raise UsageError(
                     f"the task asks for {', '.join(unknown)} of its answers; known are {', '.join(sorted(ASKED))}"
                 )
-            limit = int(how.get("max_gen_toks", how.get("max_tokens", ANSWER_TOKENS)))
+            limit = next((int(how[k]) for k in ("max_gen_toks", "max_tokens") if how.get(k) is not None), ANSWER_TOKENS)
+            if limit < 1:
+                raise UsageError(f"the task asks for answers of {limit} tokens; 1 or more are possible")
             until = [how["until"]] if isinstance(how.get("until"), str) else list(how.get("until") or ())
-            warmth = float(how.get("temperature") or 0.0) if how.get("do_sample", bool(how.get("temperature"))) else 0.0
-            rest = {key: how[key] for key in ("top_k", "top_p", "min_p", "seed") if how.get(key) is not None}
+            asked = how.get("temperature")
+            samples = how.get("do_sample", bool(asked))  # as transformers has it: without a temperature it is 1
+            warmth = (1.0 if asked is None else float(asked)) if samples else 0.0
+            rest = {"seed": done} | {
+                key: how[key] for key in ("top_k", "top_p", "min_p", "seed") if how.get(key) is not None
+            }
             room = self.session.context - limit
             if room < 1:
                 raise UsageError(

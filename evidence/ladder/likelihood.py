@@ -18,7 +18,10 @@ def likelihood(session: Session, context: list[int], answer: list[int]) -> tuple
     """
     if not context:
         raise UsageError("a context of no tokens says nothing; begin it with the beginning or end token")
+    if not answer:
+        return 0.0, True
     session.check_tokens([*context, *answer[:-1]], 0)
+    session.check_tokens(answer[-1:], 0)  # the last is never run: its number alone must be one
     at, last = session.resume(context), len(context) - 1
     if at < last:
         session.prefill(context[at:last])

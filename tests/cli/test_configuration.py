@@ -44,30 +44,69 @@ def test_a_table_or_a_list_gives_options_that_repeat(meadowc: Any, here: Path, t
 
 
 def test_everything_that_is_wrong_is_named_at_once(meadowc: Any, here: Path, tiny_package: Path) -> None:
-    (here / "meadow.toml").write_text('[run]\ntemprature = 1\nstop = "x"\ntrust = true\nprompt = ["a"]\n')
+    (here / "meadow.toml").write_text(
+        '[run]\ntemprature = 1\nstop = "x"\ntrust = true\nprompt = ["a"]\n[eval]\nwindows = "two"\n'
+    )
     refused = meadowc("run", tiny_package, "-p", "a")
-    assert refused.code == 2
+    assert refused.code == 2 and "meadow.toml" in refused.err
     for part in (
-        "temprature is no option of run; did you mean temperature?",
-        'stop = ["x"]',
-        "trust is said on",
-        "takes one",
+        "'temprature' is no option of run; did you mean temperature?",
+        'stop = "x": a list is expected',
+        "'trust' is said on the command line alone",
+        'prompt = ["a"]: a text or a number',
     ):
         assert part in refused.err
-    assert meadowc("config").code == 2
-    for text, part in (
+    whole = meadowc("config")
+    assert whole.code == 2 and "[eval] windows" in whole.err and "'temprature'" in whole.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
         ("[rum]\n", "[rum] is no command; did you mean run?"),
-        ("[bench.lm]\n", "did you mean llm?"),
+        ("[bench.lm]\n", "[bench.lm] is no command; did you mean llm?"),
         ("run = 3\n", "run is a section, [run]"),
+        ("bench = 3\n", "bench is a section, [bench]"),
         ("= 3", "is not TOML"),
-        ("[run]\nmax-tokens = 'x'\n", "not a valid integer"),
-    ):
-        (here / "meadow.toml").write_text(text)
-        assert part in meadowc("bench", "llm", "x").err + meadowc("run", tiny_package, "-p", "a").err
+        ("[run]\nseed = 9" + "9" * 4500, "more than 64 kB, or a line of more than 4096"),
+        ("[run]\nseed = 0x" + "9" * 4000, "numbers of up to 64 bits"),
+        ("a." * 30000 + "b = 1", "no configuration has"),
+        ("[run]\nmax-tokens = 1.9\n", "'1.9' is not a valid integer"),
+        ("[run]\nmax-tokens = true\n", "a text or a number is expected"),
+        ("[run]\nraw = 2\n", "raw = 2: true or false is expected"),
+        ("[run]\nprompt = 1979-05-27\n", "a text or a number is expected"),
+        ("[compile.set]\ncontext = true\n", "a text or a number is expected"),
+        ('[run]\nstop = [["x"]]\n', "a text or a number is expected"),
+        ('[cache]\nclear = ["all"]\n', "'clear' is said on the command line alone"),
+        ('[serve]\nhost = "0.0.0.0"\napi-key = "SECRET"\n', "'api-key' is said on the command line alone"),
+        ('["\\u001b[31mred"]\n', "is no command"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_in_a_sentence(text: str, said: str, meadowc: Any, here: Path) -> None:
+    (here / "meadow.toml").write_text(text)
+    refused = meadowc("config")
+    assert refused.code == 2 and said in refused.err, refused.err
+    assert "\x1b" not in refused.err and "SECRET" not in refused.err
+
+
+def test_what_is_no_file_is_refused_and_an_empty_one_is_none(meadowc: Any, here: Path) -> None:
     (here / "meadow.toml").write_bytes(b"\xff")
     assert "is not TOML" in meadowc("doctor").err
+    (here / "meadow.toml").unlink()
+    (here / "meadow.toml").symlink_to(here / "nowhere")
+    assert meadowc("doctor").code == 2  # a broken link is not the same as nothing
+    (here / "meadow.toml").unlink()
     assert meadowc("--config", here / "none.toml", "doctor").code == 2
     assert meadowc("--config", "/dev/null", "doctor").code == 0
+
+
+def test_options_of_a_file_that_do_not_fit_the_command_line_wait_for_another(
+    meadowc: Any, here: Path, tiny_package: Path, tiny: Path
+) -> None:
+    (here / "text").write_text("The Queen of Hearts " * 30)
+    (here / "meadow.toml").write_text("[eval]\nlimit = 5\nwindows = 1\nwindow-tokens = 8\n")
+    assert meadowc("eval", tiny_package, "--text", "text", "--reference", tiny).code == 0
+    assert meadowc("eval", tiny_package, "--text", "text", "--limit", "3").code == 2
 
 
 def test_what_config_prints_can_be_used_again(meadowc: Any, here: Path, tiny_int8: Path) -> None:
@@ -79,8 +118,21 @@ def test_what_config_prints_can_be_used_again(meadowc: Any, here: Path, tiny_int
     again = meadowc("config", "compile").out
     assert tomllib.loads(again) == tomllib.loads(printed) and "# the file" in again
     assert "[compile]; every key is an option" in meadowc("config").out
-    secret = meadowc("config", "serve", "x", "--api-key", "hush").out
-    assert "hush" not in secret and "kept to itself" in secret
+    odd = meadowc("config", "run", "x", "-p", "grin 😀 \x7f\x01", "--temperature", "inf").out
+    again = tomllib.loads(odd)["run"]
+    assert again["prompt"] == "grin 😀 \x7f\x01" and again["temperature"] == float("inf")
+
+
+def test_a_key_of_the_environment_is_shown_nowhere(
+    meadowc: Any, here: Path, tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEADOW_API_KEY", "hush")
+    for words in (
+        ("config", "serve", "x"),
+        ("config", "--json", "serve", "x"),
+        ("config", "serve", "x", "--api-key", "hush"),
+    ):
+        assert "hush" not in meadowc(*words).out
 
 
 def test_q_leaves_the_result_and_v_tells_stages_options_and_causes(

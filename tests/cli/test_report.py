@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,15 +112,19 @@ def test_results_are_kept_shown_and_refused_when_they_are_of_another_compile(
     ran = meadowc("eval", copy, "--windows", "1", "--window-tokens", "8", "--text", __file__, "--reference", reference)
     assert ran.code == 0, ran.err
     kept = results.read(load(copy))
-    assert [row.what.split(" ")[0] for row in kept] == [
-        "pp16",
-        "tg2",
-        "perplexity",
-    ]  # a later run takes the place of an earlier
-    assert kept[0].command == f"meadowc bench llm '{copy}'"
+    assert [row.what.split(" ")[0] for row in kept] == ["pp8", "tg2", "pp16", "tg2", "perplexity"]
+    assert shlex.split(kept[2].command)[:3] == ["meadowc", "bench", "llm"] and "--prompts 16" in kept[2].command
+    meadowc("bench", "llm", copy, "-p", "16", "-n", "2", "-r", "1")
+    assert len(results.read(load(copy))) == 5  # the same command again takes its own place
     shown = page.build(load(copy), "t")[0]
     assert "pp16 on" in shown and "perplexity over" in shown and "Nothing was run yet" not in shown
     file = copy / results.FILE
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in (".results.json.new", ".index.html.new"):
+        (copy / "report" / name).symlink_to(mine)
+    assert meadowc("report", copy).code == 0 and mine.read_text() == "mine"  # a link of a hostile package leads nowhere
+    assert meadowc("bench", "llm", copy, "-p", "4", "-n", "1", "-r", "1").code == 0 and mine.read_text() == "mine"
     whole = json.loads(file.read_text())
     wrongs: tuple[Any, ...] = (
         {**whole, "digest": "0"},

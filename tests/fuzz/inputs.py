@@ -267,7 +267,7 @@ def make_package(random_: random.Random, seeds: Path, out: Path) -> str:
         made["base64"] = {file: base64.b64encode(data).decode()}
     else:
         made["whole"] = random_.choice(("link", "missing", "folder", "fifo", "empty"))
-        made["of"] = random_.choice(("manifest.json", "packing.json", "program.bin", "weights.bin", "hls/config.hpp"))
+        made["of"] = random_.choice((*ODD, "report/index.html", "report/results.json", "report/.index.html.new"))
     (out / "changes.json").write_text(json.dumps(made))
     return f"{name} {kind}"
 
@@ -310,10 +310,14 @@ def _repair(package: Path, new: dict[str, bytes]) -> None:
     (package / "manifest.json").write_text(json.dumps(manifest))
 
 
+ODD = ("manifest.json", "packing.json", "program.bin", "weights.bin", "hls/config.hpp")
+
+
 def _odd(file: Path, how: str) -> None:
-    file.unlink()
+    file.unlink(missing_ok=True)
     if how == "link":
-        file.symlink_to("/etc/passwd")
+        home = next(p for p in file.parents if p.name == "input").parents[1]
+        file.symlink_to(home / "canary" / "kept")
     elif how == "folder":
         file.mkdir()
     elif how == "fifo":
@@ -359,6 +363,25 @@ def run_board(meadowc: Command, seeds: Path, folder: Path, turn: int) -> str:
     return meadowc("boards", "--board", folder / "board.toml")
 
 
+LINES = ("raw = 2", "seed = 9" + "9" * 5000, "seed = 0x99999999999999999999", "stop = [[1]]", "prompt = 1979-05-27", "x = {a = 1}", '"\\u001b[31m" = 1',
+         "temperature = nan", "top-k = -1", "prompt = ''", "set = {context = true}", "set = ['context=']", "board = 5", "a." * 900 + "b = 1")  # fmt: skip
+
+
+def make_configuration(random_: random.Random, seeds: Path, out: Path) -> str:
+    sections = ("run", "compile", "bench.llm", "bench", "boards", "serve", "cache", "eval", "nothing", '"\\u001b[2J"')
+    lines = []
+    for _ in range(random_.randrange(1, 4)):
+        lines += [f"[{random_.choice(sections)}]", *random_.choices(LINES, k=random_.randrange(3))]
+    data = "\n".join(lines).encode()
+    (out / "meadow.toml").write_bytes(data if random_.random() < 0.7 else damage.raw(random_, data))
+    return "configuration"
+
+
+def run_configuration(meadowc: Command, seeds: Path, folder: Path, turn: int) -> str:
+    words = (("config",), ("run", seeds / "package-int8", "-p", "a", "-n", "1", "--raw"), ("boards",))[turn % 3]
+    return meadowc("--config", folder / "meadow.toml", *words)
+
+
 def make_request(random_: random.Random, seeds: Path, out: Path) -> str:
     request = requests.made(random_)
     (out / "request.json").write_text(json.dumps(request))
@@ -379,6 +402,7 @@ KINDS: dict[str, tuple[int, Make, Run]] = {
     "template": (5, make_template, run_text),
     "package": (20, make_package, run_package),
     "board": (2, make_board, run_board),
-    "server": (8, make_request, run_request),
+    "server": (6, make_request, run_request),
+    "configuration": (2, make_configuration, run_configuration),
 }
 """Of a hundred inputs how many, what makes one, and what reads it."""

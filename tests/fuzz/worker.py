@@ -11,6 +11,7 @@ import gc
 import io
 import json
 import os
+import resource
 import sys
 import tempfile
 import traceback
@@ -19,12 +20,17 @@ from pathlib import Path
 from typing import Any
 
 CODES = {0: "ok", 2: "refused", 3: "refused", 4: "refused", 5: "refused", 6: "tool missing", 7: "refused"}
-WRITING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod")
-IGNORED = ("/dev/", "/proc/self/")
+ONE, TWO = (
+    ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr"),
+    ("os.rename", "os.symlink", "os.link"),
+)
+"""Audit events that write at their first argument, and at both."""
+IGNORED = ("/dev/null", "/dev/pts/", "/proc/self/")
 
 
 class Watch:
-    """Every file that is written, made or removed: one outside the folders that are allowed is told."""
+    """Every file that Python writes, makes or removes: one outside the folders that are allowed is told.  What libraries and other
+    processes write is looked for by run.py, in a folder that nobody may touch."""
 
     def __init__(self, *allowed: Path):
         self.allowed = [os.path.realpath(folder) for folder in allowed]
@@ -33,22 +39,30 @@ class Watch:
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            (path, mode, flags), beside = arguments, -1
+            path, mode, flags = arguments
             writes = (isinstance(mode, str) and set(mode) & set("wax+")) or (
-                mode is None and isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+                mode is None and isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             )
-            if not writes or not isinstance(path, (str, bytes)):
-                return
-        elif event in WRITING:
-            second = event in ("os.rename", "os.symlink", "os.link")
-            path, beside = arguments[1 if second else 0], arguments[-1]
+            places = [(path, -1)] if writes else []
+        elif event in ONE:
+            places = [
+                (arguments[0], arguments[-1] if event in ("os.mkdir", "os.remove", "os.rmdir", "os.chmod") else -1)
+            ]
+        elif event in TWO:
+            source = [] if event != "os.rename" else [(arguments[0], arguments[2])]
+            places = [*source, (arguments[1], arguments[-1])]
         else:
             return
-        if isinstance(path, int):
+        for path, beside in places:
+            self._look(event, path, beside)
+
+    def _look(self, event: str, path: Any, beside: Any) -> None:
+        if not isinstance(path, (str, bytes, os.PathLike)):
             return
         base = f"/proc/self/fd/{beside}" if isinstance(beside, int) and beside >= 0 else ""
         where = os.path.realpath(os.path.join(base, os.fsdecode(path)))  # noqa: PTH118
-        if not where.startswith(IGNORED) and not any(where.startswith(folder) for folder in self.allowed):
+        inside = any(where == folder or where.startswith(folder.rstrip("/") + "/") for folder in self.allowed)
+        if not inside and not where.startswith(IGNORED):
             self.outside.append(f"{event} {where}")
 
 
@@ -87,9 +101,12 @@ def peak() -> int:
     """The most memory since the last time it was asked, in MB."""
     status = Path("/proc/self/status").read_text()
     found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    children = resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    ).ru_maxrss  # of those that have ended; compilers are among them
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return int(found.split()[1]) // 1024
+    return max(int(found.split()[1]), children) // 1024
 
 
 def main() -> None:
