@@ -83,7 +83,7 @@ bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench decode build/smollm2-int4 --board zcu102
 	$(MEADOWC) bench decode build/smollm2-int4 --board kv260
 
-hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine: (7 minutes)
+hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine (7 minutes)
 	cd tests && ../.venv/bin/python -m rules.check
 
 depth: models  ## the slowest path of every Verilog module of the designs of every board, beside its clock (an hour)
@@ -140,7 +140,8 @@ build/harness/ready: pyproject.toml
 	touch $@
 
 dist: setup-test  ## wheel and sdist in dist/
-	rm -rf dist && .venv/bin/python -m build -o dist . && .venv/bin/python -m twine check --strict dist/*
+	@mkdir -p build && rm -rf dist && { .venv/bin/python -m build -o dist . > build/dist.log 2>&1 || { cat build/dist.log; exit 1; }; }
+	.venv/bin/python -m twine check --strict dist/*
 
 readme: dist  ## the README's commands from the wheel in a clean environment, with the real model (minutes)
 	rm -rf build/readme && python3 -m venv build/readme/env

@@ -187,6 +187,8 @@ def doctor_command(as_json: bool) -> None:
         )
     else:
         shown = table(f"meadow {distribution.version()}", "what", "found", "needed for", "how to get it")
+        for column in shown.columns:  # texts all
+            column.justify = "left"
         for name, version, use, how in rows:
             shown.add_row(name, version or "no", use, "" if version else how)
         out.print(shown)

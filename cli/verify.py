@@ -97,6 +97,15 @@ def verify_command(
         raise click.exceptions.Exit(4)
 
 
+def _close(verdict: Verdict) -> str:
+    """What is to be said of prompts whose tokens part where the reference itself is not sure."""
+    gaps = [part["gap"] for row in verdict.prompts for part in row["partings"]]
+    if not gaps or not verdict.same_tokens:
+        return ""
+    prompts = sum(bool(row["partings"]) for row in verdict.prompts)
+    return f" where the reference is sure ({prompts} part where its two best tokens are within {max(gaps):.2f})"
+
+
 def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
     rungs = tuple(r for r in rungs if r in ("torch", *RUNGS))
     rows = table("the ladder", "prompt", "tokens", *rungs, "answer")
@@ -124,7 +133,7 @@ def _show(verdict: Verdict, rungs: tuple[str, ...]) -> None:
         f"prefill lengths {', '.join(map(str, BLOCKS))})"
     )
     out.print(
-        f"same tokens: {'yes' if verdict.same_tokens else 'NO'}; flipped weight bit detected: {verdict.flipped_bit_detected}"
+        f"same tokens: {'yes' if verdict.same_tokens else 'NO'}{_close(verdict)}; flipped weight bit detected: {verdict.flipped_bit_detected}"
     )
     if verdict.rtl:
         same = sum(row["same"] for row in verdict.rtl)

@@ -69,6 +69,14 @@ def _trace(kind: str, name: str, x: Sequence[Any], y: Sequence[Any], **more: Any
     return {"type": kind, "name": name, "x": list(x), "y": list(y), **more}
 
 
+def decades(low: float, high: float) -> Figure:
+    """A logarithmic axis whose labels are whole numbers: 1, 2 and 5 of every decade."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low / 2 <= tick <= high * 2]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.10g}" for tick in ticks]}
+
+
 def roofline(
     points: Sequence[tuple[str, float, float, str]], peak: float, lines: Sequence[tuple[str, float]]
 ) -> Figure:
@@ -112,8 +120,14 @@ def roofline(
                 + "<br>%{x:.3g} MAC/byte, %{y:.4g} GMAC/s<extra></extra>",
             )
         )
-    log = {"type": "log"}
-    return figure(traces, "MAC per byte of DRAM", "GMAC/s", 380, xaxis=log, yaxis=log)
+    return figure(
+        traces,
+        "MAC per byte of DRAM",
+        "GMAC/s",
+        380,
+        xaxis=decades(low, high),
+        yaxis=decades(min(p[2] for p in some), peak),
+    )
 
 
 def _apart(points: Sequence[tuple[str, float, float, str]], named: list[tuple[float, float]]) -> list[str]:
@@ -175,7 +189,9 @@ def curves(
         ylabel,
         300,
         xaxis=ticks,
-        yaxis={"type": "log", "dtick": "D2"} if log else {"rangemode": "tozero"},
+        yaxis=decades(min(map(min, series.values())), max(map(max, series.values())))
+        if log
+        else {"rangemode": "tozero"},
         showlegend=len(series) > 1,
     )
 

@@ -18,7 +18,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def pages() -> Iterator[str]:
     from meadow.cli.main import cli
 
-    yield from _page(cli, click.Context(cli, info_name="meadowc", max_content_width=100, terminal_width=100), 2)
+    yield from _page(cli, click.Context(cli, info_name="meadowc", **{**cli.context_settings, "max_content_width": 84, "terminal_width": 84}), 2)
 
 
 def _page(command: click.Command, ctx: click.Context, level: int) -> Iterator[str]:

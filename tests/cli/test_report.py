@@ -117,7 +117,7 @@ def test_results_are_kept_shown_and_refused_when_they_are_of_another_compile(
     meadowc("bench", "llm", copy, "-p", "16", "-n", "2", "-r", "1")
     assert len(results.read(load(copy))) == 5  # the same command again takes its own place
     shown = page.build(load(copy), "t")[0]
-    assert "pp16 on" in shown and "perplexity over" in shown and "Nothing was run yet" not in shown
+    assert "pp16 on" in shown and "perplexity over" in shown and "Nothing was measured yet" not in shown
     file = copy / results.FILE
     mine = tmp_path / "mine"
     mine.write_text("mine")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny model that `meadowc demo` shows, with its notice (NOTICE.md)."""
