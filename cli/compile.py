@@ -135,6 +135,7 @@ def _board_of(folder: Path) -> str:
 
 
 def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
+    """What a person asks first; -v shows the rest, and the report draws it."""
     out.print(f"{folder}: {s['model']}\n  for {s['board']}, design {s['design_id']}, {seconds:.1f} s")
     if Volume.quiet:
         return
@@ -145,10 +146,38 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
         f"  {design.token_lanes} token lanes, {design.float_lanes} float lanes, blocks of {design.block}, context {design.context}, "
         f"{design.clock_mhz} MHz"
     )
-    out.print(f"chosen for {s['optimize']}: {s['why']}")
-    w = s["front_workload"]
+    dec, pre, w = s["decode"], s["prefill"], s["weights"]
     out.print(
-        f"Pareto front of {len(s['front'])} designs, tokens/s for a prompt of {w['prompt']} and a token after {w['context']} (modelled):"
+        f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
+        f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}"
+    )
+    out.print(
+        f"prefill: {pre['tokens_per_s']:.0f} tokens/s for a prompt of {pre['tokens']} (modelled); limited by the {pre['limit']}"
+    )
+    grouped = f", {w['grouped_matrices']} in groups" if w.get("grouped_matrices") else ""
+    out.print(
+        f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits per weight "
+        f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}"
+    )
+    shares = ", ".join(f"{kind} {used / total:.0%}" for kind, (used, total) in s["resources"].items() if total)
+    memory = megabytes(sum(length for _, _, length in s["memory"]))
+    out.print(f"resources: {shares} of the board (estimated); memory: {memory}")
+    if Volume.verbose:
+        _show_more(s)
+    for note in s["notes"]:
+        out.print(f"note: {note}")
+    out.print(f"more: {shell('meadowc', 'report', folder)}, a page with every figure; -v prints them")
+    out.print(
+        f'next: {shell("meadowc", "run", folder)} -p "Hello"; for a bitstream: {shell("meadowc", "build", folder, "--dry-run")}'
+    )
+
+
+def _show_more(s: dict[str, Any]) -> None:
+    """Why this design, and where its resources, memory and bytes go."""
+    out.print(f"chosen for {s['optimize']}: {s['why']}")
+    work = s["front_workload"]
+    out.print(
+        f"Pareto front of {len(s['front'])} designs, tokens/s for a prompt of {work['prompt']} and a token after {work['context']} (modelled):"
     )
     chosen = next(i for i, c in enumerate(s["front"]) if c["chosen"]) if any(c["chosen"] for c in s["front"]) else 0
     for c in s["front"][max(0, chosen - FRONT_SHOWN // 2) :][:FRONT_SHOWN]:
@@ -162,28 +191,9 @@ def _show(folder: Path, s: dict[str, Any], seconds: float) -> None:
         lengths = [n for _, k, n in s["memory"] if k == kind]
         rows.add_row(kind, str(len(lengths)), megabytes(sum(lengths)))
     out.print(rows)
-    w = s["weights"]
-    grouped = f", {w['grouped_matrices']} in groups" if w.get("grouped_matrices") else ""
-    out.print(
-        f"weights: {w['packed_matrices']} of {w['matrices']} packed{grouped}, {w['bits_per_weight']:.2f} bits per weight "
-        f"(measured; order-0 entropy {w['entropy_bits']:.2f}), {megabytes(w['stored_bytes'])}"
-    )
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
-    dec, pre = s["decode"], s["prefill"]
     rows = table("bytes per token, decode (modelled)", "role", "bytes")
-    for role, n in dec["bytes_per_token"].items():
+    for role, n in s["decode"]["bytes_per_token"].items():
         rows.add_row(role, megabytes(n))
     out.print(rows)
-    out.print(
-        f"decode: {dec['tokens_per_s']:.1f} tokens/s at context {dec['context']} (modelled), {dec['share_of_roofline']:.0%} of "
-        f"the DRAM roofline of {dec['roofline_tokens_per_s']:.1f}; limited by the {dec['limit']}"
-    )
-    out.print(
-        f"prefill: {pre['tokens_per_s']:.0f} tokens/s for a prompt of {pre['tokens']} (modelled); limited by the {pre['limit']}"
-    )
-    for note in s["notes"]:
-        out.print(f"note: {note}")
-    out.print(
-        f'next: {shell("meadowc", "run", folder)} -p "Hello"; for a bitstream: {shell("meadowc", "build", folder, "--dry-run")}'
-    )

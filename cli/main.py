@@ -75,6 +75,7 @@ EXTRAS = {
     "matplotlib": "notebooks",
     "lm_eval": "lm-eval",
 }
+VOLUME = ("-q", "--quiet", "-v", "--verbose")
 
 
 class Meadowc(Lazy):
@@ -116,6 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     gc.freeze()  # what is imported stays: collecting it again and again costs a compile half a second
     gc.set_threshold(100_000, 20, 20)
     wanted = sys.argv[1:] if arguments is None else arguments
+    if wanted[:1] and wanted[0] in VOLUME:  # before the command, where some are used to write it
+        wanted = [*wanted[1:], wanted[0]]
     as_json = "--json" in wanted
     Volume.set(
         verbose=bool({"-v", "--verbose"} & set(wanted))

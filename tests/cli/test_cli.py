@@ -90,6 +90,12 @@ def test_what_compile_says_at_the_end(meadowc: Any, tiny_int8: Path, tmp_path: P
     result = meadowc("compile", tiny_int8, "--board", "zcu102", "-o", tmp_path / "p")
     lines = [line.rstrip() for line in result.out.replace(str(tmp_path), "TMP").splitlines()]
     golden.check("\n".join(line for line in lines if "design " not in line) + "\n")
+    more = meadowc("compile", tiny_int8, "--board", "zcu102", "-o", tmp_path / "q", "-v")
+    lines = [line.rstrip() for line in more.out.replace(str(tmp_path), "TMP").splitlines()]
+    golden.check("\n".join(line for line in lines if "design " not in line) + "\n", " -v")
+    assert (
+        meadowc("-v", "compile", tiny_int8, "--board", "zcu102", "-o", tmp_path / "q").code == 0
+    )  # before the command too
 
 
 @pytest.mark.csim
