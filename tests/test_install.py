@@ -63,6 +63,7 @@ def installed(folder: Path, dist: Path, extras: str = "") -> Path:
     return python
 
 
+@pytest.mark.timeout(900)  # a compiler of C++ and one of Verilog among its commands
 def test_the_readme_runs_from_the_wheel_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:
     python = installed(tmp_path / "env", dist, "[compile,reference,serve,pynq,verilog]")
     rows = readme.run(python.parent, tmp_path, FIXTURES / "tiny.gguf")

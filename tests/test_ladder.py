@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def facts(design: Design, board: boards.Board) -> dict[str, Any]:
         "board": board.name,
         "inputs": "",
         "meadow_version": "test",
-        "options": {},
+        "options": asdict(Options()),
         "tile_rows": 128,
         "source": {"path": "", "sha256": ""},
         "origin": None,

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -102,7 +103,9 @@ def test_run_takes_a_system_prompt_and_stops_at_a_text(meadowc: Any, talkative: 
 
 
 def _take_terminal() -> None:
-    """The terminal behind standard input becomes the new session's own, so that Ctrl-C in it is a signal."""
+    """The terminal behind standard input becomes the new session's own, so that Ctrl-C in it is a signal, which is not ignored as in
+    what a shell runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
