@@ -97,6 +97,12 @@ def test_deep_json_and_digits_of_other_scripts_are_refused(tiny_package: Path, t
     assert read(tmp_path / "model.onnx").model.context == 0
 
 
+def test_a_header_and_zeros_are_no_model(meadowc: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\0\0\0" + bytes(200))
+    result = meadowc("convert", tmp_path / "x.gguf", "-o", tmp_path / "o")
+    assert result.code == 2 and "names no architecture" in result.err and "None" not in result.err
+
+
 def test_only_regular_files_are_opened(meadowc: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.onnx")
     result = meadowc("inspect", tmp_path / "model.onnx")

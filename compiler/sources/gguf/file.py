@@ -199,6 +199,8 @@ class Keys:
 
 def _decoder(path: Path, fields: dict[str, Any], tensors: dict[str, Any], data: mmap.mmap | None = None) -> Decoder:
     known, architecture = families(), fields.get("general.architecture")
+    if architecture is None:
+        raise UsageError(f"{path} names no architecture (general.architecture): it is damaged, or holds no model")
     if architecture not in known:
         raise UnsupportedModel(f"{path} is of architecture {architecture!r}; read are {', '.join(sorted(known))}")
     family = known[architecture]
