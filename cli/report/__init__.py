@@ -14,7 +14,7 @@ from meadow.machine.folder import replace_file
 from meadow.machine.guard import guard
 from meadow.machine.package.read import load
 
-TODO = "compile the model again"
+REMEDY = "compile the model again"
 
 
 @click.command("report")
@@ -46,7 +46,7 @@ def report_command(package: Path, other: Path | None, output: Path | None, as_js
             target.parent.mkdir(exist_ok=True)
         _check(target)
         second = load(other)
-        with guard(second.folder, DeviceError, TODO), guard(opened.folder, DeviceError, TODO):
+        with guard(second.folder, DeviceError, REMEDY), guard(opened.folder, DeviceError, REMEDY):
             text = pair.build(opened, second)
         _write({target: text})
         _tell(target, None, text, as_json)
@@ -54,7 +54,7 @@ def report_command(package: Path, other: Path | None, output: Path | None, as_js
     target = output or package / "report" / "index.html"
     _check(target)
     trace = target.with_name("trace.json" if output is None else f"{target.stem}.trace.json")
-    with guard(opened.folder, DeviceError, TODO):
+    with guard(opened.folder, DeviceError, REMEDY):
         text, events = page.build(opened, trace.name)
     _write({target: text, trace: json.dumps(events) + "\n"})
     _tell(target, trace, text, as_json)

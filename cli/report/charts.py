@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of the report as data that Plotly draws in the browser: what is under the pointer is told in numbers, and a part can be
-made larger.
+"""The charts of the report as data.  Plotly draws them in the browser, tells the numbers under the pointer, and zooms.
 
 Draws what it is given; knows no package.  One colour stands for one kind of work on every chart of every page.
 """

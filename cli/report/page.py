@@ -57,7 +57,7 @@ def _figures_of_time(facts: Facts) -> dict[str, charts.Figure]:
     """Pictures whose axis is time, or a rate."""
     decode, prefill = facts.runs.values()
     layer = [e for e in decode if e.layer == 0]
-    workload = facts.summary["front_workload"]
+    workload, waits = facts.summary["front_workload"], facts.first_token()
     return {
         "roofline": charts.roofline(
             _points(decode, "decode") + _points(prefill, f"prefill of {facts.block}"),
@@ -75,9 +75,7 @@ def _figures_of_time(facts: Facts) -> dict[str, charts.Figure]:
                 for c in facts.summary["front"]
             ]
         ),
-        "first": charts.curves(
-            list(facts.first_token()), {"prefill": list(facts.first_token().values())}, "prompt, tokens", "seconds", "s"
-        ),
+        "first": charts.curves(list(waits), {"prefill": list(waits.values())}, "prompt, tokens", "seconds", "s"),
         "rates": charts.curves(
             facts.contexts,
             {"decode": [1 / facts.token(c).seconds for c in facts.contexts]},

@@ -82,7 +82,8 @@ def _figures(both: tuple[Facts, Facts], names: list[str]) -> dict[str, charts.Fi
         for phase, part in phases([f.decode]).items():
             shares.setdefault(phase, [0.0, 0.0])[n] = part[0] * total / 1e5
     tokens = [f.token(f.position).bytes for f in both]
-    lengths = [n for n in both[0].first_token() if n in both[1].first_token()]
+    waits = [f.first_token() for f in both]
+    resources = sorted({kind for f in both for kind in f.summary["resources"]})
     return {
         "time": charts.stacked(names, shares, "ms per token"),
         "bytes": charts.stacked(names, {r: [t[r] / 1e6 for t in tokens] for r in ROLES}, "MB per token"),
@@ -91,28 +92,25 @@ def _figures(both: tuple[Facts, Facts], names: list[str]) -> dict[str, charts.Fi
             {name: [s.get(k, (0, 0, 0.0))[2] for k in steps] for name, s in zip(names, by_step, strict=True)},
             "µs",
         ),
-        "first": _two_curves(both, names, lengths),
+        "first": _two_curves(waits, names),
         "resources": charts.pairs(
-            sorted({k for f in both for k in f.summary["resources"]}),
-            {
-                name: [
-                    100 * u / t
-                    for u, t in (
-                        f.summary["resources"].get(k, (0, 1))
-                        for k in sorted({k for g in both for k in g.summary["resources"]})
-                    )
-                ]
-                for name, f in zip(names, both, strict=True)
-            },
-            "% of the board",
+            resources, {name: _shares(f, resources) for name, f in zip(names, both, strict=True)}, "% of the board"
         ),
     }
 
 
-def _two_curves(both: tuple[Facts, Facts], names: list[str], lengths: list[int]) -> charts.Figure:
+def _shares(facts: Facts, kinds_: list[str]) -> list[float]:
+    """Percent of the board that a design is estimated to take, by kind of resource; 0 of one that the board has not."""
+    found = [facts.summary["resources"].get(kind, (0, 1)) for kind in kinds_]
+    return [100 * used / total for used, total in found]
+
+
+def _two_curves(waits: list[dict[int, float]], names: list[str]) -> charts.Figure:
+    """Seconds to the first token of both, for the prompts that both contexts hold."""
+    lengths = [n for n in waits[0] if n in waits[1]]
     made = charts.curves(
         lengths,
-        {name: [f.first_token()[n] for n in lengths] for name, f in zip(names, both, strict=True)},
+        {name: [some[n] for n in lengths] for name, some in zip(names, waits, strict=True)},
         "prompt, tokens",
         "seconds",
         "s",
