@@ -193,6 +193,7 @@ def _show_more(s: dict[str, Any]) -> None:
     out.print(rows)
     for phase in ("prefill", "decode"):
         out.print(f"{phase}: attention by {', '.join(s['dataflow'][phase]).upper()} ({s['dataflow_reason'][phase]})")
+    out.print(f"greedy decoding: tokens are chosen by {s['tokens_by']}")
     rows = table("bytes per token, decode (modelled)", "role", "bytes")
     for role, n in s["decode"]["bytes_per_token"].items():
         rows.add_row(role, megabytes(n))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.progress import upload_bar
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
+from meadow.machine.instructions.next import ENDS
 from meadow.machine.package.read import load
 from meadow.runtime.answer import Answer
 from meadow.runtime.devices.open import DEVICES
@@ -118,6 +120,11 @@ def rates(session: Session) -> str:
 @device_option
 @click.option("--record", type=click.Path(path_type=Path), help="Write every transaction with the device into a file.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Let a recording answer in place of a device.")
+@click.option(
+    "--ahead",
+    is_flag=True,
+    help="Start the engine once and let it go from token to token by itself: the same tokens, and no digest of their logits.",
+)
 @click.option("--system", default="", help="What the model is told before the prompt, by its chat template.")
 @sampling_options
 @trust_option
@@ -127,6 +134,7 @@ def run_command(
     prompt: str,
     raw: bool,
     device: str,
+    ahead: bool,
     record: Path | None,
     replay: Path | None,
     system: str,
@@ -162,7 +170,9 @@ def run_command(
         if system and session.tokenizer.template is None:
             raise UsageError("--system is said by the chat template, and this model has none; put it into the prompt")
         tokens = session.tokenizer.conversation(said(system, text)) if system else session.prompt(text, raw)
-        answer = session.answer(tokens, max_tokens, stop=stop, **sampling)
+        if ahead:
+            require_ahead(session)
+        answer = session.answer(tokens, max_tokens, stop=stop, ahead=ahead, **sampling)
         say(answer, as_json)
         if as_json:
             emit_json(_result(session, text, answer))
@@ -171,6 +181,22 @@ def run_command(
             err.print(rates(session), style="dim")
             if session.operations:
                 err.print(operations(session), style="dim")
+
+
+def require_ahead(session: Session) -> None:
+    """Raise UsageError where the engine cannot go on by itself."""
+    host = session.package.manifest["ahead"].get("host")
+    if host:
+        raise UsageError(f"--ahead: the host chooses the tokens of this model: {host}")
+    if not session.device.abilities.beside:
+        raise UsageError(
+            f"--ahead: the {session.device.name} computes a run while the host waits, so tokens would come at the end; "
+            "use --device csim, emulated-pynq or a board"
+        )
+    if not session.loaded.goes_ahead(session.tokenizer.end_tokens):
+        raise UsageError(
+            f"--ahead: this model has {len(session.tokenizer.end_tokens)} tokens that end an answer, and the engine knows {ENDS}"
+        )
 
 
 def said(system: str, *user: str) -> list[dict[str, str]]:
@@ -193,9 +219,8 @@ def say(answer: Answer, quiet: bool) -> None:
 
 def operations(session: Session) -> str:
     """What a board's driver did, counted."""
-    return (
-        f"[{', '.join(f'{n} {name}' for name, n in sorted(session.operations.items()))}; digest {session.digest[:16]}]"
-    )
+    done = ", ".join(f"{n} {name}" for name, n in sorted(session.operations.items()))
+    return f"[{done}; {'no digest: the engine chose' if session.unread else f'digest {session.digest[:16]}'}]"
 
 
 def _result(session: Session, prompt: str, answer: Answer) -> dict[str, Any]:
@@ -209,7 +234,9 @@ def _result(session: Session, prompt: str, answer: Answer) -> dict[str, Any]:
         "board": session.package.design.board,
         "device": session.device.name,
         "emulated": session.device.emulated,
-        "digest": session.digest,
+        "digest": None if session.unread else session.digest,
+        "tokens_digest": sha256(repr([token.id for token in answer.tokens]).encode()).hexdigest(),
+        "starts": session.loaded.starts,
         "operations": session.operations,
         "prefill_tokens": s.prefill_tokens,
         "decode_tokens": s.decode_tokens,

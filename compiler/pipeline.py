@@ -27,12 +27,13 @@ from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Attention, Rotary
 from meadow.compiler.graph.rewrite import rewrite
+from meadow.compiler.program.ahead import ahead_of
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
 from meadow.compiler.require import require_engines
 from meadow.compiler.size.fit import fit
-from meadow.compiler.size.memory import require_memory
+from meadow.compiler.size.memory import require_memory, room_beside
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.summary import dataflow_traffic, summarize
 from meadow.machine import distribution
@@ -91,13 +92,13 @@ def compile_model(
     with Spool(target.absolute().parent) as spool:
         packed = pack_all(graph, design, parts_of, options.packing, progress, spool.keep)
         progress("lower", f"dataflow {options.dataflow}")
-        schedule = lower(graph, design, packed, options.dataflow, board.bandwidth_gb_s)
+        ahead = ahead_of(graph, design, room_beside(graph, design.context, board))
+        schedule = lower(graph, design, packed, options.dataflow, board.bandwidth_gb_s, ahead)
         progress("place", f"{len(schedule.buffers)} buffers")
         schedule = place(schedule, board)
         progress("emit", "")
-        version = distribution.version()
-        plan = emit(design, version, board)
-        summary = summarize(graph, board, fitted, schedule, packed)
+        plan = emit(design, distribution.version(), board)
+        summary = summarize(graph, board, fitted, schedule, packed, ahead)
         summary["traffic"] = dataflow_traffic(graph, design, packed, board)
         hardware_digest = plan.digest()
         plan.files["report/summary.json"] = json.dumps(summary, indent=1, sort_keys=True) + "\n"
@@ -105,7 +106,7 @@ def compile_model(
             "name": options.name or target.name,
             "board": board.name,
             "inputs": inputs,
-            "meadow_version": version,
+            "meadow_version": distribution.version(),
             "source": {"path": os.path.relpath(file.resolve(), target.resolve()), "sha256": digest},
             "origin": origin(graph, file, target),
             "options": asdict(options),
@@ -114,7 +115,7 @@ def compile_model(
             "hardware_digest": hardware_digest,
         }
         progress("save", str(target))
-        save(target, graph, design, schedule, packed, parts_of, plan, facts, texts, spool.release)
+        save(target, graph, design, schedule, ahead, packed, parts_of, plan, facts, texts, spool.release)
     return {**summary, "up_to_date": False}
 
 

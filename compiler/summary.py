@@ -13,6 +13,7 @@ from meadow.compiler.graph.graph import Graph
 from meadow.compiler.price.run import Estimate, Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
 from meadow.compiler.price.traffic import by_role, prompts_beats
+from meadow.compiler.program.ahead import Ahead
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit
@@ -22,7 +23,7 @@ from meadow.machine.program import Schedule
 
 
 def summarize(
-    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, Stored]
+    graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, Stored], ahead: Ahead
 ) -> dict[str, Any]:
     """The summary as it is saved in report/summary.json; every number stands beside its kind."""
     design, programs = fitted.design, schedule.programs
@@ -57,6 +58,7 @@ def summarize(
         "weights": _weights(packed),
         "decode": _decode(decode, work, board),
         "prefill": _prefill(prefill, work),
+        "tokens_by": f"the host: {ahead.why}" if ahead.why else "the engine",
         "timeline": _timeline(schedule, design, work, board),
     }
 

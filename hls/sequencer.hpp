@@ -2,6 +2,7 @@
 // The sequencer: fetches instructions and starts the kernels, one after another.  Knows no model.
 #pragma once
 
+#include "next.hpp"
 #include "norm.hpp"
 #include "steps.hpp"
 
@@ -47,7 +48,7 @@ LoadBases:
 }
 
 inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
-                            uint32_t first_logit, READ_PORTS, PACQ_PORTS, beat_t* memory, const volatile uint32_t* abort,
+                            uint32_t first_logit, uint32_t ahead, READ_PORTS, PACQ_PORTS, beat_t* memory, const volatile uint32_t* abort,
                             volatile uint32_t* progress) {
     static Array array;
     static HeadRows heads;
@@ -117,8 +118,11 @@ inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, ui
     run.position = position;
     run.tokens = tokens;
     run.first_logit = first_logit;
+    run.ahead = ahead;
+    run.made = 0;
     if (tokens == 0 || tokens > kBlock || position > kContext - tokens || pages > kPages) return kBadRun;
     if (first_logit > tokens) return kBadRun;
+    if (ahead != 0 && (tokens != 1 || first_logit != 0 || ahead > kContext - position)) return kBadRun;
     bool fits = true;
     const address_t code = beats_of(program, fits), table = beats_of(bases, fits);
     if (!fits || !load_bases(constants, table, static_cast<int>(pages), run)) return kBadRun;
@@ -151,6 +155,14 @@ Program:
             case isa::kScores:
             case isa::kSoftmax:
             case isa::kMix: run_step(array, heads, chip, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
+            case isa::kNext:
+                if (run_next(run, i, constants, memory)) {
+                    if (fetched > step + 1 + (ended ? 1 : 0)) return kBadOpcode;  // commands behind it have gone to pacq_gemv
+                    fetched = 0;
+                    ended = false;
+                    step = -1;
+                }
+                break;
             default: return kBadOpcode;
         }
     }

@@ -43,6 +43,8 @@ struct Run {
     uint32_t position;
     uint32_t tokens;
     uint32_t first_logit;
+    uint32_t ahead;  // tokens that the engine chooses and goes on to by itself
+    uint32_t made;   // of them, so far
     address_t base[kPages];
 };
 

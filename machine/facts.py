@@ -9,10 +9,11 @@ from __future__ import annotations
 from enum import IntEnum
 
 from meadow.machine.arithmetic import activation, int8
+from meadow.machine.instructions import next as next_token
 from meadow.machine.instructions import norm
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.isa import CHUNK_SHIFT
-from meadow.machine.storage import groups
+from meadow.machine.storage import embedding, groups
 from meadow.machine.storage.coded import storage_modules
 
 PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
@@ -35,6 +36,7 @@ LOOPS = (
     "pacq",
     "feed",
     "results",
+    "next",
 )
 """The pipelined loops whose iterations and entries are counted."""
 
@@ -80,6 +82,10 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
     ("int", "kBandRows", groups.BAND_ROWS, "output features of a port that share a visit of the activations"),
     ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),
+    ("int", "kSmallestGroup", embedding.SMALLEST_GROUP, "columns of an embedding that share a scale, at least"),
+    ("uint32_t", "kCodesSigned", embedding.SIGNED, "form of a table of embeddings"),
+    ("uint32_t", "kCodesMinima", embedding.MINIMA, ""),
+    ("int", "kEnds", next_token.ENDS, "tokens that may end an answer"),
     ("int", "kGroupColumns", groups.COLUMNS, "activations that meet a beat of grouped weights"),
 )
 """(C++ type, name, value, what it is) of each constant."""

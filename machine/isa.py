@@ -27,6 +27,7 @@ class Opcode(IntEnum):
     SCORES = 5
     SOFTMAX = 6
     MIX = 7
+    NEXT = 8
 
 
 class Epilogue(IntEnum):

@@ -43,6 +43,7 @@ def units(design: Design) -> dict[str, Counter[str]]:
         "centre_row": {"add": f, "multiply": 2, "to float": 1},
         "finish_heads": {"add": 2 * f, "multiply": 4 * f, "to float": 2 * f, "divide": 2, "compare": 1},
         "finish_rows": {"add": 2 * f + 3 * curve, "multiply": 3 * f + 5 * curve, "to float": f, "divide": f},
+        "gather_row": {"add": 1, "multiply": 2},
         "mix_group": {"to float": t, "divide": t},
         "norm_heads": {"add": 1, "multiply": 2 * f, "to float": 1, "divide": 1, "root": 1},
         "norm_rows": {"add": 2 * f, "multiply": 2 * f, "to float": 1, "divide": 1, "root": 1},

@@ -59,6 +59,7 @@ def engine_registers(design: Design) -> tuple[Register, ...]:
         ("position", 32, "tokens in the cache"),
         ("tokens", 32, "tokens of the run"),
         ("first_logit", 32, "first token whose logits are wanted"),
+        ("ahead", 32, "tokens that the engine goes on to by itself, 0 for a run of its own"),
     ):
         found.append(Register(name, at, "write", what, bits))
         at += 12 if bits == 64 else 8

@@ -95,7 +95,7 @@ PIPELINED = {
     },
     **{
         label: PipelinedLoop("store", 1, ("bank",), bus=True)
-        for label in ("StoreFloats", "StoreCodes", "StoreHeads", "StoreScoreRow", "StoreWeightRow")
+        for label in ("StoreFloats", "StoreCodes", "StoreHeads", "StoreScoreRow", "StoreWeightRow", "StoreRow")
     },
     "ResultLine": PipelinedLoop("store", 1, ("bank",)),
     # results of linears
@@ -134,6 +134,10 @@ PIPELINED = {
     "HalveRows": PipelinedLoop("feed", 1, ("compare", "compare")),
     "Receive": PipelinedLoop("results", 1, ("bank",)),
     "Drop": PipelinedLoop("results", 1, ()),
+    # the next token
+    "Likeliest": PipelinedLoop("next", 1, ("bank", "compare", "compare", "compare"), bus=True),
+    "LoadEnds": PipelinedLoop("next", 1, ("bank", "compare"), bus=True),
+    "Gather": PipelinedLoop("next", 1, ("bank", "multiply", "add", "multiply")),
 }
 """Every pipelined loop of the engine.  `make hls` checks what can be checked of the intervals, and a test that this is all of them."""
 

@@ -55,9 +55,10 @@ class Answer:
         stop: Sequence[str] = (),
         top: int | None = None,
         end_tokens: frozenset[int] = frozenset(),
+        ahead: bool = False,
     ):
         self.session, self.prompt, self.limit = session, list(prompt), limit
-        self.end_tokens, self.top = end_tokens, top
+        self.end_tokens, self.top, self.ahead = end_tokens, top, ahead
         self.choose: Choose = choose if choose is not None else lambda row: int(np.argmax(row))
         if isinstance(self.choose, Sampler):
             self.choose.see(self.prompt)
@@ -78,10 +79,16 @@ class Answer:
         self._chosen = Token(token, float(likely[token]), tuple((int(n), float(likely[n])) for n in best))
         return token
 
+    def _take(self, token: int) -> None:
+        """A token that the engine chose."""
+        self._chosen = Token(token)
+
     def _answer(self) -> Generator[str, None, None]:
         session, streamer = self.session, Streamer(self.session.tokenizer)
         before = session.stats.reused_tokens
-        chosen = session.new_conversation(self.prompt, self.limit, self._pick, self.end_tokens)
+        chosen = session.new_conversation(
+            self.prompt, self.limit, self._pick, self.end_tokens, self._take if self.ahead else None
+        )
         self.reused = session.stats.reused_tokens - before
         for token in chosen:
             assert self._chosen is not None

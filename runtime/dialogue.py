@@ -60,6 +60,7 @@ class Dialogue:
         choose: Callable[[Logits], int] | None = None,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
+        ahead: bool | None = None,
         **sampling: Any,
     ) -> Answer:
         """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
@@ -68,6 +69,8 @@ class Dialogue:
         choose    in place of settings: how the next token is chosen from its logits
         stop      texts at which the answer ends; they are left out
         logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
+        ahead     let the engine go from token to token by itself; None: where it always takes the likeliest token and nobody asks for
+                  more, and package and device can; False: the host chooses every token, and there is a digest of all logits
         sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
         Raises UsageError for settings out of range.
         """
@@ -85,7 +88,15 @@ class Dialogue:
         pick = choose if choose is not None else Sampler(Sampling(**sampling))
         tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return Answer(cast("Session", self), tokens, max_new_tokens, pick, stops, logprobs, self.tokenizer.end_tokens)
+        greedy = isinstance(pick, Sampler) and pick.sampling.takes_likeliest and logprobs is None
+        if ahead and not greedy:
+            raise UsageError(
+                "ahead=True lets the engine choose the likeliest token; choose, logprobs, a temperature and a repeat penalty are the host's"
+            )
+        ends = self.tokenizer.end_tokens
+        return Answer(
+            cast("Session", self), tokens, max_new_tokens, pick, stops, logprobs, ends, greedy and ahead is not False
+        )
 
     def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:
         """The answer to a conversation: messages of "role" and "content", or the text of one user.  What the cache holds of it already

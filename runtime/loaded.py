@@ -7,15 +7,18 @@ Knows neither conversations nor text; session.py adds those.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
+from meadow.machine.instructions.next import ENDS
 from meadow.machine.isa import INSTRUCTION_BYTES
 from meadow.machine.package.read import Package
+from meadow.runtime.ahead import Ahead
 from meadow.runtime.devices.device import Device, Run
 from meadow.runtime.devices.replay import Recorder
 
@@ -37,6 +40,9 @@ class Loaded:
         self.lock = threading.RLock()
         self.cached: list[int] = []
         """Tokens whose keys and values the cache holds, from position 0 on.  Who writes weights empties it."""
+        self._ahead: Ahead | None = None
+        self.starts = 0
+        """Runs that the host began."""
         self._scratch: int | None = None
         self._spare: int | None = None
         try:
@@ -53,6 +59,8 @@ class Loaded:
     def close(self) -> None:
         """Give the device's memory back.  Safe to call twice."""
         self.closed = True
+        with suppress(DeviceError):
+            self.settle()
         self.device.close()
 
     def _upload(self, progress: Callable[[int, int], None]) -> None:
@@ -134,11 +142,41 @@ class Loaded:
         if self.closed:
             raise UsageError("this Session is closed; open a new one")
         with self.lock:
+            self.settle()
             del self.cached[position:]  # first: a run that is interrupted leaves what nobody knows
             if embed:
                 self.embed(tokens, position)
+            self.starts += 1
             self.device.start(Run(address, self.bases, len(self.addresses), position, len(tokens), first_logit))
             self.device.wait()
+
+    def goes_ahead(self, ends: Collection[int]) -> bool:
+        """Whether the engine may go on by itself, with so many tokens that end an answer, and the host can look at them meanwhile."""
+        return "ring" in self.package.manifest["ahead"] and len(ends) <= ENDS and self.device.abilities.beside
+
+    def follow(self, token: int, position: int, count: int, ends: Collection[int]) -> int:
+        """The likeliest token after `token`, which is run at `position`: of at most `count` that the engine goes on to by itself, and
+        that may be on their way."""
+        if self.closed:
+            raise UsageError("this Session is closed; open a new one")
+        with self.lock:
+            ahead = self._ahead
+            if ahead is None or ahead.spent or (ahead.token, ahead.position) != (token, position):
+                self.settle()
+                del self.cached[position:]
+                self.starts += 1
+                ahead = self._ahead = Ahead(self, token, position, count, ends)
+            found = ahead.follow()
+            if len(self.cached) == position:
+                self.cached.append(token)
+            return found
+
+    def settle(self) -> None:
+        """End what the engine does by itself: before anything else is asked of it."""
+        with self.lock:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                ahead.stop()
 
     def take(self, name: str, first: int, count: int) -> Floats:
         """Rows `first` .. `first + count` of an output, float32 [count, width]."""

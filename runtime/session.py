@@ -37,6 +37,15 @@ __all__ = ["DEVICES", "Mark", "Session", "Stats"]
 Logits = NDArray[np.float32]
 
 
+def likeliest(row: Logits) -> int:
+    """The token of the largest logit, the first of them."""
+    return int(np.argmax(row))
+
+
+def _taken(token: int) -> None:
+    """Nobody is told."""
+
+
 class Session(Dialogue):
     """A compiled model, ready to run.
 
@@ -90,6 +99,8 @@ class Session(Dialogue):
         self._conversation = 0
         self._owner: int | None = None  # the thread that began the conversation
         self._digest = hashlib.sha256()
+        self.unread = 0
+        """Tokens of the conversation that the engine chose by itself: nobody read their logits."""
         self.loaded = Loaded(self.package, opened, progress or upload_bar(), check)
         """The package on its device: entries, tensors and memory."""
         self._lock = self.loaded.lock
@@ -150,7 +161,7 @@ class Session(Dialogue):
             self._conversation += 1
             self._owner = threading.get_ident()
             self.position = 0
-            self._digest = hashlib.sha256()
+            self._digest, self.unread = hashlib.sha256(), 0
 
     def resume(self, tokens: list[int]) -> int:
         """Begin a new conversation where the cache already has the keys and values of `tokens`: the position, at most that of their last.
@@ -169,9 +180,14 @@ class Session(Dialogue):
     def digest(self) -> str:
         """sha256 over every row of logits that was read since the last reset, in order.
 
-        Raises UsageError in a thread that did not begin the conversation.
+        Raises UsageError in a thread that did not begin the conversation, and where the engine chose tokens by itself.
         """
         with self._turn():
+            if self.unread:
+                raise UsageError(
+                    f"the engine chose {self.unread} tokens by itself, and their logits were not read: there is no digest of them; "
+                    "ask for the answer with ahead=False"
+                )
             return self._digest.hexdigest()
 
     @contextmanager
@@ -270,7 +286,7 @@ class Session(Dialogue):
         Raises UsageError in a thread that did not begin the conversation.
         """
         with self._turn():
-            return Mark(self._conversation, self.position, self._digest.copy())
+            return Mark(self._conversation, self.position, self._digest.copy(), self.unread)
 
     def rewind(self, mark: Mark) -> None:
         """Forget what came after `mark`: the cache is written over from there, and the digest is what it was.
@@ -283,7 +299,7 @@ class Session(Dialogue):
                     f"the mark is of position {mark.position} in another conversation, or was rewound over; "
                     f"this one is at {self.position}"
                 )
-            self.position, self._digest = mark.position, mark.digest.copy()
+            self.position, self._digest, self.unread = mark.position, mark.digest.copy(), mark.unread
 
     # -- text ------------------------------------------------------------------------------------------------------
 
@@ -293,11 +309,21 @@ class Session(Dialogue):
         max_new_tokens: int = 64,
         choose: Callable[[Logits], int] | None = None,
         end_tokens: frozenset[int] = frozenset(),
+        ahead: bool = False,
     ) -> Iterator[int]:
-        """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end."""
+        """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end.
+
+        choose  the next token from its logits; None: the likeliest
+        ahead   let the engine choose and go on by itself, where package and device can: the same tokens, and no digest of their logits
+        Raises UsageError for `choose` with `ahead`.
+        """
+        if ahead and choose is not None:
+            raise UsageError(
+                "ahead=True lets the engine choose the likeliest token, and choose asks for another; drop one of them"
+            )
         with self._turn():
             mine = self._conversation
-        return self._generate(mine, tokens, max_new_tokens, choose or (lambda row: int(np.argmax(row))), end_tokens)
+        return self._generate(mine, tokens, max_new_tokens, choose or likeliest, end_tokens, _taken if ahead else None)
 
     def _generate(
         self,
@@ -306,18 +332,42 @@ class Session(Dialogue):
         max_new_tokens: int,
         pick: Callable[[Logits], int],
         end_tokens: frozenset[int],
+        ahead: Callable[[int], None] | None,
     ) -> Iterator[int]:
-        """`generate` of the conversation `mine`, whichever thread asks for the next token."""
+        """`generate` of the conversation `mine`, whichever thread asks for the next token.
+
+        ahead  is told the tokens that the engine chose by itself; None lets `pick` choose all
+        """
+        ahead = ahead if self.loaded.goes_ahead(end_tokens) else None
         with self._turn(mine):
             token = pick(self._prefill(tokens, "last", self.package.design.block)[-1])
-        for count in range(max_new_tokens):
-            if token in end_tokens:
-                return
-            yield token
-            with self._turn(mine):
-                if count + 1 == max_new_tokens or self.position >= self.context:
+        try:
+            for count in range(max_new_tokens):
+                if token in end_tokens:
                     return
-                token = pick(self._step(token))
+                yield token
+                with self._turn(mine):
+                    left = min(max_new_tokens - count - 1, self.context - self.position)
+                    if not left:
+                        return
+                    if ahead is None:
+                        token = pick(self._step(token))
+                    else:
+                        token = self._follow(token, left, end_tokens)
+                        ahead(token)
+        finally:
+            if ahead is not None and mine == self._conversation:
+                self.loaded.settle()
+
+    def _follow(self, token: int, left: int, end_tokens: frozenset[int]) -> int:
+        """The token after `token`, as the engine chose it; it may go on for `left` tokens."""
+        began = time.perf_counter()
+        found = self.loaded.follow(token, self.position, left, end_tokens)
+        self.position += 1
+        self.unread += 1
+        self.stats.decode_tokens += 1
+        self.stats.decode_seconds += time.perf_counter() - began
+        return found
 
     def new_conversation(
         self,
@@ -325,11 +375,17 @@ class Session(Dialogue):
         max_new_tokens: int,
         pick: Callable[[Logits], int],
         end_tokens: frozenset[int] = frozenset(),
+        ahead: Callable[[int], None] | None = None,
     ) -> Iterator[int]:
         """`generate` in a new conversation, begun where the cache already has the keys and values of the prompt: the same bits, for
-        they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does."""
+        they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does.
+
+        ahead  lets the engine choose and go on by itself, and is told each of its tokens
+        """
         with self._lock:  # no other conversation between the reset and the prompt
             self.resume(tokens)
-            answer = self._generate(self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens)
+            answer = self._generate(
+                self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens, ahead
+            )
             first = next(answer, None)
         return itertools.chain([] if first is None else [first], answer)

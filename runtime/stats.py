@@ -50,3 +50,4 @@ class Mark:
     conversation: int
     position: int
     digest: Any
+    unread: int = 0

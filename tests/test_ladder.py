@@ -19,6 +19,7 @@ from meadow.compiler.graph.evaluate import evaluate
 from meadow.compiler.graph.rewrite import rewrite
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model, pack_all
+from meadow.compiler.program.ahead import Ahead
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
 from meadow.compiler.program.place import place
@@ -175,6 +176,7 @@ def test_linears_of_two_formats_do_not_share_activations(tiny: Path, tmp_path: P
         mixed,
         fitted.design,
         schedule,
+        Ahead(None, why="nobody asked"),
         packed,
         parts,
         emit(fitted.design, "test", board),
@@ -204,6 +206,7 @@ def test_an_int8_model_with_a_grouped_head_uses_both_engines(tiny: Path, tmp_pat
         mixed,
         fitted.design,
         schedule,
+        Ahead(None, why="nobody asked"),
         packed,
         parts,
         emit(fitted.design, "test", board),

@@ -38,6 +38,7 @@ CONFIRM, FOLDER, EXTENTS, VERIFY = (
     "machine/test_extents.py",
     "evidence/test_verify.py",
 )
+AHEAD = "runtime/test_ahead.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
 FAULTS = (
     # What earlier tests did not notice.
@@ -670,6 +671,69 @@ FAULTS = (
         "peak[lane] = INT32_MIN;",
         "peak[lane] = 0;",
         f"{LIMITS} -k group_of_three",
+    ),
+    Fault(
+        "the last of equal logits is taken in C++",
+        "hls/next.hpp",
+        "const bool more = rank[0] > best;",
+        "const bool more = rank[0] >= best;",
+        f"{AHEAD} -k equal",
+    ),
+    Fault(
+        "a zero below the other zero in C++",
+        "hls/next.hpp",
+        "return (bits & ~kSignBit) == 0 ? 0 : order_of(as_float(bits));",
+        "return order_of(as_float(bits));",
+        f"{AHEAD} -k equal",
+    ),
+    Fault(
+        "no token ends an answer in C++",
+        "hls/next.hpp",
+        "const bool again = !ended && run.made",
+        "const bool again = run.made",
+        f"{AHEAD} -k end_token",
+    ),
+    Fault(
+        "the engine runs beyond the context",
+        "hls/next.hpp",
+        "&& run.position + 1 < static_cast<uint32_t>(kContext);",
+        "&& run.position < static_cast<uint32_t>(kContext);",
+        f"{AHEAD} -k context_does",
+    ),
+    Fault(
+        "the place does not move in C++",
+        "hls/next.hpp",
+        "    ++run.position;\n",
+        "",
+        f"{AHEAD} -k one_start",
+    ),
+    Fault(
+        "a table's first part serves for all",
+        "hls/next.hpp",
+        "i.word[isa::next::table0 + (part & 3u)]",
+        "i.word[isa::next::table0]",
+        f"{AHEAD} -k in_parts",
+    ),
+    Fault(
+        "codes without a sign are taken for others in C++",
+        "hls/next.hpp",
+        "static_cast<int>(static_cast<uint8_t>(code))) * scale[g]",
+        "static_cast<int>(code)) * scale[g]",
+        f"{AHEAD} -k every_form",
+    ),
+    Fault(
+        "a number is told before its token is there",
+        "runtime/ahead.py",
+        "if int(beat[1]) == self._given + 1 else None",
+        "if int(beat[1]) == self._given + 2 else None",
+        f"{AHEAD} -k one_start",
+    ),
+    Fault(
+        "what the engine does ahead is not ended by what is asked next",
+        "runtime/loaded.py",
+        "            self.settle()\n            del self.cached[position:]  # first",
+        "            del self.cached[position:]  # first",
+        f"{AHEAD} -k in_the_middle",
     ),
 )
 SURVIVORS: dict[str, str] = {

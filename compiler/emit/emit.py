@@ -35,6 +35,7 @@ KERNELS = (
     "weights.hpp",
     "array.hpp",
     "norm.hpp",
+    "next.hpp",
     "activation.hpp",
     "epilogue.hpp",
     "attention.hpp",

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from meadow.compiler.emit.emit import BuildPlan
 from meadow.compiler.engines.stored import Part, Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Embedding, Head, Linear
+from meadow.compiler.program.ahead import Ahead
 from meadow.compiler.program.constants import constants
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError, ResourceExceeded, UsageError
@@ -65,6 +67,7 @@ def save(
     graph: Graph,
     design: Design,
     schedule: Schedule,
+    ahead: Ahead,
     packed: Mapping[str, Stored],
     parts_of: dict[str, list[Part]],
     plan: BuildPlan,
@@ -81,7 +84,8 @@ def save(
     with beside(target, "package", (Path(graph.source),)) as folder:
         _write_texts(folder, plan, graph, schedule)
         entries = _write_programs(folder, graph, design, schedule)
-        chunks, embedding = _write_weights(folder, graph, design, schedule, packed, parts_of, release)
+        contents = _contents(graph, design, ahead, packed, parts_of)
+        chunks, embedding = _write_weights(folder, graph, schedule, ahead, contents, packed, parts_of, release)
         rows = _packing_rows(graph, schedule, packed, parts_of, release)
         (folder / "packing.json").write_text(json.dumps({"matrices": rows}, indent=1) + "\n")
         places = {name: [[s.layer, s.role, s.part] for s in steps] for name, steps in schedule.programs.items()}
@@ -103,6 +107,7 @@ def save(
             "regions": _regions(schedule),
             "embedding": embedding,
             "head": _head(graph),
+            "ahead": _ahead(ahead, schedule),
             "tokenizer": names,
             "files": files,
             "dataflow": {phase: [list(row) for row in rows] for phase, rows in schedule.dataflow.items()},
@@ -183,29 +188,33 @@ def _regions(schedule: Schedule) -> dict[str, dict[str, Any]]:
 
 
 def _contents(
-    graph: Graph, design: Design, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
-) -> dict[str, NDArray[Any]]:
-    """What each weights or constants buffer holds."""
-    found: dict[str, NDArray[Any]] = {name: c.values() for name, c in constants(graph, design).items()}
+    graph: Graph, design: Design, ahead: Ahead, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
+) -> dict[str, Callable[[], NDArray[Any]]]:
+    """What each weights or constants buffer holds, made when it is written."""
+    found = {name: c.values for name, c in constants(graph, design).items()} | ahead.contents(graph)
     for weight, parts in parts_of.items():
         scale = graph.weights[weight].scale
         assert scale is not None
         for part in parts:
             held = packed[part.name].contents(scale[part.first_row : part.first_row + part.layout.rows])
-            found |= {f"{part.name}.{suffix}": values for suffix, values in held.items()}
+            found |= {f"{part.name}.{suffix}": partial(_same, values) for suffix, values in held.items()}
     return found
+
+
+def _same(values: NDArray[Any]) -> NDArray[Any]:
+    return values
 
 
 def _write_weights(
     folder: Path,
     graph: Graph,
-    design: Design,
     schedule: Schedule,
+    ahead: Ahead,
+    contents: Mapping[str, Callable[[], NDArray[Any]]],
     packed: Mapping[str, Stored],
     parts_of: dict[str, list[Part]],
     release: Callable[[], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    contents = _contents(graph, design, packed, parts_of)
     entries: list[dict[str, Any]] = []
     offset = 0
     with (folder / "weights.bin").open("wb") as file:
@@ -221,23 +230,53 @@ def _write_weights(
                 for name, slot in schedule.placed.items():
                     if slot.space == chunk.index:
                         file.seek(offset + slot.offset)  # what is skipped reads as zeros
-                        file.write(np.ascontiguousarray(contents[name]).view(np.uint8).data)
+                        file.write(np.ascontiguousarray(contents[name]()).view(np.uint8).data)
                         release()
                 offset += chunk.length
                 file.truncate(offset)
                 file.seek(offset)
             entries.append(entry)
-        entry = _write_embedding(file, offset, graph, packed, parts_of)
+        entry = _write_embedding(file, offset, graph, schedule, ahead, packed, parts_of)
     return entries, entry
 
 
+def _place(schedule: Schedule, name: str) -> list[int]:
+    """Chunk, offset and length of a buffer."""
+    slot = schedule.placed[name]
+    return [int(slot.space), slot.offset, slot.length]
+
+
+def _ahead(ahead: Ahead, schedule: Schedule) -> dict[str, Any]:
+    """Where the host gives and takes tokens that the engine chooses, or why there are none."""
+    if ahead.layout is None:
+        return {"host": ahead.why}
+    return {name: _place(schedule, name) for name in ("ring", "ends")}
+
+
 def _write_embedding(
-    file: BinaryIO, offset: int, graph: Graph, packed: Mapping[str, Stored], parts_of: dict[str, list[Part]]
+    file: BinaryIO,
+    offset: int,
+    graph: Graph,
+    schedule: Schedule,
+    ahead: Ahead,
+    packed: Mapping[str, Stored],
+    parts_of: dict[str, list[Part]],
 ) -> dict[str, Any]:
-    """Write what only the host reads behind the weights, from `offset` on: an untied embedding, and learned positions."""
-    op = graph.nodes[0].op
+    """Write what only the host reads behind the weights, from `offset` on: an untied embedding that the engine has not, and learned
+    positions."""
+    op, layout = graph.nodes[0].op, ahead.layout
     assert isinstance(op, Embedding)
-    entry = _write_table(file, offset, graph, packed, parts_of)
+    if layout is not None:
+        places = [_place(schedule, f"embedding.{n}") for n in range(layout.parts)]
+        entry: dict[str, Any] = {
+            "tied": False,
+            "group": layout.group,
+            "form": layout.form,
+            "shift": layout.shift,
+            "places": places,
+        }
+    else:
+        entry = _write_table(file, offset, graph, packed, parts_of)
     if op.factor != 1:
         entry["factor"] = op.factor
     if op.positions is not None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Attention
+from meadow.compiler.program.ahead import Ahead
 from meadow.compiler.program.assembly import Assembly
 from meadow.compiler.program.constants import constants
 from meadow.compiler.program.nodes.node import rule_of
@@ -27,12 +28,20 @@ from meadow.machine.units import BEAT_BYTES
 PHASES = ("prefill", "decode")
 
 
-def lower(graph: Graph, design: Design, packed: Mapping[str, Stored], dataflow: str, bandwidth_gb_s: float) -> Schedule:
+def lower(
+    graph: Graph,
+    design: Design,
+    packed: Mapping[str, Stored],
+    dataflow: str,
+    bandwidth_gb_s: float,
+    ahead: Ahead | None = None,
+) -> Schedule:
     """Both programs.
 
     packed          every part of weight_parts, by its name
     dataflow        "gemm" or "tphs" forces all attention blocks; "auto" lets the cost model choose for each phase
     bandwidth_gb_s  of the board's DRAM, for the cost model
+    ahead           how tokens follow each other; None where nobody asks
     Raises UnsupportedModel where the graph needs more than one residual.
     """
     check_residual(graph)
@@ -42,6 +51,9 @@ def lower(graph: Graph, design: Design, packed: Mapping[str, Stored], dataflow: 
         for node in graph.nodes:
             rule_of(node).lower(p, node)
         programs[phase] = _share_activations(p.steps)
+        if phase == "decode" and ahead is not None and ahead.layout is not None:
+            buffers |= {buffer.name: buffer for buffer in ahead.buffers(design)}
+            programs[phase] += (ahead.step(buffers, design),)
         buffers |= p.buffers
         chosen[phase] = tuple(p.chosen[layer] for layer in sorted(p.chosen))
     schedule = Schedule(programs, buffers, chosen)

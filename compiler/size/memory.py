@@ -52,6 +52,11 @@ def memory_of(graph: Graph) -> Memory:
     return Memory(sum(w.size for w in weights), sum(w.nbytes for w in weights), per_token)
 
 
+def room_beside(graph: Graph, context: int, board: Board) -> int:
+    """Bytes of a board's DRAM beside the weights that the engines read and the KV cache."""
+    return board.dram_bytes - memory_of(graph).total(context)
+
+
 def require_memory(graph: Graph, context: int, board: Board) -> None:
     """Raise ResourceExceeded, with what would fit in numbers, for weights and KV cache that the board does not hold."""
     memory, room = memory_of(graph), board.dram_bytes

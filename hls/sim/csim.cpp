@@ -14,7 +14,7 @@ EXPORTED const char* meadow_design_id() { return kDesignId; }
 
 // `windows` are begin and end of both halves of the DRAM.  Returns the engine's status, or -1 with a text in `message` when the simulation caught an error.
 EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t program, uint64_t bases, uint32_t pages, uint32_t position,
-                    uint32_t tokens, uint32_t first_logit, const volatile uint32_t* abort, volatile uint32_t* progress, char* message, uint64_t message_bytes) {
+                    uint32_t tokens, uint32_t first_logit, uint32_t ahead, const volatile uint32_t* abort, volatile uint32_t* progress, char* message, uint64_t message_bytes) {
     for (int half = 0; half < 2; ++half) traffic::windows[half] = {windows[2 * half], windows[2 * half + 1]};
     beat_t* dram = reinterpret_cast<beat_t*>(memory);
     pacq_model::dram = memory;
@@ -37,7 +37,7 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
 #if MEADOW_PACQ_PORTS > 0
             command, activation, result,
 #endif
-            dram, dram, program, bases, pages, position, tokens, first_logit, abort, progress));
+            dram, dram, program, bases, pages, position, tokens, first_logit, ahead, abort, progress));
     } catch (const std::exception& error) {
         std::snprintf(message, message_bytes, "%s", error.what());
         return -1;

@@ -127,11 +127,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a step is run for: `count` tokens after `position` cached ones; of the last `logits` of them logits are wanted."""
+    """What a step is run for: `count` tokens after `position` cached ones; of the last `logits` of them logits are wanted.
+
+    ahead  one of the tokens that the engine goes on to by itself
+    """
 
     count: int
     position: int
     logits: int = 1
+    ahead: bool = False
 
     @property
     def seen(self) -> int:
@@ -162,18 +166,26 @@ class Running(Protocol):
     def position(self) -> int: ...
     @property
     def first_logit(self) -> int: ...
+    @property
+    def ahead(self) -> int: ...
 
 
 class Machine(Protocol):
     """What an instruction computes on: a device in numpy (runtime/devices/emulator.py).
 
     decoded  what was decoded of memory, by keys of the engines' own; forgotten when that memory is written
+    made     tokens that this run has chosen by itself
     witness  sees what pacq_gemv would: an instruction's fields, its activations, its results; or None
     """
 
     design: Design
     decoded: dict[tuple[Any, ...], Any]
     witness: Witness | None
+    made: int
+
+    def go_on(self) -> None:
+        """Run the program again after its end, a position later."""
+        ...
 
     @property
     def run(self) -> Running: ...

@@ -14,6 +14,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import Extent, Field, Fields, Instruction, PackedBeats
 from meadow.machine.instructions.linear import Linear
 from meadow.machine.instructions.mix import Mix
+from meadow.machine.instructions.next import Next
 from meadow.machine.instructions.norm import ADDED, BIASED, CENTRED, Norm
 from meadow.machine.instructions.options import OPTIONS
 from meadow.machine.instructions.projection import MATRIX
@@ -27,7 +28,7 @@ from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
 
 TABLE: dict[Opcode, Instruction] = {
-    made.opcode: made for made in (Norm(), Quantize(), Linear(), Tphs(), Scores(), Softmax(), Mix())
+    made.opcode: made for made in (Norm(), Quantize(), Linear(), Tphs(), Scores(), Softmax(), Mix(), Next())
 }
 """Every instruction but END, which has no fields."""
 

@@ -7,6 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from meadow.machine.errors import DeviceError
+from meadow.machine.instructions.next import layout_of
+from meadow.machine.instructions.table import decode
+from meadow.machine.isa import Opcode, unpack_slot
 from meadow.machine.package.check import check_program, check_slot
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import LARGEST_CLOCK_MHZ
@@ -54,9 +57,45 @@ def _check_entries(package: Package) -> None:
             widths[tensor.name] = tensor.width
     if widths.get("x") != model["dim"] or widths.get("logits") != model["vocab"]:
         raise ValueError(f"the entries take {widths}, and the model has {model['dim']} and {model['vocab']}")
+    _check_ahead(package)
     named = sorted(n for row in package.manifest["regions"].values() for n in row["chunks"])
     if named != sorted(c.index for c in package.chunks):
         raise ValueError("the regions are not those of the chunks")
+
+
+def _check_ahead(package: Package) -> None:
+    """Raise ValueError unless what the host gives and takes lies where the step that chooses tokens has it, which is a program's last."""
+    told, model = package.manifest["ahead"], package.model
+    found = 0
+    for name in package.entries:
+        steps = decode(package.program(name))
+        for number, (opcode, f) in enumerate(steps):
+            if opcode is not Opcode.NEXT:
+                continue
+            found += 1
+            if number != len(steps) - 1 or name != "decode":
+                raise ValueError(f"step {number} of {name} chooses a token and is not the last of decode")
+            if (f["vocab"], f["dim"], f["places"]) != (model["vocab"], model["dim"], package.design.context):
+                raise ValueError(f"the step that chooses tokens is for another model: {f}")
+            table = package.manifest["embedding"].get("places", [])
+            wanted = {"x": _at(package, "x"), "logits": _at(package, "logits")}
+            wanted |= {key: tuple(told.get(key, ())[:2]) for key in ("ring", "ends")}
+            wanted |= {f"table{n}": tuple(place[:2]) for n, place in enumerate(table)}
+            for key, place in wanted.items():
+                if unpack_slot(int(f[key])) != place:
+                    raise ValueError(f"{key} of the step that chooses tokens is not where the host has it")
+            whole = layout_of(f)
+            read = tuple(package.manifest["embedding"].get(key) for key in ("group", "form", "shift"))
+            if [place[2] for place in table] != whole.lengths() or (f["group"], f["form"], f["shift"]) != read:
+                raise ValueError("the table of embeddings is read otherwise than it lies in memory")
+    if found != int("host" not in told):
+        raise ValueError(f"{found} steps choose tokens, and the manifest says {told}")
+
+
+def _at(package: Package, name: str) -> tuple[int, int]:
+    slot = package.tensor(name).slot
+    assert isinstance(slot.space, int)
+    return slot.space, slot.offset
 
 
 def _check_places(package: Package, name: str) -> None:

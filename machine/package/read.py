@@ -25,15 +25,17 @@ from meadow.machine.engines.table import engine_of
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.guard import guard
 from meadow.machine.instructions import table
+from meadow.machine.package.embedding import Embedding, Head, Parted
 from meadow.machine.package.entry import Entry, Region, Tensor
 from meadow.machine.package.manifest import check_hardware, check_sizes
 from meadow.machine.package.shape import PACKING, SUMMARY, check_shape
 from meadow.machine.program import Chunk
 from meadow.machine.step import Slot, Step
+from meadow.machine.storage.embedding import EmbeddingLayout
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 """Files beside a model that go with it into the package."""
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 """Of the folder.  Another version is refused with what to do."""
 MANIFEST_LIMIT = 16 << 20
 REQUIRED = (
@@ -48,6 +50,7 @@ REQUIRED = (
     "chunks",
     "embedding",
     "head",
+    "ahead",
     "files",
     "source",
     "inputs",
@@ -55,53 +58,6 @@ REQUIRED = (
     "hardware_digest",
     "digest",
 )
-
-
-class Embedding(NamedTuple):
-    """The table of embeddings: row n is (codes[n] - zero) * scale, or codes[n] * scale + minimum, by groups of columns; codes[n] as
-    it is where there is no scale."""
-
-    codes: NDArray[Any]
-    zero: int
-    scale: NDArray[np.float32] | None
-    minimum: NDArray[np.float32] | None
-    group: int
-    factor: float = 1.0
-    positions: NDArray[np.float32] | None = None
-    shift: int = 0
-
-    def rows(self, index: NDArray[np.integer[Any]], position: int = 0) -> NDArray[np.float32]:
-        """FP32 [len(index), dim] of tokens from `position` on, with factor and learned positions; each operation is rounded once."""
-        x = self._table(index)
-        x = x if self.factor == 1.0 else x * np.float32(self.factor)
-        if self.positions is None:
-            return x
-        first = position + self.shift
-        return x + self.positions[first : first + len(index)]
-
-    def _table(self, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        x: NDArray[np.float32] = self.codes[index].astype(np.float32)
-        if self.scale is None:
-            return x
-        if self.zero:
-            x -= np.float32(self.zero)
-        x *= np.repeat(self.scale[index], self.group, axis=1)[:, : x.shape[1]]
-        if self.minimum is not None:
-            x += np.repeat(self.minimum[index], self.group, axis=1)[:, : x.shape[1]]
-        return x
-
-
-class Head(NamedTuple):
-    """What the host does to the results of the head's matrix: a factor, and a cap where it is not 0."""
-
-    factor: float = 1.0
-    softcap: float = 0.0
-
-    def finished(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits, each operation rounded once."""
-        logits = logits if self.factor == 1 else logits * np.float32(self.factor)
-        cap = np.float32(self.softcap)
-        return np.tanh(logits / cap) * cap if cap else logits
 
 
 class Place(NamedTuple):
@@ -261,11 +217,14 @@ class Package:
     def _embedding(self) -> Embedding:
         """The table alone.
 
-        A tied head's is taken from the weights the engine streams; an untied one lies behind them in weights.bin.
+        It is the engine's own where it has one; a tied head's is taken from the weights that are streamed; another one lies behind
+        them in weights.bin.
         """
         entry = self.manifest["embedding"]
         whole = np.memmap(self.file("weights.bin"), np.uint8, "r")
         vocab, dim = int(self.model["vocab"]), int(self.model["dim"])
+        if "places" in entry:
+            return self._parted(entry, whole)
         if not entry["tied"]:
             group, groups = int(entry["group"]), -(-dim // int(entry["group"])) if entry["group"] else 1
             start, scale_at = int(entry["file_offset"]), int(entry["scale_offset"])
@@ -291,6 +250,20 @@ class Package:
             np.concatenate([m.scale for m in made]),
             np.concatenate(minima) if minima else None,
             made[0].group or dim,
+        )
+
+    def _parted(self, entry: dict[str, Any], whole: NDArray[np.uint8]) -> Embedding:
+        """The table from which the engine gathers too."""
+        shape = (int(self.model["vocab"]), int(self.model["dim"]), entry["group"], entry["form"])
+        layout = EmbeddingLayout.parted(*shape, entry["shift"])
+        parts = [layout.rows_of(self._take(place, whole)) for place in entry["places"]]
+        minima = [part.minimum for part in parts if part.minimum is not None]
+        return Embedding(
+            Parted([part.codes for part in parts], layout.shift),
+            0,
+            Parted([part.scale for part in parts], layout.shift),
+            Parted(minima, layout.shift) if minima else None,
+            layout.group,
         )
 
     def _streams(self, row: dict[str, Any], data: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

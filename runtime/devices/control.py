@@ -46,6 +46,7 @@ class Control:
     def __init__(self, fabric: Fabric, registers: dict[str, int], stall: float = STALL):
         self.fabric, self.registers, self.stall = fabric, registers, stall
         self.seconds, self.runs, self._began = 0.0, 0, 0.0
+        self._watch = _Watch(float("inf"), 0.0)
         self.running = False  # whether a run was started whose end nobody has seen
 
     def state(self) -> str:
@@ -73,11 +74,12 @@ class Control:
             self._write_wide(port, 0)
         self._write_wide("instructions", run.program)
         self._write_wide("bases", run.bases)
-        for name in ("pages", "position", "tokens", "first_logit"):
+        for name in ("pages", "position", "tokens", "first_logit", "ahead"):
             self.fabric.write("meadow_engine", self.registers[name], getattr(run, name))
         if self.interrupt is not None:
             self.interrupt.arm()
         self._began = time.perf_counter()
+        self._watch = _Watch(float("inf"), time.monotonic())
         self.running = True
         self.fabric.write("meadow_engine", self.registers["CTRL"], START)
 
@@ -87,6 +89,13 @@ class Control:
 
     def _idle(self) -> bool:
         return self.fabric.read("meadow_engine", self.registers["CTRL"]) & (START | IDLE) == IDLE
+
+    def ended(self) -> bool:
+        """Whether the run has ended.  Raises DeviceError when nothing moved for `stall` seconds."""
+        if not self._idle():
+            self._check(self._watch)
+            return False
+        return True
 
     def settled(self) -> bool:
         """Whether the engine is idle, or becomes so within `stall` seconds after it is told to end its run."""
@@ -138,6 +147,10 @@ class Control:
         else:
             time.sleep(watch.pause)
             watch.pause = min(SLICE, watch.pause + 1e-4)
+        self._check(watch)
+
+    def _check(self, watch: _Watch) -> None:
+        """Raise DeviceError for a run that does not move."""
         now, progress = time.monotonic(), self.fabric.read("meadow_engine", self.registers["progress"])
         if progress != watch.progress:
             watch.moved, watch.progress = now, progress

@@ -113,7 +113,7 @@ class CSim:
         self.engine = Engine(package, build(package, sanitize), self._shared)
         self.next = PAGE
         self._before = self.engine.counts()
-        self.abilities = Abilities()
+        self.abilities = Abilities(beside=True)
 
     def alloc(self, length: int) -> int:
         address = self.next
@@ -128,6 +128,19 @@ class CSim:
         if not 0 <= address <= address + length <= self.size:
             raise DeviceError(f"{length} bytes at {address:#x} lie outside of the simulated memory")
         return self.memory[address : address + length]
+
+    def peek(self, address: int, length: int) -> Bytes:
+        if not 0 <= address <= address + length <= self.size:
+            raise DeviceError(f"{length} bytes at {address:#x} lie outside of the simulated memory")
+        return self.memory[address : address + length].copy()
+
+    def ended(self) -> bool:
+        return not self.engine.busy
+
+    def stop(self) -> None:
+        if self.engine.busy:
+            self.engine.abort()
+        self.engine.settle()
 
     def write(self, address: int, data: Bytes) -> None:
         self._view(address, data.nbytes)[:] = data.reshape(-1).view(np.uint8)

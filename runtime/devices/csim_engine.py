@@ -155,7 +155,9 @@ class Engine:
     def start(self, windows: Windows, run: Run) -> None:
         """Begin a program run.  `windows`: begin and end of both halves of the DRAM, outside of which no access may lie."""
         self.box.abort = 0
-        self._ask(RUN, *windows, run.program, run.bases, run.pages, run.position, run.tokens, run.first_logit)
+        self._ask(
+            RUN, *windows, run.program, run.bases, run.pages, run.position, run.tokens, run.first_logit, run.ahead
+        )
 
     def wait(self, timeout: float | None = None) -> int:
         """The status of the run that is under way, or of the last.  Raises DeviceError for what the simulation caught, when it

@@ -27,7 +27,7 @@ class Box(ctypes.Structure):
 
     request   its number; written last by the caller
     answered  the number of the last request that was answered; written last here
-    word      arguments: of RUN windows (4), program, bases, pages, position, tokens, first_logit; of READ and WRITE offset and value
+    word      arguments: of RUN windows (4), program, bases, pages, position, tokens, first_logit, ahead; of READ and WRITE offset and value
     """
 
     _fields_ = (
@@ -38,7 +38,7 @@ class Box(ctypes.Structure):
         ("progress", ctypes.c_uint32),
         ("counted", ctypes.c_uint32),
         ("abort", ctypes.c_uint32),
-        ("word", ctypes.c_uint64 * 10),
+        ("word", ctypes.c_uint64 * 11),
         ("value", ctypes.c_uint64),
         ("seconds", ctypes.c_double),
         ("message", ctypes.c_char * MESSAGE),

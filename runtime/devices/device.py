@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device: the five verbs that a board owes the runtime, and nothing else.
+"""Device: the verbs that a board owes the runtime, and nothing else.
 
 Implemented by emulator.py (numpy), csim.py (the emitted C++) and zynq.py (a board, also an emulated one).  session.py uses it.
 """
@@ -27,6 +27,7 @@ class Run:
     position     tokens in the KV cache before this run
     tokens       tokens of this run
     first_logit  first of them whose logits are wanted; `tokens` for none
+    ahead        tokens that the engine chooses and goes on to by itself; 0 for one run
     """
 
     program: int
@@ -35,6 +36,7 @@ class Run:
     position: int
     tokens: int
     first_logit: int
+    ahead: int = 0
 
 
 @dataclass
@@ -66,12 +68,14 @@ class Abilities:
     operations  register and buffer operations, counted by a board's driver
     clocks_mhz  clocks as they were read back
     cycles      clock cycles that the engine counted
+    beside      whether a run goes on beside the host, so that memory can be looked at meanwhile
     """
 
     notes: list[str] = field(default_factory=list)
     operations: Counter[str] = field(default_factory=Counter)
     clocks_mhz: list[float] = field(default_factory=list)
     cycles: Callable[[], int] | None = None
+    beside: bool = False
 
 
 class Device(Protocol):
@@ -98,6 +102,15 @@ class Device(Protocol):
 
     def start(self, run: Run) -> None:
         """Begin a program run."""
+
+    def peek(self, address: int, length: int) -> Bytes:
+        """As `read`, also while a run is under way."""
+
+    def ended(self) -> bool:
+        """Whether the run that was started has ended; then `wait` returns at once.  Raises DeviceError when nothing moves any more."""
+
+    def stop(self) -> None:
+        """End the run that is under way before its next instruction, and wait for that; what it says is nobody's."""
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when the run has ended.  Raises DeviceError on an error of the engine or after `timeout` seconds."""

@@ -115,6 +115,7 @@ class EngineBlock:
                 self.values.get(self.where["position"], 0),
                 self.values.get(self.where["tokens"], 0),
                 self.values.get(self.where["first_logit"], 0),
+                self.values.get(self.where["ahead"], 0),
             )
             for port in (name for name in self.where if name.startswith("weights") or name in ("constants", "memory")):
                 if self.wide(port):

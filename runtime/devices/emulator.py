@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ class Emulator:
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
         self.witness: Witness | None = None
+        self.made = 0
+        self._again = False
         self._sources: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was
 
     def alloc(self, length: int) -> int:
@@ -100,7 +103,11 @@ class Emulator:
                 f"{run.tokens} tokens after {run.position}: the design takes {self.design.block} a run "
                 f"and a context of {self.design.context}"
             )
-        self.run = run
+        if run.ahead and (run.tokens != 1 or run.first_logit or run.ahead > self.design.context - run.position):
+            raise DeviceError(
+                f"{run.ahead} tokens ahead of a run of {run.tokens} after {run.position}: one token, and as many as the context holds"
+            )
+        self.run, self.made = run, 0
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows saturates (docs/arithmetic.md)
             self._execute(run)
         self.counters.seconds += time.perf_counter() - began
@@ -108,14 +115,32 @@ class Emulator:
 
     def _execute(self, run: Run) -> None:
         self._bases = self.memory.view(run.bases, 8 * run.pages).view(np.uint64).tolist()
-        for opcode, fields in self._program(run):
-            try:
-                TABLE[opcode].run(fields, self)
-            except (ValueError, IndexError, TypeError, ArithmeticError) as error:
-                raise DeviceError(f"the program's {opcode.name} does not fit its operands: {error}") from None
+        self._again = True
+        while self._again:
+            self._again = False
+            for opcode, fields in self._program(run):
+                try:
+                    TABLE[opcode].run(fields, self)
+                except (ValueError, IndexError, TypeError, ArithmeticError) as error:
+                    raise DeviceError(f"the program's {opcode.name} does not fit its operands: {error}") from None
+
+    def go_on(self) -> None:
+        """Run the program again after its end, a position later."""
+        self.made += 1
+        self.run = replace(self.run, position=self.run.position + 1)
+        self._again = True
 
     def wait(self, timeout: float | None = None) -> None:
         """Nothing to wait for: start runs to the end."""
+
+    def peek(self, address: int, length: int) -> Bytes:
+        return self.read(address, length)
+
+    def ended(self) -> bool:
+        return True
+
+    def stop(self) -> None:
+        """Nothing to end."""
 
     def close(self) -> None:
         self.decoded.clear()

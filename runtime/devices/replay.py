@@ -20,7 +20,7 @@ from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.package.read import Package
 from meadow.runtime.devices.device import Abilities, Bytes, Counters, Device, Run
 
-FORMAT = "meadow recording 1"
+FORMAT = "meadow recording 2"
 LONGEST_LINE = 256 << 20
 LONGEST_READ = 128 << 20
 
@@ -51,6 +51,7 @@ class Recorder:
                 "package": package.manifest["digest"],
                 "device": device.name,
                 "emulated": device.emulated,
+                "beside": device.abilities.beside,
             }
         )
 
@@ -75,6 +76,20 @@ class Recorder:
             {"read": address, "length": length, "data": base64.b64encode(zlib.compress(data.tobytes(), 1)).decode()}
         )
         return data
+
+    def peek(self, address: int, length: int) -> Bytes:
+        data = self.device.peek(address, length)
+        self._say({"peek": address, "length": length, "data": data.tobytes().hex()})
+        return data
+
+    def ended(self) -> bool:
+        ended = self.device.ended()
+        self._say({"ended": ended})
+        return ended
+
+    def stop(self) -> None:
+        self._say({"stop": True})
+        self.device.stop()
 
     def start(self, run: Run) -> None:
         self._say({"start": asdict(run)})
@@ -118,6 +133,7 @@ class Replay:
             )
         if head.get("package") != package.manifest["digest"]:
             raise DeviceError(f"{path} was recorded with another package than {package.folder}; record it again")
+        self.abilities.beside = head.get("beside") is True
         self.name = f"replay of {_plain(head.get('device'))}"
 
     def _next(self) -> dict[str, Any]:
@@ -163,6 +179,22 @@ class Replay:
         if len(raw) != length:
             raise DeviceError(f"{self.path}:{self.line} is damaged; record it again")
         return np.frombuffer(raw, np.uint8).copy()
+
+    def peek(self, address: int, length: int) -> Bytes:
+        row = self._expect(peek=address, length=length)
+        try:
+            raw = bytes.fromhex(str(row.get("data"))[: 2 * length + 2])
+        except ValueError:
+            raw = b""
+        if len(raw) != length:
+            raise DeviceError(f"{self.path}:{self.line} is damaged; record it again")
+        return np.frombuffer(raw, np.uint8).copy()
+
+    def ended(self) -> bool:
+        return self._expect().get("ended") is True
+
+    def stop(self) -> None:
+        self._expect(stop=True)
 
     def start(self, run: Run) -> None:
         self._expect(start=asdict(run))

@@ -68,7 +68,7 @@ class Zynq:
 
     def __init__(self, package: Package, bitstream: Path | None = None, device: Any = None, stall: float = STALL):
         self.package = package
-        self.abilities = Abilities(cycles=self.cycles)
+        self.abilities = Abilities(cycles=self.cycles, beside=True)
         self._closed = True  # until there is something to close
         file = bitstream or package.folder / "overlay" / "meadow.bit"
         if not file.is_file():
@@ -280,6 +280,9 @@ class Zynq:
         self.control.settle()
         return self.buffers.read(address, length)
 
+    def peek(self, address: int, length: int) -> Bytes:
+        return self.buffers.read(address, length)
+
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def start(self, run: Run) -> None:
@@ -289,6 +292,12 @@ class Zynq:
 
     def wait(self, timeout: float | None = None) -> None:
         self.control.wait(timeout)
+
+    def ended(self) -> bool:
+        return self.control.ended()
+
+    def stop(self) -> None:
+        self.control.settle()
 
     def state(self) -> str:
         """Where the engine is, in words: for errors and people."""

@@ -39,6 +39,11 @@ class Sampling:
     repeat_penalty: float = 1.0
     seed: int = 0
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the token of the largest logit is chosen always."""
+        return self.temperature < GREEDY and self.repeat_penalty == 1.0
+
     def check(self) -> None:
         """Raise UsageError with every setting that is out of range."""
         numbers = (self.temperature, self.top_p, self.min_p, self.repeat_penalty)

@@ -132,6 +132,7 @@ OPTIONAL = {
     isa.Opcode.LINEAR: {"bias", "gain"},
     isa.Opcode.TPHS: {"bias", "gain"},
     isa.Opcode.NORM: {"bias"},
+    isa.Opcode.NEXT: {"table1", "table2", "table3"},
 }
 """Slots of what the model of these tests has not."""
 

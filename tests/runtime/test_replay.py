@@ -46,7 +46,7 @@ def test_a_recording_is_replayed_and_a_difference_is_found(tiny_package: Path, m
 def test_hostile_recordings_are_called_damaged(tiny_package: Path, tmp_path: Path, meadowc: Any) -> None:
     tape = tmp_path / "tape"
     head = json.dumps(
-        {"format": "meadow recording 1", "package": load(tiny_package).manifest["digest"], "device": "\x1b[2Jx"}
+        {"format": "meadow recording 2", "package": load(tiny_package).manifest["digest"], "device": "\x1b[2Jx"}
     )
     for rest in (b"\xff\xfe", b"[" * 200000, b'{"alloc": 1, "address": "x"}', b'{"alloc": 1}'):
         tape.write_bytes(head.encode() + b"\n" + rest)

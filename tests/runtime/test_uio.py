@@ -30,7 +30,7 @@ def test_a_run_takes_one_interrupt_and_no_looking(board: zynq.Zynq, tiny_package
     with Session(tiny_package, board) as session:
         tokens = list(session.generate(PROMPT, 5))
         runs, counted = board.counters.runs, session.operations
-        assert runs == 5 and counted["interrupts"] <= runs
+        assert runs == 5 and counted.get("interrupts", 0) <= runs  # a run that ended before the first look needs none
         # CTRL before the start, at the first look and at the end, IP_ISR and ap_return; slow machines look once a slice
         opened = counted["register reads"] - 5 * runs
         assert board.control.interrupt is not None and opened < 80 + 2 * board.counters.seconds / 0.02
