@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -310,7 +310,7 @@ class Session(Dialogue):
         choose: Callable[[Logits], int] | None = None,
         end_tokens: frozenset[int] = frozenset(),
         ahead: bool = False,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end.
 
         choose  the next token from its logits; None: the likeliest
@@ -333,7 +333,7 @@ class Session(Dialogue):
         pick: Callable[[Logits], int],
         end_tokens: frozenset[int],
         ahead: Callable[[int], None] | None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """`generate` of the conversation `mine`, whichever thread asks for the next token.
 
         ahead  is told the tokens that the engine chose by itself; None lets `pick` choose all

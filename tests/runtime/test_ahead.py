@@ -324,7 +324,7 @@ def test_answers_go_ahead_where_they_can_and_the_host_is_asked_for_the_rest(tiny
             {"choose": lambda row: int(np.argmax(row))},
             {"ahead": False},
         ):
-            slow = session.answer("a", 10, raw=True, **how)  # type: ignore[arg-type]
+            slow = session.answer("a", 10, raw=True, **how)
             slow.read()
             assert session.unread == 0 and session.digest
             assert slow.text == text or "temperature" in how
