@@ -40,13 +40,9 @@ def blocks(tokens: int, block: int) -> list[Tokens]:
     return [Tokens(min(block, tokens - start), start, int(start == starts[-1])) for start in starts]
 
 
-def prompt_beats(steps: Iterable[Step], design: Design, tokens: int, chunks: int) -> Beats:
-    """Beats of a prompt that is served block after block; the last block gives one row of logits."""
-    return prompts_beats(steps, design, [tokens], chunks)[0]
-
-
 def prompts_beats(steps: Iterable[Step], design: Design, lengths: Sequence[int], chunks: int) -> list[Beats]:
-    """prompt_beats of prompts of several lengths.  Steps that are alike are counted once."""
+    """Beats of prompts of several lengths, served block after block; the last block gives one row of logits.  Steps that are alike are
+    counted once."""
     alike: dict[tuple[object, ...], list[Step]] = {}
     for step in steps:
         alike.setdefault(step_key(step), []).append(step)

@@ -7,17 +7,20 @@ They share no code.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from meadow.machine.instructions.instruction import ROLES, Beats, Tokens
 from meadow.machine.package.read import Package
+from meadow.machine.step import Step
+from meadow.machine.units import BEAT_BYTES
 
 
 def measure(
     package: Package, dataflow: str, prompts: list[int], progress: Any = lambda what: None
 ) -> list[dict[str, Any]]:
     """A row for the prefill of each prompt, and one for the token after it."""
-    from meadow.machine.instructions.instruction import ROLES
     from meadow.runtime.session import Session
 
     rows = []
@@ -71,17 +74,27 @@ def _loops(
     return {"predicted_cycles": predicted, "counted_cycles": counted, "cycles_equal": same}
 
 
+def _runs(package: Package, program: str, position: int, tokens: int) -> list[tuple[tuple[Step, ...], Tokens]]:
+    """The program runs of a prompt or a token; a block of one token is run by the program of decode."""
+    from meadow.compiler.price.traffic import blocks
+
+    some = blocks(tokens, package.design.block if program == "prefill" else 1)
+    steps = {name: package.steps(name) for name in package.entries}
+    return [
+        (steps["decode" if one.count == 1 else "prefill"], replace(one, position=position + one.position))
+        for one in some
+    ]
+
+
 def predict_loops(package: Package, program: str, position: int, tokens: int) -> dict[str, tuple[int, int]]:
     """The sum over the steps of all blocks.  A loop that some step cannot predict is left out."""
     from meadow.compiler.price.cost import step_loops
-    from meadow.compiler.price.traffic import blocks
 
-    steps = package.steps(program)
     total: dict[str, tuple[int, int]] = {}
     unknown: set[str] = set()
-    for some in blocks(tokens, package.design.block if program == "prefill" else 1):
+    for steps, some in _runs(package, program, position, tokens):
         for step in steps:
-            found = step_loops(step, package.design, replace(some, position=position + some.position))
+            found = step_loops(step, package.design, some)
             for loop, n in found.items():
                 had = total.get(loop, (0, 0))
                 total[loop] = (had[0] + n.iterations, had[1] + n.entries)
@@ -92,15 +105,11 @@ def predict_loops(package: Package, program: str, position: int, tokens: int) ->
 
 def predict(package: Package, program: str, position: int, tokens: int) -> dict[str, int]:
     """Bytes by "PORT.ROLE.read" or ".written": a prompt from the start, or tokens of one run after `position`."""
-    from meadow.compiler.price.traffic import prompt_beats, run_beats
-    from meadow.machine.instructions.instruction import Tokens
-    from meadow.machine.units import BEAT_BYTES
+    from meadow.compiler.price.traffic import run_beats
 
-    steps, chunks = package.steps(program), len(package.chunks)
-    if program == "prefill":
-        beats = prompt_beats(steps, package.design, tokens, chunks)
-    else:
-        beats = run_beats(steps, package.design, Tokens(tokens, position), chunks)
+    beats: Beats = Counter()
+    for steps, some in _runs(package, program, position, tokens):
+        beats += run_beats(steps, package.design, some, len(package.chunks))
     return {f"{port}.{role}.{way}": n * BEAT_BYTES for (port, way, role), n in beats.items() if n}
 
 
