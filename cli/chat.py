@@ -50,7 +50,7 @@ class Chat:
         return True
 
     def _answer(self) -> None:
-        answer = self.session.chat(self.messages, self.limit, **self.how)
+        answer = self.session.chat(self.messages, self.limit, ahead=None, **self.how)
         stopped = False
         try:
             for piece in answer:

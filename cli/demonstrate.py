@@ -102,5 +102,5 @@ def _answer(package: Path, device: str) -> tuple[str, str]:
     from meadow.runtime.session import Session
 
     with Session(package, device, lambda done, total: None) as session:
-        text = session.answer(PROMPT, TOKENS, raw=True, ahead=False).read()
+        text = session.answer(PROMPT, TOKENS, raw=True).read()
         return session.digest, text

@@ -11,6 +11,8 @@ import click
 from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, shell
 from meadow.cli.progress import stages
 
+METHODS = ("rtn", "gptq", "gptaq", "shift")
+
 
 @click.command("fetch")
 @click.argument("name")
@@ -104,20 +106,20 @@ def export_command(source: Path, target: Path, opset: int, as_json: bool) -> Non
 @click.command("quantize")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--weights", type=click.Choice(["int8", "int4", "int2"]), default="int8", show_default=True)
+@click.option("--weights", type=click.Choice(["int8", "int4", "int3", "int2"]), default="int8", show_default=True)
 @click.option(
     "--group",
     type=int,
     default=32,
     show_default=True,
-    help="With groups: columns that share a scale (and, for int4 and int2, a minimum).",
+    help="With groups: columns that share a scale (and, below int8, a minimum).",
 )
 @click.option(
     "--head",
     type=click.Choice(["int8", "same"]),
     default="int8",
     show_default=True,
-    help="With int4 and int2: the head in 8 bits by groups, or in the bits of the other linears.",
+    help="Below int8: the head in 8 bits by groups, or in the bits of the other linears.",
 )
 @click.option(
     "--granularity",
@@ -131,13 +133,48 @@ def export_command(source: Path, target: Path, opset: int, as_json: bool) -> Non
     type=click.Choice(["int8", "float"]),
     default=None,
     help="Activations of the compiled program: int8 is quantized per token at run time  "
-    "[default: int8; with int4 and int2 float, which runs as FP16].",
+    "[default: int8; below int8 float, which runs as FP16].",
 )
 @click.option(
     "--smoothing",
     type=click.FloatRange(0, 1),
     default=None,
     help="How much range to move from activations to weights [default: 1 by channel, 0.15 by tensor].",
+)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="rtn",
+    show_default=True,
+    help="rtn: each weight to nearest. The others round on calibration text, column by column, so that outputs stay near the float "
+    "model's: gptq, gptaq, and shift, the exact form of gptaq.",
+)
+@click.option(
+    "--calibrate",
+    "text",
+    metavar="FILE",
+    default=None,
+    help="With a method: its text, or wikipedia  [default: wikipedia].",
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=2), default=None, help="With a method: of the text  [default: 12288]."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=None, help="With a method: which places of the text  [default: 0]."
+)
+@click.option(
+    "--beta",
+    default=None,
+    metavar="0..1|auto",
+    help="With shift: how much of the difference between the float model's input and the device's is made good; auto chooses for each "
+    "group of matrices on windows that the solver does not see  [default: auto].",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=None, help="With gptaq: the same  [default: 0.25].")
+@click.option(
+    "--damp",
+    type=click.FloatRange(0, 10, min_open=True),
+    default=None,
+    help="With a method: added to H, of its mean  [default: 0.01].",
 )
 @json_option
 def quantize_command(
@@ -149,22 +186,35 @@ def quantize_command(
     granularity: str | None,
     activations: str | None,
     smoothing: float | None,
+    method: str,
+    text: str | None,
+    tokens: int | None,
+    seed: int | None,
+    beta: str | None,
+    alpha: float | None,
+    damp: float | None,
     as_json: bool,
 ) -> None:
-    """Give SOURCE, a model file or folder of any kind, INT8, INT4 or INT2 weights, rounded to nearest.
+    """Give SOURCE, a model file or folder of any kind, weights of 8, 4, 3 or 2 bits.
 
-    int8 is symmetric with a scale per tensor or row, through DequantizeLinear.  int4 and int2 have a scale and a minimum for each
-    group of columns, through MatMulNBits; a matrix that has groups of no more bits already stays as it is.
+    int8 is symmetric with a scale per tensor or row, through DequantizeLinear.  int4, int3 and int2 have a scale and a minimum for each
+    group of columns, through MatMulNBits (int3 is stored in 4 bits); a matrix that has groups of no more bits already stays as it is.
 
     \b
     Examples:
       meadowc quantize models/smollm2 -o models/smollm2-int8 --weights int8 --granularity channel --activations int8
-      meadowc quantize models/smollm2 -o models/smollm2-int2 --weights int2 --group 32
+      meadowc quantize models/smollm2 -o models/smollm2-int2 --weights int2 --group 32 --method shift
+      meadowc quantize models/smollm2 -o models/mine --weights int4 --method gptaq --calibrate my-text.txt --tokens 32768
     """
     from meadow.compiler.models import quantize
+    from meadow.compiler.quantize.calibrate import Calibration
 
     _check_options(weights, granularity, activations, smoothing, group, head)
-    with stages(("reading", "calibrating", "rounding", "writing"), as_json) as show:
+    chosen = _method(method, text, tokens, seed, beta, alpha, damp)
+    given = {"text": text, "tokens": tokens, "seed": seed}
+    calibration = Calibration(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    names = ("reading", "calibrating", "rounding", "solving", "writing")
+    with stages(names if method != "rtn" else tuple(n for n in names if n != "solving"), as_json) as show:
         result = quantize(
             source,
             target,
@@ -175,11 +225,51 @@ def quantize_command(
             weights,
             group,
             head,
+            chosen,
+            calibration,
         )
     if as_json:
         emit_json(result)
     else:
         _show_quantized(target, weights, result)
+
+
+def _method(
+    name: str,
+    text: str | None,
+    tokens: int | None,
+    seed: int | None,
+    beta: str | None,
+    alpha: float | None,
+    damp: float | None,
+) -> Any:
+    """The solver's method; None for rtn.  Raises click.UsageError for options that would do nothing, or are out of range."""
+    from meadow.compiler.quantize.walk import Method
+
+    given: dict[str, Any] = {
+        "calibrate": text,
+        "tokens": tokens,
+        "seed": seed,
+        "damp": damp,
+        "beta": beta,
+        "alpha": alpha,
+    }
+    of_use = {"rtn": (), "gptq": ("damp",), "gptaq": ("damp", "alpha"), "shift": ("damp", "beta")}[name]
+    served = {*of_use, *(("calibrate", "tokens", "seed") if name != "rtn" else ())}
+    idle = [f"--{key}" for key, value in given.items() if value is not None and key not in served]
+    if idle:
+        raise click.UsageError(f"{', '.join(idle)}: of no use with --method {name}; drop it, or choose another method")
+    if name == "rtn":
+        return None
+    how: dict[str, Any] = {key: value for key, value in (("alpha", alpha), ("damp", damp)) if value is not None}
+    if beta is not None and beta != "auto":
+        try:
+            how["beta"] = float(beta)
+        except ValueError:
+            how["beta"] = -1.0
+        if not 0 <= how["beta"] <= 1:
+            raise click.UsageError(f"--beta is {beta!r}; a number from 0 to 1, or auto")
+    return Method(name, **how)
 
 
 def _check_options(
@@ -211,6 +301,8 @@ def _show_quantized(target: Path, weights: str, result: dict[str, Any]) -> None:
         f"  activations {result['activations']}, smoothing {result['smoothing']:g}, calibrated on {result['calibration_tokens']} "
         f"tokens of bundled text; mean relative error {result['mean_relative_error']:.4f}"
     )
+    if "calibration" in result:
+        _show_solved(result)
     out.print(
         listing(
             "largest errors (relative, ||W - W8|| / ||W||)",
@@ -228,6 +320,29 @@ def _show_quantized(target: Path, weights: str, result: dict[str, Any]) -> None:
     for note in result["notes"]:
         out.print(f"note: {note}")
     _show_next(result, shell("meadowc", "compile", target / "model.onnx", "--board", "zcu102"))
+
+
+def _show_solved(result: dict[str, Any]) -> None:
+    """What the solver did to the outputs of matrices, by the text that it did not see."""
+    facts, rows = result["calibration"], result["errors"]
+    out.print(
+        f"  solved by {facts['method']} on {facts['windows'] - facts['held']} windows of {facts['text']} ({facts['tokens']} tokens, "
+        f"{facts['held']} windows more to choose and judge by); {result['changed_codes']:,} codes are others than by nearest"
+    )
+    count = len(rows)
+    shown = [rows[n] for n in dict.fromkeys((0, count // 4, count // 2, 3 * count // 4, count - 1))]
+    out.print(
+        listing(
+            "errors of outputs, from the first matrices to the last (relative, measured)",
+            {
+                "matrices": lambda r: ", ".join(r["matrices"]),
+                "nearest": lambda r: f"{r['nearest']:.4f}",
+                "solved": lambda r: f"{r['error']:.4f}",
+                "beta": lambda r: f"{r['beta']:g}",
+            },
+            shown,
+        )
+    )
 
 
 def _show_next(result: dict[str, Any], command: str) -> None:

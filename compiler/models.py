@@ -15,15 +15,18 @@ import numpy as np
 
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
-from meadow.compiler.quantize.calibrate import Statistics, calibrate
-from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, round_graph
+from meadow.compiler.quantize.calibrate import Calibration, Statistics, calibrate, calibration_windows
+from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, matrix_reports, round_graph
 from meadow.compiler.quantize.smooth import smooth
+from meadow.compiler.quantize.solve import Calibrated, solve_graph
+from meadow.compiler.quantize.walk import Method
 from meadow.compiler.require import lacks
 from meadow.compiler.sources.gguf.file import read_gguf
 from meadow.compiler.sources.onnx.file import save_model
 from meadow.compiler.sources.onnx.read import ABSURD_SCALE
 from meadow.compiler.sources.onnx.write import write
 from meadow.compiler.sources.source import companions_of, digest_of, find_source, format_of, read_source
+from meadow.compiler.sources.text import some_text
 from meadow.machine.errors import UsageError
 from meadow.machine.folder import beside, refuse_target
 
@@ -87,13 +90,16 @@ def quantize(
     weights: str = "int8",
     group: int = 32,
     head: str = "int8",
+    method: Method | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Write `target`/ with quantized weights from the model `source`; returns the coverage and error report.
 
-    weights      int8, or int4 or int2 in groups of `group` columns; then activations stay float
+    weights      int8, or int4, int3 or int2 in groups of `group` columns; then activations stay float
     granularity  of int8: "channel", "tensor", or "group": 8 bits in groups of `group` columns, and activations stay float
     smoothing    0 to 1, how much activation range is moved into the weights; None takes the default of the granularity
-    head         of int4 and int2: "int8" gives the head 8 bits in groups, "same" those of the linears
+    head         of int4, int3 and int2: "int8" gives the head 8 bits in groups, "same" those of the linears
+    method       how the solver rounds, on `calibration`; None rounds each weight to nearest
 
     Raises UnsupportedModel for a graph that is not understood or weights that are not finite, UsageError for options.
     """
@@ -109,32 +115,74 @@ def quantize(
     strength = 0.0 if recipe.grouped else SMOOTHING[granularity] if smoothing is None else smoothing
     if not 0 <= strength <= 1:
         raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
-    statistics, notes, smoothed = None, list(graph.notes), graph
-    if activations == "int8" and (strength or granularity == "tensor"):
-        progress("calibrating")
-        statistics = calibrate(graph, texts.get("tokenizer.json"))
-        if statistics is None:
-            notes.append(
-                "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
-            )
-        elif strength:
-            smoothed = smooth(graph, statistics, strength)
+    notes = list(graph.notes)
+    smoothed, statistics = _smoothed(graph, texts, recipe, activations, strength, notes, progress)
     again = [w for w in graph.weights.values() if w.elem.quantized and not w.elem.group and w.elem.bits == recipe.bits]
     if again:
         notes.append(
             f"{len(again)} of {len(graph.weights)} matrices are {weights} already; they are rounded once more, and lose more than the model they came of"
         )
     made, rows = round_graph(smoothed, recipe, statistics, progress)
+    solved = None
+    if method is not None and method.name != "rtn":
+        solved = _solved(smoothed, made, texts, recipe, method, calibration or Calibration(), progress)
+        made, rows = solved.graph, matrix_reports(smoothed, solved.graph, rows)
+        notes += solved.notes
     progress("writing")
-    metadata = {
+    metadata = (
+        _metadata(graph, recipe, activations) | origin_of(graph, file, target) | (solved.metadata if solved else {})
+    )
+    save_folder(made, target, file, texts, metadata)
+    return {
+        **_report(graph, made, rows, recipe, target, activations, strength, statistics, notes),
+        **(solved.report() if solved else {"method": "rtn"}),
+    }
+
+
+def _metadata(graph: Graph, recipe: Recipe, activations: str) -> dict[str, str]:
+    """What a file that `quantize` writes says of itself."""
+    return {
         "meadow.activations": activations,
         "meadow.context": str(graph.model.context),
         "meadow.weights": str(recipe),
         **{key: value for key, value in graph.metadata.items() if key == "meadow.family"},
-        **origin_of(graph, file, target),
     }
-    save_folder(made, target, file, texts, metadata)
-    return _report(graph, made, rows, recipe, target, activations, strength, statistics, notes)
+
+
+def _solved(
+    graph: Graph,
+    nearest: Graph,
+    texts: dict[str, bytes],
+    recipe: Recipe,
+    method: Method,
+    calibration: Calibration,
+    progress: Progress,
+) -> Calibrated:
+    """What was rounded to nearest, rounded again by the solver on calibration text."""
+    progress("calibrating")
+    windows = calibration_windows(graph, texts.get("tokenizer.json"), calibration, some_text)
+    return solve_graph(graph, nearest, recipe, method, windows, calibration, progress)
+
+
+def _smoothed(
+    graph: Graph,
+    texts: dict[str, bytes],
+    recipe: Recipe,
+    activations: str,
+    strength: float,
+    notes: list[str],
+    progress: Progress,
+) -> tuple[Graph, Statistics | None]:
+    """The graph with range moved from INT8 activations into weights, and what was seen on the bundled text; a note where there is none."""
+    if activations != "int8" or not (strength or recipe.granularity == "tensor"):
+        return graph, None
+    progress("calibrating")
+    statistics = calibrate(graph, texts.get("tokenizer.json"))
+    if statistics is None:
+        notes.append(
+            "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
+        )
+    return smooth(graph, statistics, strength) if statistics is not None and strength else graph, statistics
 
 
 def _report(

@@ -60,7 +60,7 @@ class Dialogue:
         choose: Callable[[Logits], int] | None = None,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
-        ahead: bool | None = None,
+        ahead: bool | None = False,
         **sampling: Any,
     ) -> Answer:
         """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
@@ -69,8 +69,8 @@ class Dialogue:
         choose    in place of settings: how the next token is chosen from its logits
         stop      texts at which the answer ends; they are left out
         logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
-        ahead     let the engine go from token to token by itself; None: where it always takes the likeliest token and nobody asks for
-                  more, and package and device can; False: the host chooses every token, and there is a digest of all logits
+        ahead     True: the engine goes from token to token by itself, where package and device can, and there is no digest of logits;
+                  None: also where the settings leave the choice to the host, which then makes it; False: the host chooses every token
         sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
         Raises UsageError for settings out of range.
         """

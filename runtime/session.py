@@ -186,7 +186,7 @@ class Session(Dialogue):
             if self.unread:
                 raise UsageError(
                     f"the engine chose {self.unread} tokens by itself, and their logits were not read: there is no digest of them; "
-                    "ask for the answer with ahead=False"
+                    "ask for the answer without ahead"
                 )
             return self._digest.hexdigest()
 

@@ -181,8 +181,10 @@ class Server:
             raise HTTPException(400, error(400, str(wrong))) from None
         stop, top, end = tuple(request.stop or ()), request.top, self.session.tokenizer.end_tokens
 
+        ahead = request.sampling.takes_likeliest and top is None
+
         def begin(session: Session) -> Answer:
-            return Answer(session, tokens, limit, sampler, stop, top, end)
+            return Answer(session, tokens, limit, sampler, stop, top, end, ahead)
 
         host = http.client.host if http.client else ""
         owner = _key_of(http).hex() if self.settings.key else host  # a key that nobody checked says nothing

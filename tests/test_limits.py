@@ -274,5 +274,10 @@ def test_a_long_answer_is_decoded_with_some_tokens_of_context(words: Tokenizer) 
 
 
 def test_every_opcode_of_the_table_is_run_by_the_limits(odd: Path) -> None:
-    seen = {op for flow in ("tphs", "gemm") for op, _ in table.decode(load(odd / flow).program("prefill"))}
+    seen = {
+        op
+        for flow in ("tphs", "gemm")
+        for name in ("prefill", "decode")
+        for op, _ in table.decode(load(odd / flow).program(name))
+    }
     assert seen == set(isa.Opcode) - {isa.Opcode.END}

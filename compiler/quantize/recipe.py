@@ -44,6 +44,11 @@ class Recipe:
     head: str = "int8"
 
     @property
+    def stored_bits(self) -> int:
+        """Of a code in memory: 3 bits take 4."""
+        return 4 if self.bits == 3 else self.bits
+
+    @property
     def grouped(self) -> bool:
         return self.granularity == "group"
 
@@ -54,7 +59,7 @@ class Recipe:
                 raise UsageError(f"granularity {self.granularity!r} is not known; channel, tensor and group are")
             return
         try:
-            GroupFormat(self.bits, self.group, self.bits < 8, False)
+            GroupFormat(self.stored_bits, self.group, self.bits < 8, False)
         except ValueError as error:
             raise UsageError(f"--weights int{self.bits} --group {self.group}: {error}") from None
         if self.head not in ("int8", "same"):
@@ -125,7 +130,18 @@ def _in_groups(name: str, w: Floats, bits: int, group: int) -> Weight:
         codes, scale = round_to_int8_groups(w, group)
         return Weight(name, grouped(8, group), codes, scale)
     found, scale, minimum = round_to_groups(w, bits, group)
-    return Weight(name, grouped(bits, group), found, scale, minimum)
+    return Weight(name, grouped(4 if bits == 3 else bits, group), found, scale, minimum)
+
+
+def matrix_reports(graph: Graph, made: Graph, before: list[MatrixReport]) -> list[MatrixReport]:
+    """The coverage table of matrices that were rounded again, in the order of `before`."""
+    last = graph.nodes[-1].weight or ""
+    return [
+        _matrix_report(
+            made.weights[row.name], graph.weights[row.name if row.name in graph.weights else last].dequantize()
+        )
+        for row in before
+    ]
 
 
 def _matrix_report(made: Weight, w: Floats) -> MatrixReport:

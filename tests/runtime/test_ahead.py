@@ -314,15 +314,15 @@ def test_run_says_why_the_engine_cannot_go_on(
 @pytest.mark.csim
 def test_answers_go_ahead_where_they_can_and_the_host_is_asked_for_the_rest(tiny_package: Path) -> None:
     with Session(tiny_package, "csim") as session:
-        quick = session.answer("a", 10, raw=True)
+        quick = session.answer("a", 10, raw=True, ahead=None)
         text = quick.read()
         assert session.unread == len(quick.tokens) - (quick.finish_reason != "stop") and session.loaded.starts == 2
         session.reset()
         for how in (
-            {"logprobs": 2},
-            {"temperature": 0.7},
-            {"choose": lambda row: int(np.argmax(row))},
-            {"ahead": False},
+            {"logprobs": 2, "ahead": None},
+            {"temperature": 0.7, "ahead": None},
+            {"choose": lambda row: int(np.argmax(row)), "ahead": None},
+            {},
         ):
             slow = session.answer("a", 10, raw=True, **how)
             slow.read()
