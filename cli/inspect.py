@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, shell, table
+from meadow.compiler.graph.calibration import calibration_of, sentence
 from meadow.machine.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "parameters": parameters(graph),
         "features": features(graph),
         "notes": list(graph.notes),
+        "calibration": calibration_of(graph.metadata),
         "model": str(graph.model),
         "context": graph.model.context,
         "activations": graph.model.activations,
@@ -129,6 +131,8 @@ def _show(found: dict[str, Any]) -> None:
             "  features: "
             + ", ".join(f"{text}" + (f" ({n} layers)" if n else "") for text, n in found["features"].items())
         )
+        if found["calibration"]:
+            out.print(f"  calibrated: {sentence(found['calibration'])}")
         for note in found["notes"]:
             out.print(f"  note: {note}")
         rows = table("weights", "role", "type", "engine", "matrices", "bytes")

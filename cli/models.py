@@ -10,8 +10,7 @@ import click
 
 from meadow.cli.output import emit_json, err, json_option, listing, megabytes, out, shell
 from meadow.cli.progress import stages
-
-METHODS = ("rtn", "gptq", "gptaq", "shift")
+from meadow.compiler.graph.calibration import METHODS
 
 
 @click.command("fetch")
@@ -150,6 +149,12 @@ def export_command(source: Path, target: Path, opset: int, as_json: bool) -> Non
     "model's: gptq, gptaq, and shift, the exact form of gptaq.",
 )
 @click.option(
+    "--rotate",
+    "turned",
+    is_flag=True,
+    help="Turn the residual stream and the values of attention first, which the weights take in: no channel is much larger than the others then.",
+)
+@click.option(
     "--calibrate",
     "text",
     metavar="FILE",
@@ -187,6 +192,7 @@ def quantize_command(
     activations: str | None,
     smoothing: float | None,
     method: str,
+    turned: bool,
     text: str | None,
     tokens: int | None,
     seed: int | None,
@@ -227,6 +233,7 @@ def quantize_command(
             head,
             chosen,
             calibration,
+            turned,
         )
     if as_json:
         emit_json(result)

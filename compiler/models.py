@@ -17,6 +17,7 @@ from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.quantize.calibrate import Calibration, Statistics, calibrate, calibration_windows
 from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, matrix_reports, round_graph
+from meadow.compiler.quantize.rotate import rotate
 from meadow.compiler.quantize.smooth import smooth
 from meadow.compiler.quantize.solve import Calibrated, solve_graph
 from meadow.compiler.quantize.walk import Method
@@ -92,6 +93,7 @@ def quantize(
     head: str = "int8",
     method: Method | None = None,
     calibration: Calibration | None = None,
+    turned: bool = False,
 ) -> dict[str, Any]:
     """Write `target`/ with quantized weights from the model `source`; returns the coverage and error report.
 
@@ -100,6 +102,7 @@ def quantize(
     smoothing    0 to 1, how much activation range is moved into the weights; None takes the default of the granularity
     head         of int4, int3 and int2: "int8" gives the head 8 bits in groups, "same" those of the linears
     method       how the solver rounds, on `calibration`; None rounds each weight to nearest
+    turned       rotate the residual stream and the values first (compiler/quantize/rotate.py); smoothing is 0 then unless given
 
     Raises UnsupportedModel for a graph that is not understood or weights that are not finite, UsageError for options.
     """
@@ -107,44 +110,49 @@ def quantize(
     recipe.check()
     if not recipe.grouped and activations not in ("int8", "float"):
         raise UsageError(f"activations {activations!r} are not known; int8 and float are")
+    strength = smoothing if smoothing is not None else 0.0 if recipe.grouped or turned else SMOOTHING[granularity]
+    if not 0 <= strength <= 1:
+        raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
     file = find_source(source)
     refuse_target(target, "model", (file,))
     progress("reading")
     graph, texts = read_source(file), companions_of(file)
     activations = "float" if recipe.grouped else activations
-    strength = 0.0 if recipe.grouped else SMOOTHING[granularity] if smoothing is None else smoothing
-    if not 0 <= strength <= 1:
-        raise UsageError(f"smoothing is {strength}; it must lie between 0 and 1")
-    notes = list(graph.notes)
-    smoothed, statistics = _smoothed(graph, texts, recipe, activations, strength, notes, progress)
-    again = [w for w in graph.weights.values() if w.elem.quantized and not w.elem.group and w.elem.bits == recipe.bits]
-    if again:
-        notes.append(
-            f"{len(again)} of {len(graph.weights)} matrices are {weights} already; they are rounded once more, and lose more than the model they came of"
-        )
+    wish = calibration or Calibration()
+    before = rotate(graph, wish.seed) if turned else graph
+    notes = [*graph.notes, *_rounded_before(graph, recipe, weights)]
+    smoothed, statistics = _smoothed(before, texts, recipe, activations, strength, notes, progress)
     made, rows = round_graph(smoothed, recipe, statistics, progress)
     solved = None
     if method is not None and method.name != "rtn":
-        solved = _solved(smoothed, made, texts, recipe, method, calibration or Calibration(), progress)
+        solved = _solved(smoothed, made, texts, recipe, method, wish, progress)
         made, rows = solved.graph, matrix_reports(smoothed, solved.graph, rows)
         notes += solved.notes
     progress("writing")
-    metadata = (
-        _metadata(graph, recipe, activations) | origin_of(graph, file, target) | (solved.metadata if solved else {})
-    )
-    save_folder(made, target, file, texts, metadata)
+    said = _metadata(graph, recipe, activations, turned) | (solved.metadata if solved else {})
+    save_folder(made, target, file, texts, said | origin_of(graph, file, target))
     return {
         **_report(graph, made, rows, recipe, target, activations, strength, statistics, notes),
         **(solved.report() if solved else {"method": "rtn"}),
     }
 
 
-def _metadata(graph: Graph, recipe: Recipe, activations: str) -> dict[str, str]:
+def _rounded_before(graph: Graph, recipe: Recipe, weights: str) -> list[str]:
+    """A note where matrices have the bits already, with scales of other places."""
+    again = [w for w in graph.weights.values() if w.elem.quantized and not w.elem.group and w.elem.bits == recipe.bits]
+    if not again:
+        return []
+    return [
+        f"{len(again)} of {len(graph.weights)} matrices are {weights} already; they are rounded once more, and lose more than the model they came of"
+    ]
+
+
+def _metadata(graph: Graph, recipe: Recipe, activations: str, turned: bool) -> dict[str, str]:
     """What a file that `quantize` writes says of itself."""
     return {
         "meadow.activations": activations,
         "meadow.context": str(graph.model.context),
-        "meadow.weights": str(recipe),
+        "meadow.weights": f"{recipe}{', rotated' * turned}",
         **{key: value for key, value in graph.metadata.items() if key == "meadow.family"},
     }
 

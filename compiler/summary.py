@@ -9,6 +9,7 @@ from typing import Any
 
 from meadow.boards import Board
 from meadow.compiler.engines.stored import Stored
+from meadow.compiler.graph.calibration import calibration_of
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.price.run import Estimate, Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
@@ -58,6 +59,7 @@ def summarize(
         "weights": _weights(packed),
         "decode": _decode(decode, work, board),
         "prefill": _prefill(prefill, work),
+        "calibration": calibration_of(graph.metadata),
         "tokens_by": f"the host: {ahead.why}" if ahead.why else "the engine",
         "timeline": _timeline(schedule, design, work, board),
     }

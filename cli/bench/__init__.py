@@ -21,6 +21,7 @@ BENCHMARKS = {
         "meadow.cli.bench.decode",
         "Tokens per second of a grouped model: linears simulated, the rest modelled.",
     ),
+    "quantize": ("meadow.cli.bench.quantize", "One model by many recipes: bits, bytes, perplexity, distance, rate."),
     "depth": ("meadow.cli.bench.depth", "The slowest path of every Verilog module beside its clock."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }

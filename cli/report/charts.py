@@ -195,6 +195,24 @@ def curves(
     )
 
 
+def along(labels: Sequence[str], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """Lines over places in an order, whose labels are told under the pointer; the other axis begins at 0."""
+    traces = [
+        _trace(
+            "scatter",
+            name,
+            list(range(1, len(values) + 1)),
+            values,
+            mode="lines",
+            text=list(labels),
+            line={"color": color(shade), "width": 2},
+            hovertemplate=f"%{{text}}<br>{name}: %{{y:.4f}}<extra></extra>",
+        )
+        for (name, values), shade in zip(series.items(), ("second", "first"), strict=False)
+    ]
+    return figure(traces, xlabel, ylabel, 300, yaxis={"rangemode": "tozero"}, showlegend=len(series) > 1)
+
+
 def gantt(rows: Sequence[tuple[str, float, float, str, str]], xlabel: str) -> Figure:
     """rows: (label, start, duration, what it is bound by, more words), one below the other."""
     labels = [f"{n + 1}. {row[0]}" for n, row in enumerate(rows)]

@@ -14,6 +14,7 @@ from meadow.cli import results
 from meadow.cli.comparison import built, loop_rows
 from meadow.cli.report import charts, diagram
 from meadow.cli.report.facts import Facts, gather, kinds, phases, work_of
+from meadow.compiler.graph.calibration import sentence
 from meadow.compiler.price.timeline import Event, chrome_trace
 from meadow.machine import distribution
 from meadow.machine.instructions.instruction import ROLES
@@ -24,7 +25,7 @@ from meadow.toolchain.reports import beside
 def build(package: Package, trace_name: str) -> tuple[str, dict[str, Any]]:
     """(the page, the trace)."""
     facts = gather(package)
-    figures = _figures_of_time(facts) | _figures_of_bytes(facts)
+    figures = _figures_of_time(facts) | _figures_of_bytes(facts) | _figures_of_calibration(facts)
     text = render("page.html.j2", figures, trace=trace_name, **_words(facts))
     return text, chrome_trace(facts.runs, package.design)
 
@@ -128,6 +129,18 @@ def _figures_of_bytes(facts: Facts) -> dict[str, charts.Figure]:
     }
 
 
+def _figures_of_calibration(facts: Facts) -> dict[str, charts.Figure]:
+    """What the solver did, where the weights were calibrated."""
+    calibration = facts.summary.get("calibration")
+    if not calibration:
+        return {}
+    rows = calibration["errors"]
+    series = {"rounded to nearest": [row[1] for row in rows], "as solved": [row[2] for row in rows]}
+    names = [row[0] for row in rows]
+    words = ("matrices that share an input, from the first layer on", "relative error of their outputs")
+    return {"errors": charts.along(names, series, *words)}
+
+
 def _bits(row: dict[str, Any]) -> float:
     """Stored bits per weight of a row of packing.json, with everything that its streams hold."""
     return float(8 * row["bytes"] / (row["rows"] * row["cols"]))
@@ -150,6 +163,7 @@ def _words(facts: Facts) -> dict[str, Any]:
         "diagram": diagram.draw(package, facts.bandwidth),
         "results": results.read(package),
         "position": facts.position,
+        "calibrated": sentence(summary["calibration"]) if summary.get("calibration") else "",
         "folder": str(package.folder),
         "slowest": [(k, macs, moved, time, time / total) for k, (macs, moved, time) in slowest],
         "phases": sorted(((k, v[0]) for k, v in spent.items()), key=lambda item: -item[1]),

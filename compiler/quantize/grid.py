@@ -27,6 +27,12 @@ class Grid(Protocol):
     def fit(self, first: int, w: Doubles) -> None:
         """Fit the parameters of columns `first` .. `first + len(w)`, now [columns, N]."""
 
+    def refit(self, first: int, q: Doubles, slope: Doubles, h: Doubles) -> Doubles | None:
+        """Parameters of the columns from `first` on that are better for the codes they have: the columns' new values.
+
+        q      [columns, N] as they are; slope  half the error's derivative by each; h  its second derivative, [columns, columns]
+        """
+
     def round(self, column: int, w: Doubles) -> Doubles:
         """The nearest value of the grid to each row of a column, [N]; its codes are kept."""
 
@@ -46,6 +52,9 @@ class RowGrid:
 
     def fit(self, first: int, w: Doubles) -> None:
         """Nothing to fit."""
+
+    def refit(self, first: int, q: Doubles, slope: Doubles, h: Doubles) -> None:
+        """The scale stays: it is the row's, or the matrix's."""
 
     def round(self, column: int, w: Doubles) -> Doubles:
         codes = np.clip(np.rint(w / self._step), -LEVELS, LEVELS)
@@ -77,10 +86,43 @@ class GroupGrid:
         else:
             _, scale, minimum = round_to_groups(now, self.bits, self.unit)
             self.scale[g], self.minimum[g] = scale[:, 0], minimum[:, 0]
+        self._take(g)
+
+    def _take(self, g: int) -> None:
         self._step = np.where(self.scale[g] == 0, 1, self.scale[g]).astype(np.float64)
         self._base = 0.0 if self.minimum is None else self.minimum[g].astype(np.float64)
 
+    def refit(self, first: int, q: Doubles, slope: Doubles, h: Doubles) -> Doubles:
+        """Least squares in scale and minimum of each row, each then rounded to FP16; a row stays where that makes it no better."""
+        g = first // self.unit
+        codes = self.codes[first : first + len(q)].astype(np.float64)
+        hc = h @ codes
+        cc, cs = (codes * hc).sum(axis=0), (codes * slope).sum(axis=0)
+        if self.minimum is None:
+            ds, dm = -cs / np.maximum(cc, 1e-300), np.zeros_like(cs)
+        else:
+            c1, oo, os = hc.sum(axis=0), float(h.sum()), slope.sum(axis=0)
+            det = cc * oo - c1 * c1
+            fine = det > 1e-9 * cc * oo
+            det = np.where(fine, det, 1.0)
+            ds = np.where(fine, -(oo * cs - c1 * os) / det, 0.0)
+            dm = np.where(fine, -(cc * os - c1 * cs) / det, 0.0)
+        scale, minimum = self.scale[g].copy(), None if self.minimum is None else self.minimum[g].copy()
+        new = (scale + ds).astype(np.float16).astype(np.float32)
+        base = minimum if minimum is None else (minimum + dm).astype(np.float16).astype(np.float32)
+        moved = codes * new + (0.0 if base is None else base)
+        change = moved - q
+        gain = 2 * (change * slope).sum(axis=0) + (change * (h @ change)).sum(axis=0)
+        better = (gain < 0) & (new > 0) & np.isfinite(new)
+        self.scale[g] = np.where(better, new, scale)
+        if self.minimum is not None and base is not None and minimum is not None:
+            self.minimum[g] = np.where(better, base, minimum)
+        self._take(g)
+        return np.where(better, moved, q)
+
     def round(self, column: int, w: Doubles) -> Doubles:
+        if column % self.unit == 0:
+            self._take(column // self.unit)
         codes = np.clip(np.rint((w - self._base) / self._step), self._low, self._high)
         self.codes[column] = codes
         return codes * self.scale[column // self.unit] + self._base

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.graph.calibration import written
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Embedding, Linear
 from meadow.compiler.quantize.calibrate import Calibration
@@ -76,7 +76,7 @@ class Calibrated:
     @property
     def metadata(self) -> dict[str, str]:
         rows = [[s.names[0], round(s.nearest, 4), round(s.error, 4), s.beta] for s in self.solved]
-        return {"meadow.calibration": json.dumps({**self.facts, "errors": rows})}
+        return written(self.facts, rows)
 
 
 def solve_graph(

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from meadow.compiler.quantize.grid import Grid
 
 Doubles = NDArray[np.float64]
-METHODS = ("rtn", "gptq", "gptaq", "shift")
 DAMP = 0.01
 """Of the mean of H's diagonal that is added to it."""
 TRIES = 3
@@ -53,8 +52,9 @@ class Gram:
 
 @dataclass(frozen=True)
 class Factor:
-    """A damped H, ready for sweeps: upper = chol(H^-1)^T, its inverse, and the damping that it took."""
+    """A damped H, ready for sweeps: itself, its inverse, upper = chol(H^-1)^T, and the damping that it took."""
 
+    h: Doubles
     inverse: Doubles
     upper: Doubles
     damp: float
@@ -80,7 +80,7 @@ def factor(gram: Gram, damp: float = DAMP) -> Factor:
         except np.linalg.LinAlgError:
             continue
         if np.isfinite(upper).all():
-            return Factor(inverse, upper, used)
+            return Factor(h, inverse, upper, used)
     raise ValueError(f"H of {len(gram.h)} columns is not positive, even with {used:g} of its mean added")
 
 
@@ -123,4 +123,32 @@ def sweep(w: Doubles, grid: Grid, upper: Doubles | None, p: Doubles | None = Non
             w[b:] -= upper[a:b, b:].T @ errors
             if p is not None:
                 w[b:] += p[a:b, b:].T @ before
+    return q
+
+
+def polish(q: Doubles, target: Doubles, grid: Grid, h: Doubles, passes: int) -> Doubles:
+    """Rounded matrices [K, N] after `passes` rounds of coordinate descent on (q - target)^T H (q - target): the parameters of each group
+    anew by least squares, then each code to the best where all others stay.  What the sweep could not know, since it goes one way.
+    """
+    cols, block = len(q), max(BLOCK, grid.unit)
+    diagonal = np.diag(h)
+    for _ in range(passes):
+        slope = h @ (q - target)
+        for a in range(0, cols, block):
+            b = min(a + block, cols)
+            before = q[a:b].copy()
+            for first in range(a, b, grid.unit or block):
+                last = min(first + (grid.unit or block), b)
+                moved = grid.refit(first, q[first:last], slope[first:last], h[first:last, first:last])
+                if moved is not None:
+                    slope[a:b] += h[a:b, first:last] @ (moved - q[first:last])
+                    q[first:last] = moved
+            for j in range(a, b):
+                step = -q[j]
+                q[j] = grid.round(j, q[j] - slope[j] / diagonal[j])
+                step += q[j]
+                slope[a:b] += h[a:b, j, None] * step
+            change = q[a:b] - before
+            slope[:a] += h[:a, a:b] @ change
+            slope[b:] += h[b:, a:b] @ change
     return q

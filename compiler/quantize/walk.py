@@ -18,7 +18,7 @@ from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Attention, Embedding, Linear, Rotary
 from meadow.compiler.quantize.grid import Grid
-from meadow.compiler.quantize.solver import DAMP, Gram, asymmetry, factor, shifted, sweep
+from meadow.compiler.quantize.solver import DAMP, Gram, asymmetry, factor, polish, shifted, sweep
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.arithmetic.fp16 import half
 from meadow.machine.errors import UsageError
@@ -32,6 +32,8 @@ ROWS = 8192
 """Rows of a matrix that are rounded together."""
 BETAS = (0.25, 0.5, 0.75, 1.0)
 """What `beta` may become where it is chosen for each group; 0 is gptq."""
+CLOSE = 1.03
+"""The smallest beta is taken whose squared error is within this of the least: what is made good beyond is what the text happens to say."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Method:
     alpha: float = 0.25
     damp: float = DAMP
     order: str = "natural"
+    passes: int = 2
 
 
 class Solved(NamedTuple):
@@ -191,49 +194,54 @@ class Walk:
             )
         border = int(self.ends[-1 - self.held]) if self.held else len(x)
         gram = gram_of(x[:border], target[:border])
-        held = gram_of(x[border:], target[border:]) if border < len(x) else gram
+        # A few tokens are a thousand times as large as the others, so what is held out is judged token by token.
+        first = border if self.held else 0
+        size = np.sqrt(np.mean(np.square(target[first:]), axis=1, keepdims=True))
+        judged = target[first:] / np.where(size == 0, 1, size)
+        held = gram_of(x[first:] / np.where(size == 0, 1, size), judged)
         weights = [self.graph.weights[name] for name in names]
-        fitted = [self._fitted(some, self.wanted[names[0]], gram, held) for some in _pieces(weights)]
+        fitted = [self._fitted(some, self.wanted[names[0]], gram, held, judged) for some in _pieces(weights)]
         for name in names:
             self.made[name] = joined(name, [w for one in fitted for w in one.weights if w.name == name])
-        judged = target[border:] if border < len(x) else target
-        size = sum(float((judged @ w.dequantize().T).astype(np.float64).__pow__(2).sum()) for w in weights) or 1e-30
+        whole = sum(f.whole for f in fitted) or 1e-30
         nearest, error = (
-            max(sum(values) / size + 1, 0) ** 0.5
-            for values in zip(*((f.nearest, f.error) for f in fitted), strict=True)
+            max(sum(v) / whole, 0) ** 0.5 for v in zip(*((f.nearest, f.error) for f in fitted), strict=True)
         )
         self.solved.append(
             Solved(tuple(names), nearest, error, fitted[-1].beta, fitted[-1].damp, int(gram.dead.sum()), len(gram.h))
         )
 
-    def _fitted(self, weights: Sequence[Weight], grids: Grids, gram: Gram, held: Gram) -> Fitted:
+    def _fitted(self, weights: Sequence[Weight], grids: Grids, gram: Gram, held: Gram, judged: Floats) -> Fitted:
         """Matrices on their grid, and how far their outputs are off on what the solver did not see."""
         method, w = self.method, _stacked(weights)
+        whole = float(np.square(judged @ w.astype(np.float32)).sum(dtype=np.float64))
         grid = grids(weights)
-        near = float(held.error(sweep(w.copy(), grid, None).T, w.T).sum())
+        near = float(held.error(sweep(w.copy(), grid, None).T, w.T).sum()) + whole
         if method.name == "rtn":
-            return Fitted(_parts(grid, weights), near, near, 0.0, 0.0)
+            return Fitted(_parts(grid, weights), whole, near, near, 0.0, 0.0)
         try:
             found = factor(gram, method.damp)
         except ValueError as why:
             raise UsageError(f"{weights[0].name}: {why}; more --tokens or a larger --damp help") from None
         p = asymmetry(gram, found, method.alpha) if method.name == "gptaq" else None
         betas = (0.0,) if method.name != "shift" else BETAS if method.beta is None else (method.beta,)
-        best: Fitted | None = None
+        tried: list[Fitted] = []
         for beta, target in zip(betas, shifted(w.T, gram, found, betas), strict=True):
-            grid = grids(weights)
-            q = sweep(np.ascontiguousarray(target.T), grid, found.upper, p)
-            error = float(held.error(q.T, w.T).sum())
-            if best is None or error < best.error:
-                best = Fitted(_parts(grid, weights), near, error, beta, found.damp)
-        assert best is not None
-        return best
+            grid, goal = grids(weights), np.ascontiguousarray(target.T)
+            q = sweep(goal.copy(), grid, found.upper, p)
+            if method.passes:
+                q = polish(q, goal, grid, found.h, method.passes)
+            error = float(held.error(q.T, w.T).sum()) + whole
+            tried.append(Fitted(_parts(grid, weights), whole, near, error, beta, found.damp))
+        least = min(f.error for f in tried)
+        return next(f for f in tried if f.error <= least * CLOSE)
 
 
 class Fitted(NamedTuple):
-    """Rounded matrices; errors of their outputs less the outputs' own squares, of nearest and of these; and with what."""
+    """Rounded matrices; the squares of the float model's outputs, and of what nearest and these are off; and with what."""
 
     weights: list[Weight]
+    whole: float
     nearest: float
     error: float
     beta: float

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.quantize.grid import GroupGrid, RowGrid
 from meadow.compiler.quantize.groups import round_to_groups, round_to_int8_groups
-from meadow.compiler.quantize.solver import DAMP, Gram, asymmetry, factor, shifted, sweep
+from meadow.compiler.quantize.solver import DAMP, Gram, asymmetry, factor, polish, shifted, sweep
 from meadow.compiler.quantize.walk import gram_of
 
 Doubles = NDArray[np.float64]
@@ -36,6 +37,9 @@ class Whole:
         if column == 0 and self.first is not None:
             return self.first
         return np.rint(w / self.step) * self.step
+
+    def refit(self, first: int, q: Doubles, slope: Doubles, h: Doubles) -> None:
+        """The step stays."""
 
     def weight(self, name: str, rows: slice) -> Any:
         raise AssertionError("nobody asks")
@@ -203,3 +207,41 @@ def test_sums_over_tokens_are_those_of_one_product() -> None:
     wide = x.astype(np.float64)
     assert np.allclose(g.h, wide.T @ wide, rtol=1e-5, atol=1e-3)
     assert np.allclose(g.c, (target.astype(np.float64) - wide).T @ wide, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_polishing_lowers_the_error_in_every_pass_and_keeps_codes_and_values_together(seed: int, bits: int) -> None:
+    w, x, target = problem(seed, cols=70, rows=16, tokens=300)
+    found = factor(gram(x, target))
+    goal = np.ascontiguousarray(w.T)
+    grid = GroupGrid(16, 70, bits, 32)
+    q = sweep(goal.copy(), grid, found.upper)
+    errors = []
+    for _ in range(4):
+        off = q - goal
+        errors.append((off * (found.h @ off)).sum(axis=0))
+        q = polish(q, goal, grid, found.h, 1)
+        made = grid.weight("w", slice(0, 16)).dequantize().T
+        assert np.abs(made - q).max() < 1e-6
+    for before, after in pairwise(errors):
+        assert (after <= before * (1 + 1e-9)).all()
+    assert errors[-1].sum() < 0.999 * errors[0].sum() or bits == 8
+
+
+def test_polishing_reaches_what_no_single_code_betters() -> None:
+    w, x, target = problem(1, cols=12, rows=3, tokens=60)
+    found = factor(gram(x, target))
+    goal = np.ascontiguousarray(w.T)
+    grid = RowGrid(np.full(3, 0.5, np.float32), 12)
+    q = polish(sweep(goal.copy(), grid, found.upper), goal, grid, found.h, 20)
+
+    def error(values: Doubles) -> Doubles:
+        return ((values - goal) * (found.h @ (values - goal))).sum(axis=0)
+
+    best = error(q)
+    for j in range(12):
+        for step in (-0.5, 0.5):
+            other = q.copy()
+            other[j] += step
+            assert (error(other) >= best - 1e-9).all()
