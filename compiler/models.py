@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.quantize.calibrate import Calibration, Statistics, calibrate, calibration_windows
+from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, matrix_reports, round_graph
 from meadow.compiler.quantize.rotate import rotate
 from meadow.compiler.quantize.smooth import smooth
@@ -123,14 +125,17 @@ def quantize(
     notes = [*graph.notes, *_rounded_before(graph, recipe, weights)]
     smoothed, statistics = _smoothed(before, texts, recipe, activations, strength, notes, progress)
     made, rows = round_graph(smoothed, recipe, statistics, progress)
-    solved = None
+    solved = kept = None
     if method is not None and method.name != "rtn":
-        solved = _solved(smoothed, made, texts, recipe, method, wish, progress)
+        key = repr((digest_of(file), recipe, method, activations, strength, turned))
+        solved, kept = _solved(smoothed, made, texts, recipe, method, wish, progress, target, key)
         made, rows = solved.graph, matrix_reports(smoothed, solved.graph, rows)
         notes += solved.notes
     progress("writing")
     said = _metadata(graph, recipe, activations, turned) | (solved.metadata if solved else {})
     save_folder(made, target, file, texts, said | origin_of(graph, file, target))
+    if kept is not None:
+        kept.remove()
     return {
         **_report(graph, made, rows, recipe, target, activations, strength, statistics, notes),
         **(solved.report() if solved else {"method": "rtn"}),
@@ -165,11 +170,17 @@ def _solved(
     method: Method,
     calibration: Calibration,
     progress: Progress,
-) -> Calibrated:
-    """What was rounded to nearest, rounded again by the solver on calibration text."""
+    target: Path,
+    key: str,
+) -> tuple[Calibrated, Kept]:
+    """What was rounded to nearest, rounded again by the solver on calibration text; and what is kept of it until it is written."""
     progress("calibrating")
     windows = calibration_windows(graph, texts.get("tokenizer.json"), calibration, some_text)
-    return solve_graph(graph, nearest, recipe, method, windows, calibration, progress)
+    kept = Kept(target.absolute(), f"{key} {calibration.facts(windows)}")
+    found = solve_graph(graph, nearest, recipe, method, windows, calibration, progress, kept)
+    if kept.found:
+        found = replace(found, resumed=kept.found)
+    return found, kept
 
 
 def _smoothed(

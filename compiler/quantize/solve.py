@@ -17,6 +17,7 @@ from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Embedding, Linear
 from meadow.compiler.quantize.calibrate import Calibration
 from meadow.compiler.quantize.grid import Grid, GroupGrid, RowGrid
+from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.recipe import HEAD_GROUP, Recipe
 from meadow.compiler.quantize.solver import DAMP
 from meadow.compiler.quantize.walk import Method, Solved, Walk
@@ -36,11 +37,16 @@ class Calibrated:
     facts: dict[str, Any]
     solved: tuple[Solved, ...]
     changed: int
+    resumed: int = 0
 
     @property
     def notes(self) -> list[str]:
         """What the user should know."""
         found = []
+        if self.resumed:
+            found.append(
+                f"{self.resumed} of {len(self.solved)} groups of matrices were solved by a run that was interrupted"
+            )
         if not self.changed:
             found.append("no code is another than by nearest: the matrices lie on that grid already")
         damped = [s for s in self.solved if s.damp > DAMP * 1.5 and s.damp > self.facts.get("damp", 0) * 1.5]
@@ -87,11 +93,13 @@ def solve_graph(
     windows: list[NDArray[np.integer[Any]]],
     calibration: Calibration,
     progress: Callable[[str], None],
+    kept: Kept | None = None,
 ) -> Calibrated:
     """`nearest`, of which each matrix that was rounded is rounded again by the solver.
 
     graph    in floats, as it was before
     nearest  the same, rounded by recipe.round_graph
+    kept     where what was solved is kept until the output is written
     Raises UsageError where memory would not do, or activations are not finite.
     """
     before = _in_floats(graph, nearest)
@@ -113,7 +121,18 @@ def solve_graph(
         progress(f"solving {done}/{count}{last}")
 
     rounded = {name: nearest.weights[name] for name in nearest.weights if name not in new}
-    walk = Walk(before, windows, held, method, dict.fromkeys(new, grids), rounded, formats, tell)
+    walk = Walk(
+        before,
+        windows,
+        held,
+        method,
+        dict.fromkeys(new, grids),
+        rounded,
+        formats,
+        tell,
+        kept=kept,
+        nearest=nearest.weights,
+    )
     made = walk.run()
     changed = sum(int((made[name].codes != nearest.weights[name].codes).sum()) for name in new)
     facts = {

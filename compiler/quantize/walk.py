@@ -7,7 +7,7 @@ rows are rounded as the engines round them.  So each matrix can make good what t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Attention, Embedding, Linear, Rotary
 from meadow.compiler.quantize.grid import Grid
+from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.solver import DAMP, Gram, asymmetry, factor, polish, shifted, sweep
 from meadow.machine.arithmetic import int8 as ar
 from meadow.machine.arithmetic.fp16 import half
@@ -88,6 +89,8 @@ class Walk:
     wanted   grids of the matrices to be rounded: for those that share an input
     rounded  matrices that are rounded before, such as a table of embeddings
     formats  of the inputs on the device, by matrix: "int8" or "half"
+    kept     where what was solved is kept until the end
+    nearest  the matrices rounded to nearest, whose shapes and types those to be rounded get
     """
 
     graph: Graph
@@ -98,6 +101,8 @@ class Walk:
     rounded: dict[str, Weight]
     formats: dict[str, str]
     tell: Callable[[int, int, Solved | None], None] = lambda done, count, solved: None
+    kept: Kept | None = None
+    nearest: Mapping[str, Weight] = field(default_factory=dict)
     solved: list[Solved] = field(default_factory=list)
 
     def run(self) -> dict[str, Weight]:
@@ -200,6 +205,12 @@ class Walk:
         judged = target[first:] / np.where(size == 0, 1, size)
         held = gram_of(x[first:] / np.where(size == 0, 1, size), judged)
         weights = [self.graph.weights[name] for name in names]
+        number = len(self.solved)
+        before = self.kept and self.kept.load(number, names, [self.nearest[name] for name in names])
+        if before:
+            self.made |= dict(zip(names, before[0], strict=True))
+            self.solved.append(Solved(tuple(names), *before[1]))
+            return
         fitted = [self._fitted(some, self.wanted[names[0]], gram, held, judged) for some in _pieces(weights)]
         for name in names:
             self.made[name] = joined(name, [w for one in fitted for w in one.weights if w.name == name])
@@ -207,9 +218,10 @@ class Walk:
         nearest, error = (
             max(sum(v) / whole, 0) ** 0.5 for v in zip(*((f.nearest, f.error) for f in fitted), strict=True)
         )
-        self.solved.append(
-            Solved(tuple(names), nearest, error, fitted[-1].beta, fitted[-1].damp, int(gram.dead.sum()), len(gram.h))
-        )
+        done = Solved(tuple(names), nearest, error, fitted[-1].beta, fitted[-1].damp, int(gram.dead.sum()), len(gram.h))
+        self.solved.append(done)
+        if self.kept:
+            self.kept.save(number, [self.made[name] for name in names], done[1:])
 
     def _fitted(self, weights: Sequence[Weight], grids: Grids, gram: Gram, held: Gram, judged: Floats) -> Fitted:
         """Matrices on their grid, and how far their outputs are off on what the solver did not see."""

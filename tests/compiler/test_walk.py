@@ -17,11 +17,13 @@ from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.quantize import solve
 from meadow.compiler.quantize.calibrate import Calibration, calibration_windows
+from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.recipe import Recipe, round_graph
 from meadow.compiler.quantize.solve import solve_graph
 from meadow.compiler.quantize.walk import BETAS, Method, Walk
 from meadow.compiler.sources.onnx.read import read
 from meadow.machine.errors import UsageError
+from meadow.machine.types import Weight, grouped
 from meadow.runtime.session import Session
 
 WORDS = [
@@ -184,6 +186,58 @@ def test_matrices_that_lie_on_the_grid_already_stay_and_it_is_said(tiny_int4: Pa
     for node in after.nodes:
         if type(node.op) is Linear:
             assert (after.weight_of(node).codes == before.weights[node.weight or ""].codes).all()
+
+
+def test_a_run_that_was_interrupted_is_not_solved_again(
+    tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = Calibration(str(text), 2048)
+    quantize(tiny, tmp_path / "whole", weights="int2", method=Method("shift"), calibration=wish)
+    count = 0
+
+    class Interrupted(Walk):
+        def _fitted(self, *args: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == 6:
+                raise KeyboardInterrupt
+            return super()._fitted(*args)
+
+    monkeypatch.setattr(solve, "Walk", Interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            quantize(tiny, tmp_path / "q", weights="int2", method=Method("shift"), calibration=wish)
+        assert not (tmp_path / "q").exists() and (tmp_path / ".q.solving").is_dir()
+        count = 3  # six are done then: five, and two more but for the last
+    count = -1000
+    report = quantize(tiny, tmp_path / "q", weights="int2", method=Method("shift"), calibration=wish)
+    assert any(
+        "7 of 16 groups of matrices were solved by a run that was interrupted" in note for note in report["notes"]
+    )
+    assert not (tmp_path / ".q.solving").exists()
+    for name in ("model.onnx.data",):
+        assert (tmp_path / "q" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_is_kept_of_another_run_or_damaged_is_solved_anew(tiny: Path, text: Path, tmp_path: Path) -> None:
+    weight = Weight(
+        "w", grouped(2, 16), np.ones((3, 16), np.uint8), np.ones((3, 1), np.float32), np.ones((3, 1), np.float32)
+    )
+    kept = Kept(tmp_path / "q", "key")
+    kept.save(0, [weight], [0.5, 0.25, 0.5, 0.01, 0, 16])
+    again = Kept(tmp_path / "q", "key").load(0, ["w"], [weight])
+    assert again is not None and (again[0][0].codes == weight.codes).all() and again[1][0] == 0.5
+    other = Weight("w", grouped(2, 16), np.ones((3, 32), np.uint8), np.ones((3, 2), np.float32))
+    assert Kept(tmp_path / "q", "key").load(0, ["w"], [other]) is None, "another shape"
+    file = tmp_path / ".q.solving" / "0.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    assert Kept(tmp_path / "q", "key").load(0, ["w"], [weight]) is None, "not whole"
+    assert not (Kept(tmp_path / "q", "another key").folder / "0.npz").exists()
+    (tmp_path / ".x.solving").mkdir()
+    (tmp_path / ".x.solving" / "mine").write_text("somebody's")
+    with pytest.raises(UsageError, match="stands where the solver keeps"):
+        Kept(tmp_path / "x", "key")
+    assert (tmp_path / ".x.solving" / "mine").read_text() == "somebody's"
 
 
 @pytest.mark.parametrize(
