@@ -38,7 +38,7 @@ CONFIRM, FOLDER, EXTENTS, VERIFY = (
     "machine/test_extents.py",
     "evidence/test_verify.py",
 )
-AHEAD = "runtime/test_ahead.py"
+AHEAD, SOLVER = "runtime/test_ahead.py", "compiler/test_solver.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
 FAULTS = (
     # What earlier tests did not notice.
@@ -734,6 +734,57 @@ FAULTS = (
         "            self.settle()\n            del self.cached[position:]  # first",
         "            del self.cached[position:]  # first",
         f"{AHEAD} -k in_the_middle",
+    ),
+)
+FAULTS += (
+    Fault(
+        "an error ends with its block",
+        "compiler/quantize/solver.py",
+        "w[b:] -= upper[a:b, b:].T @ errors",
+        "w[b:] -= 0 * (upper[a:b, b:].T @ errors)",
+        f"{SOLVER} -k 'optimum or blocks'",
+    ),
+    Fault(
+        "the difference of the streams has the other sign",
+        "compiler/quantize/walk.py",
+        "c += (target[start : start + CHUNK] - some).T @ some",
+        "c += (some - target[start : start + CHUNK]).T @ some",
+        f"{SOLVER} -k one_product",
+    ),
+    Fault(
+        "polishing forgets the columns before a block",
+        "compiler/quantize/solver.py",
+        "            slope[:a] += h[:a, a:b] @ change\n",
+        "",
+        f"{SOLVER} -k polishing",
+    ),
+    Fault(
+        "parameters are taken though they are worse",
+        "compiler/quantize/grid.py",
+        "better = (gain < 0) & (new > 0)",
+        "better = (gain < 1e9) & (new > 0)",
+        f"{SOLVER} -k polishing",
+    ),
+    Fault(
+        "what is turned is not turned back",
+        "compiler/quantize/rotate.py",
+        'w[source.weight or ""] = turn.T @ w[source.weight or ""]',
+        'w[source.weight or ""] = turn @ w[source.weight or ""]',
+        "compiler/test_rotate.py -k same_function",
+    ),
+    Fault(
+        "what another run solved is taken",
+        "compiler/quantize/kept.py",
+        "same = json.loads((self.folder / MINE).read_text()) == key",
+        "same = bool(json.loads((self.folder / MINE).read_text()))",
+        "compiler/test_walk.py -k kept",
+    ),
+    Fault(
+        "the device stream keeps the float weights",
+        "compiler/quantize/walk.py",
+        "weight = self.made.get(op.weight) or self.graph.weights[op.weight]",
+        "weight = self.graph.weights[op.weight]",
+        "compiler/test_walk.py -k device_stream",
     ),
 )
 SURVIVORS: dict[str, str] = {

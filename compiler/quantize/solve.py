@@ -147,7 +147,7 @@ def solve_graph(
     return Calibrated(nearest.replace(weights=weights), facts, tuple(walk.solved), changed)
 
 
-PARAMETERS = {"gptq": ("damp",), "gptaq": ("alpha", "damp"), "shift": ("beta", "damp")}
+PARAMETERS = {"gptq": ("damp", "passes"), "gptaq": ("alpha", "damp", "passes"), "shift": ("beta", "damp", "passes")}
 """What of a Method its solver looks at."""
 
 

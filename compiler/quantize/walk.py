@@ -45,14 +45,13 @@ class Method:
     beta    of shift; None chooses it for each group of matrices by the error on windows that the solver did not see
     alpha   of gptaq
     damp    of H
-    order   "natural", or "activation": columns of large activations first, where the format allows it
+    passes  of polishing after the sweep
     """
 
     name: str = "shift"
     beta: float | None = None
     alpha: float = 0.25
     damp: float = DAMP
-    order: str = "natural"
     passes: int = 2
 
 
