@@ -735,8 +735,6 @@ FAULTS = (
         "            del self.cached[position:]  # first",
         f"{AHEAD} -k in_the_middle",
     ),
-)
-FAULTS += (
     Fault(
         "an error ends with its block",
         "compiler/quantize/solver.py",

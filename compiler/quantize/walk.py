@@ -293,12 +293,7 @@ def gram_of(x: Floats, target: Floats) -> Gram:
     cols = x.shape[1]
     h, c = np.zeros((cols, cols)), np.zeros((cols, cols))
     for start in range(0, len(x), CHUNK):
-        some, off = (
-            x[start : start + CHUNK],
-            (target - x)[start : start + CHUNK]
-            if len(x) <= CHUNK
-            else target[start : start + CHUNK] - x[start : start + CHUNK],
-        )
+        some = x[start : start + CHUNK]
         h += some.T @ some
-        c += off.T @ some
+        c += (target[start : start + CHUNK] - some).T @ some
     return Gram(h, c)
