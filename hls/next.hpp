@@ -147,7 +147,7 @@ inline bool run_next(Run& run, const Instruction& i, const beat_t* constants, be
     set_word(told, 0, token);
     set_word(told, 1, run.made);
     const bool ended = is_end(constants, address_of(run, i.word[isa::next::ends]), token);
-    const bool again = !ended && run.made != run.ahead && run.position + 1 < static_cast<uint32_t>(kContext);
+    const bool again = !ended && run.made != run.ahead;  // as many as the context holds: run_program has looked
     store<kMemoryPort>(Role::kActivations, memory, ring, place, told);
     if (!again) return false;
     const int dim = static_cast<int>(i.word[isa::next::dim]), group = static_cast<int>(i.word[isa::next::group]);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from meadow.cli.progress import stages
 from meadow.compiler.quantize.calibrate import Calibration
 from meadow.evidence.bench.quantize import RECIPES, front, measure, other_text
 from meadow.evidence.ladder.perplexity import text_of
+from meadow.machine.folder import replace_file
 
 
 @click.command("quantize")
@@ -54,7 +56,7 @@ def quantize_command(
     folder: Path,
     as_json: bool,
 ) -> None:
-    """Quantize SOURCE by several recipes, compile each, and measure it: some minutes for each that is solved.
+    """Quantize SOURCE by several recipes, compile each, and measure it: some minutes for each.  Rows are kept in OUTPUT/rows.json as they come.
 
     Perplexity is the emulator's, whose bits are the board's, on Wikipedia's test split and on another text (pydoc's); KL is the float
     model's distribution from it, in nats per token; rates are modelled.
@@ -69,7 +71,12 @@ def quantize_command(
     folder.mkdir(parents=True, exist_ok=True)
     with stages(("quantizing", "compiling", "measuring"), as_json) as show:
         calibration = Calibration(text, tokens, seed)
-        rows = list(measure(source, names, boards.load(board), folder, count, length, texts, calibration, show))
+        rows: list[dict[str, Any]] = []
+        for row in measure(source, names, boards.load(board), folder, count, length, texts, calibration, show):
+            rows.append(row)
+            replace_file(
+                folder / "rows.json", json.dumps(rows, indent=1) + "\n"
+            )  # an hour's work is not lost with its last recipe
     best = front(rows)
     if as_json:
         emit_json(

@@ -149,6 +149,5 @@ def polish(q: Doubles, target: Doubles, grid: Grid, h: Doubles, passes: int) -> 
                 step += q[j]
                 slope[a:b] += h[a:b, j, None] * step
             change = q[a:b] - before
-            slope[:a] += h[:a, a:b] @ change
             slope[b:] += h[b:, a:b] @ change
     return q

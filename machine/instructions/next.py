@@ -74,7 +74,7 @@ class Next(Instruction):
         made = m.made + 1
         m.array(f["ring"], np.uint32, f["places"], 4)[made - 1] = (token, made, 0, 0)
         ended = token in m.array(f["ends"], np.uint32, ENDS)
-        if ended or made == m.run.ahead or m.run.position + 1 >= m.design.context:
+        if ended or made == m.run.ahead:  # as many as the context holds: whoever runs it has looked
             return
         layout = layout_of(f)
         part = token >> layout.shift

@@ -62,6 +62,28 @@ def test_an_end_token_ends_the_run_and_is_not_given_out(device: str, tiny_packag
 
 
 @pytest.mark.csim
+@pytest.mark.parametrize("device", ["emulator", *DEVICES])
+def test_the_engine_ends_at_an_end_token_by_itself(device: str, tiny_package: Path) -> None:
+    every = by_host(tiny_package, 12)
+    end = next(n for n in range(2, 12) if every[n] not in every[:n])
+    with Session(tiny_package, device) as session:
+        session.prefill(PROMPT)
+        loaded, where = session.loaded, load(tiny_package).manifest["ahead"]
+        ring, ends = (loaded.addresses[chunk] + offset for chunk, offset, _ in (where["ring"], where["ends"]))
+        words = np.full(ENDS, NO_TOKEN, np.uint32)
+        words[-1] = every[end]
+        session.device.write(ends, words.view(np.uint8))
+        session.device.write(ring, np.zeros(12 * 16, np.uint8))
+        loaded.embed([every[0]], session.position)
+        run = Run(loaded.programs["decode"], loaded.bases, len(loaded.addresses), session.position, 1, 0, 12)
+        session.device.start(run)
+        session.device.wait()
+        found = session.device.read(ring, 12 * 16).view(np.uint32).reshape(12, 4)
+        assert found[:end, 0].tolist() == every[1 : end + 1] and found[:end, 1].tolist() == list(range(1, end + 1))
+        assert not found[end:].any(), "nothing comes behind it"
+
+
+@pytest.mark.csim
 def test_a_run_ends_where_the_context_does(tiny_package: Path) -> None:
     context = load(tiny_package).design.context
     prompt = [int(n) for n in np.random.default_rng(0).integers(0, 1000, context - 6)]
