@@ -132,7 +132,7 @@ def _rows(
         model, package = folder / wish.name, folder / f"{wish.name}-{board.name}"
         for old in (model, package):
             shutil.rmtree(old, ignore_errors=True)
-        where = f"{number + 1}/{len(wishes)} {wish.name}"
+        where = f"{wish.name}, recipe {number + 1} (of {len(wishes)})"  # no "1/8": the time left is of the stage
         tell("quantizing", where)
         method = None if wish.method == "rtn" else Method(wish.method)
         quantize(
@@ -146,7 +146,7 @@ def _rows(
             method=method,
             calibration=calibration,
             turned=wish.turned,
-            progress=lambda text, where=where: tell("quantizing", f"{where}: {text}"),  # type: ignore[misc]
+            progress=lambda text, where=where: tell("quantizing", f"{text}; {where}"),  # type: ignore[misc]
         )
         seconds = time.perf_counter() - began
         tell("compiling", where)
