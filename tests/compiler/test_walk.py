@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from meadow import boards
+from meadow.compiler.graph.calibration import KEY, calibration_of
 from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.models import quantize
@@ -299,3 +300,44 @@ def test_the_command_shows_errors_before_and_after(tiny: Path, text: Path, tmp_p
     result = meadowc("quantize", tiny, "-o", tmp_path / "q", *how)
     assert result.code == 0 and "solved by shift on" in result.out and "errors of outputs" in result.out
     assert "codes are others than by nearest" in result.out
+
+
+def test_the_report_draws_the_errors_and_inspect_names_the_text(
+    tiny: Path, text: Path, tmp_path: Path, meadowc: Any
+) -> None:
+    quantize(tiny, tmp_path / "q", weights="int2", method=Method("shift"), calibration=Calibration(str(text), 2048))
+    assert "calibrated: shift on 2,048 tokens of text.txt (seed 0)" in meadowc("inspect", tmp_path / "q").out
+    compile_model(tmp_path / "q", boards.load("zcu102"), tmp_path / "p", Options())
+    assert meadowc("report", tmp_path / "p").code == 0
+    page = (tmp_path / "p" / "report" / "index.html").read_text()
+    assert 'id="calibration"' in page and 'data-figure="errors"' in page and "relative error of their outputs" in page
+
+
+RECORD = {
+    "method": "shift",
+    "text": "a",
+    "tokens": 1,
+    "windows": 1,
+    "held": 0,
+    "seed": 0,
+    "errors": [["w", 0.5, 0.25, 1]],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "magic"},
+        {"text": "\x1b[2J"},
+        {"text": 3},
+        {"tokens": "many"},
+        {"errors": [["w", float("nan"), 1, 1]]},
+        {"errors": [["w", 1]]},
+        {"errors": {}},
+    ],
+)
+def test_a_record_from_anybody_is_read_whole_or_not_at_all(change: dict[str, Any]) -> None:
+    assert calibration_of({KEY: json.dumps(RECORD)}) == RECORD
+    assert calibration_of({KEY: json.dumps({**RECORD, **change})}) is None
+    for damaged in ("", "{", "[" * 100_000, "null", " " * (2 << 20)):
+        assert calibration_of({KEY: damaged}) is None
