@@ -164,7 +164,10 @@ def _stays(before: Weight | None, after: Weight) -> bool:
 def _in_floats(graph: Graph, nearest: Graph) -> Graph:
     """The float model with the names of the rounded one: a head that was given codes of its own has the embedding's weights."""
     last = graph.nodes[-1].weight or ""
-    weights = {name: graph.weights.get(name) or graph.weights[last] for name in nearest.weights}
+    weights = {
+        name: graph.weights.get(name) or graph.weights[last].only(slice(0, graph.weights[last].rows), name)
+        for name in nearest.weights
+    }
     return nearest.replace(weights=weights, vectors=graph.vectors)
 
 

@@ -16,7 +16,7 @@ from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
-from meadow.compiler.quantize import solve
+from meadow.compiler.quantize import solve, walk
 from meadow.compiler.quantize.calibrate import Calibration, calibration_windows
 from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.recipe import Recipe, round_graph
@@ -218,6 +218,23 @@ def test_a_run_that_was_interrupted_is_not_solved_again(
     assert not (tmp_path / ".q.solving").exists()
     for name in ("model.onnx.data",):
         assert (tmp_path / "q" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("rows", [64, 8192])
+def test_a_tied_head_of_few_bits_is_solved_in_pieces_or_whole(
+    rows: int, tiny: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "ROWS", rows)
+    how = {"weights": "int4", "head": "same"}
+    calibration = Calibration(str(text), 2048)
+    report = quantize(tiny, tmp_path / "q", **how, method=Method("gptq"), calibration=calibration)  # type: ignore[arg-type]
+    quantize(tiny, tmp_path / "r", **how)  # type: ignore[arg-type]
+    solved, nearest = read(tmp_path / "q"), read(tmp_path / "r")
+    head = solved.nodes[-1]
+    assert head.weight != solved.nodes[0].weight and solved.weight_of(head).elem.bits == 4
+    assert solved.weight_of(head).shape == nearest.weight_of(nearest.nodes[-1]).shape
+    assert (solved.weight_of(head).codes != nearest.weight_of(nearest.nodes[-1]).codes).any()
+    assert report["errors"][-1]["error"] < report["errors"][-1]["nearest"]
 
 
 def test_what_is_kept_of_another_run_or_damaged_is_solved_anew(tiny: Path, text: Path, tmp_path: Path) -> None:
