@@ -165,7 +165,10 @@ def export_command(source: Path, target: Path, opset: int, as_json: bool) -> Non
     "--tokens", type=click.IntRange(min=2), default=None, help="With a method: of the text  [default: 12288]."
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=None, help="With a method: which places of the text  [default: 0]."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=None,
+    help="With a method or --rotate: which places of the text, which turn  [default: 0].",
 )
 @click.option(
     "--beta",
@@ -216,7 +219,7 @@ def quantize_command(
     from meadow.compiler.quantize.calibrate import Calibration
 
     _check_options(weights, granularity, activations, smoothing, group, head)
-    chosen = _method(method, text, tokens, seed, beta, alpha, damp)
+    chosen = _method(method, turned, text, tokens, seed, beta, alpha, damp)
     given = {"text": text, "tokens": tokens, "seed": seed}
     calibration = Calibration(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     names = ("reading", "calibrating", "rounding", "solving", "writing")
@@ -243,6 +246,7 @@ def quantize_command(
 
 def _method(
     name: str,
+    turned: bool,
     text: str | None,
     tokens: int | None,
     seed: int | None,
@@ -262,7 +266,7 @@ def _method(
         "alpha": alpha,
     }
     of_use = {"rtn": (), "gptq": ("damp",), "gptaq": ("damp", "alpha"), "shift": ("damp", "beta")}[name]
-    served = {*of_use, *(("calibrate", "tokens", "seed") if name != "rtn" else ())}
+    served = {*of_use, *(("calibrate", "tokens", "seed") if name != "rtn" else ("seed",) * turned)}
     idle = [f"--{key}" for key, value in given.items() if value is not None and key not in served]
     if idle:
         raise click.UsageError(f"{', '.join(idle)}: of no use with --method {name}; drop it, or choose another method")

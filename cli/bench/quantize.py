@@ -74,9 +74,8 @@ def quantize_command(
         rows: list[dict[str, Any]] = []
         for row in measure(source, names, boards.load(board), folder, count, length, texts, calibration, show):
             rows.append(row)
-            replace_file(
-                folder / "rows.json", json.dumps(rows, indent=1) + "\n"
-            )  # an hour's work is not lost with its last recipe
+            # An hour's work is not lost with its last recipe.
+            replace_file(folder / "rows.json", json.dumps(rows, indent=1) + "\n")
     best = front(rows)
     if as_json:
         emit_json(

@@ -27,6 +27,7 @@ from meadow.evidence.ladder.rewritten import surprise
 from meadow.machine.errors import UsageError
 from meadow.runtime.display import quiet
 from meadow.runtime.session import Session
+from meadow.runtime.text.sampler import logprobs
 
 RECIPES = (
     "int8-channel",
@@ -229,15 +230,9 @@ def divergence(wanted: Floats, found: Floats) -> float:
     """The sum over rows of KL(softmax(wanted) || softmax(found)), in nats."""
     total = 0.0
     for start in range(0, len(wanted), 64):
-        p, q = (_log_softmax(np.asarray(rows[start : start + 64], np.float64)) for rows in (wanted, found))
+        p, q = (logprobs(rows[start : start + 64]) for rows in (wanted, found))
         total += float((np.exp(p) * (p - q)).sum())
     return total
-
-
-def _log_softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows = rows - rows.max(axis=1, keepdims=True)
-    found: NDArray[np.float64] = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-    return found
 
 
 def front(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -19,7 +19,6 @@ from meadow.machine.instructions.instruction import (
     Fields,
     Instruction,
     Machine,
-    Operands,
     PackedBeats,
     Part,
     Tokens,
@@ -141,9 +140,6 @@ class Next(Instruction):
                 }
             ),
         ]
-
-    def macs(self, o: Operands, tokens: Tokens) -> int:
-        return 0
 
 
 def layout_of(f: Fields) -> EmbeddingLayout:

@@ -123,7 +123,7 @@ def sampler(
 
 
 def logprobs(logits: Logits) -> NDArray[np.float64]:
-    """The natural logarithm of each token's probability, at temperature 1."""
-    shifted = logits.astype(np.float64) - logits.max()
-    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    """The natural logarithm of each token's probability, at temperature 1: of a row of logits [vocab], or of each of several."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return found

@@ -69,3 +69,11 @@ def test_what_cannot_be_turned_is_said(tiny: Path, tmp_path: Path) -> None:
     assert not obstacles(graph) and all("no RMS norm" in reason for reason in obstacles(wrong))
     with pytest.raises(UsageError, match="--rotate: %l1.*is no RMS norm"):
         rotate(wrong, 0)
+
+
+def test_a_seed_is_of_use_where_weights_are_turned(tiny: Path, tmp_path: Path, meadowc: Any) -> None:
+    how = ("--weights", "int4", "--rotate")
+    for seed in ("0", "1"):
+        assert meadowc("quantize", tiny, "-o", tmp_path / seed, *how, "--seed", seed).code == 0
+    first, second = ((tmp_path / seed / "model.onnx.data").read_bytes() for seed in ("0", "1"))
+    assert first != second
