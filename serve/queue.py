@@ -165,7 +165,8 @@ class Worker:
         return False
 
     def _run(self, job: Job) -> None:
-        if job.cancelled.is_set():
+        if job.cancelled.is_set():  # between its turn and here
+            self.tell("cancelled", 1)
             return
         self.tell("wait_seconds", time.monotonic() - job.asked)
         stats = self.session.stats
@@ -176,7 +177,6 @@ class Worker:
                 job.put(piece)
                 if job.cancelled.is_set():
                     answer.close()
-                    self.tell("cancelled", 1)
                     break
         finally:
             self.tell("prompt_tokens", stats.prefill_tokens - before[0])
@@ -184,4 +184,6 @@ class Worker:
             self.tell("answer_tokens", len(answer.tokens))
             self.tell("prefill_seconds", stats.prefill_seconds - before[2])
             self.tell("decode_seconds", stats.decode_seconds - before[3])
+        if job.cancelled.is_set():
+            self.tell("cancelled", 1)
         job.put(None)
