@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, shell, table
-from meadow.compiler.graph.calibration import calibration_of, sentence
+from meadow.compiler.graph import calibration, pruning
 from meadow.machine.errors import UnsupportedModel
 
 if TYPE_CHECKING:
+    from meadow.compiler.graph.graph import Graph
     from meadow.compiler.size.memory import Memory
 
 
@@ -38,12 +39,10 @@ def inspect_command(source: Path, as_json: bool) -> None:
 def inspect(source: Path) -> dict[str, Any]:
     """Family, shapes, types and bytes by role, and the problems.  Raises UsageError for what is no model file."""
     from meadow.compiler.graph.features import family_of, features, parameters
-    from meadow.compiler.graph.ops import Embedding, Head
     from meadow.compiler.require import require_engines
     from meadow.compiler.size.memory import memory_of
     from meadow.compiler.sources.onnx.file import load_model
     from meadow.compiler.sources.source import find_source, format_of, read_source
-    from meadow.machine.engines.table import engine_for
 
     file = find_source(source)
     facts: dict[str, Any] = {"file": str(file), "format": format_of(file)}
@@ -62,6 +61,34 @@ def inspect(source: Path) -> dict[str, Any]:
             "problems": _problems(error),
             "message": str(error),
         }
+    rows = _weights(graph)
+    quantized = sum(r["weights"] for r in rows if not r["type"].startswith("f"))
+    facts |= {
+        "family": family_of(graph),
+        "parameters": parameters(graph),
+        "features": features(graph),
+        "notes": list(graph.notes),
+        "calibration": calibration.calibration_of(graph.metadata),
+        "pruning": pruning.pruning_of(graph.metadata),
+        "model": str(graph.model),
+        "context": graph.model.context,
+        "activations": graph.model.activations,
+        "weights": rows,
+        "memory": _memory(memory_of(graph), graph.model.context),
+        "quantized_share": quantized / sum(r["weights"] for r in rows),
+    }
+    try:
+        require_engines(graph)
+    except UnsupportedModel as error:
+        return {**facts, "compilable": False, "problems": _problems(error), "message": str(error)}
+    return {**facts, "compilable": True, "problems": [], "message": ""}
+
+
+def _weights(graph: Graph) -> list[dict[str, Any]]:
+    """Matrices and bytes by role and type, with the engine that takes them."""
+    from meadow.compiler.graph.ops import Embedding, Head
+    from meadow.machine.engines.table import engine_for
+
     roles: dict[type, str] = {Embedding: "embedding", Head: "head"}
     rows: dict[str, dict[str, Any]] = {}
     for name, weight in graph.weights.items():
@@ -76,25 +103,7 @@ def inspect(source: Path) -> dict[str, Any]:
         row["matrices"] += 1
         row["bytes"] += weight.nbytes
         row["weights"] += weight.rows * weight.cols
-    quantized = sum(r["weights"] for r in rows.values() if not r["type"].startswith("f"))
-    facts |= {
-        "family": family_of(graph),
-        "parameters": parameters(graph),
-        "features": features(graph),
-        "notes": list(graph.notes),
-        "calibration": calibration_of(graph.metadata),
-        "model": str(graph.model),
-        "context": graph.model.context,
-        "activations": graph.model.activations,
-        "weights": list(rows.values()),
-        "memory": _memory(memory_of(graph), graph.model.context),
-        "quantized_share": quantized / sum(r["weights"] for r in rows.values()),
-    }
-    try:
-        require_engines(graph)
-    except UnsupportedModel as error:
-        return {**facts, "compilable": False, "problems": _problems(error), "message": str(error)}
-    return {**facts, "compilable": True, "problems": [], "message": ""}
+    return list(rows.values())
 
 
 def _memory(memory: Memory, context: int) -> dict[str, Any]:
@@ -132,7 +141,9 @@ def _show(found: dict[str, Any]) -> None:
             + ", ".join(f"{text}" + (f" ({n} layers)" if n else "") for text, n in found["features"].items())
         )
         if found["calibration"]:
-            out.print(f"  calibrated: {sentence(found['calibration'])}")
+            out.print(f"  calibrated: {calibration.sentence(found['calibration'])}")
+        if found["pruning"]:
+            out.print(f"  pruned: {pruning.sentence(found['pruning'])}")
         for note in found["notes"]:
             out.print(f"  note: {note}")
         rows = table("weights", "role", "type", "engine", "matrices", "bytes")

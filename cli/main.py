@@ -39,6 +39,7 @@ COMMANDS = {
     "convert": ("meadow.cli.models", "Turn a GGUF file or a Hugging Face folder into ONNX, losslessly."),
     "export": ("meadow.cli.models", "Write a PyTorch model as ONNX, with a cache."),
     "quantize": ("meadow.cli.models", "Give a model INT8, INT4 or INT2 weights."),
+    "prune": ("meadow.cli.prune", "Take out the heads and channels that a model misses least."),
     "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile a model for a board."),
     "run": ("meadow.cli.run", "Answer one prompt."),

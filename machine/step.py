@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from meadow.machine.isa import Epilogue, Opcode, Value
@@ -19,9 +19,13 @@ class Slot:
     length: int = 0
     buffer: str = ""
 
+    def after(self, skipped: int) -> Slot:
+        """The same without its first bytes."""
+        return replace(self, offset=self.offset + skipped, length=self.length - skipped)
+
     def __str__(self) -> str:
         if isinstance(self.space, str):
-            return f"%{self.space}"
+            return f"%{self.space}" + (f"+{self.offset}" if self.offset else "")
         return f"%{self.buffer}@{self.space}:{self.offset:#x}+{self.length}"
 
 

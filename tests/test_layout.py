@@ -31,6 +31,7 @@ ARROWS = {
     "compiler/price": ("machine",),
     "compiler/sources": ("machine", "compiler/graph"),
     "compiler/quantize": ("machine", "compiler/graph"),
+    "compiler/prune": ("machine", "compiler/graph", "compiler/quantize"),
     "compiler/engines": ("machine", "boards", "compiler/graph"),
     "compiler/program": ("machine", "boards", "compiler/engines", "compiler/graph", "compiler/price"),
     "compiler/size": ("machine", "boards", "compiler/engines", "compiler/graph", "compiler/price", "compiler/program"),
@@ -41,6 +42,7 @@ ARROWS = {
         "compiler/graph",
         "compiler/sources",
         "compiler/quantize",
+        "compiler/prune",
         "compiler/price",
         "compiler/engines",
         "compiler/program",
@@ -132,7 +134,9 @@ def test_importing_the_compiler_loads_no_quantizer_and_no_tokenizer() -> None:
     loaded = set(done.stdout.split())
     assert not {"tokenizers", "gguf", "jinja2.sandbox", "onnxruntime"} & loaded
     assert not any(
-        name.startswith(("meadow.compiler.quantize", "meadow.compiler.sources.gguf", "meadow.runtime"))
+        name.startswith(
+            ("meadow.compiler.quantize", "meadow.compiler.prune", "meadow.compiler.sources.gguf", "meadow.runtime")
+        )
         for name in loaded
     )
 

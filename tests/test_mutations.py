@@ -38,7 +38,7 @@ CONFIRM, FOLDER, EXTENTS, VERIFY = (
     "machine/test_extents.py",
     "evidence/test_verify.py",
 )
-AHEAD, SOLVER = "runtime/test_ahead.py", "compiler/test_solver.py"
+AHEAD, SOLVER, PRUNE = "runtime/test_ahead.py", "compiler/test_solver.py", "compiler/test_prune.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
 FAULTS = (
     # What earlier tests did not notice.
@@ -769,6 +769,48 @@ FAULTS = (
         "weight = self.made.get(op.weight) or self.graph.weights[op.weight]",
         "weight = self.graph.weights[op.weight]",
         "compiler/test_walk.py -k device_stream",
+    ),
+    Fault(
+        "heads that are not alike go in one piece",
+        "compiler/program/parts.py",
+        "last.heads == some * last.kv_heads",
+        "last.heads >= some * last.kv_heads",
+        f"{PRUNE} -k alike or same_bits",
+    ),
+    Fault(
+        "a piece of heads writes over the first",
+        "compiler/program/nodes/attention.py",
+        '                "target": p.slot(target).after(some.first * op.head_dim * 4),',
+        '                "target": p.slot(target),',
+        f"{PRUNE} -k same_bits",
+    ),
+    Fault(
+        "a piece of heads reads the first keys",
+        "compiler/program/nodes/attention.py",
+        "rows = some.first_kv * capacity",
+        "rows = 0 * some.first_kv * capacity",
+        f"{PRUNE} -k same_bits",
+    ),
+    Fault(
+        "columns of other heads go",
+        "compiler/prune/cut.py",
+        "edit.columns(block.o, places(kept, op.head_dim))",
+        "edit.columns(block.o, places(kept[::-1], op.head_dim))",
+        f"{PRUNE} -k at_zero",
+    ),
+    Fault(
+        "a fit is taken though it is worse",
+        "compiler/prune/repair.py",
+        "best = int(np.argmin(errors))",
+        "best = len(errors) - 1",
+        f"{PRUNE} -k held_out",
+    ),
+    Fault(
+        "keys take no part in a derivative",
+        "compiler/prune/gradient.py",
+        "made[1][:, kv] += ds.T @ q[:, head]",
+        "made[1][:, kv] += 0 * (ds.T @ q[:, head])",
+        f"{PRUNE} -k small_differences",
     ),
 )
 SURVIVORS: dict[str, str] = {

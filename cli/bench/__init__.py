@@ -22,6 +22,10 @@ BENCHMARKS = {
         "Tokens per second of a grouped model: linears simulated, the rest modelled.",
     ),
     "quantize": ("meadow.cli.bench.quantize", "One model by many recipes: bits, bytes, perplexity, distance, rate."),
+    "prune": (
+        "meadow.cli.bench.prune",
+        "One model without some of its heads, by several scores, and what a board saves.",
+    ),
     "depth": ("meadow.cli.bench.depth", "The slowest path of every Verilog module beside its clock."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary, Threshold
 from meadow.machine.arithmetic.fp16 import half
 
 AT_ONCE = 1 << 22
@@ -25,6 +25,7 @@ AT_ONCE = 1 << 22
 Floats = NDArray[np.float32]
 Observe = Callable[[Node, Floats], None]
 """observe(node, input) is called with the input [T, K] of every linear and of the head."""
+Attended = Callable[[int, int, Floats], None]
 
 
 @dataclass
@@ -51,13 +52,15 @@ class _Dequantized(dict[str, Floats]):
 class Evaluator:
     """A Graph with its weights dequantized once.  `run` may be called again and again with the same State.
 
-    keep  keep what is dequantized; else some rows at a time are dequantized for every use
+    keep      keep what is dequantized; else some rows at a time are dequantized for every use
+    attended  called with (layer, head, probabilities [T, seen]) of each head, where it is not None
     """
 
-    def __init__(self, graph: Graph, quantized: bool, keep: bool = True):
+    def __init__(self, graph: Graph, quantized: bool, keep: bool = True, attended: Attended | None = None):
         self.graph = graph
         self.quantized = quantized
         self.keep = keep
+        self.attended = attended
         self.weights = _Dequantized(graph)
 
     def run(self, tokens: NDArray[np.integer[Any]], state: State, observe: Observe | None = None) -> Floats:
@@ -113,9 +116,11 @@ class Evaluator:
             case Attention() as op:
                 return self._attend(op, node.layer or 0, inputs, state)
             case Activation() as op:
-                return _activate(op, inputs)
+                return activate(op, inputs)
             case Add():
                 return inputs[0] + inputs[1]
+            case Threshold() as op:
+                return np.where(np.abs(inputs[0]) > np.float32(op.value), inputs[0], np.float32(0))
         raise ValueError(f"%{node.name}: {node.op.title} has no meaning here")
 
     def _norm(self, op: Norm, x: Floats) -> Floats:
@@ -191,8 +196,7 @@ class Evaluator:
         if op.window:
             hidden = hidden | (distance >= op.window)
         out = np.empty_like(q)
-        for head in range(op.heads):
-            kv = head // (op.heads // op.kv_heads)
+        for head, kv in enumerate(op.kv_of_heads):
             score = _capped(q[:, head] @ k[:, kv].T * np.float32(op.scale), op.softcap)
             score[hidden] = -np.inf
             top = score.max(axis=-1, keepdims=True)
@@ -204,6 +208,8 @@ class Evaluator:
             total = weight.sum(axis=-1, keepdims=True)
             total = total if sink is None else total + np.exp(sink - top) * np.float32(65535 if self.quantized else 1)
             out[:, head] = weight @ v[:, kv] / total
+            if self.attended is not None:
+                self.attended(layer, head, weight / total)
         return out.reshape(tokens, -1)
 
 
@@ -217,7 +223,7 @@ def _capped(x: Floats, cap: float) -> Floats:
     return x if not cap else np.tanh(x / np.float32(cap)) * np.float32(cap)
 
 
-def _activate(op: Activation, inputs: list[Floats]) -> Floats:
+def activate(op: Activation, inputs: list[Floats]) -> Floats:
     x = inputs[0]
     gate, up = (x[:, 0::2], x[:, 1::2]) if op.alternating else (x, inputs[1] if op.gated else None)
     found = _ACTIVATIONS[op.kind](gate)

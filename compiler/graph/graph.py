@@ -26,6 +26,7 @@ from meadow.machine.types import Weight
 class Model:
     """The numbers of a model for people and for the host; what is computed stands in the nodes.
 
+    heads, kv_heads, ffn  of the layer that has most, where layers differ
     context      the longest context the model was made for, in tokens; 0 when the file does not say
     activations  "int8" when the file asks for INT8 activations, else "float"
     """

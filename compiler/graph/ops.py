@@ -173,6 +173,7 @@ class Attention(Op):
     sinks      a vector [heads]: one more score of each head, whose value is nothing
     causal     a token sees itself and those before it; else all
     keys_from  the layer whose cache is read instead of an own one; inputs are then q alone
+    groups     query heads of each KV head, which lie side by side, where these are not as many for all
     """
 
     title = "attend"
@@ -187,14 +188,28 @@ class Attention(Op):
     sinks: str | None = None
     causal: bool = True
     keys_from: int | None = None
+    groups: tuple[int, ...] = ()
+
+    @property
+    def heads_of_kv(self) -> tuple[int, ...]:
+        """Query heads of each KV head."""
+        return self.groups or (self.heads // self.kv_heads,) * self.kv_heads
+
+    @property
+    def kv_of_heads(self) -> tuple[int, ...]:
+        """The KV head of each query head."""
+        return tuple(kv for kv, some in enumerate(self.heads_of_kv) for _ in range(some))
 
     def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
         wanted = [self.heads * self.head_dim] + [self.kv_heads * self.head_dim] * 2
         wanted = wanted[:1] if self.keys_from is not None else wanted
         if list(inputs) != wanted:
             raise ValueError(f"q, k, v are {list(inputs)} wide, not {wanted}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads over {self.kv_heads} KV heads")
+        if self.groups and len(set(self.groups)) == 1:
+            raise ValueError(f"groups of {self.groups[0]} query heads each, which are none to name")
+        if [len(self.heads_of_kv), sum(self.heads_of_kv)] != [self.kv_heads, self.heads] or min(self.heads_of_kv) < 1:
+            named = f" in groups of {', '.join(map(str, self.groups))}" if self.groups else ""
+            raise ValueError(f"{self.heads} heads over {self.kv_heads} KV heads{named}")
         if self.sinks is not None:
             tensors.vector(self.sinks, self.heads, "sinks")
         return wanted[0]
@@ -227,6 +242,19 @@ class Activation(Op):
 
     def arguments(self) -> list[str]:
         return [self.kind] + ["alternating"] * self.alternating + ["plain"] * (not self.gated)
+
+
+@dataclass(frozen=True)
+class Threshold(Op):
+    """x where |x| is above `value`, else 0: what a sparse linear reads."""
+
+    title = "live"
+    value: float
+
+    def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
+        if not 0 <= self.value < float("inf"):
+            raise ValueError(f"a threshold of {self.value:g}")
+        return inputs[0]
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,9 @@ def _place_activations(schedule: Schedule, chunks: list[Chunk], placed: dict[str
 
 def _resolve(step: Step, placed: dict[str, Slot]) -> Step:
     operands = {
-        key: placed[value.space] if isinstance(value, Slot) and isinstance(value.space, str) else value
+        key: placed[value.space].after(value.offset)
+        if isinstance(value, Slot) and isinstance(value.space, str)
+        else value
         for key, value in step.operands.items()
     }
     return replace(step, operands={k: (v if v is not NOWHERE else NOWHERE) for k, v in operands.items()})

@@ -93,18 +93,18 @@ def _attention(
     """The rows of V against the output projection; a bias of V keeps it as it is."""
     if len(readers) != 1 or type(v.op) is not Linear or v.op.bias is not None or type(readers[0].op) is not Linear:
         return
-    group = op.heads // op.kv_heads
+    first = np.cumsum([0, *op.heads_of_kv])[:-1]  # query head of each KV head
 
     def per_kv_head(values: Floats) -> Floats:
         """[heads * head_dim] -> the largest over the query heads of a KV head, repeated for each of them."""
-        split = values.reshape(op.kv_heads, group, op.head_dim).max(axis=1, keepdims=True)
-        return np.repeat(split, group, axis=1).reshape(-1)
+        split = np.maximum.reduceat(values.reshape(op.heads, op.head_dim), first, axis=0)
+        return np.repeat(split, op.heads_of_kv, axis=0).reshape(-1)
 
     o = readers[0]
     matrix, values = o.weight or "", v.weight or ""
     column = per_kv_head(np.abs(weights[matrix]).max(axis=0))
     s = _factor(per_kv_head(statistics.peak[o.name]), [column[None, :]], strength)
     weights[matrix] = weights[matrix] * s
-    once = s.reshape(op.kv_heads, group, op.head_dim)[:, 0].reshape(-1)
+    once = s.reshape(op.heads, op.head_dim)[first].reshape(-1)
     weights[values] = weights[values] / once[:, None]
     statistics.power[o.name] = statistics.power[o.name] / s**2

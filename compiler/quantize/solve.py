@@ -114,7 +114,7 @@ def solve_graph(
     grids = partial(_grid, recipe, nearest)
     formats = {n.weight or "": "half" if nearest.weight_of(n).elem.group else "int8" for n in linears}
     held = min(HELD, len(windows) // 4)
-    _require_memory(before, sum(len(w) for w in windows))
+    require_memory(before, sum(len(w) for w in windows))
 
     def tell(done: int, count: int, solved: Solved | None) -> None:
         last = f", {solved.names[0]}: error {solved.nearest:.3f} by nearest, {solved.error:.3f} now" if solved else ""
@@ -186,7 +186,7 @@ def _grid(recipe: Recipe, nearest: Graph, weights: Sequence[Weight]) -> Grid:
     )
 
 
-def _require_memory(graph: Graph, tokens: int) -> None:
+def require_memory(graph: Graph, tokens: int) -> None:
     """Raise UsageError where the walk needs more than the machine has."""
     widths = graph.widths()
     widest = max(graph.weight_of(n).cols for n in graph.nodes if isinstance(n.op, Linear))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from meadow.boards import Board
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Attention, Linear
 from meadow.machine.errors import ResourceExceeded
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
@@ -45,10 +45,10 @@ class Memory:
 
 def memory_of(graph: Graph) -> Memory:
     """What the engines read of a graph."""
-    model = graph.model
     multiplied = {n.weight for n in graph.nodes if isinstance(n.op, Linear)}
     weights = [weight for name, weight in graph.weights.items() if name in multiplied]
-    per_token = 2 * model.layers * model.kv_heads * (padded(model.head_dim, BEAT_BYTES) + 4)
+    caches = [n.op for n in graph.nodes if isinstance(n.op, Attention) and n.op.keys_from is None]
+    per_token = sum(2 * op.kv_heads * (padded(op.head_dim, BEAT_BYTES) + 4) for op in caches)
     return Memory(sum(w.size for w in weights), sum(w.nbytes for w in weights), per_token)
 
 

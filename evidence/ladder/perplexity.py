@@ -16,10 +16,22 @@ from meadow.runtime.session import Session
 
 def windows(session: Session, text: str, count: int, length: int) -> list[list[int]]:
     """The first `count` pieces of `length` tokens.  Raises UsageError when the text is too short."""
-    need = count * length
-    tokens = session.tokenizer.encode(text[: need * 12], control=False)
-    if len(tokens) < need:
-        raise UsageError(f"the text has {len(tokens)} tokens and {count} windows of {length} need {need}")
+    return _cut(session.tokenizer.encode(text[: count * length * 12], control=False), count, length)
+
+
+def pieces_of(tokenizer: bytes | None, text: str, count: int, length: int) -> list[list[int]]:
+    """The same for a model that is not compiled, by the tokenizer.json beside it.  Raises UsageError where there is none."""
+    if tokenizer is None:
+        raise UsageError("there is no tokenizer.json beside the model, and text is to be made tokens of")
+    from tokenizers import Tokenizer
+
+    encoded = Tokenizer.from_str(tokenizer.decode()).encode(text[: count * length * 12], add_special_tokens=False)
+    return _cut(encoded.ids, count, length)
+
+
+def _cut(tokens: list[int], count: int, length: int) -> list[list[int]]:
+    if len(tokens) < count * length:
+        raise UsageError(f"the text has {len(tokens)} tokens and {count} windows of {length} need {count * length}")
     return [tokens[i * length : (i + 1) * length] for i in range(count)]
 
 

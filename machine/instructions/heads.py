@@ -118,7 +118,14 @@ def result_extent(f: Fields, design: Design) -> Extent:
     """The results of all heads, side by side."""
     width = f["heads"] * f["head_dim"]
     need(width <= f["stride"] and f["stride"] % 4 == 0, f"{width} results in a stride of {f['stride']}")
-    return Extent("target", design.block * f["stride"] * 4, SCRATCH, True)
+    return Extent("target", ((design.block - 1) * f["stride"] + width) * 4, SCRATCH, True)
+
+
+def result_rows(f: Fields, m: Machine) -> NDArray[np.float32]:
+    """The results of all heads in place, [tokens, heads * head_dim]; rows of the target may be wider."""
+    tokens, width = m.run.tokens, f["heads"] * f["head_dim"]
+    flat = m.array(f["target"], np.float32, (tokens - 1) * f["stride"] + width)
+    return np.lib.stride_tricks.as_strided(flat, (tokens, width), (4 * f["stride"], 4))
 
 
 def square_extent(f: Fields, design: Design, width: int) -> int:

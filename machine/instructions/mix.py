@@ -15,6 +15,7 @@ from meadow.machine.instructions.heads import (
     group_keys,
     probability_beats,
     result_extent,
+    result_rows,
     square_extent,
 )
 from meadow.machine.instructions.instruction import (
@@ -65,7 +66,7 @@ class Mix(Instruction):
         probabilities = m.array(f["probabilities"], np.uint16, heads, block, f["row"])[:, :tokens, :seen]
         divisor = m.array(f["divisor"], np.float32, heads, block, 4)[:, :tokens]
         values = cached(f, m, "values")
-        target = m.array(f["target"], np.float32, tokens, f["stride"])
+        target = result_rows(f, m)
         for head in range(heads):
             sums = probabilities[head].astype(np.float64) @ values[head // (heads // f["kv_heads"])].astype(np.float64)
             exponent = np.ascontiguousarray(divisor[head, :, 1]).view(np.int32)

@@ -18,6 +18,7 @@ from meadow.machine.instructions.heads import (
     head_loops,
     heads_together,
     result_extent,
+    result_rows,
     rope_beats,
     rope_extent,
     rope_part,
@@ -76,7 +77,7 @@ class Tphs(Instruction):
         values, v_scale = cached(f, m, "values"), cached_scales(f, m, "value_scale")
         group = heads // f["kv_heads"]
         seen = visible(m, group, options.window_of(f))
-        target = m.array(f["target"], np.float32, tokens, f["stride"])
+        target = result_rows(f, m)
         for kv in range(f["kv_heads"]):
             mine = slice(kv * group, (kv + 1) * group)
             q = codes[:, mine].swapaxes(0, 1).reshape(-1, dim).astype(np.float32)

@@ -3,6 +3,8 @@
 
 GEMM    Q, scores and probabilities go through DRAM: a linear layer and three steps.
 TPHS    one step: Q projection, QK^T, softmax and softmax x V as a token-parallel, head-sequential pipeline that keeps them on chip.
+
+An instruction takes KV heads that have as many query heads each; where a layer's have not, its heads go in pieces that do.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from meadow.compiler.graph.ops import Attention, Norm, Rotary
 from meadow.compiler.price import cost
 from meadow.compiler.program.assembly import NO_OPTIONS, Assembly, Operands
 from meadow.compiler.program.nodes.node import Lack, Rule
+from meadow.compiler.program.parts import Heads, alike_heads
 from meadow.machine.arithmetic import int8
-from meadow.machine.instructions.instruction import Tokens
+from meadow.machine.instructions.instruction import FLOATS, Tokens
 from meadow.machine.instructions.options import MOST_WINDOW
 from meadow.machine.isa import Epilogue, Opcode
-from meadow.machine.step import Step
+from meadow.machine.step import NOWHERE, Slot, Step
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES
 
@@ -105,17 +108,20 @@ def queries(p: Assembly, node: Node, rotary: Rotary, options: Operands) -> None:
     )
 
 
-def _cache(p: Assembly, node: Node, op: Attention) -> Operands:
-    layer = node.layer
+def _cache(p: Assembly, node: Node, op: Attention, some: Heads) -> Operands:
+    """The operands of attention for some of its heads."""
+    layer, capacity = node.layer, p.design.context
+    rows = some.first_kv * capacity * padded(op.head_dim, BEAT_BYTES)
+    scales = some.first_kv * padded(capacity, FLOATS) * 4
     return {
-        "heads": op.heads,
-        "kv_heads": op.kv_heads,
+        "heads": some.heads,
+        "kv_heads": some.kv_heads,
         "head_dim": op.head_dim,
-        "keys": p.slot(f"l{layer}.keys"),
-        "key_scale": p.slot(f"l{layer}.keys.scale"),
-        "values": p.slot(f"l{layer}.values"),
-        "value_scale": p.slot(f"l{layer}.values.scale"),
-        "capacity": p.design.context,
+        "keys": p.slot(f"l{layer}.keys").after(rows),
+        "key_scale": p.slot(f"l{layer}.keys.scale").after(scales),
+        "values": p.slot(f"l{layer}.values").after(rows),
+        "value_scale": p.slot(f"l{layer}.values.scale").after(scales),
+        "capacity": capacity,
         "kappa": float(int8.score_scale(op.scale)),
     }
 
@@ -142,78 +148,97 @@ def _query_options(p: Assembly, node: Node, window: int = 0) -> Operands:
 
 
 def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
-    """One step: Q projection, QK^T, softmax and softmax x V as a pipeline, head after head."""
+    """Q projection, QK^T, softmax and softmax x V as a pipeline, head after head: one step for heads that are alike."""
     q, _, rotary = _query(p, node)
-    (part,) = p.parts_of[q.weight or ""]
-    p.step(
-        node,
-        Opcode.TPHS,
-        {
-            **p.inputs(q.inputs[0], q.weight or ""),
-            **p.weights(part.name),
-            "cols": part.layout.operand_cols,
-            **_cache(p, node, op),
-            "rope": p.slot(p.rotary[rotary.frequencies]),
-            "target": p.slot(target),
-            "stride": padded(p.widths[node.name], 4),
-            **_query_options(p, node, _window(p, op)),
-            "softcap": float(int8.score_scale(op.softcap)),
-        },
-    )
+    options = _query_options(p, node, _window(p, op))
+    for some, part in zip(alike_heads(op), p.parts_of[q.weight or ""], strict=True):
+        bias = options["bias"]
+        if isinstance(bias, Slot) and bias is not NOWHERE:
+            bias = bias.after(some.first * padded(op.head_dim, FLOATS) * 4)
+        p.step(
+            node,
+            Opcode.TPHS,
+            {
+                **p.inputs(q.inputs[0], q.weight or ""),
+                **p.weights(part.name),
+                "cols": part.layout.operand_cols,
+                **_cache(p, node, op, some),
+                "rope": p.slot(p.rotary[rotary.frequencies]),
+                "target": p.slot(target).after(some.first * op.head_dim * 4),
+                "stride": padded(p.widths[node.name], FLOATS),
+                **options,
+                "bias": bias,
+                "softcap": float(int8.score_scale(op.softcap)),
+            },
+            part=part.number,
+        )
 
 
 def _gemm(p: Assembly, node: Node, op: Attention, target: str) -> None:
-    """Three steps: scores, softmax and mix, each reading and writing DRAM."""
+    """Scores, softmax and mix, each reading and writing DRAM: three steps for heads that are alike."""
     block, row = padded(p.design.block, 4), padded(p.design.context, 8)
-    cache = _cache(p, node, op)
     size = op.heads * block * row
     scores = p.buffer(f"{node.name}.scores", size * 4)
     probabilities = p.buffer(f"{node.name}.softmax", size * 2)
     divisor = p.buffer(f"{node.name}.divisor", op.heads * block * BEAT_BYTES)
-    queries = p.values[_query(p, node)[0].name]
+    pieces = alike_heads(op)
+    for number, some in enumerate(pieces):
+        before = some.first * block  # rows
+        operands = {
+            **_cache(p, node, op, some),
+            "block": block,
+            "scores": p.slot(scores).after(before * row * 4),
+            "probabilities": p.slot(probabilities).after(before * row * 2),
+            "divisor": p.slot(divisor).after(before * BEAT_BYTES),
+        }
+        _gemm_steps(p, node, op, some, operands, target, number if len(pieces) > 1 else None)
+
+
+def _gemm_steps(
+    p: Assembly, node: Node, op: Attention, some: Heads, operands: Operands, target: str, part: int | None
+) -> None:
+    queries, row = p.values[_query(p, node)[0].name], padded(p.design.context, 8)
+    before = some.first * padded(p.design.block, 4)
 
     def common(*names: str) -> Operands:
-        return {name: cache[name] for name in names}
+        return {name: operands[name] for name in names}
 
     p.step(
         node,
         Opcode.SCORES,
         {
-            "queries": p.slot(queries),
-            "query_scale": p.slot(f"{queries}.scale"),
-            **common("keys", "key_scale", "heads", "kv_heads", "head_dim", "capacity", "kappa"),
-            "block": block,
-            "target": p.slot(scores),
+            "queries": p.slot(queries).after(before * padded(op.head_dim, BEAT_BYTES)),
+            "query_scale": p.slot(f"{queries}.scale").after(before * 4),
+            **common("keys", "key_scale", "heads", "kv_heads", "head_dim", "capacity", "kappa", "block"),
+            "target": operands["scores"],
             "row": row,
             "softcap": float(int8.score_scale(op.softcap)),
         },
         "scores",
+        part,
     )
     p.step(
         node,
         Opcode.SOFTMAX,
         {
-            "scores": p.slot(scores),
-            **common("value_scale", "heads", "kv_heads", "capacity"),
-            "block": block,
+            **common("scores", "value_scale", "heads", "kv_heads", "capacity", "block"),
             "row": row,
-            "target": p.slot(probabilities),
-            "divisor": p.slot(divisor),
+            "target": operands["probabilities"],
+            "divisor": operands["divisor"],
             "window": _window(p, op),
         },
         "softmax",
+        part,
     )
     p.step(
         node,
         Opcode.MIX,
         {
-            "probabilities": p.slot(probabilities),
-            "divisor": p.slot(divisor),
-            **common("values", "heads", "kv_heads", "head_dim", "capacity"),
-            "block": block,
+            **common("probabilities", "divisor", "values", "heads", "kv_heads", "head_dim", "capacity", "block"),
             "row": row,
-            "target": p.slot(target),
-            "stride": padded(p.widths[node.name], 4),
+            "target": p.slot(target).after(some.first * op.head_dim * 4),
+            "stride": padded(p.widths[node.name], FLOATS),
         },
         "mix",
+        part,
     )

@@ -300,6 +300,11 @@ def _one(how: Callable[[Any], Any]) -> Callable[..., Array]:
     return lambda a, x, *more: np.asarray(how(x))
 
 
+def _shrink(a: dict[str, Any], x: NDArray[Any]) -> NDArray[Any]:
+    limit, bias = np.asarray(a.get("lambd", 0.5), x.dtype), np.asarray(a.get("bias", 0.0), x.dtype)
+    return np.where(x < -limit, x + bias, np.where(x > limit, x - bias, np.zeros_like(x)))
+
+
 _RULES: dict[str, Callable[..., Any]] = {
     "Add": _two(np.add),
     "And": _two(np.logical_and),
@@ -343,6 +348,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "Mod": lambda a, x, y: np.fmod(x, y) if a.get("fmod") else np.mod(x, y),
     "Mul": _two(np.multiply),
     "Neg": _one(np.negative),
+    "Shrink": _shrink,
     "Not": _one(np.logical_not),
     "Or": _two(np.logical_or),
     "Pow": lambda a, x, y: np.asarray(np.power(x, y), np.asarray(x).dtype),

@@ -313,16 +313,15 @@ class Reader:
     def _model(self, nodes: tuple[Node, ...], tensors: Tensors, context: int, metadata: dict[str, str]) -> Model:
         attentions = [n.op for n in nodes if isinstance(n.op, Attention)]
         weight = {n.name: tensors.weights[n.weight] for n in nodes if n.weight is not None}
-        first = attentions[0]
         embed = next(n for n in nodes if n.role == "embed")
         return Model(
             name=re.sub(r"[^A-Za-z0-9_.-]+", "-", self.g.graph.name or self.file.stem),
             layers=len(attentions),
             dim=weight[embed.name].cols,
-            heads=first.heads,
-            kv_heads=first.kv_heads,
-            head_dim=first.head_dim,
-            ffn=next((weight[n.name].rows for n in nodes if n.role == "up"), 0),
+            heads=max(a.heads for a in attentions),
+            kv_heads=max(a.kv_heads for a in attentions),
+            head_dim=attentions[0].head_dim,
+            ffn=max((weight[n.name].rows for n in nodes if n.role == "up"), default=0),
             vocab=weight[nodes[-1].name].rows,
             context=context,
             activations=metadata.get("meadow.activations", "float"),

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Rotary, Threshold
 from meadow.compiler.sources.onnx.builder import Builder
 from meadow.compiler.sources.onnx.write_weight import write_embedding, write_linear
 
@@ -72,6 +72,8 @@ class _Writer:
                 self._activation(op, inputs, name)
             case Add():
                 b.node("Add", *inputs, name=name)
+            case Threshold() as op:
+                b.node("Shrink", *inputs, name=name, lambd=op.value, bias=0.0)
             case _:
                 raise ValueError(f"%{name}: {node.op.title} has no form in ONNX here")
 
@@ -227,8 +229,17 @@ class _Writer:
         return b.once("Where", allowed, b.scalar(0), b.const("minus_billion", np.array(-1e9, np.float32)), name=name)
 
     def _repeat(self, x: str, op: Attention, name: str) -> str:
-        """[1, kv_heads, P, D] -> [1, heads, P, D], each KV head serving heads / kv_heads query heads."""
+        """[1, kv_heads, P, D] -> [1, heads, P, D]: each KV head as often as it has query heads."""
         b, group = self.b, op.heads // op.kv_heads
+        if op.groups:
+            order = np.array(op.kv_of_heads, np.int64)
+            return b.node(
+                "Gather",
+                x,
+                b.const("kv_of_heads_" + "_".join(map(str, op.groups)), order),
+                name=f"{name}.repeat",
+                axis=1,
+            )
         if group == 1:
             return x
         x = b.node("Unsqueeze", x, b.ints(2), name=f"{name}.five")

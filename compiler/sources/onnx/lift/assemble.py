@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Op, Rotary
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Head, Linear, Norm, Op, Rotary, Threshold
 from meadow.compiler.sources.onnx.lift.curves import identify
 from meadow.compiler.sources.onnx.lift.form import Base, Form, Reject, Rows, arrange, plain, uniform
 from meadow.compiler.sources.onnx.lift.lifter import Lifter
@@ -25,6 +25,7 @@ from meadow.compiler.sources.onnx.lift.values import (
     Curve,
     Derived,
     Embedded,
+    Live,
     Normed,
     Positioned,
     Product,
@@ -115,6 +116,8 @@ class Assembly:
                 return self._activation(base)
             case Summed():
                 return self._sum(base)
+            case Live():
+                return self.add(Threshold(base.threshold), (self.node(base.source),), base)
         raise Reject(f"{base.name!r} was not understood", base.name, "not understood")
 
     # -- kinds -----------------------------------------------------------------------------------------------------
@@ -163,7 +166,17 @@ class Assembly:
         if any(f != 1.0 for _, f in factors[1:]):
             raise Reject("keys or values with a factor", base.name, "factor")
         sinks = None if base.sinks is None else self.tensors.vector(base.name + ".sinks", base.sinks.astype(np.float32))
-        op = Attention(base.heads, base.kv_heads, base.head_dim, scale * factors[0][1], window, float(base.cap), sinks)
+        groups = base.groups if len(set(base.groups)) > 1 else ()
+        op = Attention(
+            base.heads,
+            base.kv_heads,
+            base.head_dim,
+            scale * factors[0][1],
+            window,
+            float(base.cap),
+            sinks,
+            groups=groups,
+        )
         return self.add(op, tuple(n for n, _ in factors), base)
 
     def _activation(self, base: Acted) -> int:

@@ -114,8 +114,8 @@ def scored(lift: Lifter, name: str, q: Form, k: Form, scale: float = 1.0) -> For
     if abs(old_factor - k_factor) > 1e-6 * abs(k_factor):
         past_factor = k_factor / old_factor
         lift.cache_factors[past.name] = past_factor
-    order = np.arange(heads) // (heads // new.shape[0])
-    if heads % new.shape[0] or (kv != order).any():
+    groups = np.bincount(kv, minlength=new.shape[0])
+    if len(kv) != heads or (kv != np.repeat(np.arange(len(groups)), groups)).any():
         raise Reject("query heads that share KV heads in another order", feature="head order")
     total = lift.past + lift.tokens
     base = Scored(
@@ -131,6 +131,7 @@ def scored(lift: Lifter, name: str, q: Form, k: Form, scale: float = 1.0) -> For
         scale * q_factor * k_factor,
         0.0,
         total,
+        groups=tuple(groups.tolist()),
     )
     return Form.of(base, (1, heads, lift.tokens, total))
 
@@ -215,7 +216,7 @@ def mix(lift: Lifter, name: str, x: Form, v: Form) -> Form:
     if not np.array_equal(x.terms[0].index.reshape(-1), np.arange(shares.rows * shares.width)):
         raise Reject("shares of a softmax in another order", feature="score order")
     past, new, kv, factor = cached(lift, v, "values")
-    if factor != 1.0 or not np.array_equal(kv, np.arange(scores.heads) // (scores.heads // scores.kv_heads)):
+    if factor != 1.0 or not np.array_equal(kv, np.repeat(np.arange(scores.kv_heads), scores.groups)):
         raise Reject("values of the cache in another order than its keys", feature="head order")
     v_rows = heads_first(rows(lift, new), new.shape[0], "values")
     return attended(lift, name, shares, past, v_rows, new.shape[2])
@@ -243,6 +244,7 @@ def attended(lift: Lifter, name: str, shares: Shares, past: Past, v: Rows, size:
         shares.mask,
         shares.sinks,
         shares.again,
+        s.groups,
     )
     lift.attentions.append(base)
     index = np.arange(lift.tokens * s.heads * size, dtype=np.int32).reshape(lift.tokens, s.heads, size).swapaxes(0, 1)

@@ -32,6 +32,7 @@ from meadow.compiler.sources.onnx.lift.values import (
     Derived,
     GroupSum,
     Guard,
+    Live,
     Looked,
     Minima,
     Normed,
@@ -314,6 +315,21 @@ def _swish(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
         raise Reject(f"the activation {node.op_type}", feature=f"activation {node.op_type}")
     alpha = float(a.get("alpha", 1.702 if node.op_type == "QuickGelu" else 1.0))
     return _apply(xs[0], lambda z: z / (1 + np.exp(-alpha * z)))
+
+
+@rule("Shrink")
+def _shrink(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
+    if a.get("bias", 0.0) != 0.0:
+        raise Reject("Shrink with a bias: a soft threshold", feature="soft threshold")
+    limit = float(a.get("lambd", 0.5))
+    if not 0 <= limit < float("inf"):
+        raise Reject(f"Shrink with a threshold of {limit:g}", feature="threshold")
+    x = form_of(lift, xs[0])
+    made = rows(lift, x)
+    if not made.rows.plain:
+        made = rows(lift, derived(lift, x))
+    base = Live(node.output[0], len(made.rows.tokens), made.rows.width, made.rows, limit)
+    return placed(base, made.place)
 
 
 @rule("Neg")

@@ -8,11 +8,12 @@ import heapq
 import numpy as np
 
 from meadow.compiler.graph.graph import Node, name_of
-from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Linear, Norm
+from meadow.compiler.graph.ops import Activation, Add, Attention, Embedding, Linear, Norm, Threshold
 from meadow.compiler.sources.onnx.lift.assemble import Assembly
 
 RANK = (
     "attn_norm",
+    "qkv_live",
     "q",
     "k",
     "v",
@@ -21,14 +22,17 @@ RANK = (
     "q_rope",
     "k_rope",
     "attend",
+    "o_live",
     "o",
     "attn_post_norm",
     "attn_add",
     "ffn_norm",
+    "ffn_live",
     "gate",
     "up",
     "glu",
     "act",
+    "down_live",
     "down",
     "ffn_post_norm",
     "ffn_add",
@@ -115,20 +119,42 @@ def _roles(a: Assembly, head: int, used: set[int], readers: dict[int, list[int]]
                 made[i].role = made[i].role or role
     for n in sorted(used):
         if type(made[n].op) is Linear and not made[n].role:
-            (source,) = made[n].inputs
+            source = _behind(a, made[n].inputs[0])
             made[n].role = {"attend": "o", "glu": "down", "act": "down"}.get(made[source].role, "linear")
     made[head].role = "logits"
     for n in sorted(used):
         if isinstance(made[n].op, Norm) and not made[n].role:
-            made[n].role = _norm_role({made[r].role for r in readers[n]}, made[made[n].inputs[0]].role)
+            made[n].role = _norm_role(_read_by(a, n, readers), made[made[n].inputs[0]].role)
         elif isinstance(made[n].op, Embedding):
             made[n].role = "embed"
+    for n in sorted(used):
+        if isinstance(made[n].op, Threshold):
+            made[n].role = LIVE.get(made[_behind(a, n)].role, "live")
     for layer in {made[n].layer for n in used}:
         adds = [n for n in sorted(used) if isinstance(made[n].op, Add) and made[n].layer == layer]
         for place, n in enumerate(adds):
             made[n].role = "ffn_add" if place == len(adds) - 1 and len(adds) > 1 else "attn_add"
     for n in used:
         made[n].role = made[n].role or made[n].op.title
+
+
+LIVE = {"attn_norm": "qkv_live", "attend": "o_live", "ffn_norm": "ffn_live", "glu": "down_live", "act": "down_live"}
+"""The role of a threshold, by that of what it reads."""
+
+
+def _behind(a: Assembly, n: int) -> int:
+    """What is read through thresholds."""
+    while isinstance(a.made[n].op, Threshold):
+        (n,) = a.made[n].inputs
+    return n
+
+
+def _read_by(a: Assembly, n: int, readers: dict[int, list[int]]) -> set[str]:
+    """The roles of what reads a node, through thresholds."""
+    found = set()
+    for r in readers[n]:
+        found |= _read_by(a, r, readers) if isinstance(a.made[r].op, Threshold) else {a.made[r].role}
+    return found
 
 
 def _heads_of(a: Assembly, n: int, role: str) -> None:

@@ -215,6 +215,7 @@ class Scored(Base):
     """q k.T [heads, tokens, seen], with `cap` applied where it is not 0.
 
     queries  the ONNX value that the queries are, where they are one
+    groups   query heads of each KV head
     """
 
     q: Rows = field(default_factory=_none)
@@ -227,6 +228,7 @@ class Scored(Base):
     cap: float = 0.0
     seen: int = 0
     queries: str = ""
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -248,6 +250,7 @@ class Shares(Base):
 class Attended(Base):
     """softmax(q k.T) v [tokens, heads * head_dim].
 
+    groups  query heads of each KV head
     again  the same at another number of tokens, by a lifter that is cut at the linears: (queries, new keys, mask, scale)
     """
 
@@ -264,6 +267,7 @@ class Attended(Base):
     mask: NDArray[np.float64] = field(default_factory=_none)
     sinks: NDArray[np.float64] | None = None
     again: Any = None
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -273,6 +277,14 @@ class Acted(Base):
     kind: str = ""
     gate: Rows = field(default_factory=_none)
     up: Rows | None = None
+
+
+@dataclass(eq=False)
+class Live(Base):
+    """x where |x| is above `threshold`, else 0."""
+
+    source: Rows = field(default_factory=_none)
+    threshold: float = 0.0
 
 
 @dataclass(eq=False)
