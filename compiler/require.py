@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meadow.compiler.engines.engine import Problem, planner_for
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Activation, Attention, Linear, Norm, Threshold
 from meadow.compiler.program.nodes.node import rule_of
 from meadow.compiler.sources.source import is_hugging_face
 from meadow.machine.engines.table import engine_for
@@ -20,7 +20,7 @@ from meadow.machine.errors import UnsupportedModel
 
 def require_engines(graph: Graph) -> None:
     """Raise UnsupportedModel, with every problem, unless the engines run every node and multiply every matrix."""
-    lacking = [problem for node in graph.nodes for problem in lacks(node)]
+    lacking = [problem for node in graph.nodes for problem in lacks(node)] + misplaced(graph)
     if lacking:
         raise UnsupportedModel("the engines do not compute all of this model:", tuple(_first(lacking)))
     problems = matrix_problems(graph)
@@ -48,6 +48,24 @@ def lacks(node: Node) -> list[Problem]:
         (f"%{node.name}", f"has {what}", f"the engines run {served}")
         for wrong, what, served in rule_of(node).lacks(node.op)
         if wrong
+    ]
+
+
+def misplaced(graph: Graph) -> list[Problem]:
+    """Thresholds that stand elsewhere than before linear layers."""
+    by_name, readers = {n.name: n for n in graph.nodes}, graph.readers()
+    return [
+        (
+            f"%{n.name}",
+            f"cuts what %{n.inputs[0]} gives",
+            "the engines cut what linear layers read of a norm, attention or an activation",
+        )
+        for n in graph.nodes
+        if isinstance(n.op, Threshold)
+        and not (
+            isinstance(by_name[n.inputs[0]].op, (Norm, Attention, Activation))
+            and all(isinstance(r.op, Linear) for r in readers[n.name])
+        )
     ]
 
 

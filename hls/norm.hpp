@@ -73,7 +73,19 @@ struct RowStep {
     bool added;     // to the rows of the target
     bool floats;    // FP32 rows, no codes
     float eps, inverse;
+    uint32_t threshold;  // bits: what is not above it becomes 0; 0 for none
 };
+
+// What is above the threshold, by its bits.
+inline vector_t live(const vector_t& x, uint32_t threshold) {
+#pragma HLS INLINE
+    vector_t y;
+    for (int k = 0; k < kFloatLanes; ++k) {
+#pragma HLS UNROLL
+        y.value[k] = threshold == 0 || magnitude_of(x.value[k]) > threshold ? x.value[k] : 0.0f;
+    }
+    return y;
+}
 
 // Rows of the source and, where they are added to, of the target.
 inline void load_rows(const beat_t* constants, address_t source, address_t target, RowStep step, vectors_stream& rows, vectors_stream& others) {
@@ -174,7 +186,7 @@ QuantizeTokens:
     Take:
         for (int j = 0; j < vectors; ++j) {
 #pragma HLS PIPELINE II=1
-            const vector_t v = in.read();
+            const vector_t v = live(in.read(), step.threshold);
             x[j] = v;
             if (step.floats) rows.write(v);
             const uint32_t most = peak_of(v);
@@ -256,8 +268,9 @@ inline void run_rows(const Run& run, const Instruction& i, const beat_t* constan
     const uint32_t how = step.normed ? i.word[isa::norm::kind] : 0;
     step.centred = (how & isa::kNormCentred) != 0;
     step.biased = (how & isa::kNormBiased) != 0;
-    step.floats = step.normed && i.word[isa::norm::floats] != 0;
-    step.added = step.floats && (how & isa::kNormAdded) != 0;
+    step.floats = (step.normed ? i.word[isa::norm::floats] : i.word[isa::quantize::floats]) != 0;
+    step.threshold = step.normed ? i.word[isa::norm::threshold] : i.word[isa::quantize::threshold];
+    step.added = step.normed && step.floats && (how & isa::kNormAdded) != 0;
     step.eps = as_float(i.word[isa::norm::eps]);
     step.inverse = as_float(i.word[isa::norm::inverse]);
     const address_t source = address_of(run, step.normed ? i.word[isa::norm::source] : i.word[isa::quantize::source]);

@@ -32,6 +32,7 @@ ARROWS = {
     "compiler/sources": ("machine", "compiler/graph"),
     "compiler/quantize": ("machine", "compiler/graph"),
     "compiler/prune": ("machine", "compiler/graph", "compiler/quantize"),
+    "compiler/sparsify": ("machine", "compiler/graph", "compiler/quantize", "compiler/prune"),
     "compiler/engines": ("machine", "boards", "compiler/graph"),
     "compiler/program": ("machine", "boards", "compiler/engines", "compiler/graph", "compiler/price"),
     "compiler/size": ("machine", "boards", "compiler/engines", "compiler/graph", "compiler/price", "compiler/program"),
@@ -43,6 +44,7 @@ ARROWS = {
         "compiler/sources",
         "compiler/quantize",
         "compiler/prune",
+        "compiler/sparsify",
         "compiler/price",
         "compiler/engines",
         "compiler/program",
@@ -135,7 +137,13 @@ def test_importing_the_compiler_loads_no_quantizer_and_no_tokenizer() -> None:
     assert not {"tokenizers", "gguf", "jinja2.sandbox", "onnxruntime"} & loaded
     assert not any(
         name.startswith(
-            ("meadow.compiler.quantize", "meadow.compiler.prune", "meadow.compiler.sources.gguf", "meadow.runtime")
+            (
+                "meadow.compiler.quantize",
+                "meadow.compiler.prune",
+                "meadow.compiler.sparsify",
+                "meadow.compiler.sources.gguf",
+                "meadow.runtime",
+            )
         )
         for name in loaded
     )

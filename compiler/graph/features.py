@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Activation, Attention, Embedding, Head, Linear, Norm, Rotary
+from meadow.compiler.graph.ops import Activation, Attention, Embedding, Head, Linear, Norm, Rotary, Threshold
 
 PLAIN = ("rms norms", "silu with a gate", "rotary positions")
 """The features of LLaMA's block."""
@@ -49,6 +49,8 @@ def _of(node: Node) -> Iterator[str]:
                 yield f"{op.kind} norms"
         case Activation() as op:
             yield f"{op.kind} {'with' if op.gated else 'without'} a gate"
+        case Threshold():
+            yield "sparse inputs of linears"
         case Rotary() as op:
             if op.interleaved:
                 yield "rotary pairs that are neighbours"

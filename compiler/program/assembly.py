@@ -109,6 +109,8 @@ class Assembly:
                     "codes": self.slot(codes),
                     "scale": self.slot(scale),
                     "cols": cols,
+                    "floats": 0,
+                    "threshold": 0.0,
                 },
                 "quantize",
             )

@@ -26,7 +26,15 @@ from meadow.machine.instructions.instruction import (
     looped,
     need,
 )
-from meadow.machine.instructions.vector import row_beats, row_part, rows_of, store_codes
+from meadow.machine.instructions.vector import (
+    THRESHOLD,
+    live,
+    need_threshold,
+    row_beats,
+    row_part,
+    rows_of,
+    store_codes,
+)
 from meadow.machine.isa import SMALLEST_EPSILON, Opcode
 from meadow.machine.step import Step
 from meadow.machine.storage.rows import padded
@@ -56,6 +64,7 @@ class Norm(Instruction):
         Field("inverse", "float", "1 / cols"),
         Field("kind", "int", "1: of x - mean(x); 2: with a bias; 4: added to the FP32 rows that `codes` points at", 0),
         Field("bias", "slot", "with a bias: FP32 [cols]", 0),
+        THRESHOLD,
     )
 
     def run(self, f: Fields, m: Machine) -> None:
@@ -65,6 +74,7 @@ class Norm(Instruction):
         y = norm(x, m.array(f["gain"], np.float32, cols), np.float32(f["eps"]))
         if f["kind"] & BIASED:
             y = ar.flush(y + m.array(f["bias"], np.float32, cols))
+        y = live(f, y)
         if not f["floats"]:
             store_codes(f, m, y)
             return
@@ -81,6 +91,8 @@ class Norm(Instruction):
             f["kind"] in range(8) and (f["floats"] or not f["kind"] & ADDED),
             f"kind is {f['kind']}, floats {f['floats']}",
         )
+        need_threshold(f)
+        need(not f["threshold"] or not f["kind"] & ADDED, "a threshold on what is added to other rows")
         codes = float_rows(block, cols) if f["floats"] else block * padded(cols, LANE_COLS)
         return [
             Extent("source", float_rows(block, cols), SCRATCH),

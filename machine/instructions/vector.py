@@ -13,6 +13,7 @@ from meadow.machine.design import Design
 from meadow.machine.instructions.instruction import (
     FLOATS,
     Beats,
+    Field,
     Fields,
     Machine,
     Operands,
@@ -20,6 +21,7 @@ from meadow.machine.instructions.instruction import (
     Tokens,
     beats_of,
     looped,
+    need,
 )
 from meadow.machine.storage.rows import padded
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
@@ -29,6 +31,22 @@ def rows_of(f: Fields, m: Machine) -> NDArray[np.float32]:
     """The FP32 rows [tokens, cols] that the instruction reads."""
     whole: NDArray[np.float32] = m.array(f["source"], np.float32, m.run.tokens, padded(f["cols"], FLOATS))
     return whole[:, : f["cols"]]
+
+
+THRESHOLD = Field(
+    "threshold", "float", "elements whose magnitude is not above it become 0; 0 leaves the row as it is", 0.0
+)
+
+
+def need_threshold(f: Fields) -> None:
+    """Raise ValueError for a threshold that is none."""
+    need(0 <= f["threshold"] < float("inf"), f"threshold is {f['threshold']}")
+
+
+def live(f: Fields, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows with what is not above the threshold at 0."""
+    limit = np.float32(f["threshold"])
+    return np.where(np.abs(x) > limit, x, np.float32(0)) if limit else x
 
 
 def store_codes(f: Fields, m: Machine, x: NDArray[np.float32]) -> None:

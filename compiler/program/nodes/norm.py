@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from meadow.compiler.graph.graph import Node
-from meadow.compiler.graph.ops import Add, Norm
+from meadow.compiler.graph.ops import Add, Norm, Threshold
 from meadow.compiler.program.assembly import Assembly, Operands, takes_floats
 from meadow.compiler.program.nodes.node import Lack, Rule, Vector
 from meadow.compiler.program.parts import on_heads
@@ -44,8 +44,11 @@ class NormRule(Rule):
         if on_heads(node, p.readers):
             return  # part of the linear before it
         cols = p.widths[node.name]
-        readers = p.readers[node.name]
-        rows: Operands = {"codes": p.slot("x"), "scale": NOWHERE, "floats": 1}
+        readers, name, value = p.readers[node.name], node.name, 0.0
+        if len(readers) == 1 and isinstance(readers[0].op, Threshold):  # which is cut as its row is made
+            name, value = readers[0].name, readers[0].op.value
+            readers = p.readers[name]
+        rows: Operands = {"codes": p.slot("x"), "scale": NOWHERE, "floats": 1, "threshold": 0.0}
         of_residual = p.values[node.inputs[0]] == "x"
         if of_residual and any(isinstance(r.op, (Add, Norm)) for r in readers):  # the residual itself from here on
             _step(p, node, rows, 0)
@@ -54,16 +57,16 @@ class NormRule(Rule):
         if any(isinstance(r.op, Add) for r in readers):  # of a linear's results, which go into the sum
             _step(p, node, rows, ADDED)
             return
-        kinds = {takes_floats(p.graph.weight_of(reader)) for reader in readers}
+        kinds = {isinstance(r.op, Threshold) or takes_floats(p.graph.weight_of(r)) for r in readers}
         for floats in sorted(kinds):
             made: Operands
             if floats:
-                p.values[node.name] = p.buffer(f"{node.name}.floats", p.design.block * padded(cols, 4) * 4)
-                made = {"codes": p.slot(p.values[node.name]), "scale": NOWHERE, "floats": 1}
+                p.values[name] = p.buffer(f"{name}.floats", p.design.block * padded(cols, 4) * 4)
+                made = {"codes": p.slot(p.values[name]), "scale": NOWHERE, "floats": 1}
             else:
-                p.codes[node.name] = codes, scale = p.int8(node.name, cols)
+                p.codes[name] = codes, scale = p.int8(name, cols)
                 made = {"codes": p.slot(codes), "scale": p.slot(scale), "floats": 0}
-            _step(p, node, made, 0, "floats" if floats and len(kinds) > 1 else "")
+            _step(p, node, made | {"threshold": value}, 0, "floats" if floats and len(kinds) > 1 else "")
 
 
 def _step(p: Assembly, node: Node, made: Operands, kind: int, role: str = "") -> None:
