@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meadow.cli.output import emit_json, json_option, megabytes, out, shell, table
-from meadow.compiler.graph import calibration, pruning
+from meadow.compiler.graph import calibration, pruning, sparsity
 from meadow.machine.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "notes": list(graph.notes),
         "calibration": calibration.calibration_of(graph.metadata),
         "pruning": pruning.pruning_of(graph.metadata),
+        "sparsity": sparsity.sparsity_of(graph.metadata),
         "model": str(graph.model),
         "context": graph.model.context,
         "activations": graph.model.activations,
@@ -144,6 +145,8 @@ def _show(found: dict[str, Any]) -> None:
             out.print(f"  calibrated: {calibration.sentence(found['calibration'])}")
         if found["pruning"]:
             out.print(f"  pruned: {pruning.sentence(found['pruning'])}")
+        if found["sparsity"]:
+            out.print(f"  sparse: {sparsity.sentence(found['sparsity'])}")
         for note in found["notes"]:
             out.print(f"  note: {note}")
         rows = table("weights", "role", "type", "engine", "matrices", "bytes")

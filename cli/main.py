@@ -40,6 +40,7 @@ COMMANDS = {
     "export": ("meadow.cli.models", "Write a PyTorch model as ONNX, with a cache."),
     "quantize": ("meadow.cli.models", "Give a model INT8, INT4 or INT2 weights."),
     "prune": ("meadow.cli.prune", "Take out the heads and channels that a model misses least."),
+    "sparsify": ("meadow.cli.sparsify", "Put thresholds before linear layers, so that columns are not needed."),
     "inspect": ("meadow.cli.inspect", "Show what a model is, and whether it compiles."),
     "compile": ("meadow.cli.compile", "Compile a model for a board."),
     "run": ("meadow.cli.run", "Answer one prompt."),

@@ -12,6 +12,7 @@ from meadow.cli.output import emit_json, json_option, listing, megabytes, out, s
 from meadow.cli.progress import stages
 
 SCORES = ("layer-energy", "taylor", "confidence", "random")
+RULES = ("sparsegpt", "duogpt", "wanda", "magnitude")
 
 
 @click.command("prune")
@@ -29,6 +30,16 @@ SCORES = ("layer-energy", "taylor", "confidence", "random")
     "by without it; how sure its attention is; or by chance. Channels always go by energy.",
 )
 @click.option(
+    "--weights", type=float, default=0.0, metavar="SHARE", help="Of the single weights of all layers, which become 0."
+)
+@click.option(
+    "--rule",
+    type=click.Choice(RULES),
+    default=None,
+    help="By which weights go: sparsegpt makes their error good by those that stay; duogpt does so for a model with thresholds too "
+    "(meadowc sparsify); wanda and magnitude change no other weight  [default: sparsegpt].",
+)
+@click.option(
     "--repair",
     is_flag=True,
     help="Fit the matrices whose columns were cut to the outputs of the whole model, by least squares.",
@@ -44,13 +55,15 @@ def prune_command(
     kv_groups: float,
     channels: float,
     score: str,
+    weights: float,
+    rule: str | None,
     repair: bool,
     text: str | None,
     tokens: int | None,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Take from SOURCE, a model file or folder of any kind, the attention heads or MLP channels that it misses least.
+    """Take from SOURCE, a model file or folder of any kind, the attention heads, MLP channels or single weights that it misses least.
 
     What is left is a smaller model: fewer rows and columns, fewer heads for the engine.  A layer keeps one head at least; a KV head goes
     with its last query head.  Compile or quantize it like any other.
@@ -59,18 +72,23 @@ def prune_command(
     Examples:
       meadowc prune models/smollm2 -o models/smollm2-pruned --heads 0.1
       meadowc prune models/smollm2 -o models/smollm2-pruned --heads 0.3 --channels 0.1 --repair
+      meadowc prune models/smollm2 -o models/smollm2-pruned --weights 0.5 --rule sparsegpt
     """
-    from meadow.compiler.pruning import Wish, prune
+    from meadow.compiler.pruning import Wish, needs_text, prune
     from meadow.compiler.quantize.calibrate import Calibration
 
-    wish = Wish(heads, kv_groups, channels, score, repair)
+    wish = Wish(heads, kv_groups, channels, score, repair, weights, rule or RULES[0])
     if score != SCORES[0] and not (heads or kv_groups):
         raise click.UsageError(f"--score {score}: of no use without --heads or --kv-groups; drop it")
-    if score == "random" and not (repair or channels) and (text or tokens):
-        raise click.UsageError("--calibrate and --tokens: of no use with --score random and no --repair; drop them")
+    if rule and not weights:
+        raise click.UsageError(f"--rule {rule}: of no use without --weights; drop it")
+    if repair and not (heads or kv_groups or channels):
+        raise click.UsageError("--repair: of no use without --heads, --kv-groups or --channels; drop it")
+    if (text or tokens) and not needs_text(wish):
+        raise click.UsageError("--calibrate and --tokens: of no use here, since nothing is measured on text; drop them")
     given = {"text": text, "tokens": tokens, "seed": seed}
     calibration = Calibration(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    with stages(("reading", "scoring", "repairing", "writing"), as_json) as show:
+    with stages(("reading", "scoring", "repairing", "masking", "writing"), as_json) as show:
         result = prune(source, target, wish, calibration, lambda text: show(text.split(" ")[0], text.partition(" ")[2]))
     if as_json:
         emit_json(result)
@@ -89,10 +107,13 @@ def _show(target: Path, result: dict[str, Any]) -> None:
     out.print(
         f"{target}: {', '.join(parts) or 'nothing went'} left; {after['weights'] / before['weights']:.1%} of the weights, {size}"
     )
+    if result["rule"]:
+        out.print(f"  {result['zeros']:.1%} of the weights of the layers are 0, by {result['rule']}")
     chosen = (
         "by chance" if result["score"] == "random" else f"by {result['score']} on text of {result['tokens']:,} tokens"
     )
-    out.print(f"  chosen {chosen}")
+    if result["heads_gone"] or result["channels_gone"]:
+        out.print(f"  chosen {chosen}")
     gone = result["heads_gone"]
     if gone:
         most = sorted(gone, key=lambda layer: (-len(gone[layer]), int(layer)))[:8]

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from meadow.compiler.graph import calibration as calibrations
+from meadow.compiler.graph import pruning, sparsity
 from meadow.compiler.graph.graph import Graph
 from meadow.compiler.graph.ops import Linear
 from meadow.compiler.quantize.calibrate import Calibration, Statistics, calibrate, calibration_windows
@@ -158,8 +160,24 @@ def _metadata(graph: Graph, recipe: Recipe, activations: str, turned: bool) -> d
         "meadow.activations": activations,
         "meadow.context": str(graph.model.context),
         "meadow.weights": f"{recipe}{', rotated' * turned}",
-        **{key: value for key, value in graph.metadata.items() if key == "meadow.family"},
+        **{key: value for key, value in graph.metadata.items() if key in ("meadow.family", pruning.KEY, sparsity.KEY)},
     }
+
+
+KEPT = (
+    "meadow.activations",
+    "meadow.context",
+    "meadow.weights",
+    "meadow.family",
+    calibrations.KEY,
+    pruning.KEY,
+    sparsity.KEY,
+)
+
+
+def kept_metadata(graph: Graph) -> dict[str, str]:
+    """What a file says of itself that is true of what `prune` and `sparsify` make of it: it is a model of its own, which no other is compared with."""
+    return {key: value for key, value in graph.metadata.items() if key in KEPT}
 
 
 def _solved(

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Linear
 from meadow.compiler.graph.pruning import KEY
-from meadow.compiler.models import save_folder
+from meadow.compiler.models import kept_metadata, save_folder
 from meadow.compiler.prune.cut import attention_blocks, mlps, without_channels, without_heads
+from meadow.compiler.prune.masks import RULES, masked
 from meadow.compiler.prune.repair import Repaired, repair
 from meadow.compiler.prune.scores import (
     SCORES,
@@ -44,22 +46,26 @@ UNIT = 32
 
 @dataclass(frozen=True)
 class Wish:
-    """Shares of all query heads, of all KV heads with their query heads, and of all MLP channels that shall go."""
+    """Shares of all query heads, of all KV heads with their query heads, of all MLP channels, and of the single weights that are left."""
 
     heads: float = 0.0
     kv_groups: float = 0.0
     channels: float = 0.0
     score: str = "layer-energy"
     repair: bool = False
+    weights: float = 0.0
+    rule: str = "sparsegpt"
 
     def check(self) -> None:
         """Raise UsageError for what is not known or does nothing."""
-        for name in ("heads", "kv_groups", "channels"):
+        for name in ("heads", "kv_groups", "channels", "weights"):
             share = getattr(self, name)
             if not 0 <= share <= MOST:
                 raise UsageError(f"--{name.replace('_', '-')} is {share:g}; a share from 0 to {MOST} can go")
-        if not (self.heads or self.kv_groups or self.channels):
-            raise UsageError("nothing is to go: give --heads, --kv-groups or --channels a share such as 0.1")
+        if not (self.heads or self.kv_groups or self.channels or self.weights):
+            raise UsageError("nothing is to go: give --heads, --kv-groups, --channels or --weights a share such as 0.1")
+        if self.rule not in RULES:
+            raise UsageError(f"the rule {self.rule!r} is not known; {', '.join(RULES)} are")
         if self.score not in SCORES:
             raise UsageError(f"the score {self.score!r} is not known; {', '.join(SCORES)} are")
 
@@ -92,7 +98,7 @@ def prune(
     graph, texts = read_source(file), companions_of(file)
     some = calibration or Calibration()
     windows = (
-        calibration_windows(graph, texts.get("tokenizer.json"), some, some_text) if _needs_text(wish) else Windows()
+        calibration_windows(graph, texts.get("tokenizer.json"), some, some_text) if needs_text(wish) else Windows()
     )
     if windows:
         require_memory(graph, sum(len(w) for w in windows))
@@ -101,17 +107,13 @@ def prune(
     facts = {**asdict(wish), **(some.facts(windows) if windows else {"seed": some.seed})}
     layers = {str(layer): heads for layer, heads in made.heads.items()}
     record = {**facts, "heads_gone": layers, "channels_gone": {str(k): n for k, n in made.channels.items()}}
-    kept = {key: value for key, value in graph.metadata.items() if key in KEPT}
-    save_folder(made.graph, target, file, texts, {**kept, KEY: json.dumps(record)})
+    save_folder(made.graph, target, file, texts, {**kept_metadata(graph), KEY: json.dumps(record)})
     return report(graph, made, wish, target, record, windows)
 
 
-KEPT = ("meadow.activations", "meadow.context", "meadow.weights", "meadow.family", "meadow.calibration")
-"""Metadata of a file that stays true of what is left of it."""
-
-
-def _needs_text(wish: Wish) -> bool:
-    return wish.repair or wish.channels > 0 or wish.score != "random"
+def needs_text(wish: Wish) -> bool:
+    heads = (wish.heads or wish.kv_groups) and wish.score != "random"
+    return bool(wish.repair or wish.channels or heads or (wish.weights and wish.rule != "magnitude"))
 
 
 def prune_graph(graph: Graph, wish: Wish, windows: Windows, seed: int, progress: Progress) -> Pruned:
@@ -147,6 +149,8 @@ def prune_graph(graph: Graph, wish: Wish, windows: Windows, seed: int, progress:
     if wish.repair:
         held = max(1, min(HELD, len(windows) // 4))
         made, rows = repair(graph, made, windows, held, tell=telling("repairing"))
+    if wish.weights:
+        made = masked(made, wish.weights, wish.rule, windows, tell=telling("masking"))
     return Pruned(made, gone, {layer: len(some) for layer, some in channels.items()}, tuple(rows))
 
 
@@ -163,13 +167,15 @@ def report(
     notes = []
     if widened:
         notes.append(
-            f"{len(widened)} matrices are float32 now, {widened[0]} among them, since groups were cut or the matrix was fitted: quantize again"
+            f"{len(widened)} matrices are float32 now, {widened[0]} among them, since groups were cut or weights were changed: quantize again"
         )
     if wish.repair and not any(r.share for r in made.repaired):
         notes.append("no fit did better on the text that was held out; every matrix is as it was cut")
     return {
         "folder": str(target),
         "score": wish.score,
+        "rule": wish.rule if wish.weights else None,
+        "zeros": _zeros(made.graph),
         "tokens": sum(len(w) for w in windows),
         "before": sizes[0],
         "after": sizes[1],
@@ -178,6 +184,12 @@ def report(
         "repaired": [row._asdict() for row in made.repaired],
         "notes": [*graph.notes, *notes],
     }
+
+
+def _zeros(graph: Graph) -> float:
+    """The share of the weights of the layers' linear matrices that are 0."""
+    some = [graph.weight_of(n).dequantize() for n in graph.nodes if type(n.op) is Linear and n.layer is not None]
+    return 1 - sum(int(np.count_nonzero(w)) for w in some) / max(sum(w.size for w in some), 1)
 
 
 def _sizes(graph: Graph) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meadow.compiler.graph.graph import Graph, Node
-from meadow.compiler.graph.ops import Activation, Attention, Linear, Norm, Rotary
+from meadow.compiler.graph.ops import Activation, Attention, Linear, Norm, Rotary, Threshold
 from meadow.machine.errors import UsageError
 from meadow.machine.types import F32, Weight
 
@@ -61,9 +61,9 @@ def attention_blocks(graph: Graph) -> dict[int, Block]:
             raise UsageError(f"%{node.name} shares a cache with another layer; heads that do are not pruned")
         counts = (node.op.heads, node.op.kv_heads, node.op.kv_heads)
         chains = [_made(by_name, readers, *both) for both in zip(node.inputs, counts, strict=True)]
-        reader = readers[node.name]
+        reader = _readers(readers, node.name)
         if len(reader) != 1 or type(reader[0].op) is not Linear:
-            raise UsageError(f"%{node.name} is read by more than one matrix; its heads cannot be pruned")
+            raise UsageError(f"%{node.name} is not read by one matrix alone; its heads cannot be pruned")
         found[node.layer or 0] = Block(node, chains[0], chains[1], chains[2], reader[0])
     _refuse_shared(graph, [n for b in found.values() for n in (b.q[0], b.k[0], b.v[0], b.o)])
     return found
@@ -76,12 +76,20 @@ def mlps(graph: Graph) -> dict[int, Mlp]:
     for node in graph.nodes:
         if not isinstance(node.op, Activation):
             continue
-        makers, reader = tuple(by_name[name] for name in node.inputs), readers[node.name]
+        makers, reader = tuple(by_name[name] for name in node.inputs), _readers(readers, node.name)
         alone = all(type(m.op) is Linear and len(readers[m.name]) == 1 for m in makers)
         if not alone or len(reader) != 1 or type(reader[0].op) is not Linear:
             raise UsageError(f"%{node.name} does not stand between matrices of its own; its channels cannot be pruned")
         found[node.layer or 0] = Mlp(makers, node, reader[0])
     _refuse_shared(graph, [n for m in found.values() for n in (*m.makers, m.down)])
+    return found
+
+
+def _readers(readers: Mapping[str, Sequence[Node]], name: str) -> list[Node]:
+    """What reads a value, through thresholds."""
+    found: list[Node] = []
+    for node in readers[name]:
+        found += _readers(readers, node.name) if isinstance(node.op, Threshold) else [node]
     return found
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from meadow.boards import Board
 from meadow.compiler.engines.engine import planner_for, planners
 from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Threshold
 from meadow.compiler.price.run import ANSWER, PROMPT, Prices, Programs, Workload, rates
 from meadow.compiler.program.lower import lower
 from meadow.compiler.program.parts import weight_parts
@@ -261,8 +263,10 @@ def _shape_of_layer(graph: Graph, nodes: tuple[Node, ...]) -> str:
     places = {node.name: n for n, node in enumerate(nodes)}
     shown = []
     for node in nodes:
-        named = {f: "" for f in (*node.op.names, *node.op.vectors) if getattr(node.op, f) is not None}
+        named: dict[str, Any] = {f: "" for f in (*node.op.names, *node.op.vectors) if getattr(node.op, f) is not None}
         weight = str(graph.weight_of(node)) if node.weight is not None else ""
+        if isinstance(node.op, Threshold):
+            named["value"] = 1.0  # which costs as much whatever it is
         shown.append((replace(node.op, **named), weight, [places.get(i) for i in node.inputs]))
     return repr(shown)
 

@@ -16,11 +16,13 @@ from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
 from meadow.compiler.graph.graph import Graph, Model, Node
 from meadow.compiler.graph.ops import KINDS, Activation, Add, Attention, Embedding, Head, Linear, Norm, Op, Rotary
 from meadow.compiler.graph.pruning import pruning_of, sentence
+from meadow.compiler.graph.thresholds import with_thresholds
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.program.parts import Heads, alike_heads
 from meadow.compiler.prune.cut import attention_blocks, columns, without_channels, without_heads
 from meadow.compiler.prune.gradient import gradients
+from meadow.compiler.prune.masks import RULES
 from meadow.compiler.prune.repair import repair
 from meadow.compiler.prune.scores import (
     SCORES,
@@ -130,6 +132,14 @@ def test_what_cannot_be_cut_is_refused_by_name(tiny: Path) -> None:
     ]
     with pytest.raises(UsageError, match="shares a cache with another layer"):
         without_heads(graph.replace(nodes=tuple(sharing)), GONE)
+
+
+def test_heads_and_channels_go_from_a_model_with_thresholds(tiny: Path) -> None:
+    graph = read(tiny)
+    cutting = {n.name: 0.01 for n in graph.nodes if n.role in ("attend", "glu", "attn_norm")}
+    sparse = with_thresholds(without_channels(without_heads(graph, GONE), {1: [5, 6]}), cutting)
+    found = without_channels(without_heads(with_thresholds(graph, cutting), GONE), {1: [5, 6]})
+    assert np.abs(evaluate(found, IDS, False) - evaluate(sparse, IDS, False)).max() < 1e-4
 
 
 # -- layers with any number of heads ---------------------------------------------------------------------------------
@@ -394,7 +404,7 @@ def test_a_pruned_folder_says_what_it_is(tiny: Path, tmp_path: Path, meadowc: An
         (("--heads", 0.01, "--score", "random"), "--heads 0.01 and --kv-groups 0 of 16 heads are none"),
         (("--kv-groups", 0.8, "--score", "random"), "2 more KV heads are to go than there are"),
         (("--channels", 0.1, "--score", "random"), "--score random: of no use without"),
-        (("--heads", 0.2, "--score", "random", "--tokens", 64), "of no use with --score random"),
+        (("--heads", 0.2, "--score", "random", "--tokens", 64), "of no use here, since nothing is measured on text"),
         (("--heads", 0.2, "--tokens", 100000, "--calibrate", "README.md"), "tokens"),
     ],
     ids=str,
@@ -407,9 +417,9 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_scores_are_offered_under_their_names() -> None:
-    from meadow.cli.prune import SCORES as OFFERED
+    from meadow.cli import prune as command
 
-    assert OFFERED == SCORES
+    assert (command.SCORES, command.RULES) == (SCORES, RULES)
 
 
 def test_a_record_of_anybody_is_read_or_left_alone(tiny: Path, tmp_path: Path) -> None:

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tokenizers import Tokenizer
 
 from meadow import boards
-from meadow.compiler.graph.evaluate import evaluate
+from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
 from meadow.compiler.graph.ops import Threshold
+from meadow.compiler.graph.sparsity import sentence, sparsity_of
+from meadow.compiler.graph.thresholds import sparse_inputs, thresholds_of, with_thresholds
 from meadow.compiler.models import quantize, save_folder
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.require import require_engines
 from meadow.compiler.sources.onnx.read import read
 from meadow.compiler.sources.source import companions_of, find_source
-from meadow.compiler.sparsify.thresholds import thresholds_of, with_thresholds
+from meadow.compiler.sparsify.shape import NAMES, Cost, Group, chosen, groups_of
 from meadow.evidence.bench.traffic import measure as traffic
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel
@@ -118,3 +121,92 @@ def test_a_threshold_of_zero_changes_no_bit(weights: str, tiny: Path, tmp_path: 
         quantize(source, tmp_path / f"{name}-q", weights=weights, smoothing=0 if weights == "int8" else None)
         found.append(logits(compiled(tmp_path / f"{name}-q", tmp_path / f"{name}-p", "auto"), "emulator"))
     assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+WORDS = "Alice knelt so close to herself that Sylvie looked at the Dodo, and the King began to draw a cake. "
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(WORDS * 60)
+    return path
+
+
+def test_the_share_that_is_asked_for_is_cut_and_the_file_says_so(
+    tiny: Path, tmp_path: Path, text: Path, meadowc: Any
+) -> None:
+    made = meadowc(
+        *("sparsify", tiny, "-o", tmp_path / "s", "--activations", 0.4, "--calibrate", text, "--tokens", 768, "--json")
+    )
+    assert made.code == 0, made.err
+    found = made.json
+    assert found["weights_cut"] == pytest.approx(0.4, abs=0.01) and found["distance"] > 0
+    assert len(found["groups"]) == 12 and {r["inputs"] for r in found["groups"]} == set(NAMES.values())
+    assert "sparse: 40% of the layers' weights are not needed" in meadowc("inspect", tmp_path / "s").out
+    graph = read(tmp_path / "s")
+    assert len(thresholds_of(graph)) >= 12
+    seen: list[tuple[float, int]] = []
+    readers = sparse_inputs(graph)
+
+    def observe(node: Any, x: Any) -> None:
+        if any(node in some for some in readers.values()):
+            seen.append((float((x == 0).mean()), graph.weight_of(node).size))
+
+    ids = Tokenizer.from_file(str(tiny / "tokenizer.json")).encode(WORDS * 6).ids[:128]
+    Evaluator(graph, quantized=False).run(np.array(ids), State(), observe)
+    assert sum(share * size for share, size in seen) / sum(size for _, size in seen) == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_shape_costs_less_than_cutting_all_alike(tiny: Path, tmp_path: Path, text: Path, meadowc: Any) -> None:
+    options = ("--activations", 0.5, "--calibrate", text, "--tokens", 768, "--json")
+    auto, even = (
+        meadowc("sparsify", tiny, "-o", tmp_path / s, "--shape", s, *options).json for s in ("auto", "uniform")
+    )
+    assert auto["distance"] + auto["rise"] <= even["distance"] + even["rise"]
+    assert {row["share"] for row in even["groups"]} == {0.5}
+
+
+def test_sparsifying_again_begins_with_the_whole_model(tiny: Path, tmp_path: Path, text: Path, meadowc: Any) -> None:
+    options = ("--shape", "uniform", "--calibrate", text, "--tokens", 512)
+    assert meadowc("sparsify", tiny, "-o", tmp_path / "a", "--activations", 0.6, *options).code == 0
+    assert meadowc("sparsify", tmp_path / "a", "-o", tmp_path / "b", "--activations", 0.3, *options).code == 0
+    assert meadowc("sparsify", tiny, "-o", tmp_path / "c", "--activations", 0.3, *options).code == 0
+    b, c = (thresholds_of(read(tmp_path / name)) for name in "bc")
+    assert b == pytest.approx(c, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0, "--activations is 0"), (0.9, "up to 0.75 can be cut"), ("nan", "--activations is nan"), (-0.1, "is -0.1")],
+)
+def test_shares_that_make_no_sense_are_refused(share: Any, said: str, tiny: Path, tmp_path: Path, meadowc: Any) -> None:
+    result = meadowc("sparsify", tiny, "-o", tmp_path / "s", "--activations", share)
+    assert result.code == 2 and said in " ".join(result.err.split()) and not (tmp_path / "s").exists()
+
+
+def test_costs_decide_the_shares(tiny: Path) -> None:
+    graph = read(tiny)
+    cheap = Group("o", 1)
+    little, much = (tuple(Cost(f * n, f * n) for n in (0.1, 0.4, 1.6)) for f in (1e-5, 1.0))
+    costs = {g: little if g == cheap else much for g in groups_of(graph)}
+    shape = chosen(graph, costs, 0.2)
+    assert shape.shares[cheap] > max(s for g, s in shape.shares.items() if g != cheap)
+    assert shape.share == pytest.approx(0.2, abs=0.01)
+
+
+def test_records_of_anybody_are_read_or_left_alone() -> None:
+    record = '{"share": 0.4, "shape": "auto", "distance": 0.2}'
+    found = sparsity_of({"meadow.sparse": record})
+    assert found is not None and sentence(found).startswith("40% of the layers' weights")
+    for wrong in (
+        "",
+        "{",
+        "[]",
+        record.replace("0.4", '"x"'),
+        record.replace("auto", "best"),
+        record.replace("0.2", "NaN"),
+    ):
+        assert sparsity_of({"meadow.sparse": wrong}) is None

@@ -9,9 +9,6 @@ from dataclasses import replace
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.ops import Activation, Attention, Linear, Norm, Threshold
 
-ROLES = ("qkv", "o", "ffn", "down")
-"""What of a layer is read through thresholds."""
-
 
 def sparse_inputs(graph: Graph) -> dict[str, list[Node]]:
     """The linear layers that read each value which may be cut: of norms, attention and activations within a layer, by its name."""
