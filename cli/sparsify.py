@@ -84,7 +84,7 @@ def _show(target: Path, result: dict[str, Any]) -> None:
     )
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "cut of": lambda r: r["inputs"],
-        "layers": lambda r: f"{THIRDS[r['third']]} third",
+        "layers": lambda r: f"{THIRDS[r['part']]} third" if r["parts"] == len(THIRDS) else "all",
         "share": lambda r: f"{r['share']:.2f}",
         "alone, nats per token": lambda r: ", ".join(f"{n:.4f} at {s}" for s, n in r.get("costs", {}).items()),
     }

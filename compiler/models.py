@@ -17,7 +17,7 @@ import numpy as np
 from meadow.compiler.graph import calibration as calibrations
 from meadow.compiler.graph import pruning, sparsity
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Linear
+from meadow.compiler.graph.ops import Linear, Threshold
 from meadow.compiler.quantize.calibrate import Calibration, Statistics, calibrate, calibration_windows
 from meadow.compiler.quantize.kept import Kept
 from meadow.compiler.quantize.recipe import SMOOTHING, MatrixReport, Recipe, matrix_reports, round_graph
@@ -218,6 +218,11 @@ def _smoothed(
     if statistics is None:
         notes.append(
             "no tokenizer beside the model that knows the calibration text: not calibrated, so neither smoothed nor range-searched"
+        )
+    cuts = sum(isinstance(node.op, Threshold) for node in graph.nodes)
+    if cuts and strength and statistics is not None:
+        notes.append(
+            f"{cuts} inputs are cut at thresholds and are not smoothed, since another range would be cut elsewhere; INT8 activations cost more there"
         )
     return smooth(graph, statistics, strength) if statistics is not None and strength else graph, statistics
 

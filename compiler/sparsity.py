@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from meadow.compiler.graph.thresholds import with_thresholds
 from meadow.compiler.models import kept_metadata, save_folder
 from meadow.compiler.quantize.calibrate import Calibration, calibration_windows
 from meadow.compiler.quantize.solve import HELD, require_memory
-from meadow.compiler.sources.source import companions_of, find_source, read_source
+from meadow.compiler.sources.source import companions_of, digest_of, find_source, read_source
 from meadow.compiler.sources.text import some_text
 from meadow.compiler.sparsify.shape import (
+    MIXES,
     MOST,
     NAMES,
+    PARTS,
     TRIED,
     Cost,
+    Group,
     Judge,
     Shape,
     chosen,
@@ -75,9 +78,11 @@ def sparsify(
     wish: Wish,
     calibration: Calibration | None = None,
     progress: Progress = lambda _: None,
+    known: dict[str, Survey] | None = None,
 ) -> dict[str, Any]:
     """Write `target`/ with thresholds in the model `source`; returns a report.
 
+    known  surveys by model and text that were made before, to which those of this call are added
     Raises UnsupportedModel for a graph that is not understood, UsageError for options and for a model in which nothing can be cut.
     """
     wish.check()
@@ -85,14 +90,18 @@ def sparsify(
     refuse_target(target, "model", (file,))
     progress("reading")
     graph, texts = with_thresholds(read_source(file), {}), companions_of(file)
-    groups_of(graph)
+    groups_of(graph, 1)
     some = calibration or Calibration(tokens=TOKENS)
     windows = calibration_windows(graph, texts.get("tokenizer.json"), some, some_text)
     require_memory(graph, sum(len(w) for w in windows))
-    made = sparse_graph(graph, wish, windows, progress)
+    surveys = {} if known is None else known
+    key = f"{digest_of(file)} {some.facts(windows)}"
+    if key not in surveys:
+        surveys[key] = survey(graph, windows, progress)
+    made = sparse_graph(surveys[key], wish, progress)
     progress("writing")
     facts = {"share": wish.share, "shape": wish.shape, **made.cost._asdict(), **some.facts(windows)}
-    shares = [[g.role, g.third, round(share, 3)] for g, share in made.shape.shares.items()]
+    shares = [[g.role, g.part, round(share, 3)] for g, share in made.shape.shares.items()]
     record = json.dumps({**facts, "shares": shares})
     save_folder(made.graph, target, file, texts, {**kept_metadata(graph), KEY: record})
     return {
@@ -101,7 +110,13 @@ def sparsify(
         **facts,
         "weights_cut": made.shape.share,
         "groups": [
-            {"inputs": NAMES[g.role], "third": g.third, "share": share, "weights": made.shape.weights[g]}
+            {
+                "inputs": NAMES[g.role],
+                "part": g.part,
+                "parts": made.shape.parts,
+                "share": share,
+                "weights": made.shape.weights[g],
+            }
             | (
                 {"costs": {str(t): c.mean for t, c in zip(TRIED, made.shape.costs[g], strict=True)}}
                 if made.shape.costs
@@ -113,20 +128,36 @@ def sparsify(
     }
 
 
-def sparse_graph(graph: Graph, wish: Wish, windows: Windows, progress: Progress) -> Sparse:
-    """`graph` with thresholds of its inputs' quantiles, the shares chosen where they cost least."""
+@dataclass(frozen=True)
+class Survey:
+    """What a text says of a model: quantiles of what may be cut, how to judge, and what groups cost, by the number of parts of the layers."""
 
-    def tell(what: str, done: int, count: int) -> None:
-        progress(f"{what} {done}/{count}")
+    graph: Graph
+    quantiles: Mapping[str, NDArray[np.float64]]
+    judge: Judge
+    costs: dict[int, Mapping[Group, tuple[Cost, ...]]]
 
+
+def survey(graph: Graph, windows: Windows, progress: Progress) -> Survey:
+    """Thresholds come from the first windows, and costs from the last."""
     held = max(1, min(HELD, len(windows) // 3))
-    quantiles = magnitudes(graph, windows[:-held], tell)
-    judge = Judge(graph, windows[-held:])
-    shapes = [uniform(graph, wish.share)]
-    if wish.shape == "auto":
-        shapes.append(chosen(graph, measured(graph, quantiles, judge, tell), wish.share))
-    found = []
+    return Survey(graph, magnitudes(graph, windows[:-held], telling(progress)), Judge(graph, windows[-held:]), {})
+
+
+def telling(progress: Progress) -> Callable[[str, int, int], None]:
+    """How far a stage is, as text."""
+    return lambda what, done, count: progress(f"{what} {done}/{count}")
+
+
+def sparse_graph(found: Survey, wish: Wish, progress: Progress) -> Sparse:
+    """The graph with thresholds of its inputs' quantiles, the shares chosen where they cost least; costs are measured when first asked for."""
+    graph, shapes = found.graph, [uniform(found.graph, wish.share)]
+    for parts in PARTS if wish.shape == "auto" else ():
+        if parts not in found.costs:
+            found.costs[parts] = measured(graph, found.quantiles, found.judge, parts, telling(progress))
+        shapes += [chosen(graph, found.costs[parts], wish.share, parts, mix) for mix in MIXES]
+    tried = []
     for shape in shapes:
-        made = cut(graph, quantiles, shares_of(graph, shape))
-        found.append(Sparse(made, shape, judge.cost(made)))
-    return min(found, key=lambda one: one.cost.mean)
+        made = cut(graph, found.quantiles, shares_of(graph, shape))
+        tried.append(Sparse(made, shape, found.judge.cost(made)))
+    return min(tried, key=lambda one: one.cost.mean)

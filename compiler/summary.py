@@ -9,8 +9,10 @@ from typing import Any
 
 from meadow.boards import Board
 from meadow.compiler.engines.stored import Stored
+from meadow.compiler.graph import pruning
 from meadow.compiler.graph.calibration import calibration_of
 from meadow.compiler.graph.graph import Graph
+from meadow.compiler.graph.ops import Threshold
 from meadow.compiler.price.run import Estimate, Workload, estimate, prompt_estimate
 from meadow.compiler.price.timeline import timeline
 from meadow.compiler.price.traffic import by_role, prompts_beats
@@ -51,7 +53,7 @@ def summarize(
         "front_kind": "modelled",
         "front_workload": {"prompt": work.prompt, "context": work.position},
         "front": [_candidate(c, design) for c in front],
-        "notes": [*graph.notes, *fitted.notes, *packing_notes(packed)],
+        "notes": [*graph.notes, *smaller_notes(graph), *fitted.notes, *packing_notes(packed)],
         "steps": {k: len(v) for k, v in programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
@@ -127,6 +129,19 @@ def _timeline(schedule: Schedule, design: Design, work: Workload, board: Board) 
     for phase, tokens, position in (("decode", 1, work.position), ("prefill", design.block, 0)):
         events = timeline(schedule.programs[phase], design, tokens, position, board.bandwidth_gb_s)
         found[phase] = [[e.kind, round(e.duration, 2), e.limit] for e in events]
+    return found
+
+
+def smaller_notes(graph: Graph) -> list[str]:
+    """What was taken out of the model before, and what of that a board does not save."""
+    found, pruned = [], pruning.pruning_of(graph.metadata)
+    if pruned:
+        found.append(f"the model was pruned: {pruning.sentence(pruned)}")
+    cuts = sum(isinstance(node.op, Threshold) for node in graph.nodes)
+    if cuts:
+        found.append(
+            f"{cuts} inputs of linear layers are cut at thresholds; the engines compute with them and fetch every column all the same"
+        )
     return found
 
 

@@ -38,6 +38,7 @@ CONFIRM, FOLDER, EXTENTS, VERIFY = (
     "machine/test_extents.py",
     "evidence/test_verify.py",
 )
+SPARSE, MASKS = "compiler/test_sparse.py", "compiler/test_masks.py"
 AHEAD, SOLVER, PRUNE = "runtime/test_ahead.py", "compiler/test_solver.py", "compiler/test_prune.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
 FAULTS = (
@@ -811,6 +812,41 @@ FAULTS = (
         "made[1][:, kv] += ds.T @ q[:, head]",
         "made[1][:, kv] += 0 * (ds.T @ q[:, head])",
         f"{PRUNE} -k small_differences",
+    ),
+    Fault(
+        "a threshold looks at the sign",
+        "hls/norm.hpp",
+        "magnitude_of(x.value[k]) > threshold",
+        "as_bits(x.value[k]) > threshold",
+        f"{SPARSE} -k same_bits",
+    ),
+    Fault(
+        "a row is not cut on the way from its norm",
+        "compiler/program/nodes/norm.py",
+        'made | {"threshold": value}',
+        'made | {"threshold": 0 * value}',
+        f"{SPARSE} -k same_bits",
+    ),
+    Fault(
+        "a price is looked for on the wrong side",
+        "compiler/sparsify/shape.py",
+        "low, high = (price, high) if spared < share else (low, price)",
+        "low, high = (price, high) if spared > share else (low, price)",
+        f"{SPARSE} -k costs_decide",
+    ),
+    Fault(
+        "the weights that matter most go",
+        "compiler/prune/masks.py",
+        'kept[np.argsort(score, axis=None, kind="stable")[:gone]] = False',
+        'kept[np.argsort(-score, axis=None, kind="stable")[:gone]] = False',
+        f"{MASKS} -k made_good",
+    ),
+    Fault(
+        "what a threshold takes away is not made good",
+        "compiler/prune/masks.py",
+        'gram_of(x, target if rule == "duogpt" else x)',
+        "gram_of(x, x)",
+        f"{MASKS} -k activations_that_are_cut",
     ),
 )
 SURVIVORS: dict[str, str] = {

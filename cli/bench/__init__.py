@@ -26,6 +26,7 @@ BENCHMARKS = {
         "meadow.cli.bench.prune",
         "One model without some of its heads, by several scores, and what a board saves.",
     ),
+    "sparsity": ("meadow.cli.bench.sparsity", "What thresholds cost, and how many weights they leave unneeded."),
     "depth": ("meadow.cli.bench.depth", "The slowest path of every Verilog module beside its clock."),
     "rtl": ("meadow.cli.bench.rtl", "What the Verilog costs, by Yosys."),
 }

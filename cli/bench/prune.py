@@ -58,7 +58,7 @@ def prune_command(
       meadowc bench prune models/smollm2
       meadowc bench prune models/smollm2 --heads 0.1 --scores layer-energy,random --board none --json
     """
-    names, shares = [name for name in scores.split(",") if name], _shares(heads)
+    names, shares = [name for name in scores.split(",") if name], shares_of("--heads", heads)
     wrong = [name for name in names if name not in SCORES]
     if wrong or not names:
         raise UsageError(f"--scores {scores!r}: {', '.join(SCORES)} are known")
@@ -77,13 +77,14 @@ def prune_command(
     _print(rows, board, count, length)
 
 
-def _shares(text: str) -> list[float]:
+def shares_of(option: str, text: str) -> list[float]:
+    """The numbers of an option.  Raises UsageError for what is none."""
     try:
         found = [float(part) for part in text.split(",") if part]
     except ValueError:
         found = []
     if not found:
-        raise UsageError(f"--heads {text!r} are no shares such as 0.1,0.2")
+        raise UsageError(f"{option} {text!r} are no shares such as 0.1,0.2")
     return found
 
 

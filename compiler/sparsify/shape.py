@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """shape: how much of which inputs is cut, so that a wanted share of the layers' weights is not needed and the model changes least.
 
-Inputs are taken together by what they are (of the norm before attention, of attention, of the norm before the MLP, of its activation) and by
-the third of the layers that they stand in.  What a group costs is measured where that group alone is cut, in nats per token: half the
+Inputs are taken together by what they are (of the norm before attention, of attention, of the norm before the MLP, of its activation), in all
+layers or in each third of them.  What a group costs is measured where that group alone is cut, in nats per token: half the
 distance of the model's distribution from the whole model's, which hardly depends on the text, and half of what the text surprises it more,
-which is what is wanted.  Shares that sum to what is asked for are chosen where they cost least.
+which is what is wanted.  Shares that sum to what is asked for are chosen where they cost least, by both groupings and by distance alone too;
+text that is held out decides between these and cutting all alike.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ TRIED = (0.3, 0.5, 0.7)
 MOST = 0.75
 """Of a group: what lies beyond the last that was tried is not trusted."""
 STEP = 0.01
-THIRDS = 3
+PARTS = (1, 3)
+"""Of the layers, that are cut alike."""
+MIXES = (0.5, 1.0)
+"""The share of the distance in a cost, beside the rise."""
 NAMES = {"qkv": "attention's norm", "o": "attention", "ffn": "the MLP's norm", "down": "the MLP's activation"}
 
 
@@ -44,20 +48,22 @@ class Cost(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """By which shapes are judged."""
         return (self.distance + self.rise) / 2
 
 
 class Group(NamedTuple):
-    """Inputs that are cut alike: what they are, and in which third of the layers."""
+    """Inputs that are cut alike: what they are, and in which part of the layers."""
 
     role: str
-    third: int
+    part: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What was chosen: the share of elements to cut of each group, and what each was measured to cost at TRIED."""
+    """What was chosen: the share of elements to cut of each group, and what each was measured to cost at TRIED, in so many parts of the layers."""
 
+    parts: int
     shares: Mapping[Group, float]
     costs: Mapping[Group, tuple[Cost, ...]]
     weights: Mapping[Group, int]
@@ -69,15 +75,14 @@ class Shape:
         return sum(self.shares[g] * n for g, n in self.weights.items()) / whole
 
 
-def groups_of(graph: Graph) -> dict[Group, list[str]]:
+def groups_of(graph: Graph, parts: int) -> dict[Group, list[str]]:
     """The values that may be cut, by group.  Raises UsageError where a model has none."""
     roles = {name: {r.role for r in readers} for name, readers in sparse_inputs(graph).items()}
     layers = {n.name: n.layer or 0 for n in graph.nodes}
     found: dict[Group, list[str]] = {}
     for name, readers in roles.items():
         role = "qkv" if readers & {"q", "k", "v"} else "o" if "o" in readers else "down" if "down" in readers else "ffn"
-        third = layers[name] * THIRDS // max(graph.model.layers, 1)
-        found.setdefault(Group(role, third), []).append(name)
+        found.setdefault(Group(role, layers[name] * parts // max(graph.model.layers, 1)), []).append(name)
     if not found:
         raise UsageError("no linear layer reads a norm, attention or an activation alone: there is nothing to cut")
     return found
@@ -121,6 +126,7 @@ class Judge:
     def __init__(self, graph: Graph, windows: Windows):
         self.windows = windows
         self.logs = [_logarithms(rows) for rows in self._logits(graph)]
+        self._shares = [np.exp(rows) for rows in self.logs]
         self._rows = sum(len(window) for window in windows)
         self._next = sum(len(window) - 1 for window in windows)
 
@@ -131,10 +137,10 @@ class Judge:
     def cost(self, graph: Graph) -> Cost:
         """Of cutting what `graph` cuts."""
         distance = rise = 0.0
-        for window, whole, rows in zip(self.windows, self.logs, self._logits(graph), strict=True):
-            found, places = _logarithms(rows), np.arange(len(window) - 1)
-            distance += float((np.exp(whole) * (whole - found)).sum(dtype=np.float64))
-            rise += float((whole - found)[places, window[1:]].sum(dtype=np.float64))
+        for window, shares, whole, rows in zip(self.windows, self._shares, self.logs, self._logits(graph), strict=True):
+            off = whole - _logarithms(rows)
+            distance += float(np.einsum("tv,tv->t", shares, off).sum(dtype=np.float64))
+            rise += float(off[np.arange(len(window) - 1), window[1:]].sum(dtype=np.float64))
         return Cost(distance / self._rows, rise / self._next)
 
 
@@ -143,9 +149,11 @@ def _logarithms(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def measured(graph: Graph, quantiles: Mapping[str, Doubles], judge: Judge, tell: Tell) -> dict[Group, tuple[Cost, ...]]:
+def measured(
+    graph: Graph, quantiles: Mapping[str, Doubles], judge: Judge, parts: int, tell: Tell
+) -> dict[Group, tuple[Cost, ...]]:
     """What each group costs at TRIED, the others whole."""
-    groups, found = groups_of(graph), dict[Group, list[Cost]]()
+    groups, found = groups_of(graph, parts), dict[Group, list[Cost]]()
     done, count = 0, len(groups) * len(TRIED)
     for group, names in groups.items():
         for share in TRIED:
@@ -156,47 +164,50 @@ def measured(graph: Graph, quantiles: Mapping[str, Doubles], judge: Judge, tell:
     return {group: tuple(costs) for group, costs in found.items()}
 
 
-def chosen(graph: Graph, costs: Mapping[Group, tuple[Cost, ...]], share: float) -> Shape:
+def chosen(graph: Graph, costs: Mapping[Group, tuple[Cost, ...]], share: float, parts: int, mix: float) -> Shape:
     """The shares that cost least and together spare `share` of the layers' weights: where a weight more costs as much in every group.
 
     Raises UsageError where that is more than MOST of every group.
     """
     if share > MOST:
         raise UsageError(f"--activations is {share:g}; at most {MOST:g} can be cut")
-    readers, fine = sparse_inputs(graph), np.arange(0, MOST + STEP / 2, STEP)
-    weights = {
-        g: sum(graph.weight_of(n).size for v in names for n in readers[v]) for g, names in groups_of(graph).items()
-    }
+    fine, weights = np.arange(0, MOST + STEP / 2, STEP), weights_of(graph, parts)
     whole = sum(weights.values())
-    curves = {g: _curve(costs[g], fine) for g in weights}
+    curves = {g: _curve(costs[g], fine, mix) for g in weights}
     low, high = 1e-12, 1e6
     for _ in range(100):
         price = (low * high) ** 0.5
         shares = {g: float(fine[np.argmin(curves[g] - price * fine * n / whole)]) for g, n in weights.items()}
         spared = sum(shares[g] * n for g, n in weights.items()) / whole
         low, high = (price, high) if spared < share else (low, price)
-    return Shape(shares, costs, weights)
+    return Shape(parts, shares, costs, weights)
 
 
-def _curve(costs: tuple[Cost, ...], fine: Doubles) -> Doubles:
+def _curve(costs: tuple[Cost, ...], fine: Doubles, mix: float) -> Doubles:
     """Costs between those that were measured: distances as squares of straight lines, which never fall, and rises as straight lines."""
     places, beyond = (0.0, *TRIED, MOST), (MOST - TRIED[-1]) / (TRIED[-1] - TRIED[-2])
     roots = np.sqrt(np.maximum.accumulate([max(c.distance, 0.0) for c in costs]))
     roots = np.array([0.0, *roots, roots[-1] + beyond * (roots[-1] - roots[-2])])
     rises = np.array([0.0, *(c.rise for c in costs)])
     rises = np.append(rises, rises[-1] + beyond * max(rises[-1] - rises[-2], 0.0))
-    return np.asarray((np.square(np.interp(fine, places, roots)) + np.interp(fine, places, rises)) / 2 + 1e-9 * fine)
+    made = mix * np.square(np.interp(fine, places, roots)) + (1 - mix) * np.interp(fine, places, rises)
+    return np.asarray(made + 1e-9 * fine)
+
+
+def weights_of(graph: Graph, parts: int) -> dict[Group, int]:
+    """Weights of the linear layers that read each group."""
+    readers = sparse_inputs(graph)
+    groups = groups_of(graph, parts).items()
+    return {group: sum(graph.weight_of(n).size for name in names for n in readers[name]) for group, names in groups}
 
 
 def uniform(graph: Graph, share: float) -> Shape:
     """The same share of every input."""
-    readers = sparse_inputs(graph)
-    weights = {
-        g: sum(graph.weight_of(n).size for v in names for n in readers[v]) for g, names in groups_of(graph).items()
-    }
-    return Shape(dict.fromkeys(weights, share), {}, weights)
+    weights = weights_of(graph, 1)
+    return Shape(1, dict.fromkeys(weights, share), {}, weights)
 
 
 def shares_of(graph: Graph, shape: Shape) -> dict[str, float]:
     """The share of each value."""
-    return {name: shape.shares[group] for group, names in groups_of(graph).items() for name in names}
+    groups = groups_of(graph, shape.parts).items()
+    return {name: shape.shares[group] for group, names in groups for name in names}

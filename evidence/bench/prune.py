@@ -42,7 +42,7 @@ def measure(
     """
     file = source / "model.onnx" if source.is_dir() else source
     tell("measuring", "the whole model")
-    whole = _perplexity(file, pieces)
+    whole = perplexity_of(file, pieces)
     yield {"heads": 0.0, "score": "", "repaired": False, "perplexity": whole, "ratio": 1.0} | _board(
         source, board, folder / "whole", tell
     )
@@ -60,7 +60,7 @@ def measure(
                 lambda text, name=name: tell("pruning", f"{text}; {name}"),  # type: ignore[misc]
             )
             tell("measuring", name)
-            found = _perplexity(model / "model.onnx", pieces)
+            found = perplexity_of(model / "model.onnx", pieces)
             row = {
                 "heads": share,
                 "score": score,
@@ -73,7 +73,7 @@ def measure(
             yield row | (_board(model, board, model, tell) if score == scores[0] and not repaired else {})
 
 
-def _perplexity(file: Path, pieces: Sequence[list[int]]) -> float:
+def perplexity_of(file: Path, pieces: Sequence[list[int]]) -> float:
     """Of a float model, in onnxruntime."""
     onnx = OnnxModel(file)
     total = sum(surprise(onnx.prefill(tokens), tokens) for tokens in pieces)

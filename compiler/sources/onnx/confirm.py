@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from meadow.compiler.graph.evaluate import Evaluator, Floats, State
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Attention
+from meadow.compiler.graph.ops import Attention, Threshold
 from meadow.compiler.sources.onnx.graph import OnnxGraph
 from meadow.compiler.sources.onnx.interface import plain_input
 from meadow.compiler.sources.onnx.numeric import ROUNDED, compute, full
@@ -97,11 +97,22 @@ def confirm(g: OnnxGraph, graph: Graph, lifted: Lifted, context: int) -> str:
     runs = _expected(graph, lifted, context)
     feeds = [_feeds(g, graph, lifted, r) for r in runs]
     new = [r.trial.tokens for r in runs]
-    found = Run(g, feeds, dict.fromkeys(lifted.kept.values(), new)).outputs([lifted.logits, *lifted.kept.values()])
+    cuts = {
+        n.name: lifted.values[n.name] for n in graph.nodes if isinstance(n.op, Threshold) and n.name in lifted.values
+    }
+    outputs = [lifted.logits, *lifted.kept.values(), *cuts.values()]
+    found = Run(g, feeds, dict.fromkeys(lifted.kept.values(), new)).outputs(outputs)
     for number, run in enumerate(runs):
         where = f"{run.trial.tokens} tokens after {run.trial.past}"
+        mine = {k: v[number] for k, v in found.items()}
         try:
-            _compare_run(graph, lifted, run, {k: v[number] for k, v in found.items()})
+            try:
+                _compare_run(graph, lifted, run, mine)
+            except Difference:
+                if not cuts:
+                    raise
+                _evaluate(graph, run, {}, cut={name: mine[value] for name, value in cuts.items()})
+                _compare_run(graph, lifted, run, mine)
         except Difference as difference:
             return f"with {where}, {difference}{_first_difference(g, graph, lifted, run)}"
     return ""
@@ -161,8 +172,18 @@ def _expected(graph: Graph, lifted: Lifted, context: int, some: tuple[Trial, ...
     return found
 
 
-def _evaluate(graph: Graph, run: _Expected, sizes: dict[int, float], values: dict[str, Floats] | None = None) -> None:
-    """The Graph's own logits and cache of a trial; notes how large queries are."""
+def _evaluate(
+    graph: Graph,
+    run: _Expected,
+    sizes: dict[int, float],
+    values: dict[str, Floats] | None = None,
+    cut: dict[str, Floats] | None = None,
+) -> None:
+    """The Graph's own logits and cache of a trial; notes how large queries are.
+
+    cut  what the file has behind each threshold: it decides where the last bits of a sum do, since one element that is cut or not
+         moves others over their thresholds, layer after layer
+    """
     evaluator = Evaluator(graph, quantized=False, keep=False)
     state = State(position=run.trial.past)
     if run.trial.past:
@@ -172,6 +193,8 @@ def _evaluate(graph: Graph, run: _Expected, sizes: dict[int, float], values: dic
     for node in graph.nodes:
         inputs = [known[i] for i in node.inputs]
         known[node.name] = evaluator.node(node, inputs, run.ids, state)
+        if cut is not None and isinstance(node.op, Threshold):
+            known[node.name] = _settled(node.op, inputs[0], known[node.name], cut.get(node.name), run.trial.tolerance)
         if values is not None:
             values[node.name] = known[node.name]
         if isinstance(node.op, Attention):
@@ -186,6 +209,14 @@ def _evaluate(graph: Graph, run: _Expected, sizes: dict[int, float], values: dic
             if not uses[i]:
                 del known[i]
     run.logits, run.state = known[graph.nodes[-1].name], state
+
+
+def _settled(op: Threshold, x: Floats, mine: Floats, theirs: Floats | None, tolerance: float) -> Floats:
+    """The rows behind a threshold, with the elements that lie on it, within what sums differ by, cut where the file cuts them."""
+    if theirs is None or theirs.size != x.size or theirs.shape[-1] != x.shape[-1]:
+        return mine
+    close = np.abs(np.abs(x) - np.float32(op.value)) <= tolerance * np.abs(x).max()
+    return np.where(close, np.where(theirs.reshape(x.shape) != 0, x, np.float32(0)), mine)
 
 
 def _feeds(g: OnnxGraph, graph: Graph, lifted: Lifted, run: _Expected) -> dict[str, Any]:
