@@ -69,7 +69,7 @@ def inspect(source: Path) -> dict[str, Any]:
         "features": features(graph),
         "notes": list(graph.notes),
         "calibration": calibration.calibration_of(graph.metadata),
-        "pruning": pruning.pruning_of(graph.metadata),
+        "pruning": pruning.records_of(graph.metadata),
         "sparsity": sparsity.sparsity_of(graph.metadata),
         "model": str(graph.model),
         "context": graph.model.context,

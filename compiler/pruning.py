@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.graph import calibration as calibration_record
+from meadow.compiler.graph import sparsity
 from meadow.compiler.graph.graph import Graph
-from meadow.compiler.graph.ops import Linear
-from meadow.compiler.graph.pruning import KEY
+from meadow.compiler.graph.ops import Activation, Attention, Linear
+from meadow.compiler.graph.pruning import KEY, records_of
 from meadow.compiler.models import kept_metadata, save_folder
-from meadow.compiler.prune.cut import attention_blocks, mlps, without_channels, without_heads
+from meadow.compiler.prune.cut import attention_blocks, without_channels, without_heads
 from meadow.compiler.prune.masks import RULES, masked
 from meadow.compiler.prune.repair import Repaired, repair
 from meadow.compiler.prune.scores import (
@@ -103,12 +105,22 @@ def prune(
     if windows:
         require_memory(graph, sum(len(w) for w in windows))
     made = prune_graph(graph, wish, windows, some.seed, progress)
-    progress("writing")
     facts = {**asdict(wish), **(some.facts(windows) if windows else {"seed": some.seed})}
     layers = {str(layer): heads for layer, heads in made.heads.items()}
     record = {**facts, "heads_gone": layers, "channels_gone": {str(k): n for k, n in made.channels.items()}}
-    save_folder(made.graph, target, file, texts, {**kept_metadata(graph), KEY: json.dumps(record)})
-    return report(graph, made, wish, target, record, windows)
+    told = report(graph, made, wish, target, record, windows)
+    progress("writing")
+    kept = {
+        k: v
+        for k, v in kept_metadata(graph).items()
+        if k not in (STALE if wish.repair or wish.weights else (sparsity.KEY,))
+    }
+    save_folder(made.graph, target, file, texts, {**kept, KEY: json.dumps([*records_of(graph.metadata), record])})
+    return told
+
+
+STALE = ("meadow.weights", calibration_record.KEY, sparsity.KEY)
+"""What a file says of its weights that is no longer true where they were changed."""
 
 
 def needs_text(wish: Wish) -> bool:
@@ -134,10 +146,12 @@ def prune_graph(graph: Graph, wish: Wish, windows: Windows, seed: int, progress:
         }
         already = sum(len(some) for some in gone.values())
         wanted = round(wish.heads * sum(b.op.heads for b in blocks.values()))
-        if not groups + wanted:
-            raise UsageError(
-                f"--heads {wish.heads:g} and --kv-groups {wish.kv_groups:g} of {sum(b.op.heads for b in blocks.values())} heads are none"
-            )
+        for option, asked, found, every in (
+            ("--heads", wish.heads, wanted, sum(b.op.heads for b in blocks.values())),
+            ("--kv-groups", wish.kv_groups, groups, sum(b.op.kv_heads for b in blocks.values())),
+        ):
+            if asked and not found:
+                raise UsageError(f"{option} {asked:g} of {every} is none")
         if wanted:
             gone = lowest_heads(graph, left, already + wanted)
         made = without_heads(graph, gone)
@@ -188,16 +202,22 @@ def report(
 
 def _zeros(graph: Graph) -> float:
     """The share of the weights of the layers' linear matrices that are 0."""
-    some = [graph.weight_of(n).dequantize() for n in graph.nodes if type(n.op) is Linear and n.layer is not None]
-    return 1 - sum(int(np.count_nonzero(w)) for w in some) / max(sum(w.size for w in some), 1)
+    zeros = whole = 0
+    for node in graph.nodes:
+        if type(node.op) is Linear and node.layer is not None:
+            w = graph.weight_of(node).dequantize()  # one at a time
+            zeros, whole = zeros + w.size - int(np.count_nonzero(w)), whole + w.size
+    return zeros / max(whole, 1)
 
 
 def _sizes(graph: Graph) -> dict[str, int]:
-    blocks, widths = attention_blocks(graph), graph.widths()
+    """Of any graph, whether it can be pruned or not."""
+    attentions = [n.op for n in graph.nodes if isinstance(n.op, Attention)]
+    widths = graph.widths()
     return {
-        "heads": sum(b.op.heads for b in blocks.values()),
-        "kv_heads": sum(b.op.kv_heads for b in blocks.values()),
-        "channels": sum(widths[m.act.name] for m in mlps(graph).values()),
+        "heads": sum(op.heads for op in attentions),
+        "kv_heads": sum(op.kv_heads for op in attentions),
+        "channels": sum(widths[n.name] for n in graph.nodes if isinstance(n.op, Activation)),
         "weights": sum(w.size for w in graph.weights.values()),
         "bytes": sum(w.nbytes for w in graph.weights.values()),
     }

@@ -100,7 +100,13 @@ def sparsify(
         surveys[key] = survey(graph, windows, progress)
     made = sparse_graph(surveys[key], wish, progress)
     progress("writing")
-    facts = {"share": wish.share, "shape": wish.shape, **made.cost._asdict(), **some.facts(windows)}
+    facts = {
+        "share": made.shape.share,
+        "asked": wish.share,
+        "shape": wish.shape,
+        **made.cost._asdict(),
+        **some.facts(windows),
+    }
     shares = [[g.role, g.part, round(share, 3)] for g, share in made.shape.shares.items()]
     record = json.dumps({**facts, "shares": shares})
     save_folder(made.graph, target, file, texts, {**kept_metadata(graph), KEY: record})

@@ -134,7 +134,7 @@ def _timeline(schedule: Schedule, design: Design, work: Workload, board: Board) 
 
 def smaller_notes(graph: Graph) -> list[str]:
     """What was taken out of the model before, and what of that a board does not save."""
-    found, pruned = [], pruning.pruning_of(graph.metadata)
+    found, pruned = [], pruning.records_of(graph.metadata)
     if pruned:
         found.append(f"the model was pruned: {pruning.sentence(pruned)}")
     cuts = sum(isinstance(node.op, Threshold) for node in graph.nodes)

@@ -269,7 +269,7 @@ inline void run_rows(const Run& run, const Instruction& i, const beat_t* constan
     step.centred = (how & isa::kNormCentred) != 0;
     step.biased = (how & isa::kNormBiased) != 0;
     step.floats = (step.normed ? i.word[isa::norm::floats] : i.word[isa::quantize::floats]) != 0;
-    step.threshold = step.normed ? i.word[isa::norm::threshold] : i.word[isa::quantize::threshold];
+    step.threshold = (step.normed ? i.word[isa::norm::threshold] : i.word[isa::quantize::threshold]) & ~kSignBit;
     step.added = step.normed && step.floats && (how & isa::kNormAdded) != 0;
     step.eps = as_float(i.word[isa::norm::eps]);
     step.inverse = as_float(i.word[isa::norm::inverse]);

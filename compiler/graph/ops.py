@@ -252,7 +252,7 @@ class Threshold(Op):
     value: float
 
     def width(self, inputs: Sequence[int], tensors: Tensors) -> int:
-        if not 0 <= self.value < float("inf"):
+        if not 0 <= self.value < float("inf") or str(self.value).startswith("-"):
             raise ValueError(f"a threshold of {self.value:g}")
         return inputs[0]
 

@@ -13,30 +13,35 @@ LARGEST = 1 << 20
 SHARES = ("heads", "kv_groups", "channels", "weights")
 
 
-def pruning_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The record of a file: shares that went, the score, whether matrices were fitted; None where it has none, or one that is not whole."""
+def records_of(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The records of a file, the oldest first: shares that went, by what, whether matrices were fitted.  Those that are not whole are left out."""
     text = metadata.get(KEY, "")
     if not text or len(text) > LARGEST:
-        return None
+        return []
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or not isinstance(found.get("repair"), bool):
-        return None
-    shares: list[Any] = [found.get(key) for key in SHARES]
-    score, rule = found.get("score"), found.get("rule")
-    if not all(type(s) in (int, float) and 0 <= s <= 1 for s in shares):
-        return None
-    if not all(isinstance(word, str) and word.isprintable() and len(word) <= 64 for word in (score, rule)):
-        return None
-    return {key: found[key] for key in (*SHARES, "score", "rule", "repair")}
+        return []
+    return [record for record in found if _whole(record)] if isinstance(found, list) else []
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def _whole(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("repair"), bool):
+        return False
+    shares: list[Any] = [record.get(key) for key in SHARES]
+    words: list[Any] = [record.get(key) for key in ("score", "rule")]
+    return all(type(s) in (int, float) and 0 <= s <= 1 for s in shares) and all(
+        isinstance(word, str) and word.isprintable() and len(word) <= 64 for word in words
+    )
+
+
+def sentence(records: list[dict[str, Any]]) -> str:
     """For people."""
+    return ", then ".join(part for record in records for part in _parts(record))
+
+
+def _parts(record: Mapping[str, Any]) -> list[str]:
     named = zip(SHARES, ("of the heads", "of the KV heads with theirs", "of the MLP channels"), strict=False)
-    parts = [f"{found[key]:.0%} {what}" for key, what in named if found[key]]
-    whole = [f"{', '.join(parts)} by {found['score']}" + (", repaired" if found["repair"] else "")] if parts else []
-    masked = [f"{found['weights']:.0%} of the weights by {found['rule']}"] if found["weights"] else []
-    return ", then ".join(whole + masked)
+    parts = [f"{record[key]:.0%} {what}" for key, what in named if record[key]]
+    whole = [f"{', '.join(parts)} by {record['score']}" + (", repaired" if record["repair"] else "")] if parts else []
+    return whole + ([f"{record['weights']:.0%} of the weights by {record['rule']}"] if record["weights"] else [])

@@ -25,7 +25,11 @@ def sparsity_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     numbers: list[Any] = [found.get(key) for key in ("share", "distance")]
     shape = found.get("shape")
-    if not all(type(n) in (int, float) and 0 <= n < 1e9 for n in numbers) or shape not in ("auto", "uniform"):
+    if (
+        not all(type(n) in (int, float) and 0 <= n < 1e9 for n in numbers)
+        or numbers[0] > 1
+        or shape not in ("auto", "uniform")
+    ):
         return None
     return {key: found[key] for key in ("share", "shape", "distance")}
 

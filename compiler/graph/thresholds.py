@@ -24,20 +24,30 @@ def sparse_inputs(graph: Graph) -> dict[str, list[Node]]:
 
 
 def thresholds_of(graph: Graph) -> dict[str, float]:
-    """The thresholds of a graph, by the value that they cut."""
+    """The thresholds within the layers of a graph, by the value that they cut."""
     return {n.inputs[0]: n.op.value for n in graph.nodes if isinstance(n.op, Threshold)}
 
 
 def with_thresholds(graph: Graph, values: Mapping[str, float]) -> Graph:
-    """`graph` whose linear layers read the values of that name through thresholds; those that it has are taken out."""
-    behind = {n.name: n.inputs[0] for n in graph.nodes if isinstance(n.op, Threshold)}
+    """`graph` whose linear layers read the values of that name through thresholds; those that they have are taken out.
+
+    A threshold elsewhere, such as before the head, stays.
+    """
+    by_name, wanted = {n.name: n for n in graph.nodes}, sparse_inputs(graph)
+    behind: dict[str, str] = {}
+    for readers in wanted.values():
+        for node in readers:
+            source = node.inputs[0]
+            while isinstance(by_name[source].op, Threshold):
+                source = by_name[source].inputs[0]
+            behind[node.name] = source
+    plain = [replace(n, inputs=(behind[n.name],)) if n.name in behind else n for n in graph.nodes]
+    while unread := {n.name for n in plain if isinstance(n.op, Threshold)} - {i for n in plain for i in n.inputs}:
+        plain = [n for n in plain if n.name not in unread]
     nodes, new = [], dict[str, str]()
-    for node in graph.nodes:
-        if isinstance(node.op, Threshold):
-            continue
-        inputs = tuple(behind.get(name, name) for name in node.inputs)
-        linear = type(node.op) is Linear and node.layer is not None
-        nodes.append(replace(node, inputs=tuple(new.get(i, i) for i in inputs) if linear else inputs))
+    for node in plain:
+        cut = node.name in behind and node.inputs[0] in new
+        nodes.append(replace(node, inputs=(new[node.inputs[0]],)) if cut else node)
         if node.name in values:
             new[node.name] = f"{node.name}.live"
             nodes.append(Node(new[node.name], Threshold(values[node.name]), (node.name,), node.layer, "live"))

@@ -57,7 +57,8 @@ def _back(
             back = replace(node, op=replace(op, frequencies=tuple(-f for f in op.frequencies)))
             return [evaluator.node(back, [g], np.zeros(len(g), np.int64), State())]
         case Attention() as op:
-            return _attention(op, inputs, g)
+            sinks = None if op.sinks is None else evaluator.graph.vectors[op.sinks]
+            return _attention(op, inputs, g, sinks)
         case Activation() as op:
             return _activation(op, inputs, g)
         case Add():
@@ -82,7 +83,7 @@ def _norm(graph: Graph, op: Norm, x: Floats, g: Floats) -> Floats:
     return np.asarray((made / root).reshape(len(x), -1))
 
 
-def _attention(op: Attention, inputs: list[Floats], g: Floats) -> list[Floats]:
+def _attention(op: Attention, inputs: list[Floats], g: Floats, sinks: Floats | None) -> list[Floats]:
     """Of queries, keys and values, from an empty cache."""
     tokens = len(g)
     q, k, v = (x.reshape(tokens, -1, op.head_dim) for x in inputs)
@@ -98,8 +99,10 @@ def _attention(op: Attention, inputs: list[Floats], g: Floats) -> list[Floats]:
             level = np.tanh(score / np.float32(op.softcap))
             score, slope = level * np.float32(op.softcap), 1 - np.square(level)
         score[hidden] = -np.inf
-        p = np.exp(score - score.max(axis=-1, keepdims=True))
-        p /= p.sum(axis=-1, keepdims=True)
+        top = score.max(axis=-1, keepdims=True)
+        top = top if sinks is None else np.maximum(top, sinks[head])
+        p = np.exp(score - top)
+        p /= p.sum(axis=-1, keepdims=True) + (0 if sinks is None else np.exp(sinks[head] - top))
         made[2][:, kv] += p.T @ g[:, head]
         dp = g[:, head] @ v[:, kv].T
         ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) * slope * np.float32(op.scale)

@@ -10,6 +10,7 @@ duogpt     the same, for the input that the matrix has behind its threshold and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,6 +73,12 @@ def masked(
     if rule not in RULES:
         raise UsageError(f"the rule {rule!r} is not known; {', '.join(RULES)} are")
     groups = _groups(graph)
+    serving = Counter(node.weight for node in graph.nodes if isinstance(node.op, Linear))
+    shared = next((n for nodes in groups.values() for n in nodes if serving[n.weight] > 1), None)
+    if shared is not None:
+        raise UsageError(
+            f"{shared.weight} serves {serving[shared.weight]} nodes, %{shared.name} among them; it is not masked"
+        )
     made = dict(graph.weights)
     if rule == "magnitude":
         for done, name in enumerate(n.weight or "" for nodes in groups.values() for n in nodes):
@@ -93,6 +100,8 @@ def masked(
                 # The whole model has no thresholds, and no rule but duogpt knows of them.
                 past = isinstance(node.op, Threshold) and (number == 0 or rule != "duogpt")
                 vs[node.name] = inputs[0] if past else stream.node(node, inputs, window, state)
+            if node.weight is not None:
+                stream.weights.pop(node.weight, None)  # a matrix is kept in floats while it is needed
         for name in node.inputs:
             left[name] -= 1
             if not left[name]:

@@ -83,6 +83,9 @@ def repair(
             found.append(row)
             tell(len(found), len(narrowed))
         streams[1].follow(node, windows)
+        if node.weight is not None:
+            for stream in streams:  # a matrix is kept in floats while it is needed
+                stream.evaluator.weights.pop(node.weight, None)
         for name in node.inputs:
             left[name] -= 1
             if not left[name]:
@@ -125,6 +128,7 @@ def _sizes(graph: Graph, node: Node, values: Mapping[str, Floats]) -> Floats:
     """How large the stream is that `node` adds to, token by token, [T, 1]: what it adds matters by its share of that, and a few tokens
     are a thousand times as large as the others."""
     adds = [reader for reader in graph.readers()[node.name] if isinstance(reader.op, Add)]
-    stream = next((name for add in adds for name in add.inputs if name != node.name), node.name)
+    # Of a parallel block the other term may be a sum that comes later: then what the matrix itself gives.
+    stream = next((name for add in adds for name in add.inputs if name != node.name and name in values), node.name)
     size = np.sqrt(np.mean(np.square(values[stream]), axis=1, keepdims=True))
     return np.where(size == 0, np.float32(1), size)

@@ -10,6 +10,7 @@ For heads:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def head_scores(graph: Graph, score: str, windows: Windows, seed: int, tell: Tel
 def channel_scores(graph: Graph, windows: Windows, tell: Tell) -> dict[int, Doubles]:
     """The energy of each channel of a layer's MLP, as a share of the layer's sum, [channels]."""
     blocks, evaluator = mlps(graph), Evaluator(graph, quantized=False)
+    if not blocks:
+        raise UsageError("the model has no MLP whose channels could go")
     layers = {mlp.down.name: layer for layer, mlp in blocks.items()}
     found: dict[int, Doubles] = {}
 
@@ -117,17 +120,31 @@ def lowest_kv_groups(graph: Graph, scores: Mapping[int, Doubles], count: int) ->
 
 def lowest_channels(scores: Mapping[int, Doubles], share: float, unit: int) -> dict[int, list[int]]:
     """The channels of lowest score, about `share` of all; each layer keeps a multiple of `unit` (or all, where it has no more)."""
-    every = np.sort(np.concatenate(list(scores.values())))
-    limit = every[min(round(share * len(every)), len(every) - 1)]
+    _finite(scores)
+    ranked = sorted((float(s), n, layer) for layer, score in scores.items() for n, s in enumerate(np.sort(score)))
+    lowest = Counter(layer for _, _, layer in ranked[: round(share * len(ranked))])
     found = {}
     for layer, score in scores.items():
-        kept = min(len(score), max(1, round(int((score >= limit).sum()) / unit)) * unit)
+        kept = min(len(score), max(1, round((len(score) - lowest[layer]) / unit)) * unit)
         found[layer] = sorted(np.argsort(score, kind="stable")[: len(score) - kept].tolist())
-    return {layer: gone for layer, gone in found.items() if gone}
+    found = {layer: gone for layer, gone in found.items() if gone}
+    if not found:
+        raise UsageError(
+            f"--channels {share:g}: so few would go that each layer keeps a multiple of {unit} with all of them"
+        )
+    return found
+
+
+def _finite(scores: Mapping[int, Doubles]) -> None:
+    """Raise UsageError where something overflowed on the text."""
+    for layer, score in scores.items():
+        if not np.isfinite(score).all():
+            raise UsageError(f"what layer {layer} computes is not finite on the calibration text; it cannot be scored")
 
 
 def _lowest(scores: Mapping[int, Doubles], least: Mapping[int, int], count: int, what: str) -> dict[int, list[int]]:
     """`count` places of lowest score, by layer, of which each keeps `least`."""
+    _finite({layer: score[score > -np.inf] for layer, score in scores.items()})  # what goes in any case is below all
     ranked = sorted((float(s), layer, place) for layer, score in scores.items() for place, s in enumerate(score))
     left = {layer: len(score) - least[layer] for layer, score in scores.items()}
     found: dict[int, list[int]] = {}

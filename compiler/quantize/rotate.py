@@ -4,6 +4,7 @@ take in, which changes no function and no cost, and leaves no channel that is mu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ def rotate(graph: Graph, seed: int) -> Graph:
     w[graph.nodes[0].weight or ""] = w[graph.nodes[0].weight or ""] @ turn
     for node in graph.nodes:
         match node.op:
-            case Norm() as op if op.heads == 1:
+            case Norm() as op if not _on_heads(node, readers):
                 gain = np.ones(graph.model.dim) if op.gain is None else vectors[op.gain].astype(np.float64) + op.offset
                 for reader in readers[node.name]:
                     name = apart if reader is head else reader.weight or ""
@@ -90,7 +91,7 @@ def obstacles(graph: Graph) -> list[str]:
     stream = {graph.nodes[0].name, *(n.name for n in graph.nodes if isinstance(n.op, Add))}
     for node in graph.nodes:
         reads = [name for name in node.inputs if name in stream]
-        if isinstance(node.op, Norm) and node.op.heads == 1:
+        if isinstance(node.op, Norm) and not _on_heads(node, readers):
             if node.op.kind != "rms" or node.op.bias is not None:
                 found.append(f"%{node.name} is no RMS norm without a bias")
             elif not reads:
@@ -113,6 +114,11 @@ def obstacles(graph: Graph) -> list[str]:
     if not isinstance(graph.nodes[-1].op, Head):
         found.append("the graph ends in no head")
     return found[:4]
+
+
+def _on_heads(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:
+    """Whether a norm is of queries, keys or values, and not of the stream."""
+    return any(isinstance(r.op, (Rotary, Attention)) for r in readers[node.name])
 
 
 def orthogonal(n: int, random: np.random.Generator) -> Doubles:

@@ -125,21 +125,20 @@ class Judge:
 
     def __init__(self, graph: Graph, windows: Windows):
         self.windows = windows
-        self.logs = [_logarithms(rows) for rows in self._logits(graph)]
-        self._shares = [np.exp(rows) for rows in self.logs]
+        evaluator = Evaluator(graph, quantized=False)
+        self.logs = [_logarithms(evaluator.run(window, State())) for window in windows]
         self._rows = sum(len(window) for window in windows)
         self._next = sum(len(window) - 1 for window in windows)
-
-    def _logits(self, graph: Graph) -> list[Floats]:
-        evaluator = Evaluator(graph, quantized=False)
-        return [evaluator.run(window, State()) for window in self.windows]
 
     def cost(self, graph: Graph) -> Cost:
         """Of cutting what `graph` cuts."""
         distance = rise = 0.0
-        for window, shares, whole, rows in zip(self.windows, self._shares, self.logs, self._logits(graph), strict=True):
-            off = whole - _logarithms(rows)
-            distance += float(np.einsum("tv,tv->t", shares, off).sum(dtype=np.float64))
+        evaluator = Evaluator(graph, quantized=False)
+        for window, whole in zip(
+            self.windows, self.logs, strict=True
+        ):  # one at a time: a row is as long as the vocabulary
+            off = whole - _logarithms(evaluator.run(window, State()))
+            distance += max(float(np.einsum("tv,tv->t", np.exp(whole), off).sum(dtype=np.float64)), 0.0)
             rise += float(off[np.arange(len(window) - 1), window[1:]].sum(dtype=np.float64))
         return Cost(distance / self._rows, rise / self._next)
 
@@ -174,12 +173,22 @@ def chosen(graph: Graph, costs: Mapping[Group, tuple[Cost, ...]], share: float, 
     fine, weights = np.arange(0, MOST + STEP / 2, STEP), weights_of(graph, parts)
     whole = sum(weights.values())
     curves = {g: _curve(costs[g], fine, mix) for g in weights}
-    low, high = 1e-12, 1e6
+
+    def at(price: float) -> tuple[dict[Group, float], float]:
+        found = {g: float(fine[np.argmin(curves[g] - price * fine * n / whole)]) for g, n in weights.items()}
+        return found, sum(found[g] * n for g, n in weights.items()) / whole
+
+    low, high, below, above = 1e-12, 1e6, (dict.fromkeys(weights, 0.0), 0.0), at(1e6)
     for _ in range(100):
         price = (low * high) ** 0.5
-        shares = {g: float(fine[np.argmin(curves[g] - price * fine * n / whole)]) for g, n in weights.items()}
-        spared = sum(shares[g] * n for g, n in weights.items()) / whole
-        low, high = (price, high) if spared < share else (low, price)
+        found = at(price)
+        if found[1] < share:
+            low, below = price, found
+        else:
+            high, above = price, found
+    # Shares jump where a group is worth more all at once: between the two nearest, all groups go the same way.
+    way = (share - below[1]) / (above[1] - below[1]) if above[1] > below[1] else 1.0
+    shares = {g: below[0][g] + way * (above[0][g] - below[0][g]) for g in weights}
     return Shape(parts, shares, costs, weights)
 
 

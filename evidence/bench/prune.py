@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.pruning import Wish, prune
 from meadow.compiler.quantize.calibrate import Calibration
+from meadow.compiler.sources.source import find_source
 from meadow.evidence.bench import traffic
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.evidence.ladder.rewritten import surprise
@@ -40,9 +40,8 @@ def measure(
     board   compile the models of the first score in INT8 for it and count their bytes in C++; None leaves that out
     pieces  token ids of each window
     """
-    file = source / "model.onnx" if source.is_dir() else source
     tell("measuring", "the whole model")
-    whole = perplexity_of(file, pieces)
+    whole = perplexity_of(find_source(source), pieces)
     yield {"heads": 0.0, "score": "", "repaired": False, "perplexity": whole, "ratio": 1.0} | _board(
         source, board, folder / "whole", tell
     )
@@ -50,7 +49,6 @@ def measure(
         for score, repaired in [(scores[0], False), (scores[0], True), *((name, False) for name in scores[1:])]:
             name = f"{score}{' with repair' if repaired else ''} at {share:g}"
             model = folder / f"{share:g}-{score}{'-repaired' if repaired else ''}"
-            shutil.rmtree(model, ignore_errors=True)
             tell("pruning", name)
             made = prune(
                 source,
@@ -85,8 +83,6 @@ def _board(source: Path, board: Board | None, name: Path, tell: Tell) -> dict[st
     if board is None:
         return {}
     model, package = name.with_name(f"{name.name}-int8"), name.with_name(f"{name.name}-{board.name}")
-    for old in (model, package):
-        shutil.rmtree(old, ignore_errors=True)
     tell("compiling", name.name)
     quantize(source, model)
     summary = compile_model(model, board, package, Options(settings=(("context", 1024),)))

@@ -4,7 +4,6 @@ float model, and the board's rate."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
 from meadow.compiler.quantize.calibrate import Calibration
 from meadow.compiler.quantize.walk import Method
+from meadow.compiler.sources.source import find_source
 from meadow.evidence.ladder.perplexity import windows
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.evidence.ladder.rewritten import surprise
@@ -131,8 +131,6 @@ def _rows(
     for number, wish in enumerate(wishes):
         began = time.perf_counter()
         model, package = folder / wish.name, folder / f"{wish.name}-{board.name}"
-        for old in (model, package):
-            shutil.rmtree(old, ignore_errors=True)
         where = f"{wish.name}, recipe {number + 1} (of {len(wishes)})"  # no "1/8": the time left is of the stage
         tell("quantizing", where)
         method = None if wish.method == "rtn" else Method(wish.method)
@@ -157,7 +155,7 @@ def _rows(
             if not pieces:
                 pieces = {name: windows(session, text, count, length) for name, text in texts.items()}
                 tell("measuring", "the float model in onnxruntime")
-                onnx = OnnxModel(source / "model.onnx" if source.is_dir() else source)
+                onnx = OnnxModel(find_source(source))
                 floats = {name: _kept(onnx, some, work / name) for name, some in pieces.items()}
                 yield _float_row(pieces, floats)
             found = {}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from meadow.compiler.graph.evaluate import Evaluator, State
 from meadow.compiler.graph.graph import Graph, Node
 from meadow.compiler.graph.thresholds import sparse_inputs
 from meadow.compiler.quantize.calibrate import Calibration
-from meadow.compiler.sources.source import read_source
+from meadow.compiler.sources.source import find_source, read_source
 from meadow.compiler.sparsity import Survey, Wish, sparsify
 from meadow.evidence.bench.prune import perplexity_of
 
@@ -37,13 +36,12 @@ def measure(
     """
     known: dict[str, Survey] = {}  # what groups cost is the same for all shares
     tell("measuring", "the whole model")
-    whole = perplexity_of(source / "model.onnx" if source.is_dir() else source, pieces)
+    whole = perplexity_of(find_source(source), pieces)
     yield {"share": 0.0, "shape": "", "perplexity": whole, "ratio": 1.0, "weights_cut": 0.0}
     for share in shares:
         for shape in shapes:
             name = f"{share:g} {shape}"
             model = folder / f"{share:g}-{shape}"
-            shutil.rmtree(model, ignore_errors=True)
             tell("sparsifying", name)
             sparsify(
                 source,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -40,7 +41,8 @@ THRESHOLD = Field(
 
 def need_threshold(f: Fields) -> None:
     """Raise ValueError for a threshold that is none."""
-    need(0 <= f["threshold"] < float("inf"), f"threshold is {f['threshold']}")
+    limit = f["threshold"]
+    need(0 <= limit < float("inf") and math.copysign(1.0, limit) > 0, f"threshold is {limit}")
 
 
 def live(f: Fields, x: NDArray[np.float32]) -> NDArray[np.float32]:

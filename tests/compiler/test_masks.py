@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,16 @@ def test_what_cannot_be_masked_is_refused(tiny: Path) -> None:
         name = "blk.0.attn_norm.weight"
         broken = graph.replace(vectors={**graph.vectors, name: graph.vectors[name] * np.float32(np.inf)})
         masked(broken, 0.5, "wanda", [np.array([1, 2, 3])])
+
+
+def test_a_matrix_that_serves_two_layers_is_not_masked(tiny: Path) -> None:
+    graph = read(tiny)
+    nodes = tuple(
+        replace(n, op=replace(n.op, weight="blk.0.ffn_up.weight")) if n.name == "l1.up" else n  # type: ignore[call-arg]
+        for n in graph.nodes
+    )
+    with pytest.raises(UsageError, match=r"blk\.0\.ffn_up\.weight serves 2 nodes"):
+        masked(graph.replace(nodes=nodes), 0.5, "wanda", [np.array([1, 2, 3])])
 
 
 def test_masked_folders_say_so(tiny: Path, tmp_path: Path, meadowc: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +16,7 @@ from meadow import boards
 from meadow.compiler.graph.evaluate import Evaluator, State, evaluate
 from meadow.compiler.graph.graph import Graph, Model, Node
 from meadow.compiler.graph.ops import KINDS, Activation, Add, Attention, Embedding, Head, Linear, Norm, Op, Rotary
-from meadow.compiler.graph.pruning import pruning_of, sentence
+from meadow.compiler.graph.pruning import records_of, sentence
 from meadow.compiler.graph.thresholds import with_thresholds
 from meadow.compiler.models import quantize
 from meadow.compiler.pipeline import Options, compile_model
@@ -32,9 +33,11 @@ from meadow.compiler.prune.scores import (
     lowest_heads,
     lowest_kv_groups,
 )
-from meadow.compiler.pruning import Wish, prune
+from meadow.compiler.pruning import Wish, prune, prune_graph
 from meadow.compiler.quantize.calibrate import Calibration
+from meadow.compiler.quantize.rotate import obstacles
 from meadow.compiler.sources.onnx.read import read
+from meadow.compiler.sources.source import find_source, read_source
 from meadow.evidence.bench.traffic import measure as traffic
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.evidence.ladder.rewritten import surprise
@@ -234,6 +237,7 @@ def chain(op: Op, width: int = 8, inputs: int = 1, tokens: int = 6) -> tuple[Gra
     vectors = {
         "gain": random.normal(size=width).astype(np.float32),
         "bias": random.normal(size=width).astype(np.float32),
+        "sinks": np.array([1.5, 2.0], np.float32),
     }
     graph = Graph(Model("m", 1, width, 2, 1, width // 2, 0, 12), tuple(nodes), {w.name: w for w in weights}, vectors)
     wide = graph.widths()["y"]
@@ -254,6 +258,7 @@ OPS: dict[str, tuple[Op, int]] = {
     "attention": (Attention(2, 2, 4, 0.5), 3),
     "capped": (Attention(2, 2, 4, 0.5, softcap=2.0), 3),
     "window": (Attention(2, 2, 4, 0.5, window=3), 3),
+    "sinks": (Attention(2, 2, 4, 0.5, sinks="sinks"), 3),
     **{kind: (Activation(kind), 2) for kind in KINDS},
     "plain": (Activation("gelu", gated=False), 1),
 }
@@ -401,7 +406,7 @@ def test_a_pruned_folder_says_what_it_is(tiny: Path, tmp_path: Path, meadowc: An
         (("--heads", 0.95), "--heads is 0.95; a share from 0 to 0.9 can go"),
         (("--kv-groups", "nan"), "--kv-groups is nan"),
         (("--channels", -0.1), "--channels is -0.1"),
-        (("--heads", 0.01, "--score", "random"), "--heads 0.01 and --kv-groups 0 of 16 heads are none"),
+        (("--heads", 0.01, "--score", "random"), "--heads 0.01 of 16 is none"),
         (("--kv-groups", 0.8, "--score", "random"), "2 more KV heads are to go than there are"),
         (("--channels", 0.1, "--score", "random"), "--score random: of no use without"),
         (("--heads", 0.2, "--score", "random", "--tokens", 64), "of no use here, since nothing is measured on text"),
@@ -424,8 +429,56 @@ def test_scores_are_offered_under_their_names() -> None:
 
 def test_a_record_of_anybody_is_read_or_left_alone(tiny: Path, tmp_path: Path) -> None:
     prune(tiny, tmp_path / "p", Wish(heads=0.25, score="random"), Calibration(seed=3))
-    record = read(tmp_path / "p").metadata["meadow.pruned"]
-    found = pruning_of({"meadow.pruned": record})
-    assert found is not None and sentence(found) == "25% of the heads by random"
-    for wrong in ("", "[", "[1]", '{"heads": 2}', record.replace("0.25", '"x"'), record.replace("random", "a\\nb")):
-        assert pruning_of({"meadow.pruned": wrong}) is None
+    prune(tmp_path / "p", tmp_path / "q", Wish(weights=0.5, rule="magnitude"))
+    record = read(tmp_path / "q").metadata["meadow.pruned"]
+    found = records_of({"meadow.pruned": record})
+    assert sentence(found) == "25% of the heads by random, then 50% of the weights by magnitude"
+    for wrong in ("", "[", "[1]", "{}", '[{"heads": 2}]'):
+        assert records_of({"meadow.pruned": wrong}) == []
+    for wrong in (record.replace("0.25", '"x"'), record.replace("random", "a\\nb")):
+        assert sentence(records_of({"meadow.pruned": wrong})) == "50% of the weights by magnitude"
+
+
+# -- models of other kinds -----------------------------------------------------------------------------------------------
+
+
+def family(name: str, folder: Path) -> Path:
+    return families.write_folder(name, folder / name.replace(" ", "-"))
+
+
+def test_weights_are_masked_where_heads_cannot_be_cut(tmp_path: Path, meadowc: Any) -> None:
+    source = family("olmo2", tmp_path)
+    masked = meadowc("prune", source, "-o", tmp_path / "m", "--weights", 0.5, "--rule", "magnitude", "--json")
+    assert masked.code == 0 and masked.json["zeros"] == pytest.approx(0.5, abs=0.02)
+    heads = meadowc("prune", source, "-o", tmp_path / "h", "--heads", 0.5, "--score", "random")
+    assert heads.code == 2 and "norms all heads together" in heads.err and not (tmp_path / "h").exists()
+
+
+@pytest.mark.parametrize("name", ["phi", "gpt_neox", "cohere"])
+def test_parallel_blocks_are_repaired_too(name: str, tmp_path: Path) -> None:
+    graph = read_source(find_source(family(name, tmp_path)))
+    random = np.random.default_rng(0)
+    windows: list[Any] = [random.integers(0, graph.model.vocab, 24) for _ in range(4)]
+    made = prune_graph(graph, Wish(channels=0.4, heads=0.25, score="random", repair=True), windows, 0, lambda _: None)
+    assert made.repaired and all(row.after <= row.before for row in made.repaired)
+
+
+def test_a_share_that_is_none_is_refused_even_beside_another(tiny: Path, tmp_path: Path, meadowc: Any) -> None:
+    result = meadowc("prune", tiny, "-o", tmp_path / "p", "--kv-groups", 0.05, "--heads", 0.3, "--score", "random")
+    assert result.code == 2 and "--kv-groups 0.05 of 8 is none" in result.err
+
+
+def test_dead_channels_go_first_and_scores_must_be_finite(tiny: Path) -> None:
+    scores = {0: np.r_[np.zeros(170), np.ones(171)], 1: np.r_[np.zeros(170), np.ones(171)]}
+    gone = lowest_channels(scores, 0.3, 32)
+    assert all(scores[layer][some].max() == 0 for layer, some in gone.items()) and len(gone) == 2
+    with pytest.raises(UsageError, match="so few would go"):
+        lowest_channels(scores, 0.01, 341)
+    with pytest.raises(UsageError, match="what layer 1 computes is not finite"):
+        lowest_channels(scores | {1: np.array([np.nan, 1.0])}, 0.3, 32)
+
+
+def test_one_kv_head_that_is_left_is_no_stream(tmp_path: Path) -> None:
+    graph = read_source(find_source(family("qwen3", tmp_path)))
+    heads = {0: list(range(graph.model.heads // graph.model.kv_heads))}
+    assert obstacles(without_heads(graph, heads)) == obstacles(graph)

@@ -27,6 +27,7 @@ from meadow.compiler.sparsify.shape import NAMES, Cost, Group, chosen, groups_of
 from meadow.evidence.bench.traffic import measure as traffic
 from meadow.evidence.ladder.reference import OnnxModel
 from meadow.machine.errors import UnsupportedModel
+from meadow.machine.instructions.vector import need_threshold
 from meadow.machine.package.read import load
 from meadow.runtime.session import Session
 
@@ -188,6 +189,50 @@ def test_sparsifying_again_begins_with_the_whole_model(tiny: Path, tmp_path: Pat
 def test_shares_that_make_no_sense_are_refused(share: Any, said: str, tiny: Path, tmp_path: Path, meadowc: Any) -> None:
     result = meadowc("sparsify", tiny, "-o", tmp_path / "s", "--activations", share)
     assert result.code == 2 and said in " ".join(result.err.split()) and not (tmp_path / "s").exists()
+
+
+def test_a_small_share_is_a_small_share(tiny: Path, tmp_path: Path, text: Path, meadowc: Any) -> None:
+    made = meadowc(
+        "sparsify", tiny, "-o", tmp_path / "s", "--activations", 0.02, "--calibrate", text, "--tokens", 768, "--json"
+    )
+    assert made.json["weights_cut"] == pytest.approx(0.02, abs=1e-6) == made.json["share"]
+
+
+def test_groups_that_cost_nothing_are_not_cut_more_than_is_asked_for(tiny: Path) -> None:
+    graph = read(tiny)
+    free = (Cost(1e-4, -0.1), Cost(2e-4, -0.2), Cost(3e-4, -0.3))
+    for share in (0.01, 0.1, 0.5, 0.74):
+        costs = {g: free if g.role in ("qkv", "o") else (Cost(0.1, 0.1),) * 3 for g in groups_of(graph, 1)}
+        assert chosen(graph, costs, share, 1, 0.5).share == pytest.approx(share, abs=1e-6)
+
+
+def test_thresholds_behind_thresholds_and_before_the_head(tiny: Path) -> None:
+    graph = read(tiny)
+    nodes = []
+    for node in with_thresholds(graph, {"l1.glu": 0.1}).nodes:
+        if node.name == "l1.down":
+            nodes.append(replace(node, name="again", op=Threshold(0.2), role="live"))
+            node = replace(node, inputs=("again",))
+        if node.name == "logits":
+            nodes.append(replace(node, name="last", op=Threshold(0.3), role="live"))
+            node = replace(node, inputs=("last",))
+        nodes.append(node)
+    chained = graph.replace(nodes=tuple(nodes))
+    chained.check()
+    made = with_thresholds(chained, {"l1.glu": 0.5})
+    assert sorted(n.op.value for n in made.nodes if isinstance(n.op, Threshold)) == [0.3, 0.5]
+    assert [n.inputs for n in made.nodes if n.name in ("l1.down", "logits")] == [("l1.glu.live",), ("last",)]
+
+
+def test_a_threshold_of_minus_zero_is_none(sparse: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(sparse / "model.onnx"))
+    for attribute in next(n for n in model.graph.node if n.op_type == "Shrink").attribute:
+        attribute.f = -0.0
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    values = [n.op.value for n in read(tmp_path / "model.onnx").nodes if isinstance(n.op, Threshold)]
+    assert 0.0 in values and not any(str(v).startswith("-") for v in values)
+    with pytest.raises(ValueError, match="threshold is -0"):
+        need_threshold({"threshold": -0.0})
 
 
 def test_costs_decide_the_shares(tiny: Path) -> None:

@@ -321,7 +321,7 @@ def _swish(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value
 def _shrink(lift: Lifter, node: onnx.NodeProto, a: dict[str, Any], xs: list[Value]) -> Value:
     if a.get("bias", 0.0) != 0.0:
         raise Reject("Shrink with a bias: a soft threshold", feature="soft threshold")
-    limit = float(a.get("lambd", 0.5))
+    limit = float(a.get("lambd", 0.5)) or 0.0  # of -0 too
     if not 0 <= limit < float("inf"):
         raise Reject(f"Shrink with a threshold of {limit:g}", feature="threshold")
     x = form_of(lift, xs[0])
