@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from meadow import boards
-from meadow.cli.output import emit_json, json_option, megabytes, out, table
+from meadow.cli.output import emit_json, json_option, megabytes, out, shell, table
 from meadow.cli.progress import stages
+from meadow.cli.report.recipes import build
 from meadow.compiler.quantize.calibrate import Calibration
 from meadow.evidence.bench.quantize import RECIPES, front, measure, other_text
 from meadow.evidence.ladder.perplexity import text_of
@@ -56,7 +57,8 @@ def quantize_command(
     folder: Path,
     as_json: bool,
 ) -> None:
-    """Quantize SOURCE by several recipes, compile each, and measure it: some minutes for each.  Rows are kept in OUTPUT/rows.json as they come.
+    """Quantize SOURCE by several recipes, compile each, and measure it: some minutes for each.  Rows are kept in OUTPUT/rows.json as they come;
+    OUTPUT/recipes.html draws perplexity against bytes per token.
 
     Perplexity is the emulator's, whose bits are the board's, on Wikipedia's test split and on another text (pydoc's); KL is the float
     model's distribution from it, in nats per token; rates are modelled.
@@ -77,6 +79,10 @@ def quantize_command(
             # An hour's work is not lost with its last recipe.
             replace_file(folder / "rows.json", json.dumps(rows, indent=1) + "\n")
     best = front(rows)
+    page = folder / "recipes.html"
+    windows = f"Perplexity of {count} windows of {length} tokens of Wikipedia's test split, by the emulator"
+    command = shell("meadowc", "bench", "quantize", source, "--recipes", ",".join(names), "--board", board)
+    replace_file(page, build(source.name, rows, best, board, windows, command))
     if as_json:
         emit_json(
             {
@@ -85,11 +91,13 @@ def quantize_command(
                 "windows": count,
                 "window_tokens": length,
                 "front": best,
+                "page": str(page),
                 "rows": rows,
             }
         )
         return
     _print(rows, best, board, count, length)
+    out.print(f"page: {page}")
 
 
 def _print(rows: list[dict[str, Any]], best: list[str], board: str, count: int, length: int) -> None:

@@ -329,6 +329,32 @@ def front(points: Sequence[tuple[float, float, float, bool, str]]) -> Figure:
     return figure(traces, "prefill, tokens/s", "decode, tokens/s", 320)
 
 
+def recipes(points: Sequence[tuple[str, float, float, bool]], whole: float) -> Figure:
+    """points: (recipe, MB per token, perplexity, whether no other beats it); `whole` is the float model's perplexity."""
+    traces, ends = [], [min(p[1] for p in points), max(p[1] for p in points)]
+    for best in (False, True):
+        some = sorted((p for p in points if p[3] == best), key=lambda p: p[1])
+        traces.append(
+            _trace(
+                "scatter",
+                "beaten by no other" if best else "beaten by another",
+                [p[1] for p in some],
+                [p[2] for p in some],
+                mode="lines+markers+text" if best else "markers+text",
+                text=[p[0] for p in some],
+                textposition="top center",
+                marker={"size": 9, "color": color("weight ports" if best else "latency")},
+                line={"color": color("weight ports")},
+                hovertemplate="%{text}<br>%{x:.1f} MB per token, perplexity %{y:.2f}<extra></extra>",
+            )
+        )
+    traces.append(
+        _trace("scatter", "float", ends, [whole, whole], mode="lines", line={"color": color("decode"), "dash": "dash"})
+    )
+    axis = decades(min(whole, *(p[2] for p in points)), max(p[2] for p in points))
+    return figure(traces, "MB per token", "perplexity", 420, yaxis=axis)
+
+
 def pairs(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str) -> Figure:
     """Bars of two packages side by side."""
     traces = [

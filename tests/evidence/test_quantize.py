@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from meadow import boards
+from meadow.cli.report.recipes import build
 from meadow.compiler.quantize.calibrate import Calibration
 from meadow.evidence.bench.quantize import RECIPES, Wish, divergence, front, measure, other_text
 from meadow.machine.errors import UsageError
@@ -87,3 +90,23 @@ def test_what_no_other_beats_is_the_front() -> None:
 
 def test_the_other_text_is_english_that_every_python_has() -> None:
     assert len(other_text()) > 200_000 and " the " in other_text()
+
+
+def test_the_page_draws_perplexity_against_bytes_and_says_whom_no_other_beats() -> None:
+    def row(name: str, size: float | None, perplexity: float) -> dict[str, Any]:
+        some = {
+            "bits_per_weight": 4.2,
+            "perplexity_out_of_domain": 30.0,
+            "kl": 0.1,
+            "tokens_per_s": 99.0,
+            "seconds": 9.0,
+        }
+        return {"recipe": name, "bytes_per_token": size, "perplexity": perplexity, **some}
+
+    rows = [row("float", None, 20), row("int4", 9e7, 21), row("int2", 7e7, 90), row("<int8>", 12e7, 22)]
+    page = build("tiny <b>", rows, front(rows), "zcu102", "Perplexity of 2 windows", "meadowc bench quantize")
+    figures = json.loads(page.split('id="figures">')[1].split("</script>")[0])
+    others, best, whole = figures["front"]["data"]
+    assert (best["text"], best["x"], best["y"]) == (["int2", "int4"], [70, 90], [90, 21])
+    assert others["text"] == ["<int8>"] and whole["y"] == [20, 20]
+    assert "<td>int2 *</td>" in page and "&lt;int8&gt;</td>" in page and "tiny <b>" not in page and "1.050" in page
