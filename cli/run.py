@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from meadow.cli.drafting import draft_options, drafting, rounds_line
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.progress import upload_bar
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
@@ -20,6 +21,7 @@ from meadow.machine.instructions.next import ENDS
 from meadow.machine.package.read import load
 from meadow.runtime.answer import Answer
 from meadow.runtime.devices.open import DEVICES
+from meadow.runtime.drafts import Drafts, figures
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import Sampling
 
@@ -125,6 +127,7 @@ def rates(session: Session) -> str:
     is_flag=True,
     help="Start the engine once and let it go from token to token by itself: the same tokens, and no digest of their logits.",
 )
+@draft_options
 @click.option("--system", default="", help="What the model is told before the prompt, by its chat template.")
 @sampling_options
 @trust_option
@@ -137,6 +140,8 @@ def run_command(
     ahead: bool,
     record: Path | None,
     replay: Path | None,
+    draft: str,
+    gamma: int | None,
     system: str,
     max_tokens: int,
     stop: tuple[str, ...],
@@ -151,15 +156,9 @@ def run_command(
       meadowc run build/smollm2 -p "What is the capital of France?"
       meadowc run build/smollm2 --raw -p "Once upon a time" -n 40 --device csim
       meadowc run build/smollm2 -p "Hello" --device emulated-pynq
+      meadowc run build/smollm2-int4 -p "Repeat after me: one two three four." --draft lookup
     """
-    if record is not None and replay is not None:
-        raise UsageError("--record and --replay are two runs: record one, then replay it")
-    if replay is not None and device != "auto":
-        raise UsageError(
-            f"--replay answers in place of a device, so --device {device} would be ignored; drop one of them"
-        )
-    if system and raw:
-        raise UsageError("--system is said by the chat template, and --raw has none; drop one of them")
+    _check_options(device, raw, system, ahead, draft, record, replay)
     Sampling(**sampling).check()
     text = sys.stdin.read() if prompt == "-" else prompt
     with opened(package, device, as_json, trust, record=record, replay=replay) as session:
@@ -172,15 +171,41 @@ def run_command(
         tokens = session.tokenizer.conversation(said(system, text)) if system else session.prompt(text, raw)
         if ahead:
             require_ahead(session)
-        answer = session.answer(tokens, max_tokens, stop=stop, ahead=ahead, **sampling)
-        say(answer, as_json)
+        with drafting(session, draft, gamma, lambda words: err.print(words, style="yellow")) as drafts:
+            answer = session.answer(tokens, max_tokens, stop=stop, ahead=ahead, drafts=drafts, **sampling)
+            say(answer, as_json)
         if as_json:
-            emit_json(_result(session, text, answer))
+            emit_json(_result(session, text, answer, drafts))
         else:
-            click.echo()
-            err.print(rates(session), style="dim")
-            if session.operations:
-                err.print(operations(session), style="dim")
+            _tell(session, drafts)
+
+
+def _check_options(
+    device: str, raw: bool, system: str, ahead: bool, draft: str, record: Path | None, replay: Path | None
+) -> None:
+    """Raise UsageError for options that do not go together."""
+    if record is not None and replay is not None:
+        raise UsageError("--record and --replay are two runs: record one, then replay it")
+    if replay is not None and device != "auto":
+        raise UsageError(
+            f"--replay answers in place of a device, so --device {device} would be ignored; drop one of them"
+        )
+    if system and raw:
+        raise UsageError("--system is said by the chat template, and --raw has none; drop one of them")
+    if ahead and draft:
+        raise UsageError(
+            "--ahead lets the engine go on by itself, and the drafts of --draft are the host's to verify; drop one of them"
+        )
+
+
+def _tell(session: Session, drafts: Drafts | None) -> None:
+    """What comes behind an answer."""
+    click.echo()
+    err.print(rates(session), style="dim")
+    if drafts is not None:
+        err.print(rounds_line(drafts), style="dim")
+    if session.operations:
+        err.print(operations(session), style="dim")
 
 
 def require_ahead(session: Session) -> None:
@@ -223,9 +248,10 @@ def operations(session: Session) -> str:
     return f"[{done}; {'no digest: the engine chose' if session.unread else f'digest {session.digest[:16]}'}]"
 
 
-def _result(session: Session, prompt: str, answer: Answer) -> dict[str, Any]:
+def _result(session: Session, prompt: str, answer: Answer, drafts: Drafts | None) -> dict[str, Any]:
     s = session.stats
     return {
+        **({} if drafts is None else figures(drafts)),
         "prompt": prompt,
         "text": answer.text,
         "tokens": [token.id for token in answer.tokens],

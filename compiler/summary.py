@@ -24,6 +24,9 @@ from meadow.compiler.size.search import Candidate
 from meadow.machine.design import Design
 from meadow.machine.program import Schedule
 
+PASSES = 8
+"""Tokens of the longest run whose price is told."""
+
 
 def summarize(
     graph: Graph, board: Board, fitted: Fit, schedule: Schedule, packed: Mapping[str, Stored], ahead: Ahead
@@ -60,6 +63,7 @@ def summarize(
         "memory": [[c.index, c.kind, c.length] for c in schedule.chunks],
         "weights": _weights(packed),
         "decode": _decode(decode, work, board),
+        "passes": _passes(schedule, design, work, board),
         "prefill": _prefill(prefill, work),
         "calibration": calibration_of(graph.metadata),
         "tokens_by": f"the host: {ahead.why}" if ahead.why else "the engine",
@@ -110,6 +114,26 @@ def _decode(decode: Estimate, work: Workload, board: Board) -> dict[str, Any]:
         "share_of_roofline": 1 / decode.seconds / ceiling,
         "limit": decode.limit,
     }
+
+
+def _passes(schedule: Schedule, design: Design, work: Workload, board: Board) -> dict[str, Any]:
+    """Runs of a few tokens whose logits are all wanted, as drafts are verified."""
+    chunks = len(schedule.chunks)
+    most = min(PASSES, design.block, design.context)
+    position = min(work.position, design.context - most)
+    seconds = [
+        estimate(
+            schedule.programs["decode" if n == 1 else "prefill"],
+            design,
+            n,
+            position,
+            board.bandwidth_gb_s,
+            n,
+            chunks,
+        ).seconds
+        for n in range(1, most + 1)
+    ]
+    return {"kind": "modelled", "context": position, "seconds": seconds}
 
 
 def _prefill(prefill: Estimate, work: Workload) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,7 @@ from meadow.runtime.text.stop import Stop
 from meadow.runtime.text.tokenizer import Streamer
 
 if TYPE_CHECKING:
+    from meadow.runtime.drafts import Drafts
     from meadow.runtime.session import Session
 
 Choose = Callable[[Logits], int]
@@ -56,9 +58,10 @@ class Answer:
         top: int | None = None,
         end_tokens: frozenset[int] = frozenset(),
         ahead: bool = False,
+        drafts: Drafts | None = None,
     ):
         self.session, self.prompt, self.limit = session, list(prompt), limit
-        self.end_tokens, self.top, self.ahead = end_tokens, top, ahead
+        self.end_tokens, self.top, self.ahead, self.drafts = end_tokens, top, ahead, drafts
         self.choose: Choose = choose if choose is not None else lambda row: int(np.argmax(row))
         if isinstance(self.choose, Sampler):
             self.choose.see(self.prompt)
@@ -66,33 +69,32 @@ class Answer:
         self.prompt_tokens, self.reused = len(self.prompt), 0
         self.tokens: list[Token] = []
         self.finish_reason, self.text = "", ""
-        self._chosen: Token | None = None
+        self._chosen: deque[Token] = deque()  # that were not given out yet
         self._pieces = self._answer()
 
     def _pick(self, row: Logits) -> int:
         token = self.choose(row)
         if self.top is None:
-            self._chosen = Token(token)
+            self._chosen.append(Token(token))
             return token
         likely = logprobs(row)
         best = np.argsort(-likely, kind="stable")[: self.top]
-        self._chosen = Token(token, float(likely[token]), tuple((int(n), float(likely[n])) for n in best))
+        self._chosen.append(Token(token, float(likely[token]), tuple((int(n), float(likely[n])) for n in best)))
         return token
 
     def _take(self, token: int) -> None:
         """A token that the engine chose."""
-        self._chosen = Token(token)
+        self._chosen.append(Token(token))
 
     def _answer(self) -> Generator[str, None, None]:
         session, streamer = self.session, Streamer(self.session.tokenizer)
         before = session.stats.reused_tokens
         chosen = session.new_conversation(
-            self.prompt, self.limit, self._pick, self.end_tokens, self._take if self.ahead else None
+            self.prompt, self.limit, self._pick, self.end_tokens, self._take if self.ahead else None, self.drafts
         )
         self.reused = session.stats.reused_tokens - before
         for token in chosen:
-            assert self._chosen is not None
-            self.tokens.append(self._chosen)
+            self.tokens.append(self._chosen.popleft())
             piece = self.stop.push(streamer.push(token))
             if piece:
                 self.text += piece
@@ -105,7 +107,7 @@ class Answer:
             self.text += tail
             if tail:
                 yield tail
-        ended = self.stop.found or (self._chosen is not None and self._chosen.id in self.end_tokens)
+        ended = self.stop.found or any(token.id in self.end_tokens for token in self._chosen)
         self.finish_reason = "stop" if ended else "length"
         self._remember()
 

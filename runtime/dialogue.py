@@ -14,6 +14,7 @@ from meadow.runtime.text.sampler import Logits, Sampler, Sampling
 from meadow.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from meadow.runtime.drafts import Drafts
     from meadow.runtime.session import Session
 
 
@@ -61,6 +62,7 @@ class Dialogue:
         stop: Sequence[str] = (),
         logprobs: int | None = None,
         ahead: bool | None = False,
+        drafts: Drafts | None = None,
         **sampling: Any,
     ) -> Answer:
         """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
@@ -71,6 +73,7 @@ class Dialogue:
         logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
         ahead     True: the engine goes from token to token by itself, where package and device can, and there is no digest of logits;
                   None: also where the settings leave the choice to the host, which then makes it; False: the host chooses every token
+        drafts    propose tokens, several of which one run verifies (runtime.drafts): the same answer, with any settings
         sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
         Raises UsageError for settings out of range.
         """
@@ -89,13 +92,25 @@ class Dialogue:
         tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         greedy = isinstance(pick, Sampler) and pick.sampling.takes_likeliest and logprobs is None
+        if ahead and drafts is not None:
+            raise UsageError(
+                "ahead=True lets the engine go on by itself, and drafts are the host's to verify; drop one"
+            )
         if ahead and not greedy:
             raise UsageError(
                 "ahead=True lets the engine choose the likeliest token; choose, logprobs, a temperature and a repeat penalty are the host's"
             )
         ends = self.tokenizer.end_tokens
         return Answer(
-            cast("Session", self), tokens, max_new_tokens, pick, stops, logprobs, ends, greedy and ahead is not False
+            cast("Session", self),
+            tokens,
+            max_new_tokens,
+            pick,
+            stops,
+            logprobs,
+            ends,
+            greedy and ahead is not False and drafts is None,
+            drafts,
         )
 
     def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:

@@ -7,11 +7,10 @@ loaded.py has the package on its device, text/ the tokenizer, the chat template 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from meadow.runtime.devices.open import DEVICES, FPGA_MANAGER, open_device
 from meadow.runtime.devices.replay import Recorder, Replay
 from meadow.runtime.dialogue import Dialogue
 from meadow.runtime.display import Shown, html, quiet, timeline, upload_bar
+from meadow.runtime.generation import Generation
 from meadow.runtime.loaded import Loaded
 from meadow.runtime.stats import Mark, Stats
 
@@ -37,16 +37,7 @@ __all__ = ["DEVICES", "Mark", "Session", "Stats"]
 Logits = NDArray[np.float32]
 
 
-def likeliest(row: Logits) -> int:
-    """The token of the largest logit, the first of them."""
-    return int(np.argmax(row))
-
-
-def _taken(token: int) -> None:
-    """Nobody is told."""
-
-
-class Session(Dialogue):
+class Session(Generation, Dialogue):
     """A compiled model, ready to run.
 
     package   the package's folder
@@ -272,13 +263,19 @@ class Session(Dialogue):
 
     def _run(self, tokens: list[int], first_logit: int) -> Logits:
         """One run of an entry; returns the logits [tokens - first_logit, vocab]."""
+        with self._lock:
+            rows, raw = self._rows(tokens, first_logit)
+            self._digest.update(raw.data)
+        return rows
+
+    def _rows(self, tokens: list[int], first_logit: int) -> tuple[Logits, Logits]:
+        """The same, and the rows as the device made them, which the digest does not count yet."""
         entry = "decode" if len(tokens) == 1 and "decode" in self.loaded.programs else "prefill"
         with self._lock:
             self.loaded.run(entry, tokens, self.position, first_logit)
             self.position += len(tokens)
-            logits = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
-            self._digest.update(logits.data)
-        return self.loaded.finished(logits)
+            raw = self.loaded.take("logits", first_logit, max(0, len(tokens) - first_logit))
+        return self.loaded.finished(raw), raw
 
     def mark(self) -> Mark:
         """This place in the conversation, for `rewind`.
@@ -300,92 +297,3 @@ class Session(Dialogue):
                     f"this one is at {self.position}"
                 )
             self.position, self._digest, self.unread = mark.position, mark.digest.copy(), mark.unread
-
-    # -- text ------------------------------------------------------------------------------------------------------
-
-    def generate(
-        self,
-        tokens: list[int],
-        max_new_tokens: int = 64,
-        choose: Callable[[Logits], int] | None = None,
-        end_tokens: frozenset[int] = frozenset(),
-        ahead: bool = False,
-    ) -> Generator[int, None, None]:
-        """New tokens after the prompt `tokens`, until an end token (not given out), the limit, or the context's end.
-
-        choose  the next token from its logits; None: the likeliest
-        ahead   let the engine choose and go on by itself, where package and device can: the same tokens, and no digest of their logits
-        Raises UsageError for `choose` with `ahead`.
-        """
-        if ahead and choose is not None:
-            raise UsageError(
-                "ahead=True lets the engine choose the likeliest token, and choose asks for another; drop one of them"
-            )
-        with self._turn():
-            mine = self._conversation
-        return self._generate(mine, tokens, max_new_tokens, choose or likeliest, end_tokens, _taken if ahead else None)
-
-    def _generate(
-        self,
-        mine: int,
-        tokens: list[int],
-        max_new_tokens: int,
-        pick: Callable[[Logits], int],
-        end_tokens: frozenset[int],
-        ahead: Callable[[int], None] | None,
-    ) -> Generator[int, None, None]:
-        """`generate` of the conversation `mine`, whichever thread asks for the next token.
-
-        ahead  is told the tokens that the engine chose by itself; None lets `pick` choose all
-        """
-        ahead = ahead if self.loaded.goes_ahead(end_tokens) else None
-        with self._turn(mine):
-            token = pick(self._prefill(tokens, "last", self.package.design.block)[-1])
-        try:
-            for count in range(max_new_tokens):
-                if token in end_tokens:
-                    return
-                yield token
-                with self._turn(mine):
-                    left = min(max_new_tokens - count - 1, self.context - self.position)
-                    if not left:
-                        return
-                    if ahead is None:
-                        token = pick(self._step(token))
-                    else:
-                        token = self._follow(token, left, end_tokens)
-                        ahead(token)
-        finally:
-            if ahead is not None and mine == self._conversation:
-                self.loaded.settle()
-
-    def _follow(self, token: int, left: int, end_tokens: frozenset[int]) -> int:
-        """The token after `token`, as the engine chose it; it may go on for `left` tokens."""
-        began = time.perf_counter()
-        found = self.loaded.follow(token, self.position, left, end_tokens)
-        self.position += 1
-        self.unread += 1
-        self.stats.decode_tokens += 1
-        self.stats.decode_seconds += time.perf_counter() - began
-        return found
-
-    def new_conversation(
-        self,
-        tokens: list[int],
-        max_new_tokens: int,
-        pick: Callable[[Logits], int],
-        end_tokens: frozenset[int] = frozenset(),
-        ahead: Callable[[int], None] | None = None,
-    ) -> Iterator[int]:
-        """`generate` in a new conversation, begun where the cache already has the keys and values of the prompt: the same bits, for
-        they are those of the same tokens.  The prompt has run when this returns.  Raises as prefill does.
-
-        ahead  lets the engine choose and go on by itself, and is told each of its tokens
-        """
-        with self._lock:  # no other conversation between the reset and the prompt
-            self.resume(tokens)
-            answer = self._generate(
-                self._conversation, tokens[self.position :], max_new_tokens, pick, end_tokens, ahead
-            )
-            first = next(answer, None)
-        return itertools.chain([] if first is None else [first], answer)

@@ -21,7 +21,20 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("api", "boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "serve", "toolchain")
+PACKAGES = (
+    "api",
+    "boards",
+    "cli",
+    "compiler",
+    "evidence",
+    "hls",
+    "machine",
+    "rtl",
+    "runtime",
+    "serve",
+    "speculate",
+    "toolchain",
+)
 ARROWS = {
     "machine": (),
     "boards": ("machine",),
@@ -51,17 +64,19 @@ ARROWS = {
         "compiler/size",
         "compiler/emit",
     ),
-    "runtime": ("machine",),
-    "serve": ("machine", "runtime"),
+    "speculate": ("machine",),
+    "runtime": ("machine", "speculate"),
+    "serve": ("machine", "runtime", "speculate"),
     "evidence": ("machine", "boards", "compiler", "runtime"),
     "toolchain": ("machine", "boards"),
-    "cli": ("machine", "boards", "compiler", "runtime", "serve", "evidence", "toolchain"),
+    "cli": ("machine", "boards", "compiler", "runtime", "serve", "speculate", "evidence", "toolchain"),
     "api": ("machine", "boards", "compiler", "runtime", "cli"),  # cli: __main__.py alone
 }
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""
 THIRD_PARTY = {
     "api": set(),
     "machine": {"numpy", "tomli"},
+    "speculate": {"numpy"},
     "runtime": {"numpy", "pynq", "pynqmetadata", "tokenizers", "jinja2", "IPython", "rich", "matplotlib", "pyxrt"},
     "compiler/graph": {"numpy"},
     "compiler/price": {"numpy"},

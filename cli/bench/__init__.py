@@ -21,6 +21,10 @@ BENCHMARKS = {
         "meadow.cli.bench.decode",
         "Tokens per second of a grouped model: linears simulated, the rest modelled.",
     ),
+    "lookup": (
+        "meadow.cli.bench.lookup",
+        "Drafts from the text so far on one board: tokens per run, and what they gain.",
+    ),
     "quantize": ("meadow.cli.bench.quantize", "One model by many recipes: bits, bytes, perplexity, distance, rate."),
     "prune": (
         "meadow.cli.bench.prune",

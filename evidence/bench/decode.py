@@ -37,18 +37,19 @@ FEED_CYCLES = 2
 
 @dataclass
 class Engine:
-    """The script of one decoded token, and what of it is modelled: engine cycles by part."""
+    """The script of a run of `count` tokens whose logits are all wanted, and what of it is modelled: engine cycles by part."""
 
     design: Design
     position: int
+    count: int = 1
     script: Script = field(default_factory=Script)
     parts: dict[str, float] = field(default_factory=dict)
     beats: int = 0  # that each port must bring
 
     @property
     def tokens(self) -> Tokens:
-        """The one token that is decoded."""
-        return Tokens(1, self.position)
+        """What runs: the one token that is decoded, or those that are verified together."""
+        return Tokens(self.count, self.position, self.count)
 
     @property
     def pacq(self) -> Pacq:
@@ -74,26 +75,27 @@ class Engine:
         design = self.design
         rows = streamed_rows(step)
         layout = self.pacq.layout(o, rows)
-        self.script.command(layout, addresses, 1, bool(o["reuse"]), bool(o["hold"]))
+        self.script.command(layout, addresses, self.count, bool(o["reuse"]), bool(o["hold"]))
         self.work("latency", OVERHEAD)
         self.script.serve()
         if not o["reuse"]:
-            self.script.feed(np.zeros((1, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
+            self.script.feed(np.zeros((self.count, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
         self.beats += layout.port_beats
         tile_rows = int(o["head_dim"] if step.opcode is Opcode.TPHS else o["tile_rows"])
-        its = self.pacq.parts(step, design, rows, tile_rows, 1, self.tokens)  # simulated
+        its = self.pacq.parts(step, design, rows, tile_rows, self.count, self.tokens)  # simulated
         rest = TABLE[step.opcode].parts(step, design, self.tokens)[len(its) :]
         moved = step_beats(step, design, self.tokens)
-        beats = on_port(moved, "memory") + on_port(moved, "constants") - layout.padded_cols // FLOATS * (not o["reuse"])
+        fed = self.count * layout.padded_cols // FLOATS * (not o["reuse"])
+        beats = on_port(moved, "memory") + on_port(moved, "constants") - fed
         part, turns = (
             ("attention", int(o["kv_heads"])) if step.opcode is Opcode.TPHS else ("epilogues", -(-rows // tile_rows))
         )
         each = tile_rows * (rows // tile_rows // turns) if step.opcode is Opcode.TPHS else tile_rows
         for turn in range(turns):
             some = min(each, rows - turn * each)
-            self.script.take(padded(some, layout.chunk_rows) // layout.ports, self.ratio)
+            self.script.take(self.count * padded(some, layout.chunk_rows) // layout.ports, self.ratio)
             self.work(part, _cycles(rest, design) / turns, max(0, beats) // turns)
-        self.script.take(layout.results - padded(rows, layout.chunk_rows) // layout.ports)
+        self.script.take(self.count * (layout.results - padded(rows, layout.chunk_rows) // layout.ports))
 
 
 def _cycles(parts: list[Part], design: Design) -> float:
@@ -103,11 +105,11 @@ def _cycles(parts: list[Part], design: Design) -> float:
     return sum(phases.values())
 
 
-def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
-    """One decoded token after `position` others."""
+def measure(package: Package, board: Board, position: int, count: int = 1) -> dict[str, Any]:
+    """A run of one decoded token after `position` others, or of `count` tokens that are verified together."""
     design = package.design
-    engine = Engine(design, position)
-    steps = package.steps("decode")
+    engine = Engine(design, position, count)
+    steps = package.steps("decode" if count == 1 else "prefill")
     engine.work("latency", OVERHEAD)  # registers and the table of chunks
     for step in steps:
         engine.step(step, _addresses(package, step))
@@ -117,12 +119,13 @@ def measure(package: Package, board: Board, position: int) -> dict[str, Any]:
         raise DeviceError(
             f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
         )
-    bytes_by_role = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
-    price = estimate(steps, design, 1, position, board.bandwidth_gb_s, chunks=len(package.chunks))
-    return {**summary(found, engine, bytes_by_role, board), "modelled_tokens_per_s": 1 / price.seconds}
+    moved = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
+    bytes_by_role = {role: n / count for role, n in moved.items()}
+    price = estimate(steps, design, count, position, board.bandwidth_gb_s, count, len(package.chunks))
+    return {**summary(found, engine, bytes_by_role, board), "modelled_tokens_per_s": count / price.seconds}
 
 
-def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board: Board) -> dict[str, Any]:
+def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, float], board: Board) -> dict[str, Any]:
     design = engine.design
     seconds = found.cycles / (engine.pacq.clock_mhz * 1e6)
     total = sum(bytes_by_role.values())
@@ -141,10 +144,11 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, int], board
     return {
         "board": board.name,
         "context": engine.position,
-        "tokens_per_s": 1 / seconds,
+        "tokens": engine.count,
+        "tokens_per_s": engine.count / seconds,
         "seconds": seconds,
         "roofline_tokens_per_s": roofline,
-        "share_of_roofline": 1 / seconds / roofline,
+        "share_of_roofline": engine.count / seconds / roofline,
         "bandwidth_gb_s": board.bandwidth_gb_s,
         "bytes_per_token": bytes_by_role,
         "parts": parts,

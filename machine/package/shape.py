@@ -90,6 +90,7 @@ SUMMARY: dict[str, Any] = {
     "bandwidth_gb_s": NUMBER,
     "decode": {**RATE, "context": int},
     "prefill": {**RATE, "tokens": int},
+    "passes?": {"seconds": [NUMBER]},
     "timeline": Each([[str, NUMBER, str]]),
 }
 """What is read of report/summary.json without the report, which looks at the rest as it comes to it."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `run` is told of drafts: who proposes tokens, how many, and what it says before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from meadow.machine.errors import ResourceExceeded, UsageError
+from meadow.runtime.devices.device import Device
+from meadow.runtime.drafts import MOST, Drafts, LookupDrafts, ModelDrafts, can_pay, pass_seconds
+from meadow.runtime.session import Session
+from meadow.runtime.text.vocabulary import Vocabulary, difference
+
+LOOKUP = "lookup"
+GAMMA = 3
+BOARDS = ("pynq", "emulated-pynq")
+"""Devices with one bitstream for all packages."""
+
+
+def draft_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--draft and --gamma."""
+    for option in (
+        click.option(
+            "--gamma",
+            type=click.IntRange(1, MOST),
+            default=None,
+            help=f"Drafts of a round at most; fewer where these make more tokens per second [default: {GAMMA}].",
+        ),
+        click.option(
+            "--draft",
+            default="",
+            metavar="lookup|PACKAGE",
+            help="Propose tokens that one run verifies: lookup takes them from the text so far, a package is a smaller model.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def drafting(session: Session, draft: str, gamma: int | None, note: Callable[[str], None]) -> Iterator[Drafts | None]:
+    """Who drafts for a session; None where nobody is asked to.
+
+    note  gets what is to be said before it starts
+    Raises UsageError and ResourceExceeded.
+    """
+    if not draft:
+        if gamma is not None:
+            raise UsageError("--gamma says how many tokens are drafted, and nobody drafts; add --draft lookup")
+        yield None
+        return
+    costs = pass_seconds(session.package)
+    most = min(gamma or GAMMA, len(costs) - 1)
+    if gamma is not None and most < gamma:
+        raise UsageError(f"--gamma {gamma}: a run of this package verifies {len(costs) - 1} drafts at most")
+    if draft == LOOKUP:
+        yield LookupDrafts(costs, most)
+        return
+    with _second(session, Path(draft), note) as second:
+        theirs = pass_seconds(second.package)
+        if not can_pay(theirs, costs, most):
+            note(
+                f"{second.package.name} cannot pay as a draft: a token of it takes {theirs[0] * 1e3:.1f} ms and one of "
+                f"{session.package.name} {costs[0] * 1e3:.1f} ms (modelled), so even where every draft is right it makes fewer tokens per second"
+            )
+        yield ModelDrafts(second, costs, most)
+
+
+@contextmanager
+def _second(session: Session, folder: Path, note: Callable[[str], None]) -> Iterator[Session]:
+    """The package that drafts, on the same kind of device beside the first."""
+    device: str | Device = session.device.name
+    second = Session(folder, device, progress=lambda done, total: None)
+    try:
+        _check_pair(session, second, note)
+        yield second
+    finally:
+        second.close()
+
+
+def _check_pair(session: Session, second: Session, note: Callable[[str], None]) -> None:
+    first, other = session.package, second.package
+    mine, theirs = (
+        Vocabulary.of(s.tokenizer if s.has_tokenizer else None, int(s.package.model["vocab"]))
+        for s in (session, second)
+    )
+    differs = difference(mine, theirs)
+    if differs is not None:
+        number, here, there = differs
+        raise UsageError(
+            f"token {number} is {there!r} in {other.name} and {here!r} in {first.name}; a draft needs the same tokenizer"
+        )
+    both = sum(c.length for p in (first, other) for c in p.chunks)
+    room = first.summary().get("dram_bytes")
+    if room and both > room:
+        raise ResourceExceeded(
+            f"both packages need {both / 1e6:.0f} MB of DRAM; the board has {room / 1e6:.0f} MB; compile them with smaller contexts"
+        )
+    if first.design.id != other.design.id:
+        what = f"{other.name} has design {other.design.id} and {first.name} {first.design.id}, and a board has one bitstream at a time"
+        if session.device.name in BOARDS:
+            raise UsageError(f"{what}; compile both for one design (--set)")
+        note(f"{what}: this pair runs emulated only")
+
+
+def rounds_line(drafts: Drafts) -> str:
+    """What became of the drafts, and what they gain."""
+    r = drafts.rounds
+    return (
+        f"[{r.tokens} tokens in {r.passes} runs, {r.tokens_per_pass:.2f} each; {r.accepted} of {r.drafted} drafts accepted (measured); "
+        f"{drafts.gain:.2f} times the tokens/s without drafts (modelled)]"
+    )
