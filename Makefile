@@ -5,7 +5,7 @@
 MEADOWC := .venv/bin/meadowc
 PYTEST := .venv/bin/pytest
 TORCH := build/torch/bin
-PACKAGES := boards cli compiler evidence hls machine rtl runtime serve speculate toolchain
+PACKAGES := boards cli compiler evidence hls machine rtl runtime serve speculate targets toolchain
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

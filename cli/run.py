@@ -15,6 +15,7 @@ import click
 from meadow.cli.drafting import draft_options, drafting, rounds_line
 from meadow.cli.output import emit_json, err, json_option, out, table
 from meadow.cli.progress import upload_bar
+from meadow.cli.remote import answer_remotely, check_remote, remote_options
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import DeviceError, MeadowError, UsageError
 from meadow.machine.instructions.next import ENDS
@@ -128,6 +129,7 @@ def rates(session: Session) -> str:
     help="Start the engine once and let it go from token to token by itself: the same tokens, and no digest of their logits.",
 )
 @draft_options
+@remote_options
 @click.option("--system", default="", help="What the model is told before the prompt, by its chat template.")
 @sampling_options
 @trust_option
@@ -142,6 +144,10 @@ def run_command(
     replay: Path | None,
     draft: str,
     gamma: int | None,
+    target: str,
+    fallback: str | None,
+    key: str,
+    ca: Path | None,
     system: str,
     max_tokens: int,
     stop: tuple[str, ...],
@@ -159,6 +165,7 @@ def run_command(
       meadowc run build/smollm2-int4 -p "Repeat after me: one two three four." --draft lookup
     """
     _check_options(device, raw, system, ahead, draft, record, replay)
+    check_remote(target, fallback, ca, ahead, draft)
     Sampling(**sampling).check()
     text = sys.stdin.read() if prompt == "-" else prompt
     with opened(package, device, as_json, trust, record=record, replay=replay) as session:
@@ -169,6 +176,10 @@ def run_command(
         if system and session.tokenizer.template is None:
             raise UsageError("--system is said by the chat template, and this model has none; put it into the prompt")
         tokens = session.tokenizer.conversation(said(system, text)) if system else session.prompt(text, raw)
+        if target:
+            how = Sampling(**sampling)
+            answer_remotely(session, tokens, target, fallback, key, ca, gamma, max_tokens, stop, how, as_json)
+            return
         if ahead:
             require_ahead(session)
         with drafting(session, draft, gamma, lambda words: err.print(words, style="yellow")) as drafts:

@@ -252,14 +252,14 @@ def exchange(a: Path, b: Path) -> bool:
     raise OSError(code, os.strerror(code), str(b))
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file beside and put it in its place in one step; no link on the way is followed.  Raises OSError."""
     with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", suffix=".new", delete=False
+        "wb", dir=path.parent, prefix=f".{path.name}.", suffix=".new", delete=False
     ) as file:
         made = Path(file.name)
         try:
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             made.chmod(0o666 & ~_umask())
             made.replace(path)

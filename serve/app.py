@@ -313,8 +313,8 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="meadow", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
     app.state.server = server
-    _guard(app, server)
-    _tell_errors(app)
+    guard(app, settings.key, server.figures)
+    tell_errors(app, KNOWN)
     _route(app, server)
     app.add_middleware(Bounded, most_bytes=settings.most_bytes)
     if "*" not in settings.hosts:  # a page of another origin that gives its name this machine's address is not answered
@@ -322,8 +322,9 @@ def app_of(session: Session, settings: Settings) -> FastAPI:
     return app
 
 
-def _guard(app: FastAPI, server: Server) -> None:
-    key = server.settings.key.encode()
+def guard(app: FastAPI, key_text: str, figures: Figures) -> None:
+    """Let nobody ask who has not the key, and count what is answered."""
+    key = key_text.encode()
 
     @app.middleware("http")
     async def guarded(http: Http, go_on: Callable[[Http], Awaitable[Response]]) -> Response:
@@ -335,11 +336,11 @@ def _guard(app: FastAPI, server: Server) -> None:
         else:
             answer = await go_on(http)
         known = path if path in KNOWN else "other"
-        server.figures.requests.labels(known, str(answer.status_code)).inc()
+        figures.requests.labels(known, str(answer.status_code)).inc()
         return answer
 
 
-def _tell_errors(app: FastAPI) -> None:
+def tell_errors(app: FastAPI, known: tuple[str, ...]) -> None:
     """Every refusal has the shape of an error."""
 
     @app.exception_handler(Refusal)
@@ -347,7 +348,7 @@ def _tell_errors(app: FastAPI) -> None:
         detail: Any = wrong.detail  # a text where the framework refuses, a body where we do
         path, status = http.url.path[:200], wrong.status_code
         said = {
-            404: f"nothing is at {path}; there are {', '.join(KNOWN)}",
+            404: f"nothing is at {path}; there are {', '.join(known)}",
             405: f"{path} does not take {http.method}",
         }
         body = detail if isinstance(detail, dict) else error(status, said.get(status, str(detail)))

@@ -44,3 +44,27 @@ class Figures:
     def text(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class RoundFigures:
+    """Counts of the rounds of boards, beside those of a server."""
+
+    def __init__(self, registry: CollectorRegistry, boards: Callable[[], int]):
+        self._counters = {
+            "rounds": Counter("meadow_rounds", "Rounds that the target verified.", registry=registry),
+            "drafted": Counter("meadow_drafted", "Tokens that boards proposed.", registry=registry),
+            "accepted": Counter("meadow_accepted", "Of them, those that the target chose too.", registry=registry),
+            "early": Counter("meadow_early", "Results that an exit told early.", registry=registry),
+            "verify_seconds": Counter("meadow_verify_seconds", "Seconds of the target's passes.", registry=registry),
+        }
+        self._round = Histogram(
+            "meadow_round_seconds", "Seconds from a proposal to its result.", buckets=SECONDS, registry=registry
+        )
+        Gauge("meadow_boards", "Boards with a link.", registry=registry).set_function(lambda: float(boards()))
+
+    def tell(self, what: str, number: float) -> None:
+        """Count; names are those of the counters, and round_seconds."""
+        if what == "round_seconds":
+            self._round.observe(number)
+        else:
+            self._counters[what].inc(number)

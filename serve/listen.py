@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -17,6 +20,8 @@ HEADER_SECONDS = 10.0
 """In which the head of a connection's first request must have come."""
 MOST_CONNECTIONS = 512
 HEAD_BYTES = 32 << 10
+MOST_FRAME = 1 << 20
+"""Bytes of a message of a board."""
 
 
 class Patient(H11Protocol):
@@ -25,14 +30,25 @@ class Patient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
+        self._upgraded = False
         self._look()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._look()
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """From here on it is a link to a board, which has patience of its own (boards.py)."""
+        self._upgraded = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().handle_websocket_upgrade(event)
+
     def _look(self) -> None:
         """A head is waited for, from its first byte, unless a request is being answered."""
+        if self._upgraded:
+            return
         cycle: Any = self.cycle
         answering = cycle is not None and not cycle.response_complete
         if answering and self._timer is not None:
@@ -65,8 +81,37 @@ class Ended(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def listen(app: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C.  `tell` gets the address once it is bound.  Raises UsageError where it cannot be."""
+@dataclass(frozen=True)
+class Certificate:
+    """Of a server that is spoken to over TLS: PEM files."""
+
+    chain: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raise UsageError for files that are none."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.chain, self.key)
+        except (OSError, ssl.SSLError, ValueError) as wrong:
+            raise UsageError(
+                f"--tls-cert {self.chain} and --tls-key {self.key} are no certificate and its key: {wrong}"
+            ) from None
+
+
+def listen(
+    app: Any,
+    host: str,
+    port: int,
+    tell: Callable[[str], None],
+    stop: Callable[[], None],
+    certificate: Certificate | None = None,
+) -> None:
+    """Serve until Ctrl-C.  `tell` gets the address once it is bound, `stop` is called before what is under way is waited for.
+
+    Raises UsageError where it cannot be bound, or the certificate is none.
+    """
+    if certificate is not None:
+        certificate.check()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,11 +125,17 @@ def listen(app: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
         ) from None
     with bound:
         shown = f"[{host}]" if ":" in host else host
-        tell(f"http://{shown}:{bound.getsockname()[1]}")
+        tell(f"{'http' if certificate is None else 'https'}://{shown}:{bound.getsockname()[1]}")
         config = uvicorn.Config(
             app,
             http=Patient,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MOST_FRAME,
+            ws_ping_interval=20.0,
+            ws_ping_timeout=20.0,
+            ws_per_message_deflate=False,
+            ssl_certfile=None if certificate is None else str(certificate.chain),
+            ssl_keyfile=None if certificate is None else str(certificate.key),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -93,4 +144,4 @@ def listen(app: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
         )
-        Ended(config, app.state.server.worker.stop).run(sockets=[bound])
+        Ended(config, stop).run(sockets=[bound])

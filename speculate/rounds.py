@@ -172,6 +172,7 @@ class Drafter:
     gamma    how many to draft in the next round
     context  tokens that the draft's model holds, and `target_context` the target's
     ahead    one of AHEAD
+    first    number of its first round: later ones than those of answers before it on the same link
     outbox   messages to be sent, oldest first: the caller takes them out
     """
 
@@ -184,6 +185,7 @@ class Drafter:
         context: int,
         target_context: int,
         ahead: str = "both",
+        first: int = 0,
     ):
         if ahead not in AHEAD:
             raise ValueError(f"ahead is {ahead!r}; {', '.join(AHEAD)}")
@@ -194,7 +196,7 @@ class Drafter:
         self.outbox: list[ToServer] = []
         self.done = self.limit <= 0
         self.refused = ""
-        self.round = 0
+        self.round = first
         self._gamma = gamma
         self._check = check_of(prompt)
         self._drafts: list[int] = []
@@ -216,6 +218,11 @@ class Drafter:
     def under_way(self) -> bool:
         """Whether a round is."""
         return self._sent is not None
+
+    @property
+    def proposed(self) -> int:
+        """Drafts of the round under way."""
+        return 0 if self._sent is None else len(self._sent.drafts)
 
     # -- drafting ----------------------------------------------------------------------------------------------------
 

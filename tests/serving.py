@@ -13,8 +13,9 @@ from pathlib import Path
 class Served:
     """A running server: its address and process."""
 
-    def __init__(self, package: Path, *options: str, environment: dict[str, str] | None = None):
-        command = [sys.executable, "-m", "meadow", "serve", str(package), "--port", "0", *options]
+    def __init__(self, package: Path | None, *options: str, environment: dict[str, str] | None = None):
+        port = () if "--port" in options else ("--port", "0")
+        command = [sys.executable, "-m", "meadow", "serve", *([str(package)] if package else []), *port, *options]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         )
@@ -22,7 +23,7 @@ class Served:
         said = []
         for line in self.process.stderr:
             said.append(line)
-            found = re.search(r"(http://[\w.\[\]:]+:\d+) ", line)
+            found = re.search(r"((?:http|ws)s?://[\w.\[\]:]+:\d+) ", line)
             if found:
                 self.url = found[1]
                 return

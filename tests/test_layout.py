@@ -33,6 +33,7 @@ PACKAGES = (
     "runtime",
     "serve",
     "speculate",
+    "targets",
     "toolchain",
 )
 ARROWS = {
@@ -66,10 +67,11 @@ ARROWS = {
     ),
     "speculate": ("machine",),
     "runtime": ("machine", "speculate"),
-    "serve": ("machine", "runtime", "speculate"),
-    "evidence": ("machine", "boards", "compiler", "runtime"),
+    "targets": ("machine", "compiler", "runtime", "speculate"),
+    "serve": ("machine", "runtime", "speculate", "targets"),
+    "evidence": ("machine", "boards", "compiler", "runtime", "speculate", "targets"),
     "toolchain": ("machine", "boards"),
-    "cli": ("machine", "boards", "compiler", "runtime", "serve", "speculate", "evidence", "toolchain"),
+    "cli": ("machine", "boards", "compiler", "runtime", "serve", "speculate", "targets", "evidence", "toolchain"),
     "api": ("machine", "boards", "compiler", "runtime", "cli"),  # cli: __main__.py alone
 }
 """What the files of a folder may import of meadow besides their own folder.  A folder without a row of its own has its parent's."""

@@ -96,15 +96,29 @@ class Sampler:
         return changed
 
     def _choose(self, logits: Logits) -> int:
-        s = self.sampling
-        if s.temperature < GREEDY:
+        if self.sampling.temperature < GREEDY:
             return int(np.argmax(logits))
-        order = np.argsort(-logits)[: s.top_k or None]
-        p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / s.temperature)
-        p /= p.sum()
-        keep = (np.cumsum(p) - p < s.top_p) & (p >= s.min_p * p[0])
-        p = p[keep] / p[keep].sum()
-        return int(self._random.choice(order[keep], p=p))
+        tokens, p = _likely(logits, self.sampling)
+        return int(self._random.choice(tokens, p=p))
+
+
+def _likely(logits: Logits, s: Sampling) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The tokens that may be chosen, the likeliest first, and how likely each is."""
+    order = np.argsort(-logits)[: s.top_k or None]
+    p = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / s.temperature)
+    p /= p.sum()
+    keep = (np.cumsum(p) - p < s.top_p) & (p >= s.min_p * p[0])
+    return order[keep], p[keep] / p[keep].sum()
+
+
+def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
+    """What a token is chosen from by chance, over the whole vocabulary.  Raises ValueError for logits that are no numbers."""
+    if not np.isfinite(logits.max()):
+        raise ValueError("the logits are not finite")
+    found = np.zeros(logits.size)
+    tokens, p = _likely(logits, sampling)
+    found[tokens] = p
+    return found
 
 
 def sampler(

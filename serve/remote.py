@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remote: a board's end of a link to a server that verifies.  It drafts with its own model, and goes on drafting while it waits.
+
+rounds.py decides what is said; here are the link, its losses, and the clock.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
+from websockets.sync.client import ClientConnection, connect
+
+from meadow.machine.errors import DeviceError, UsageError
+from meadow.runtime.session import Session
+from meadow.runtime.text.sampler import GREEDY, Sampling, probabilities
+from meadow.runtime.text.vocabulary import Vocabulary, word
+from meadow.serve.frames import Unreadable, decode, encode
+from meadow.speculate import chance
+from meadow.speculate.messages import MOST_DRAFTS, VERSION, Choice, Hello, Refused, ToServer, Welcome
+from meadow.speculate.pace import Pace
+from meadow.speculate.rounds import Broken, Drafter
+
+PATH = "/v1/speculate"
+AGAIN_SECONDS = 5.0
+"""After which what was not answered is said again."""
+OPEN_SECONDS = 10.0
+MOST_FRAME = 1 << 22
+SMOOTHED = 0.8
+"""What a measured time leaves of those before it."""
+FALLBACKS = ("stop", "draft")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server is, and what is done without it.
+
+    url       ws://HOST:PORT or wss://HOST:PORT
+    key       that it asks for; "" for none
+    ca        certificates that are trusted besides the system's, PEM; None for none
+    fallback  once it is gone: "stop", or go on with the "draft" model alone
+    patience  seconds in which it may come back
+    """
+
+    url: str
+    key: str = ""
+    ca: Path | None = None
+    fallback: str = "stop"
+    patience: float = 20.0
+
+    def check(self) -> None:
+        """Raise UsageError for an address that is none."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise UsageError(
+                f"--target {self.url!r}: ws://HOST:PORT or wss://HOST:PORT is expected, as meadowc serve --target prints it"
+            )
+        if self.ca is not None and (parts.scheme != "wss" or not self.ca.is_file()):
+            raise UsageError(f"--ca {self.ca}: a file of certificates, for an address that begins with wss://")
+        if self.key and parts.scheme == "ws" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise UsageError(
+                f"{self.url} would carry the key in clear text; use wss:// (meadowc serve --tls-cert, --tls-key)"
+            )
+
+    @property
+    def address(self) -> str:
+        return self.url.rstrip("/") + ("" if urlsplit(self.url).path.strip("/") else PATH)
+
+
+class Gone(Exception):
+    """The link is broken."""
+
+
+class Link:
+    """One connection, opened and greeted.  Raises Gone where it breaks, UsageError where the server refuses."""
+
+    def __init__(self, server: Server, hello: Hello, vocabulary: Vocabulary):
+        context = None
+        if server.url.startswith("wss:"):
+            context = ssl.create_default_context(cafile=None if server.ca is None else str(server.ca))
+        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        self.sent = self.received = 0
+        self._open = ExitStack()
+        try:
+            opening = connect(
+                server.address,
+                additional_headers=headers,
+                ssl=context,
+                max_size=MOST_FRAME,
+                open_timeout=OPEN_SECONDS,
+                compression=None,
+                proxy=None,
+            )
+            self.socket: ClientConnection = self._open.enter_context(opening)
+        except ssl.SSLError as wrong:
+            raise UsageError(
+                f"{server.url}: its certificate is not trusted ({wrong.reason}); name the authority's with --ca"
+            ) from None
+        except InvalidStatus as wrong:
+            if wrong.response.status_code >= 500:  # it begins, or ends
+                raise Gone(f"{server.url} answers with status {wrong.response.status_code}") from None
+            raise _refusal_of(server, wrong) from None
+        except InvalidMessage:
+            raise Gone(f"{server.url} broke the link while it was made") from None
+        except (InvalidURI, InvalidHandshake) as wrong:
+            raise UsageError(f"{server.url} is no server of meadow: {wrong}") from None
+        except (OSError, WebSocketException, TimeoutError) as wrong:
+            raise Gone(f"{server.url} does not answer: {getattr(wrong, 'strerror', None) or wrong}") from None
+        try:
+            self.send(hello)
+            welcome = self.take(OPEN_SECONDS)
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(welcome, Refused):
+            self.close()
+            raise UsageError(f"the server refuses: {_words(welcome, vocabulary)}")
+        if not isinstance(welcome, Welcome):
+            self.close()
+            raise UsageError(f"{server.url} did not say Welcome: another version of meadow, or no server of it")
+        self.welcome = welcome
+
+    def send(self, message: ToServer) -> None:
+        data = encode(message)
+        try:
+            self.socket.send(data)
+        except (ConnectionClosed, OSError) as wrong:
+            raise Gone(str(wrong)) from None
+        self.sent += framed(len(data), masked=True)
+
+    def take(self, seconds: float) -> Any:
+        """The next message; None where none comes in time."""
+        try:
+            data = self.socket.recv(timeout=seconds)
+        except TimeoutError:
+            return None
+        except (ConnectionClosed, OSError) as wrong:
+            raise Gone(str(wrong)) from None
+        if isinstance(data, str):
+            raise Gone("the server sent text")
+        self.received += framed(len(data), masked=False)
+        try:
+            return decode(data)
+        except Unreadable as wrong:
+            raise Gone(f"the server sent what cannot be read: {wrong}") from None
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def framed(size: int, masked: bool) -> int:
+    """Bytes of a message of `size` bytes with its WebSocket header (RFC 6455, 5.2)."""
+    return size + 2 + (0 if size < 126 else 2 if size < 65536 else 8) + 4 * masked
+
+
+def _refusal_of(server: Server, wrong: InvalidStatus) -> UsageError:
+    status = wrong.response.status_code
+    if status in (401, 403):
+        return UsageError(
+            f"{server.url} refuses this board: no key, or a wrong one (--key, $MEADOW_API_KEY), or it serves as many as it takes"
+        )
+    return UsageError(f"{server.url} answers with status {status}; was it started with --target?")
+
+
+def _words(refused: Refused, vocabulary: Vocabulary) -> str:
+    if not refused.checks:
+        return refused.words
+    first = vocabulary.first_difference(refused.checks)
+    if first is None:
+        return refused.words
+    return f"{refused.words}: token {first} is {word(vocabulary.words, first)!r} in the draft's and another one in the target's"
+
+
+class Remote:
+    """Answers of a target, drafted by a session.
+
+    gamma  drafts of a round at most; how many is decided each round
+    ahead  what is drafted on while a round is under way (speculate.rounds.AHEAD)
+    counts of the last answer, bytes over the link since it began
+    """
+
+    def __init__(
+        self, session: Session, server: Server, sampling: Sampling | None = None, gamma: int = 8, ahead: str = "both"
+    ):
+        server.check()
+        self.session, self.server, self.ahead = session, server, ahead
+        self.sampling = sampling or Sampling()
+        self.sampling.check()
+        if self.sampling.repeat_penalty != 1.0:
+            raise UsageError("--repeat-penalty depends on the text in another way than a target verifies; drop it")
+        vocab = int(session.package.model["vocab"])
+        self.vocabulary = Vocabulary.of(session.tokenizer if session.has_tokenizer else None, vocab)
+        self.sent = self.received = 0
+        self.draft_seconds, self.round_seconds = 0.02, 0.1
+        self.pace = Pace(lambda n: n * self.draft_seconds + self.round_seconds, min(gamma, MOST_DRAFTS))
+        self.fell_back = ""
+        """Why the draft model went on alone; "" where it did not."""
+        self.drafter: Drafter | None = None
+        self._link: Link | None = None
+        self.welcome = self._connected().welcome
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._drop()
+
+    def answer(self, prompt: list[int], limit: int, ends: frozenset[int]) -> Iterator[int]:
+        """The target's tokens, as they are certain; an end token is not given out.
+
+        Raises DeviceError where the server is gone, or refuses, and `fallback` is "stop".
+        """
+        if len(prompt) > self.welcome.context:
+            raise UsageError(f"the prompt has {len(prompt)} tokens; the target's context holds {self.welcome.context}")
+        self.session.check_tokens(prompt, 0)
+        first = 0 if self.drafter is None else self.drafter.round + 1
+        drafter = self.drafter = Drafter(
+            prompt,
+            limit,
+            ends,
+            lambda: self.pace.drafts(MOST_DRAFTS),
+            self.session.context,
+            self.welcome.context,
+            self.ahead,
+            first,
+        )
+        given, self._since, self._waits = 0, time.monotonic(), 0.0
+        while True:
+            try:
+                self._turn(drafter)
+            except Gone as wrong:
+                self._again(drafter, str(wrong))
+            if drafter.refused:
+                raise DeviceError(f"the server refuses: {drafter.refused}")
+            for token in drafter.answer[given:]:
+                given += 1
+                if token not in ends:
+                    yield token
+            if drafter.done:
+                return
+            if self.fell_back:
+                yield from self._alone(drafter, limit - given, ends)
+                return
+
+    def _turn(self, drafter: Drafter) -> None:
+        """Say what there is to say, draft a token where one is wanted, hear what came."""
+        link = self._connected()
+        for message in drafter.outbox:
+            link.send(message)
+            self._since = time.monotonic()
+        drafter.outbox.clear()
+        text = drafter.next()
+        if text is not None:
+            began = time.perf_counter()
+            drafter.drafted(*self._draft(text))
+            self.draft_seconds = SMOOTHED * self.draft_seconds + (1 - SMOOTHED) * (time.perf_counter() - began)
+        message = link.take(0 if text is not None else AGAIN_SECONDS)
+        if message is None:
+            if text is None:
+                self._waits += AGAIN_SECONDS
+                if self._waits > self.server.patience:
+                    raise Gone(f"{self.server.url} has said nothing for {self._waits:.0f} s")
+                drafter.timeout()
+            return
+        self._waits = 0.0
+        rounds, accepted, drafted = drafter.counts.rounds, drafter.counts.accepted, drafter.proposed
+        try:
+            drafter.received(message)
+        except Broken as wrong:
+            raise Gone(f"the server sent a result that cannot be: {wrong}") from None
+        if drafter.counts.rounds > rounds:
+            took = time.monotonic() - self._since
+            self.round_seconds = SMOOTHED * self.round_seconds + (1 - SMOOTHED) * took
+            self.pace.saw(drafter.counts.accepted - accepted, drafted)
+
+    def _draft(self, text: list[int]) -> tuple[int, Choice | None]:
+        """The draft model's token after a text."""
+        start = self.session.resume(text)
+        row = self.session.prefill(text[start:])[-1]
+        if self.sampling.temperature < GREEDY:
+            return int(np.argmax(row)), None
+        choice = chance.choice_of(probabilities(row, self.sampling))
+        return chance.draft(choice, row.size, self.sampling.seed, len(text)), choice
+
+    def _alone(self, drafter: Drafter, left: int, ends: frozenset[int]) -> Iterator[int]:
+        """The rest by the draft model."""
+        text = list(drafter.text)
+        for _ in range(min(left, self.session.context - len(text) + 1)):
+            token, _ = self._draft(text)
+            if token in ends:
+                return
+            text.append(token)
+            yield token
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            s = self.sampling
+            hello = Hello(
+                VERSION,
+                self.vocabulary.digest,
+                s.temperature,
+                s.top_k,
+                s.top_p,
+                s.min_p,
+                s.seed,
+                self.ahead in ("exits", "both"),
+            )
+            try:
+                self._link = Link(self.server, hello, self.vocabulary)
+            except Gone as wrong:
+                if self.drafter is None:
+                    raise DeviceError(str(wrong)) from None
+                raise
+        return self._link
+
+    def _drop(self) -> None:
+        assert self._link is not None
+        self.sent, self.received = self.sent + self._link.sent, self.received + self._link.received
+        self._link.close()
+        self._link = None
+
+    def _again(self, drafter: Drafter, why: str) -> None:
+        """A new link, or what is done without one."""
+        if self._link is not None:
+            self._drop()
+        ends, pause = time.monotonic() + self.server.patience, 0.1
+        while time.monotonic() < ends:
+            try:
+                self._connected()
+            except Gone as wrong:
+                why = str(wrong)
+                time.sleep(pause)
+                pause = min(2.0, 1.5 * pause)
+                continue
+            drafter.outbox.clear()
+            drafter.reconnected()
+            self._waits = 0.0
+            return
+        if self.server.fallback == "stop":
+            raise DeviceError(
+                f"the server is gone after {len(drafter.answer)} tokens, and did not come back within {self.server.patience:g} s: {why}; "
+                "--fallback draft goes on with the draft model alone"
+            )
+        drafter.alone()
+        self.fell_back = why
+
+    @property
+    def bytes_on_link(self) -> tuple[int, int]:
+        """(sent, received), with the headers of frames."""
+        link = self._link
+        return self.sent + (link.sent if link else 0), self.received + (link.received if link else 0)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rounds of many boards: whoever waits is verified together, in one pass over the target's weights.
+
+One thread has the target; boards.py has the links.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from meadow.machine.errors import MeadowError
+from meadow.runtime.text.sampler import GREEDY, Logits, Sampling, probabilities
+from meadow.speculate import chance
+from meadow.speculate.messages import Early, Hello, Refused, ToBoard
+from meadow.speculate.rounds import Verifier, Work
+from meadow.targets.target import Ask, Kept, Target
+
+ENDED = "the server ends"
+TAU = 0.6
+"""How sure an exit is of each token that it names."""
+MOST_TOGETHER = 64
+"""Rounds of one pass."""
+KEPT_BYTES = 2 << 30
+"""Of keys and values of all boards; the rest is computed again, to the same bits."""
+
+
+@dataclass(eq=False)
+class Board:
+    """One board: what it said of itself, its side of the rounds, and who is told of results."""
+
+    hello: Hello
+    verifier: Verifier
+    put: Callable[[ToBoard], None]
+    kept: Kept = field(default_factory=Kept)
+    asked: float = 0.0
+    gone: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of the verifier: the link's thread asks it, the target's tells it results."""
+
+    @property
+    def sampling(self) -> Sampling:
+        h = self.hello
+        return Sampling(h.temperature, h.top_k, h.top_p, h.min_p, seed=h.seed)
+
+    def decide(self, rows: Logits, work: Work, ends: frozenset[int]) -> tuple[int, int]:
+        """(accepted drafts, the token behind them), by the logits of the target, or of an exit.  Raises ValueError."""
+        if self.hello.temperature < GREEDY:
+            if not np.isfinite(rows.max()):
+                raise ValueError("the logits are not finite")
+            return chance.likeliest(list(rows), work.drafts, ends)
+        likely = [probabilities(row, self.sampling) for row in rows]
+        return chance.sampled(likely, work.drafts, work.choices, ends, self.hello.seed, len(work.text))
+
+
+class Rounds:
+    """Verifies what boards propose.
+
+    tell  called with (what, number) for the figures
+    tau   an exit tells where it is as sure as this of every token that it names
+    """
+
+    def __init__(
+        self, target: Target, tell: Callable[[str, float], None] = lambda what, number: None, tau: float = TAU
+    ):
+        self.target, self.tell, self.tau = target, tell, tau
+        self._waiting: dict[Board, Work] = {}
+        self._boards: dict[Board, None] = {}  # in the order of their last round
+        self._changed = threading.Condition()
+        self._ends = False
+        self._thread = threading.Thread(target=self._work, name="meadow-target", daemon=True)
+        self._thread.start()
+
+    @property
+    def boards(self) -> int:
+        return len(self._boards)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def joined(self, board: Board) -> None:
+        with self._changed:
+            self._boards[board] = None
+
+    def left(self, board: Board) -> None:
+        """Nobody waits for its rounds any more."""
+        with self._changed:
+            board.gone = True
+            self._waiting.pop(board, None)
+            self._boards.pop(board, None)
+
+    def submit(self, board: Board, work: Work) -> None:
+        board.asked = time.monotonic()
+        with self._changed:
+            self._waiting[board] = work
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Take no more, and tell all who wait."""
+        with self._changed:
+            self._ends = True
+            for board in self._boards:
+                board.put(Refused(ENDED))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End after the pass that is under way."""
+        self.stop()
+        self._thread.join()
+        self.target.close()
+
+    def _work(self) -> None:
+        while (some := self._next()) is not None:
+            try:
+                self._verify(some)
+            except (MeadowError, ValueError) as wrong:
+                self._refuse(some, str(wrong))
+            except BaseException as wrong:  # a fault of ours: the boards are told, the server goes on
+                self._refuse(some, f"the server failed: {type(wrong).__name__}")
+
+    def _next(self) -> list[tuple[Board, Work]] | None:
+        with self._changed:
+            while not self._waiting and not self._ends:
+                self._changed.wait()
+            if self._ends:
+                return None
+            some = list(self._waiting.items())[:MOST_TOGETHER]
+            for board, _ in some:
+                del self._waiting[board]
+            return some
+
+    def _refuse(self, some: list[tuple[Board, Work]], words: str) -> None:
+        for board, _ in some:
+            board.put(Refused(words))
+
+    def _verify(self, some: list[tuple[Board, Work]]) -> None:
+        began = time.perf_counter()
+        asks = [Ask(board.kept, work.text, work.drafts) for board, work in some]
+        wants = self.target.exits and any(board.hello.early for board, _ in some)
+
+        def early(number: int, layer: int, rows: Logits) -> None:
+            board, work = some[number]
+            if board.hello.early and not board.gone:
+                self._early(board, work, layer, rows)
+
+        found = self.target.verify(asks, early if wants else None)
+        self.tell("verify_seconds", time.perf_counter() - began)
+        for (board, work), rows in zip(some, found, strict=True):
+            try:
+                accepted, token = board.decide(rows, work, self.target.ends)
+            except ValueError as wrong:
+                board.put(Refused(str(wrong)))
+                continue
+            self.tell("rounds", 1)
+            self.tell("drafted", len(work.drafts))
+            self.tell("accepted", accepted)
+            self.tell("round_seconds", time.monotonic() - board.asked)
+            with board.lock:
+                board.put(board.verifier.verified(accepted, token, token in self.target.ends))
+        self._forget([board for board, _ in some])
+
+    def _early(self, board: Board, work: Work, layer: int, rows: Logits) -> None:
+        try:
+            accepted, token = board.decide(rows, work, self.target.ends)
+        except ValueError:
+            return  # an exit that overflows has nothing to tell
+        named = rows[: accepted + 1].astype(np.float64)
+        sure = 1 / np.exp(named - named.max(axis=-1, keepdims=True)).sum(axis=-1)
+        if sure.min() >= self.tau:
+            self.tell("early", 1)
+            board.put(Early(work.round, layer, accepted, token))
+
+    def _forget(self, served: list[Board]) -> None:
+        """Drop what is kept of boards that were not heard of for longest, where all together keep too much."""
+        each = self.target.kept_bytes
+        with self._changed:
+            for board in served:
+                if board in self._boards:
+                    self._boards[board] = self._boards.pop(board)
+            total = sum(len(board.kept.tokens) for board in self._boards) * each
+            for board in list(self._boards):
+                if total <= KEPT_BYTES or board in served:
+                    break
+                total -= len(board.kept.tokens) * each
+                board.kept.tokens, board.kept.state = [], None
+
+
+def facts(rounds: Rounds) -> dict[str, Any]:
+    """For /health."""
+    target = rounds.target
+    return {
+        "target": target.name,
+        "context": target.context,
+        "exits": list(target.exits),
+        "boards": rounds.boards,
+        "waiting": rounds.waiting,
+    }
