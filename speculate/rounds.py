@@ -150,7 +150,10 @@ class Counts:
 
 
 AHEAD = ("none", "own", "exits", "both")
-"""On what a board drafts while a round is under way: not at all, on its own drafts, on what exits say, on its own until they do."""
+"""On what a board drafts while a round is under way: not at all, on its own guess (every draft is right), on what exits say, or on what
+was right more often so far."""
+OWN = 0
+"""Who guesses: the board itself, else the layer of an exit."""
 
 
 @dataclass
@@ -205,6 +208,9 @@ class Drafter:
         self._sent: Begin | Propose | None = None
         self._guess: _Guess | None = None
         self._last_early: Early | None = None
+        self._earlies: list[Early] = []
+        self._own: tuple[int, int] | None = None  # what the board itself guessed of the round under way
+        self._right: dict[int, tuple[int, int]] = {}  # by who guessed: right ones, and all
         if not self.done:
             self._send(Begin(self.round, tuple(self.text)))
             self.counts.begun += 1
@@ -250,6 +256,7 @@ class Drafter:
         self.counts.ahead += 1
         if g.token is None:
             g.token = token
+            self._own = (g.accepted, token)
         else:
             g.drafts.append(token)
             g.choices += [] if choice is None else [choice]
@@ -267,7 +274,8 @@ class Drafter:
             self._send(message)
 
     def _send(self, message: Begin | Propose) -> None:
-        self._sent, self._last_early = message, None
+        self._sent, self._last_early, self._own = message, None, None
+        self._earlies.clear()
         self.counts.drafted += len(message.drafts)
         self.outbox.append(message)
         self._wanted = min(self._gamma(), MOST_DRAFTS)
@@ -298,12 +306,24 @@ class Drafter:
         self.counts.early += 1
         self.counts.early_rounds += self._last_early is None
         self._last_early = message
+        self._earlies.append(message)
         g = self._guess
-        if self.ahead not in ("exits", "both") or (
-            g is not None and (g.accepted, g.token) == (message.accepted, message.token)
-        ):
-            return
-        self._guess = _Guess(message.accepted, message.token)
+        same = g is not None and (g.accepted, g.token) == (message.accepted, message.token)
+        if self.ahead == "exits" or (self.ahead == "both" and self._trust(message.layer) > self._trust(OWN)):
+            self._guess = g if same else _Guess(message.accepted, message.token)
+
+    def _trust(self, who: int) -> float:
+        """How often guesses of the board, or of an exit, were right."""
+        right, tried = self._right.get(who, (0, 0))
+        return (right + 1) / (tried + 2)
+
+    def _learn(self, message: Final) -> None:
+        """Which guesses of this round were right."""
+        result = (message.accepted, message.token)
+        guesses = [(e.layer, (e.accepted, e.token)) for e in self._earlies]
+        for who, guess in guesses + ([(OWN, self._own)] if self._own is not None else []):
+            right, tried = self._right.get(who, (0, 0))
+            self._right[who] = (right + (guess == result), tried + 1)
 
     def _commit(self, message: Final) -> None:
         sent, g, c = self._sent, self._guess, self.counts
@@ -320,6 +340,7 @@ class Drafter:
         early = self._last_early
         if early is not None:
             c.early_right += (early.accepted, early.token) == (message.accepted, message.token)
+        self._learn(message)
         self._sent = self._guess = None
         self.done = message.done or end is not None or len(self.answer) >= self.limit
         if self.done:

@@ -69,7 +69,7 @@ ARROWS = {
     "runtime": ("machine", "speculate"),
     "targets": ("machine", "compiler", "runtime", "speculate"),
     "serve": ("machine", "runtime", "speculate", "targets"),
-    "evidence": ("machine", "boards", "compiler", "runtime", "speculate", "targets"),
+    "evidence": ("machine", "boards", "compiler", "runtime", "serve", "speculate", "targets"),
     "toolchain": ("machine", "boards"),
     "cli": ("machine", "boards", "compiler", "runtime", "serve", "speculate", "targets", "evidence", "toolchain"),
     "api": ("machine", "boards", "compiler", "runtime", "cli"),  # cli: __main__.py alone

@@ -15,9 +15,21 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.mutation, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("boards", "cli", "compiler", "evidence", "hls", "machine", "rtl", "runtime", "serve", "toolchain")
+PACKAGES = (
+    "boards",
+    "cli",
+    "compiler",
+    "evidence",
+    "hls",
+    "machine",
+    "rtl",
+    "runtime",
+    "serve",
+    "speculate",
+    "targets",
+    "toolchain",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,93 @@ CONFIRM, FOLDER, EXTENTS, VERIFY = (
 SPARSE, MASKS = "compiler/test_sparse.py", "compiler/test_masks.py"
 AHEAD, SOLVER, PRUNE = "runtime/test_ahead.py", "compiler/test_solver.py", "compiler/test_prune.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
+DRAFTS, ROUNDS, TARGETS = "runtime/test_drafts.py", "speculate/test_rounds.py", "targets/test_targets.py"
 FAULTS = (
+    # Speculative decoding.
+    Fault(
+        "a wrong draft is accepted",
+        "runtime/generation.py",
+        "if n == len(proposed) or found[-1] != proposed[n] or found[-1] in end_tokens:",
+        "if n == len(proposed) or found[-1] in end_tokens:",
+        f"{DRAFTS} -k any_drafts",
+    ),
+    Fault(
+        "the digest counts rows that nobody chose from",
+        "runtime/generation.py",
+        "session._digest.update(uncounted[n].data)",
+        "session._digest.update(uncounted.data)",
+        f"{DRAFTS} -k any_drafts",
+    ),
+    Fault(
+        "verified tokens that were not given out are kept",
+        "runtime/generation.py",
+        "        session.position = start\n",
+        "        session.position = start + len(proposed)\n",
+        f"{DRAFTS} -k any_drafts or stops_between",
+    ),
+    Fault(
+        "an old round's result is taken for the new one's",
+        "speculate/rounds.py",
+        "or message.round != self.round:\n            return  # late, or doubled",
+        "or message.round > self.round:\n            return  # late, or doubled",
+        f"{ROUNDS} -k whatever_the_link",
+    ),
+    Fault(
+        "the server does not look whether it has the board's text",
+        "speculate/rounds.py",
+        "if self.text is None or message.round != self.round + 1 or message.check != check_of(self.text):",
+        "if self.text is None:",
+        f"{ROUNDS} -k old_doubled",
+    ),
+    Fault(
+        "what an exit said is taken for the result",
+        "speculate/rounds.py",
+        "        elif isinstance(message, Early):\n            self._early(message)",
+        "        elif isinstance(message, Early):\n            self._commit(Final(message.round, message.accepted, message.token))",
+        f"{ROUNDS} -k whatever_the_link",
+    ),
+    Fault(
+        "drafts ahead are kept although the guess was wrong",
+        "speculate/rounds.py",
+        "hit = g is not None and (g.accepted, g.token) == (message.accepted, message.token)",
+        "hit = g is not None",
+        "evidence/test_speculate.py -k hides_drafts",
+    ),
+    Fault(
+        "a rejected draft's token comes from the target's whole distribution",
+        "speculate/chance.py",
+        "rest = np.maximum(q - p, 0)",
+        "rest = q",
+        f"{ROUNDS} -k keeps_the_targets",
+    ),
+    Fault(
+        "a draft is accepted with the probability of the draft",
+        "speculate/chance.py",
+        "if uniform(seed, place + n, ACCEPT) * p[x] >= q[x]:",
+        "if uniform(seed, place + n, ACCEPT) >= p[x]:",
+        f"{ROUNDS} -k keeps_the_targets",
+    ),
+    Fault(
+        "a target keeps keys of drafts that were rejected",
+        "targets/graph.py",
+        "cache[layer] = cache[layer][:start]",
+        "cache[layer] = cache[layer][: start + 1]",
+        f"{TARGETS} -k same_bits",
+    ),
+    Fault(
+        "a matrix meets as many rows as there are",
+        "targets/graph.py",
+        "tile = np.zeros((TILE, x.shape[1]), np.float32)",
+        "tile = np.zeros((min(TILE, len(x) - start), x.shape[1]), np.float32)",
+        f"{TARGETS} -k same_bits",
+    ),
+    Fault(
+        "a look-up proposes what stood before the match",
+        "speculate/lookup.py",
+        "return [self.text[start + n % period] for n in range(most)]",
+        "return [self.text[start - 1 + n % period] for n in range(most)]",
+        "speculate/test_drafting.py -k search_through",
+    ),
     # What earlier tests did not notice.
     Fault(
         "auto packs by the slowest scheme",
@@ -830,8 +928,8 @@ FAULTS = (
     Fault(
         "a price is looked for on the wrong side",
         "compiler/sparsify/shape.py",
-        "low, high = (price, high) if spared < share else (low, price)",
-        "low, high = (price, high) if spared > share else (low, price)",
+        "        if found[1] < share:\n            low, below = price, found",
+        "        if found[1] > share:\n            low, below = price, found",
         f"{SPARSE} -k costs_decide",
     ),
     Fault(
@@ -902,6 +1000,8 @@ def noticed(fault: Fault | None, caught_by: str, work: Path) -> bool:
     return done.returncode == 1
 
 
+@pytest.mark.mutation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
 def test_a_planted_fault_is_noticed(fault: Fault, tmp_path: Path) -> None:
     found = noticed(fault, fault.caught_by, tmp_path)
@@ -910,5 +1010,7 @@ def test_a_planted_fault_is_noticed(fault: Fault, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.mutation
+@pytest.mark.timeout(600)
 def test_the_named_tests_pass_without_a_fault(tmp_path: Path) -> None:
     assert not noticed(None, f"{LIMITS} {CONFIRM} {BUILT} -k limits or shuffled or link or eight", tmp_path)

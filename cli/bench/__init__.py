@@ -25,6 +25,14 @@ BENCHMARKS = {
         "meadow.cli.bench.lookup",
         "Drafts from the text so far on one board: tokens per run, and what they gain.",
     ),
+    "speculate": (
+        "meadow.cli.bench.speculate",
+        "A board that drafts for a server, beside the server alone and its rivals.",
+    ),
+    "boards": (
+        "meadow.cli.bench.boards",
+        "Many boards on one server, some of which leave: nothing lost, and how long rounds take.",
+    ),
     "quantize": ("meadow.cli.bench.quantize", "One model by many recipes: bits, bytes, perplexity, distance, rate."),
     "prune": (
         "meadow.cli.bench.prune",

@@ -80,6 +80,8 @@ def lookup_command(package: Path, gamma: int, max_tokens: int, device: str, trus
         )
     out.print(rows)
     out.print(result["kind_of_gain"])
+    if result["cut"]:
+        out.print(f"{result['cut']} prompts are longer than the context: only their ends were taken")
     if not result["same"]:
         raise click.exceptions.Exit(4)
 

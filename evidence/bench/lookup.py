@@ -38,20 +38,24 @@ def measure(
     counted: Mapping[int, float] | None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Every task, answered with drafts and without: the same tokens, or the row says so.
+    """Every task, answered with drafts and without: the same tokens, or the row says so.  `cut` prompts were longer than the context has
+    room for, and only their ends were taken.
 
     counted  seconds of a run of 1, 2, ... tokens as the Verilog counts them; None where there is none
     """
     rows, modelled = [], pass_seconds(session.package)
     every: Counter[int] = Counter()
-    tokens = 0
+    tokens = cut = 0
+    room = max(1, session.context - limit)
     for number, task in enumerate(tasks()):
         progress(f"prompt {number + 1}")
         drafts = Told(modelled, most)
-        answer = session.answer(task["text"], limit, drafts=drafts)
+        prompt = session.prompt(task["text"])
+        cut += len(prompt) > room
+        answer = session.answer(prompt[-room:], limit, drafts=drafts)
         answer.read()
         digest = session.digest
-        plain = session.answer(task["text"], limit)
+        plain = session.answer(prompt[-room:], limit)
         plain.read()
         same = [t.id for t in answer.tokens] == [t.id for t in plain.tokens] and digest == session.digest
         every += drafts.runs
@@ -59,6 +63,7 @@ def measure(
         rows.append({"kind": task["kind"], "same": same, **row(drafts.rounds.tokens, drafts.runs, modelled, counted)})
     return {
         "gamma": most,
+        "cut": cut,
         "same": all(r["same"] for r in rows),
         **row(tokens, every, modelled, counted),
         "rows": rows,
