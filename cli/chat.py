@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from meadow.cli.drafting import lookup_option
 from meadow.cli.output import emit_json, err, json_option
 from meadow.cli.run import device_option, header, opened, rates, said, sampling_options
 from meadow.cli.trust import trust_option
@@ -112,6 +113,7 @@ class Chat:
 @click.argument("package", type=click.Path(path_type=Path))
 @device_option
 @click.option("--system", default="", help="What the model is told first.")
+@lookup_option
 @sampling_options
 @trust_option
 @json_option
@@ -119,6 +121,7 @@ def chat_command(
     package: Path,
     device: str,
     system: str,
+    draft: str | None,
     max_tokens: int,
     stop: tuple[str, ...],
     trust: bool,
@@ -137,7 +140,7 @@ def chat_command(
     with opened(package, device, as_json, trust) as session:
         if session.tokenizer.template is None:
             raise UsageError("this model has no chat template, so there is no chat; use meadowc run --raw")
-        chat = Chat(session, system, max_tokens, as_json, {"stop": stop, **sampling})
+        chat = Chat(session, system, max_tokens, as_json, {"stop": stop, "drafts": draft, **sampling})
         if not as_json:
             err.print(header(session), style="dim")
         with line_editing():

@@ -11,12 +11,10 @@ import click
 
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.runtime.devices.device import Device
-from meadow.runtime.drafts import MOST, Drafts, LookupDrafts, ModelDrafts, can_pay, pass_seconds
+from meadow.runtime.drafts import GAMMA, LOOKUP, MOST, Drafts, LookupDrafts, ModelDrafts, can_pay, pass_seconds
 from meadow.runtime.session import Session
 from meadow.runtime.text.vocabulary import Vocabulary, difference
 
-LOOKUP = "lookup"
-GAMMA = 3
 BOARDS = ("pynq", "emulated-pynq")
 """Devices with one bitstream for all packages."""
 
@@ -39,6 +37,14 @@ def draft_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+lookup_option = click.option(
+    "--draft",
+    type=click.Choice([LOOKUP]),
+    default=None,
+    help="Propose tokens of the text so far, several of which one run verifies: the same answers.",
+)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meadow.cli.drafting import lookup_option
 from meadow.cli.exits import numbers
 from meadow.cli.output import emit_json, err, json_option
 from meadow.cli.run import device_option, header, opened
@@ -92,6 +93,7 @@ def target_options(command: Callable[..., None]) -> Callable[..., None]:
     "--max-body", type=click.IntRange(min=1024), default=1 << 20, show_default=True, help="Bytes of a request."
 )
 @click.option("--allow-host", multiple=True, help="Name under which browsers may ask for it, besides localhost.")
+@lookup_option
 @target_options
 @tls_options
 @trust_option
@@ -106,6 +108,7 @@ def serve_command(
     max_tokens: int,
     max_body: int,
     allow_host: tuple[str, ...],
+    draft: str | None,
     target: str,
     exits: str,
     tau: float | None,
@@ -135,6 +138,8 @@ def serve_command(
         raise UsageError("there is nothing to serve: name a package, or a model that verifies drafts with --target")
     wish = Wish(target, exits, tau, exits_file, target_context)
     wish.check()
+    if package is None and draft:
+        raise UsageError("--draft is of the answers of a package, and none is named")
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together: a certificate chain and its private key")
     from meadow.serve.app import Settings
@@ -145,7 +150,7 @@ def serve_command(
     if certificate is not None:
         certificate.check()
     verifier = wish.open(device, as_json)
-    settings = Settings(name, api_key, max_body, max_tokens, hosts)
+    settings = Settings(name, api_key, max_body, max_tokens, hosts, draft or "")
     where = (host, port, certificate)
     if package is None:
         assert verifier is not None

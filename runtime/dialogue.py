@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from meadow.machine.errors import UsageError
 from meadow.machine.package.read import Package
 from meadow.runtime.answer import Answer
+from meadow.runtime.drafts import Drafts, drafts_by_name
 from meadow.runtime.text.sampler import Logits, Sampler, Sampling
 from meadow.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from meadow.runtime.drafts import Drafts
     from meadow.runtime.session import Session
 
 
@@ -62,7 +62,7 @@ class Dialogue:
         stop: Sequence[str] = (),
         logprobs: int | None = None,
         ahead: bool | None = False,
-        drafts: Drafts | None = None,
+        drafts: Drafts | str | None = None,
         **sampling: Any,
     ) -> Answer:
         """The answer to a prompt, or to token ids, in a new conversation: text as it comes, tokens, why it ended.
@@ -73,7 +73,7 @@ class Dialogue:
         logprobs  how many of the likeliest tokens are told of each place; None: none, and no probability
         ahead     True: the engine goes from token to token by itself, where package and device can, and there is no digest of logits;
                   None: also where the settings leave the choice to the host, which then makes it; False: the host chooses every token
-        drafts    propose tokens, several of which one run verifies (runtime.drafts): the same answer, with any settings
+        drafts    propose tokens, several of which one run verifies: "lookup", or any of runtime.drafts; the same answer, with any settings
         sampling  temperature, top_k, top_p, min_p, repeat_penalty, seed (runtime.text.sampler.Sampling)
         Raises UsageError for settings out of range.
         """
@@ -92,6 +92,8 @@ class Dialogue:
         tokens = self.prompt(prompt, raw) if isinstance(prompt, str) else prompt
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         greedy = isinstance(pick, Sampler) and pick.sampling.takes_likeliest and logprobs is None
+        if isinstance(drafts, str):
+            drafts = drafts_by_name(drafts, self.package)
         if ahead and drafts is not None:
             raise UsageError(
                 "ahead=True lets the engine go on by itself, and drafts are the host's to verify; drop one"
@@ -100,18 +102,9 @@ class Dialogue:
             raise UsageError(
                 "ahead=True lets the engine choose the likeliest token; choose, logprobs, a temperature and a repeat penalty are the host's"
             )
-        ends = self.tokenizer.end_tokens
-        return Answer(
-            cast("Session", self),
-            tokens,
-            max_new_tokens,
-            pick,
-            stops,
-            logprobs,
-            ends,
-            greedy and ahead is not False and drafts is None,
-            drafts,
-        )
+        me, ends = cast("Session", self), self.tokenizer.end_tokens
+        goes_ahead = greedy and ahead is not False and drafts is None
+        return Answer(me, tokens, max_new_tokens, pick, stops, logprobs, ends, goes_ahead, drafts)
 
     def chat(self, messages: list[dict[str, str]] | str, max_new_tokens: int = 256, **how: Any) -> Answer:
         """The answer to a conversation: messages of "role" and "content", or the text of one user.  What the cache holds of it already

@@ -6,7 +6,7 @@ The answer never depends on them, only its time does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from meadow.speculate.pace import Pace
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
 
+LOOKUP, GAMMA = "lookup", 3
+"""Who drafts, and how many tokens of a round at most, where nobody says."""
 MOST = 7
 """Drafts of a round at most: a run verifies them and the token before."""
 
@@ -168,7 +170,12 @@ def likeliest_after(session: Session, text: list[int]) -> int:
     return int(np.argmax(session.prefill(text[start:])[-1]))
 
 
-Make = Callable[[], Drafts]
+def drafts_by_name(name: str, package: Package, most: int = GAMMA) -> Drafts:
+    """Raises UsageError for a name that is not known, and for a package that does not say what runs cost."""
+    if name != LOOKUP:
+        raise UsageError(f"drafts by {name!r} are not known; {LOOKUP!r} is")
+    seconds = pass_seconds(package)
+    return LookupDrafts(seconds, min(most, len(seconds) - 1))
 
 
 def can_pay(draft: Sequence[float], model: Sequence[float], most: int) -> bool:

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meadow.machine.errors import MeadowError
 from meadow.runtime.answer import Answer
+from meadow.runtime.drafts import drafts_by_name
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import Sampler
 from meadow.serve.figures import Figures
@@ -52,6 +53,7 @@ class Settings:
     key         that requests must bring; "" for none
     most_bytes  of a request's body
     most_tokens of an answer
+    drafts      who proposes tokens that runs verify: "" for nobody, or as runtime.drafts names it
     hosts       names under which it may be asked for, beside this machine's; ("*",) for all
     """
 
@@ -60,6 +62,7 @@ class Settings:
     most_bytes: int = 1 << 20
     most_tokens: int = 1024
     hosts: tuple[str, ...] = ()
+    drafts: str = ""
 
 
 class Bounded:
@@ -181,10 +184,12 @@ class Server:
             raise HTTPException(400, error(400, str(wrong))) from None
         stop, top, end = tuple(request.stop or ()), request.top, self.session.tokenizer.end_tokens
 
-        ahead = request.sampling.takes_likeliest and top is None
+        name = self.settings.drafts
+        ahead = request.sampling.takes_likeliest and top is None and not name
 
         def begin(session: Session) -> Answer:
-            return Answer(session, tokens, limit, sampler, stop, top, end, ahead)
+            drafts = drafts_by_name(name, session.package) if name else None
+            return Answer(session, tokens, limit, sampler, stop, top, end, ahead, drafts)
 
         host = http.client.host if http.client else ""
         owner = _key_of(http).hex() if self.settings.key else host  # a key that nobody checked says nothing

@@ -9,7 +9,6 @@ import click
 
 from meadow import boards
 from meadow.cli import results
-from meadow.cli.drafting import GAMMA
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.cli.run import device_option, opened
@@ -19,7 +18,7 @@ from meadow.evidence.bench.lookup import measure
 from meadow.evidence.ladder.verilog import program
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.package.read import Package
-from meadow.runtime.drafts import MOST
+from meadow.runtime.drafts import GAMMA, MOST
 
 
 @click.command("lookup")

@@ -154,7 +154,7 @@ class Play:
 
     def play(self) -> Run:
         """To the end of the answer."""
-        while not self.drafter.done:
+        while True:
             self._board()
             if self.drafter.done:
                 break

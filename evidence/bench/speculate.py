@@ -25,7 +25,8 @@ ROWS = {
     "exits": "drafts ahead on what exits say",
     "both": "drafts ahead on the guess that was right more often",
 }
-PAPER = {"latency_gain": 0.35, "ahead_gain": 0.11, "kind": "reported", "what": "arXiv 2505.21594"}
+PAPER_LATENCY = 0.35
+PAPER = {"latency_gain": PAPER_LATENCY, "ahead_gain": 0.11, "kind": "reported", "what": "arXiv 2505.21594"}
 WATTS = 5.0
 """Of a board that drafts; assumed."""
 
@@ -55,23 +56,23 @@ def fifty() -> list[str]:
 
 
 def measure(
-    draft: Draft, judge: Judge, setting: Setting, progress: Callable[[str], None] = lambda what: None
+    draft: Draft, judge: Judge, setting: Setting, progress: Callable[[str, str], None] = lambda stage, what: None
 ) -> dict[str, Any]:
     """All rows of the table; `identical` of `streams` are the target's own, on the faulty network with a restart in each."""
     alone = []
     for number, prompt in enumerate(setting.prompts):
-        progress(f"the target alone, prompt {number + 1} of {len(setting.prompts)}")
+        progress("alone", f"prompt {number + 1} of {len(setting.prompts)}")
         alone.append(judge.alone(prompt, setting.limit))
     faulty = []
     for number in range(len(setting.prompts)):
-        progress(f"faults, prompt {number + 1} of {len(setting.prompts)}")
+        progress("faults", f"prompt {number + 1} of {len(setting.prompts)}")
         faulty.append(play(draft, judge, setting, number, setting.network, "both", restart=2))
     runs: dict[str, list[Run]] = {}
-    for ahead in ROWS if judge.target.exits else ("none", "own"):
-        runs[ahead] = []
-        for number in range(len(setting.prompts)):
-            progress(f"{ahead}, prompt {number + 1} of {len(setting.prompts)}")
-            runs[ahead].append(play(draft, judge, setting, number, setting.network.clean(), ahead))
+    kinds = tuple(ROWS) if judge.target.exits else ("none", "own")
+    for number in range(len(setting.prompts)):
+        progress("comparing", f"prompt {number + 1} of {len(setting.prompts)}")
+        for ahead in kinds:
+            runs.setdefault(ahead, []).append(play(draft, judge, setting, number, setting.network.clean(), ahead))
     identical = sum(run.tokens == wanted for run, wanted in zip(faulty, alone, strict=True))
     return summary(setting, alone, faulty, runs, identical, judge)
 
@@ -111,35 +112,14 @@ def summary(
     identical: int,
     judge: Judge,
 ) -> dict[str, Any]:
-    t, rtt = setting.times, setting.network.rtt
-    tokens = sum(map(len, alone))
-    cloud = sum(rtt + t.verify * len(a) for a in alone) / tokens
-    rows = [{"name": "the server alone, streaming", "seconds_per_token": cloud, "server_seconds_per_token": t.verify}]
+    """Everything that is told; `alone` are the target's own answers."""
+    t, tokens = setting.times, sum(map(len, alone))
     every = [r for run in runs["none"] for r in run.rounds]
-    alpha = acceptance_of(every)
-    per_round = tokens / len(every)
-    drafts = sum(d for d, _ in every) / len(every)
-    on_server = (drafts * t.server_draft + t.verify) / per_round
-    rows.append(
-        {
-            "name": "drafts on the server",
-            "seconds_per_token": on_server + rtt * len(alone) / tokens,
-            "server_seconds_per_token": on_server,
-        }
-    )
-    passes = sum(lookup_passes(p, a, setting.gamma) for p, a in zip(setting.prompts, alone, strict=True))
-    rows.append(
-        {
-            "name": "look-up on the server",
-            "seconds_per_token": t.verify * passes / tokens + rtt * len(alone) / tokens,
-            "server_seconds_per_token": t.verify * passes / tokens,
-            "tokens_per_round": tokens / passes,
-        }
-    )
-    rows += [{"name": ROWS[ahead], "ahead": ahead, **row_of(some, t)} for ahead, some in runs.items()]
-    best = min((r for r in rows if r.get("ahead") not in (None, "none")), key=lambda r: r["seconds_per_token"])
-    plain = next(r for r in rows if r.get("ahead") == "none")
-    closed = t.verify / (sum(expected(alpha, d) for d, _ in every) / len(every))
+    alpha, drafts = acceptance_of(every), sum(d for d, _ in every) / len(every)
+    own = {ahead: {"name": ROWS[ahead], "ahead": ahead, **row_of(some, t)} for ahead, some in runs.items()}
+    rivals = rivals_of(setting, alone, drafts, tokens / len(every))
+    cloud, plain = float(rivals[0]["seconds_per_token"]), own["none"]
+    best = min((row for ahead, row in own.items() if ahead != "none"), key=lambda r: float(r["seconds_per_token"]))
     return {
         "streams": len(alone),
         "identical": identical,
@@ -147,28 +127,47 @@ def summary(
         "network": str(setting.network),
         "times_ms": {k: 1e3 * getattr(t, k) for k in ("draft", "verify", "server_draft")},
         "acceptance": alpha,
-        "tokens_per_round": per_round,
+        "tokens_per_round": tokens / len(every),
         "drafts_per_round": drafts,
         "latency_gain": 1 - plain["seconds_per_token"] / cloud,
         "ahead_gain": 1 - best["seconds_per_token"] / plain["seconds_per_token"],
         "gain_with_ahead": 1 - best["seconds_per_token"] / cloud,
         "ahead_by": best["ahead"],
         "server_seconds_per_token": plain["server_seconds_per_token"],
-        "closed_form": closed,
-        "server_gain": on_server / plain["server_seconds_per_token"],
+        "closed_form": t.verify / (sum(expected(alpha, d) for d, _ in every) / len(every)),
+        "server_gain": rivals[1]["server_seconds_per_token"] / plain["server_seconds_per_token"],
         "server_gain_closed_form": 1 + drafts * t.server_draft / t.verify,
         "bytes_per_token": plain["bytes_per_token"],
-        "bytes_per_token_with_exits": next((r["bytes_per_token"] for r in rows if r.get("ahead") == "exits"), None),
-        "acceptance_for_35_percent": acceptance_needed(t, rtt, setting.gamma, PAPER["latency_gain"]),
-        "faults": {
-            "sent_again": sum(r.counts.sent_again for r in faulty),
-            "begun": sum(r.counts.begun for r in faulty),
-            "rounds": sum(r.counts.rounds for r in faulty),
-        },
+        "bytes_per_token_with_exits": own["exits"]["bytes_per_token"] if "exits" in own else None,
+        "acceptance_for_35_percent": acceptance_needed(t, setting.network.rtt, setting.gamma, PAPER_LATENCY),
+        "faults": {name: sum(getattr(r.counts, name) for r in faulty) for name in ("sent_again", "begun", "rounds")},
         "published": PAPER,
-        "rows": rows,
+        "rows": [*rivals, *own.values()],
         "kind": "tokens, acceptance and bytes measured; seconds on a virtual clock of stated times",
     }
+
+
+def rivals_of(
+    setting: Setting, alone: Sequence[Sequence[int]], drafts: float, per_round: float
+) -> list[dict[str, Any]]:
+    """The server alone, the same drafts made on the server, and look-up there: they stream, so that the network counts once."""
+    t, tokens = setting.times, sum(map(len, alone))
+    once = setting.network.rtt * len(alone) / tokens
+    passes = sum(lookup_passes(p, a, setting.gamma) for p, a in zip(setting.prompts, alone, strict=True))
+    found = (
+        ("the server alone, streaming", t.verify, None),
+        ("drafts on the server", (drafts * t.server_draft + t.verify) / per_round, per_round),
+        ("look-up on the server", t.verify * passes / tokens, tokens / passes),
+    )
+    return [
+        {
+            "name": name,
+            "seconds_per_token": seconds + once,
+            "server_seconds_per_token": seconds,
+            **({} if each is None else {"tokens_per_round": each}),
+        }
+        for name, seconds, each in found
+    ]
 
 
 def row_of(runs: Sequence[Run], t: Times) -> dict[str, Any]:

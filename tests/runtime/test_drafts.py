@@ -168,3 +168,21 @@ def test_run_says_what_the_drafts_came_to(tiny_package: Path, meadowc: Any, tmp_
     assert spoken.code == 0 and "cannot pay as a draft" in spoken.err and "drafts accepted (measured)" in spoken.err
     other = json.loads((load(tiny_package).folder / "report" / "summary.json").read_text())
     assert other["passes"]["kind"] == "modelled"
+
+
+def test_chat_and_python_take_drafts_by_name(talkative: Path, meadowc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(talkative, "emulator") as session:
+        plain = session.answer("s 1", 12)
+        text, digest = plain.read(), session.digest
+        drafted = session.answer("s 1", 12, drafts="lookup")
+        assert (drafted.read(), session.digest) == (text, digest)
+        assert drafted.drafts is not None and drafted.drafts.rounds.tokens == len(drafted.tokens) - 1 + (
+            drafted.finish_reason == "stop"
+        )
+        with pytest.raises(UsageError, match="'guess' are not known"):
+            session.answer("s 1", 4, drafts="guess")
+    for options in ((), ("--draft", "lookup")):
+        lines = iter(["s 1", None])
+        monkeypatch.setattr("meadow.cli.chat._ask", lambda quiet, lines=lines: next(lines))
+        found = meadowc("chat", talkative, "-n", "12", "--json", *options)
+        assert found.code == 0 and found.json["messages"][-1]["content"] == text

@@ -420,3 +420,16 @@ def test_clients_take_turns_and_the_queue_is_bounded() -> None:
     with pytest.raises(Full, match="the server ends"):
         worker.submit(job("d", ""))
     loop.close()
+
+
+def test_a_server_that_drafts_answers_the_same(talkative: Path) -> None:
+    made = Served(talkative, "--draft", "lookup")
+    try:
+        own = openai.OpenAI(base_url=f"{made.url}/v1", api_key="none", max_retries=0, timeout=60)
+        found = own.chat.completions.create(model="tiny", messages=USER, max_tokens=16, logprobs=True)
+        with Session(talkative) as session:
+            wanted = session.chat(USER, 16, logprobs=0)
+            assert found.choices[0].message.content == wanted.read()
+        assert len(found.choices[0].logprobs.content) == len(wanted.tokens)
+    finally:
+        made.close()
