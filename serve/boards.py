@@ -51,6 +51,9 @@ class Boards:
         if self.key and not hmac.compare_digest(_key_of(link), self.key):
             await link.close(DENIED, "no key, or a wrong one; send Authorization: Bearer KEY")
             return
+        if "origin" in link.headers:  # a browser says so, for any page that it shows; a board does not
+            await link.close(DENIED, "links are for boards, not for pages")
+            return
         if self._open >= MOST_BOARDS:
             await link.close(BUSY, f"{MOST_BOARDS} boards are served already; try again later")
             return

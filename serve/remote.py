@@ -39,6 +39,8 @@ from meadow.speculate.rounds import Broken, Drafter
 PATH = "/v1/speculate"
 AGAIN_SECONDS = 5.0
 """After which what was not answered is said again."""
+MOST_WAIT = 600.0
+"""Seconds of a round at most: a long text, and many boards before it."""
 OPEN_SECONDS = 10.0
 MOST_FRAME = 1 << 22
 SMOOTHED = 0.8
@@ -270,9 +272,9 @@ class Remote:
         message = link.take(0 if text is not None else AGAIN_SECONDS)
         if message is None:
             if text is None:
-                self._waits += AGAIN_SECONDS
-                if self._waits > self.server.patience:
-                    raise Gone(f"{self.server.url} has said nothing for {self._waits:.0f} s")
+                self._waits += AGAIN_SECONDS  # the link is alive, or its pings would have broken it
+                if self._waits > MOST_WAIT:
+                    raise DeviceError(f"{self.server.url} has not answered a round for {self._waits:.0f} s")
                 drafter.timeout()
             return
         self._waits = 0.0

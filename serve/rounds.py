@@ -26,6 +26,8 @@ TAU = 0.6
 """How sure an exit is of each token that it names."""
 MOST_TOGETHER = 64
 """Rounds of one pass."""
+PIECE = 256
+"""Tokens of a text that one pass computes at most, besides drafts."""
 KEPT_BYTES = 2 << 30
 """Of keys and values of all boards; the rest is computed again, to the same bits."""
 
@@ -141,6 +143,9 @@ class Rounds:
 
     def _verify(self, some: list[tuple[Board, Work]]) -> None:
         began = time.perf_counter()
+        some = self._prepare(some)
+        if not some:
+            return
         asks = [Ask(board.kept, work.text, work.drafts) for board, work in some]
         wants = self.target.exits and any(board.hello.early for board, _ in some)
 
@@ -164,6 +169,25 @@ class Rounds:
             with board.lock:
                 board.put(board.verifier.verified(accepted, token, token in self.target.ends))
         self._forget([board for board, _ in some])
+
+    def _prepare(self, some: list[tuple[Board, Work]]) -> list[tuple[Board, Work]]:
+        """Run a piece of each long text, whose round waits for another pass: who comes with one does not keep others waiting.  The rounds
+        that are left can be verified now."""
+        if not self.target.kept_bytes:  # nothing is kept that a piece could add to
+            return some
+        ready, pieces = [], []
+        for board, work in some:
+            have = board.kept.same(work.text)
+            if len(work.text) - have <= PIECE:
+                ready.append((board, work))
+                continue
+            pieces.append(Ask(board.kept, work.text[: have + PIECE], ()))
+            with self._changed:
+                if not board.gone:
+                    self._waiting[board] = work
+        if pieces:
+            self.target.verify(pieces)
+        return ready
 
     def _early(self, board: Board, work: Work, layer: int, rows: Logits) -> None:
         try:

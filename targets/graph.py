@@ -22,6 +22,8 @@ from meadow.runtime.text.tokenizer import Tokenizer
 from meadow.targets.exits import Exits, load_exits
 from meadow.targets.target import Ask, Early, Rows
 
+CONTEXT = 2048
+"""Tokens of a model that says nothing of it."""
 TILE = 8
 """Rows that a matrix meets at once."""
 FORMATS = {"ONNX": "onnx", "GGUF": "gguf", "Hugging Face": "hf"}
@@ -84,7 +86,10 @@ class GraphTarget:
     ):
         self.graph, self.name, self.tokenizer = graph, name, tokenizer
         self.vocab, self.layers = graph.model.vocab, graph.model.layers
-        self.context = min(n for n in (context, graph.model.context) if n) if context or graph.model.context else 2048
+        most = min((n for n in (graph.model.context, graph.positions) if n), default=CONTEXT)
+        if context > most:
+            raise UsageError(f"--target-context {context}: {name} was made for, and tried with, {most} tokens")
+        self.context = context or most
         self.ends = tokenizer.end_tokens if tokenizer is not None else frozenset()
         self._evaluator = Rowwise(graph, quantized=graph.model.activations == "int8")
         last = [max(i for i, n in enumerate(graph.nodes) if n.layer == layer) for layer in range(self.layers)]
@@ -165,7 +170,7 @@ def open_graph(kind: str, path: Path, exits: tuple[int, ...], maps: Path | None,
     found = FORMATS.get(format_of(file), format_of(file))
     if found != kind:
         raise UsageError(f"--target {kind}:{path}: this is {format_of(file)}; say {found}:{path}")
-    graph = read_source(file)
+    graph = read_source(file, context or None)
     chosen = None
     if exits:
         chosen = load_exits(maps or file.parent / "exits.safetensors", graph).only(exits)

@@ -281,6 +281,52 @@ def test_wrong_words_are_refused_with_a_sentence(target: Served, session: Sessio
     assert isinstance(speak(target, good)[0], Welcome), "the others are served as before"
 
 
+def test_a_page_in_a_browser_is_no_board(target: Served) -> None:
+    from websockets.sync.client import connect
+
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with pytest.raises(websockets.exceptions.InvalidStatus):
+        connect(target.url + PATH, additional_headers=headers, origin="http://localhost", proxy=None).__enter__()
+
+
+def test_a_long_text_is_computed_in_pieces_between_the_rounds_of_others(tiny: Path) -> None:
+    from meadow.serve import rounds as module
+    from meadow.speculate.rounds import Verifier, Work
+    from meadow.targets.target import open_target
+
+    made = open_target(f"onnx:{tiny}")
+    told: list[tuple[str, Any]] = []
+    rounds = module.Rounds(made)
+    text = tuple(int(n) for n in np.random.default_rng(0).integers(0, 1000, 100))
+
+    def board(name: str) -> Any:
+        one = module.Board(Hello(1, b""), Verifier(made.context, made.vocab), lambda m: told.append((name, m)))
+        rounds.joined(one)
+        return one
+
+    module.PIECE, before = 8, module.PIECE
+    try:
+        long, short = board("long"), board("short")
+        for one, tokens in ((long, text), (short, text[:3])):
+            work = one.verifier.received(Begin(0, tokens, (5,)))
+            assert isinstance(work, Work)
+            rounds.submit(one, work)
+        ends = time.monotonic() + 60
+        while len(told) < 2 and time.monotonic() < ends:
+            time.sleep(0.01)
+    finally:
+        module.PIECE = before
+        rounds.close()
+    results = [(name, m) for name, m in told if isinstance(m, Final)]
+    assert [name for name, _ in results] == ["short", "long"]
+    fresh = open_target(f"onnx:{tiny}")
+    from meadow.targets.target import Ask, Kept
+
+    wanted = fresh.verify([Ask(Kept(), text, (5,))])[0]
+    final = results[-1][1]
+    assert final.token == int(wanted[final.accepted].argmax())
+
+
 def test_a_frame_that_is_too_large_ends_the_link_alone(target: Served, session: Session) -> None:
     assert len(speak(target, encode(hello(session)), b"\x00" * (3 << 20))) <= 1
     assert isinstance(speak(target, encode(hello(session)))[0], Welcome)
