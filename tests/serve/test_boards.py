@@ -283,10 +283,13 @@ def test_wrong_words_are_refused_with_a_sentence(target: Served, session: Sessio
 
 def test_a_page_in_a_browser_is_no_board(target: Served) -> None:
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
     headers = {"Authorization": f"Bearer {KEY}"}
     with pytest.raises(websockets.exceptions.InvalidStatus):
-        connect(target.url + PATH, additional_headers=headers, origin="http://localhost", proxy=None).__enter__()
+        connect(
+            target.url + PATH, additional_headers=headers, origin=Origin("http://localhost"), proxy=None
+        ).__enter__()
 
 
 def test_a_long_text_is_computed_in_pieces_between_the_rounds_of_others(tiny: Path) -> None:
