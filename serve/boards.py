@@ -130,6 +130,8 @@ class Boards:
             except (TimeoutError, asyncio.TimeoutError):
                 await _closed(link, "what was told was not taken in time")
                 return
+            except (WebSocketDisconnect, RuntimeError, OSError):
+                return  # it has gone
             if isinstance(message, Refused):
                 await _closed(link, message.words)
                 return

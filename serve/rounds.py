@@ -21,7 +21,6 @@ from meadow.speculate.messages import Early, Hello, Refused, ToBoard
 from meadow.speculate.rounds import Verifier, Work
 from meadow.targets.target import Ask, Kept, Target
 
-ENDED = "the server ends"
 TAU = 0.6
 """How sure an exit is of each token that it names."""
 MOST_TOGETHER = 64
@@ -104,11 +103,9 @@ class Rounds:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Take no more, and tell all who wait."""
+        """Take no more.  Boards are told nothing: their links end, and they come back to whoever serves next."""
         with self._changed:
             self._ends = True
-            for board in self._boards:
-                board.put(Refused(ENDED))
             self._changed.notify()
 
     def close(self) -> None:
