@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
+from meadow.cli.trust import RUNS_CODE, require_trust
 from meadow.machine.errors import ResourceExceeded, UsageError
+from meadow.machine.package.read import load
 from meadow.runtime.devices.device import Device
 from meadow.runtime.drafts import GAMMA, LOOKUP, MOST, Drafts, LookupDrafts, ModelDrafts, can_pay, pass_seconds
 from meadow.runtime.session import Session
@@ -26,7 +28,7 @@ def draft_options(command: Callable[..., None]) -> Callable[..., None]:
             "--gamma",
             type=click.IntRange(1, MOST),
             default=None,
-            help=f"Drafts of a round at most; fewer where these make more tokens per second [default: {GAMMA}].",
+            help=f"Drafts of a round at most; fewer where these make more tokens per second [default: {GAMMA}; with --target {MOST}].",
         ),
         click.option(
             "--draft",
@@ -48,9 +50,12 @@ lookup_option = click.option(
 
 
 @contextmanager
-def drafting(session: Session, draft: str, gamma: int | None, note: Callable[[str], None]) -> Iterator[Drafts | None]:
+def drafting(
+    session: Session, draft: str, gamma: int | None, note: Callable[[str], None], trust: bool = False
+) -> Iterator[Drafts | None]:
     """Who drafts for a session; None where nobody is asked to.
 
+    trust  whether C++ of the package that drafts may be built and run, though this meadow did not emit it
     note  gets what is to be said before it starts
     Raises UsageError and ResourceExceeded.
     """
@@ -66,7 +71,7 @@ def drafting(session: Session, draft: str, gamma: int | None, note: Callable[[st
     if draft == LOOKUP:
         yield LookupDrafts(costs, most)
         return
-    with _second(session, Path(draft), note) as second:
+    with _second(session, Path(draft), note, trust) as second:
         theirs = pass_seconds(second.package)
         if not can_pay(theirs, costs, most):
             note(
@@ -77,9 +82,11 @@ def drafting(session: Session, draft: str, gamma: int | None, note: Callable[[st
 
 
 @contextmanager
-def _second(session: Session, folder: Path, note: Callable[[str], None]) -> Iterator[Session]:
+def _second(session: Session, folder: Path, note: Callable[[str], None], trust: bool) -> Iterator[Session]:
     """The package that drafts, on the same kind of device beside the first."""
     device: str | Device = session.device.name
+    if session.device.name in RUNS_CODE:
+        require_trust(load(folder), trust)
     second = Session(folder, device, progress=lambda done, total: None)
     try:
         _check_pair(session, second, note)

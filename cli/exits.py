@@ -57,9 +57,10 @@ def fit_command(
       meadowc exits fit models/smollm2 --layers 21,24,27 --tokens 8192
     """
     from meadow.compiler.quantize.calibrate import Calibration, calibration_windows
-    from meadow.compiler.sources.source import companions_of, find_source, read_source
+    from meadow.compiler.sources.source import companions_of, find_source, format_of, read_source
     from meadow.compiler.sources.text import some_text
     from meadow.targets.exits import fit, save_exits, usual_layers
+    from meadow.targets.graph import FORMATS
 
     chosen = numbers(layers, "--layers")
     file = find_source(model)
@@ -92,7 +93,9 @@ def fit_command(
     }
     out.print(listing(f"exits of {file.parent.name} (measured on {held} held-out windows)", columns, list(found.rows)))
     used = ",".join(str(r["layer"]) for r in found.rows[-3:])
-    out.print(f"next: {shell('meadowc', 'serve', '--target', f'onnx:{model}', '--exits', used)}")
+    where = [] if target is None else ["--exits-file", str(target)]
+    kind = FORMATS[format_of(file)]
+    out.print(f"next: {shell('meadowc', 'serve', '--target', f'{kind}:{model}', '--exits', used, *where)}")
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import click
 
 from meadow.cli.output import emit_json, err
 from meadow.machine.errors import UsageError
+from meadow.runtime.drafts import MOST
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import Sampling
 from meadow.runtime.text.stop import Stop
@@ -71,9 +72,10 @@ def answer_remotely(
     as_json: bool,
 ) -> None:
     """Print the server's answer as it comes, and what it took."""
-    from meadow.serve.remote import Remote, Server
+    from meadow.serve.address import Server
+    from meadow.serve.remote import Remote
 
-    remote = Remote(session, Server(url, key, ca, fallback or "stop"), sampling, gamma or 8)
+    remote = Remote(session, Server(url, key, ca, fallback or "stop"), sampling, gamma or MOST)
     try:
         streamer, stops, text, tokens = Streamer(session.tokenizer), Stop(stop), "", []
         for token in remote.answer(prompt, limit, session.tokenizer.end_tokens):

@@ -182,7 +182,7 @@ def run_command(
             return
         if ahead:
             require_ahead(session)
-        with drafting(session, draft, gamma, lambda words: err.print(words, style="yellow")) as drafts:
+        with drafting(session, draft, gamma, lambda words: err.print(words, style="yellow"), trust) as drafts:
             answer = session.answer(tokens, max_tokens, stop=stop, ahead=ahead, drafts=drafts, **sampling)
             say(answer, as_json)
         if as_json:
@@ -203,6 +203,8 @@ def _check_options(
         )
     if system and raw:
         raise UsageError("--system is said by the chat template, and --raw has none; drop one of them")
+    if replay is not None and draft:
+        raise UsageError("--replay plays one recording, and a package that drafts is another device; drop one of them")
     if ahead and draft:
         raise UsageError(
             "--ahead lets the engine go on by itself, and the drafts of --draft are the host's to verify; drop one of them"

@@ -16,8 +16,9 @@ from meadow.cli.drafting import lookup_option
 from meadow.cli.exits import numbers
 from meadow.cli.output import emit_json, err, json_option
 from meadow.cli.run import device_option, header, opened
-from meadow.cli.trust import trust_option
+from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import UsageError
+from meadow.machine.package.read import load
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -149,7 +150,7 @@ def serve_command(
     certificate = Certificate(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
     if certificate is not None:
         certificate.check()
-    verifier = wish.open(device, as_json)
+    verifier = wish.open(device, as_json, trust)
     settings = Settings(name, api_key, max_body, max_tokens, hosts, draft or "")
     where = (host, port, certificate)
     if package is None:
@@ -181,12 +182,15 @@ class Wish:
             if value is not None and not self.exits:
                 raise UsageError(f"{option} is of exits, and none is named; add --exits 14,21,25")
 
-    def open(self, device: str, quiet: bool) -> Target | None:
+    def open(self, device: str, quiet: bool, trust: bool) -> Target | None:
         """The target; None where none is asked for."""
         if not self.spec:
             return None
-        from meadow.targets.target import open_target
+        from meadow.targets.target import open_target, split
 
+        kind, path = split(self.spec)
+        if kind == "package" and device in RUNS_CODE:
+            require_trust(load(path), trust)
         layers = numbers(self.exits, "--exits")
         if not quiet:
             err.print(f"reading {self.spec}", style="dim")

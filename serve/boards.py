@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 
 from meadow.machine.errors import MeadowError
 from meadow.runtime.text.sampler import GREEDY, Sampling
@@ -27,9 +27,11 @@ IDLE_SECONDS = 600.0
 SEND_SECONDS = 10.0
 """In which a board must take what it is told."""
 MOST_BOARDS = 400
+MOST_OLD = 200
+"""Messages in a row that ask for nothing new: a board says one again every few seconds at most."""
 MOST_UNREAD = 64
 """Messages that wait for a board to take them."""
-BUSY, WRONG, DENIED = 1013, 1008, 4401
+WRONG, DENIED = 1008, 4401
 """Codes with which a link is closed."""
 T = TypeVar("T")
 
@@ -55,7 +57,8 @@ class Boards:
             await link.close(DENIED, "links are for boards, not for pages")
             return
         if self._open >= MOST_BOARDS:
-            await link.close(BUSY, f"{MOST_BOARDS} boards are served already; try again later")
+            with contextlib.suppress(RuntimeError):
+                await link.send_denial_response(Response(f"{MOST_BOARDS} boards are served already", 503))
             return
         self._open += 1
         try:
@@ -100,6 +103,7 @@ class Boards:
     async def _listen(
         self, link: WebSocket, board: Board, told: asyncio.Queue[ToBoard], telling: asyncio.Task[None]
     ) -> None:
+        old = 0
         while not telling.done():
             message = await _within(IDLE_SECONDS, self._heard(link))
             if isinstance(message, Hello):
@@ -112,6 +116,10 @@ class Boards:
                     found = board.verifier.received(message)
             except Broken as wrong:
                 await self._refuse(link, Refused(str(wrong)))
+                return
+            old = 0 if isinstance(found, Work) else old + 1
+            if old > MOST_OLD:
+                await self._refuse(link, Refused(f"{MOST_OLD} messages in a row were old, or said twice"))
                 return
             if isinstance(found, Work):
                 self.rounds.submit(board, found)

@@ -10,10 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.exceptions import (
@@ -30,13 +27,13 @@ from meadow.machine.errors import DeviceError, UsageError
 from meadow.runtime.session import Session
 from meadow.runtime.text.sampler import GREEDY, Sampling, probabilities
 from meadow.runtime.text.vocabulary import Vocabulary, word
+from meadow.serve.address import Server
 from meadow.serve.frames import Unreadable, decode, encode
 from meadow.speculate import chance
 from meadow.speculate.messages import MOST_DRAFTS, VERSION, Choice, Hello, Refused, ToServer, Welcome
 from meadow.speculate.pace import Pace
 from meadow.speculate.rounds import Broken, Drafter
 
-PATH = "/v1/speculate"
 AGAIN_SECONDS = 5.0
 """After which what was not answered is said again."""
 MOST_WAIT = 600.0
@@ -45,43 +42,6 @@ OPEN_SECONDS = 10.0
 MOST_FRAME = 1 << 22
 SMOOTHED = 0.8
 """What a measured time leaves of those before it."""
-FALLBACKS = ("stop", "draft")
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where a server is, and what is done without it.
-
-    url       ws://HOST:PORT or wss://HOST:PORT
-    key       that it asks for; "" for none
-    ca        certificates that are trusted besides the system's, PEM; None for none
-    fallback  once it is gone: "stop", or go on with the "draft" model alone
-    patience  seconds in which it may come back
-    """
-
-    url: str
-    key: str = ""
-    ca: Path | None = None
-    fallback: str = "stop"
-    patience: float = 20.0
-
-    def check(self) -> None:
-        """Raise UsageError for an address that is none."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
-            raise UsageError(
-                f"--target {self.url!r}: ws://HOST:PORT or wss://HOST:PORT is expected, as meadowc serve --target prints it"
-            )
-        if self.ca is not None and (parts.scheme != "wss" or not self.ca.is_file()):
-            raise UsageError(f"--ca {self.ca}: a file of certificates, for an address that begins with wss://")
-        if self.key and parts.scheme == "ws" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise UsageError(
-                f"{self.url} would carry the key in clear text; use wss:// (meadowc serve --tls-cert, --tls-key)"
-            )
-
-    @property
-    def address(self) -> str:
-        return self.url.rstrip("/") + ("" if urlsplit(self.url).path.strip("/") else PATH)
 
 
 class Gone(Exception):
@@ -94,7 +54,7 @@ class Link:
     def __init__(self, server: Server, hello: Hello, vocabulary: Vocabulary):
         context = None
         if server.url.startswith("wss:"):
-            context = ssl.create_default_context(cafile=None if server.ca is None else str(server.ca))
+            context = server.trusted()
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         self.sent = self.received = 0
         self._open = ExitStack()
@@ -110,6 +70,10 @@ class Link:
             )
             self.socket: ClientConnection = self._open.enter_context(opening)
         except ssl.SSLError as wrong:
+            if wrong.reason == "WRONG_VERSION_NUMBER":
+                raise UsageError(f"{server.url} does not speak TLS; use ws://") from None
+            if not isinstance(wrong, ssl.SSLCertVerificationError):
+                raise Gone(f"{server.url} broke the link while it was made") from None
             raise UsageError(
                 f"{server.url}: its certificate is not trusted ({wrong.reason}); name the authority's with --ca"
             ) from None
@@ -132,6 +96,9 @@ class Link:
         if isinstance(welcome, Refused):
             self.close()
             raise UsageError(f"the server refuses: {_words(welcome, vocabulary)}")
+        if welcome is None:
+            self.close()
+            raise Gone(f"{server.url} said nothing within {OPEN_SECONDS:g} s")
         if not isinstance(welcome, Welcome):
             self.close()
             raise UsageError(f"{server.url} did not say Welcome: another version of meadow, or no server of it")
@@ -203,6 +170,10 @@ class Remote:
         self.session, self.server, self.ahead = session, server, ahead
         self.sampling = sampling or Sampling()
         self.sampling.check()
+        if self.sampling.seed >= 1 << 64 or self.sampling.top_k >= 1 << 32 or self.sampling.temperature >= 1e9:
+            raise UsageError(
+                "a seed below 2^64, a top_k below 2^32 and a temperature below 1e9 can be sent to a server"
+            )
         if self.sampling.repeat_penalty != 1.0:
             raise UsageError("--repeat-penalty depends on the text in another way than a target verifies; drop it")
         vocab = int(session.package.model["vocab"])
@@ -210,6 +181,7 @@ class Remote:
         self.sent = self.received = 0
         self.draft_seconds, self.round_seconds = 0.02, 0.1
         self.pace = Pace(lambda n: n * self.draft_seconds + self.round_seconds, min(gamma, MOST_DRAFTS))
+        self._ran = 0  # tokens that the last draft took
         self.fell_back = ""
         """Why the draft model went on alone; "" where it did not."""
         self.drafter: Drafter | None = None
@@ -228,11 +200,12 @@ class Remote:
         if len(prompt) > self.welcome.context:
             raise UsageError(f"the prompt has {len(prompt)} tokens; the target's context holds {self.welcome.context}")
         self.session.check_tokens(prompt, 0)
+        self.fell_back = ""
         first = 0 if self.drafter is None else self.drafter.round + 1
         drafter = self.drafter = Drafter(
             prompt,
             limit,
-            ends,
+            frozenset(),  # what ends an answer is the target's to say
             lambda: self.pace.drafts(MOST_DRAFTS),
             self.session.context,
             self.welcome.context,
@@ -249,7 +222,7 @@ class Remote:
                 raise DeviceError(f"the server refuses: {drafter.refused}")
             for token in drafter.answer[given:]:
                 given += 1
-                if token not in ends:
+                if not (drafter.ended and given == len(drafter.answer)):
                     yield token
             if drafter.done:
                 return
@@ -268,7 +241,8 @@ class Remote:
         if text is not None:
             began = time.perf_counter()
             drafter.drafted(*self._draft(text))
-            self.draft_seconds = SMOOTHED * self.draft_seconds + (1 - SMOOTHED) * (time.perf_counter() - began)
+            if self._ran <= 2:  # not where a prompt was computed with it
+                self.draft_seconds = SMOOTHED * self.draft_seconds + (1 - SMOOTHED) * (time.perf_counter() - began)
         message = link.take(0 if text is not None else AGAIN_SECONDS)
         if message is None:
             if text is None:
@@ -291,6 +265,7 @@ class Remote:
     def _draft(self, text: list[int]) -> tuple[int, Choice | None]:
         """The draft model's token after a text."""
         start = self.session.resume(text)
+        self._ran = len(text) - start
         row = self.session.prefill(text[start:])[-1]
         if self.sampling.temperature < GREEDY:
             return int(np.argmax(row)), None
@@ -347,6 +322,9 @@ class Remote:
                 time.sleep(pause)
                 pause = min(2.0, 1.5 * pause)
                 continue
+            except UsageError as wrong:  # it came back as another server
+                why = str(wrong)
+                break
             drafter.outbox.clear()
             drafter.reconnected()
             self._waits = 0.0

@@ -26,7 +26,9 @@ TAU = 0.6
 MOST_TOGETHER = 64
 """Rounds of one pass."""
 PIECE = 256
-"""Tokens of a text that one pass computes at most, besides drafts."""
+"""Rows of one text that a pass computes at most."""
+ROWS = 512
+"""Rows of a pass: what is computed between the layers is kept for all of them."""
 KEPT_BYTES = 2 << 30
 """Of keys and values of all boards; the rest is computed again, to the same bits."""
 
@@ -159,31 +161,39 @@ class Rounds:
             except ValueError as wrong:
                 board.put(Refused(str(wrong)))
                 continue
+            with board.lock:
+                result = board.verifier.verified(accepted, token, token in self.target.ends, work)
+            if result is None:
+                continue  # it began anew meanwhile
             self.tell("rounds", 1)
             self.tell("drafted", len(work.drafts))
             self.tell("accepted", accepted)
             self.tell("round_seconds", time.monotonic() - board.asked)
-            with board.lock:
-                board.put(board.verifier.verified(accepted, token, token in self.target.ends))
+            board.put(result)
         self._forget([board for board, _ in some])
 
     def _prepare(self, some: list[tuple[Board, Work]]) -> list[tuple[Board, Work]]:
-        """Run a piece of each long text, whose round waits for another pass: who comes with one does not keep others waiting.  The rounds
-        that are left can be verified now."""
+        """The rounds that this pass verifies, of ROWS rows together at most; and a piece of one text that is longer, behind them, so that
+        who comes with much does not keep others waiting.  The others wait for the next pass."""
         if not self.target.kept_bytes:  # nothing is kept that a piece could add to
             return some
-        ready, pieces = [], []
-        for board, work in some:
-            have = board.kept.same(work.text)
-            if len(work.text) - have <= PIECE:
+        room, ready, later = ROWS, list[tuple[Board, Work]](), list[tuple[Board, Work]]()
+        for board, work in sorted(some, key=lambda one: _missing(*one)):
+            rows = _missing(board, work)
+            if rows <= min(room, PIECE):
                 ready.append((board, work))
-                continue
-            pieces.append(Ask(board.kept, work.text[: have + PIECE], ()))
-            with self._changed:
+                room -= rows
+            else:
+                later.append((board, work))
+        if later:
+            board, work = min(later, key=lambda one: one[0].asked)
+            have = board.kept.same(work.text)
+            if have < len(work.text) - 1:
+                self.target.verify([Ask(board.kept, work.text[: have + PIECE], ())])
+        with self._changed:
+            for board, work in later:
                 if not board.gone:
-                    self._waiting[board] = work
-        if pieces:
-            self.target.verify(pieces)
+                    self._waiting.setdefault(board, work)
         return ready
 
     def _early(self, board: Board, work: Work, layer: int, rows: Logits) -> None:
@@ -210,6 +220,11 @@ class Rounds:
                     break
                 total -= len(board.kept.tokens) * each
                 board.kept.tokens, board.kept.state = [], None
+
+
+def _missing(board: Board, work: Work) -> int:
+    """Rows that a round computes."""
+    return len(work.text) - min(board.kept.same(work.text), len(work.text) - 1) + len(work.drafts)
 
 
 def facts(rounds: Rounds) -> dict[str, Any]:

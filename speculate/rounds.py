@@ -97,11 +97,11 @@ class Verifier:
         if self.sampling and len(message.choices) != len(message.drafts):
             raise Broken(f"{len(message.drafts)} drafts come with {len(message.choices)} distributions")
 
-    def verified(self, accepted: int, token: int, done: bool) -> Final:
-        """The round under way has a result."""
+    def verified(self, accepted: int, token: int, done: bool, of: Work | None = None) -> Final | None:
+        """A round has a result: the one under way, which `of` names; None where another one took its place meanwhile."""
         work = self.work
-        if work is None:
-            raise ValueError("no round is under way")
+        if work is None or (of is not None and of is not work):
+            return None
         self.text = (*work.text, *work.drafts[:accepted], token)
         self.round, self.work = work.round, None
         self._answer = Final(work.round, accepted, token, done)
@@ -199,6 +199,7 @@ class Drafter:
         self.outbox: list[ToServer] = []
         self.done = self.limit <= 0
         self.refused = ""
+        self.ended = False  # by a token that the target says is an end
         self.round = first
         self._gamma = gamma
         self._check = check_of(prompt)
@@ -342,6 +343,7 @@ class Drafter:
             c.early_right += (early.accepted, early.token) == (message.accepted, message.token)
         self._learn(message)
         self._sent = self._guess = None
+        self.ended = message.done and new[-1:] == [message.token]
         self.done = message.done or end is not None or len(self.answer) >= self.limit
         if self.done:
             return

@@ -200,11 +200,12 @@ def load_exits(path: Path, graph: Graph) -> Exits:
             names = list(file.keys())
             maps = {int(name.removeprefix("layer.")): file.get_tensor(name).astype(np.float32) for name in names}
             rows, tau = json.loads(facts.get("meadow.rows", "[]")), float(facts.get("meadow.tau", "nan"))
-    except (SafetensorError, ValueError, RecursionError) as wrong:
+    except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as wrong:
         raise UsageError(f"{path} is no file of meadowc exits fit: {str(wrong)[:100]}") from None
     if facts.get("meadow.model") != model_digest(graph):
         raise UsageError(f"{path} was fitted for another model; run meadowc exits fit again")
     whole = all(m.shape == (dim, dim) and 0 < n < layers and np.isfinite(m).all() for n, m in maps.items())
-    if not maps or not whole or not 0 < tau <= 1:
+    told = isinstance(rows, list) and all(isinstance(r, dict) and {"layer", "precision"} <= set(r) for r in rows)
+    if not maps or not whole or not told or not 0 < tau <= 1:
         raise UsageError(f"{path} is damaged: maps of {dim} x {dim} after layers 1 to {layers - 1} are expected")
     return Exits(maps, tuple(rows), tau)

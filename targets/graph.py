@@ -166,6 +166,8 @@ def _cut(rows: Rows, asks: Sequence[Ask]) -> list[Rows]:
 
 def open_graph(kind: str, path: Path, exits: tuple[int, ...], maps: Path | None, context: int) -> GraphTarget:
     """The target of a model file or folder.  Raises UsageError and UnsupportedModel."""
+    if not path.exists():
+        raise UsageError(f"--target {kind}:{path}: {path} is not there")
     file = find_source(path)
     found = FORMATS.get(format_of(file), format_of(file))
     if found != kind:

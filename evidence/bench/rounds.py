@@ -240,7 +240,9 @@ class Play:
         life, result = how
         if life == self._life:
             ends = result.token in self.drafter.ends
-            self._reply(self.verifier.verified(result.accepted, result.token, ends))
+            found = self.verifier.verified(result.accepted, result.token, ends)
+            if found is not None:
+                self._reply(found)
 
     def _reply(self, message: ToBoard) -> None:
         size = framed(len(encode(message)), masked=False)

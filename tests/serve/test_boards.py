@@ -26,8 +26,9 @@ from meadow.runtime.text.vocabulary import Vocabulary, difference
 
 websockets = pytest.importorskip("websockets", reason="no websockets: pip install 'meadow-fpga[serve]'")
 
+from meadow.serve.address import PATH, Server  # noqa: E402
 from meadow.serve.frames import KINDS, Unreadable, decode, encode  # noqa: E402
-from meadow.serve.remote import PATH, Remote, Server  # noqa: E402
+from meadow.serve.remote import Remote  # noqa: E402
 from meadow.speculate.messages import (  # noqa: E402
     Begin,
     Choice,
@@ -248,6 +249,10 @@ def test_without_the_server_it_stops_with_a_sentence_or_goes_on_alone(
         else:
             rest = list(answer)
             assert len(first) + len(rest) == 40 and remote.fell_back
+            with pytest.raises(DeviceError):
+                remote.server = Server(relay.url, KEY, patience=0.2)
+                list(remote.answer([1, 17], 4, frozenset()))
+            assert not remote.fell_back, "each answer begins with the server"
         remote.close()
 
 
@@ -297,6 +302,36 @@ def test_wrong_words_are_refused_with_a_sentence(target: Served, session: Sessio
         assert isinstance(heard[-1], Refused) and words in heard[-1].words, heard
     assert speak(target, good, encode(Propose(5, 2, (3,))))[-1] == Lost(5)
     assert isinstance(speak(target, good)[0], Welcome), "the others are served as before"
+
+
+def test_a_board_that_begins_again_and_again_hurts_nobody(target: Served, session: Session, tiny: Path) -> None:
+    frames = [encode(hello(session)), *(encode(Begin(n, (1, 2, 3), (5, 6))) for n in range(150))]
+    threads = [threading.Thread(target=speak, args=(target, *frames)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    remote = Remote(session, Server(target.url, KEY), gamma=2)
+    for _ in range(3):
+        assert list(remote.answer([1, 17, 300, 5], 20, frozenset())) == by_onnxruntime(tiny, [1, 17, 300, 5], 20)
+    remote.close()
+    for thread in threads:
+        thread.join(60)
+
+
+def test_addresses_and_settings_that_cannot_be_are_told(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for server, words in (
+        (Server("ws://h:99999"), "is no address"),
+        (Server("ws://[::1"), "is no address"),
+        (Server("ws://exa..mple:1"), "is no address"),
+        (Server("ws://localhost:1/v1/other"), "HOST:PORT"),
+        (Server("ws://localhost:1", "k\n"), "printable ASCII"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            server.check()
+    with pytest.raises(UsageError, match="has no certificates"):
+        Server("wss://localhost:1", ca=tmp_path / "ca.pem").trusted()
+    with pytest.raises(UsageError, match="a seed below"):
+        Remote(session, Server("ws://localhost:1"), Sampling(temperature=1.0, seed=1 << 70))
 
 
 def test_a_page_in_a_browser_is_no_board(target: Served) -> None:

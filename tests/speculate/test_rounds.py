@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from meadow.speculate import chance
 from meadow.speculate.messages import Begin, Choice, Early, Final, Hello, Lost, Propose, Refused, check_of
-from meadow.speculate.rounds import AHEAD, Broken, Drafter, Verifier
+from meadow.speculate.rounds import AHEAD, Broken, Drafter, Verifier, Work
 
 VOCAB, END = 11, 10
 ENDS = frozenset({END})
@@ -218,6 +218,16 @@ def test_what_is_old_doubled_or_of_another_text_is_known_for_it() -> None:
         board.received(Final(0, 2, 3))
     board.received(Refused("no more"))
     assert board.done and board.refused == "no more"
+
+
+def test_a_result_is_of_the_round_that_was_asked_for_and_no_other() -> None:
+    server = Verifier(20, VOCAB)
+    old = server.received(Begin(0, (1, 2)))
+    new = server.received(Begin(1, (3, 4), (5,)))
+    assert isinstance(old, Work) and isinstance(new, Work) and new is server.work
+    assert server.verified(0, 9, False, old) is None and server.text is None
+    assert server.verified(1, 6, False, new) == Final(1, 1, 6) and server.text == (3, 4, 5, 6)
+    assert server.verified(0, 9, False) is None
 
 
 # -- by chance ----------------------------------------------------------------------------------------------------------
