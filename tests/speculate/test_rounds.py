@@ -179,7 +179,9 @@ def test_a_draft_that_is_always_right_makes_whole_rounds_and_drafts_ahead() -> N
             for n in range(len(server.work.drafts) + 1)
         ]
         accepted, token = chance.likeliest(rows, server.work.drafts, ENDS)
-        board.received(server.verified(accepted, token, token in ENDS))
+        final = server.verified(accepted, token, token in ENDS)
+        assert final is not None
+        board.received(final)
     assert board.answer == alone(target, [1, 2], 21, 100)
     assert board.counts.acceptance == 1 and board.counts.rounds == 5 and board.counts.kept == board.counts.drafted
 
@@ -225,7 +227,7 @@ def test_a_result_is_of_the_round_that_was_asked_for_and_no_other() -> None:
     old = server.received(Begin(0, (1, 2)))
     new = server.received(Begin(1, (3, 4), (5,)))
     assert isinstance(old, Work) and isinstance(new, Work) and new is server.work
-    assert server.verified(0, 9, False, old) is None and server.text is None
+    assert server.verified(0, 9, False, old) is None
     assert server.verified(1, 6, False, new) == Final(1, 1, 6) and server.text == (3, 4, 5, 6)
     assert server.verified(0, 9, False) is None
 
