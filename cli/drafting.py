@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `run` is told of drafts: who proposes tokens, how many, and what it says before and after."""
+"""Options of drafts: a user says who proposes tokens and how many; `run` says what came of them."""
 
 from __future__ import annotations
 
@@ -9,36 +9,33 @@ from pathlib import Path
 
 import click
 
+from meadow.cli.output import options
 from meadow.cli.trust import RUNS_CODE, require_trust
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.package.read import load
-from meadow.runtime.devices.device import Device
 from meadow.runtime.drafts import GAMMA, LOOKUP, MOST, Drafts, LookupDrafts, ModelDrafts, can_pay, pass_seconds
 from meadow.runtime.session import Session
-from meadow.runtime.text.vocabulary import Vocabulary, difference
+from meadow.runtime.text.vocabulary import require_same
 
 BOARDS = ("pynq", "emulated-pynq")
 """Devices with one bitstream for all packages."""
 
 
-def draft_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--draft and --gamma."""
-    for option in (
-        click.option(
-            "--gamma",
-            type=click.IntRange(1, MOST),
-            default=None,
-            help=f"Drafts of a round at most; fewer where these make more tokens per second [default: {GAMMA}; with --target {MOST}].",
-        ),
-        click.option(
-            "--draft",
-            default="",
-            metavar="lookup|PACKAGE",
-            help="Propose tokens that one run verifies: lookup takes them from the text so far, a package is a smaller model.",
-        ),
-    ):
-        command = option(command)
-    return command
+draft_options = options(
+    click.option(
+        "--draft",
+        default="",
+        metavar="lookup|PACKAGE",
+        help="Propose tokens that one run verifies: lookup takes them from the text so far, a package is a smaller model.",
+    ),
+    click.option(
+        "--gamma",
+        type=click.IntRange(1, MOST),
+        default=None,
+        help=f"Drafts of a round at most; fewer where these make more tokens per second [default: {GAMMA}; with --target {MOST}].",
+    ),
+)
+"""--draft and --gamma."""
 
 
 lookup_option = click.option(
@@ -84,10 +81,9 @@ def drafting(
 @contextmanager
 def _second(session: Session, folder: Path, note: Callable[[str], None], trust: bool) -> Iterator[Session]:
     """The package that drafts, on the same kind of device beside the first."""
-    device: str | Device = session.device.name
     if session.device.name in RUNS_CODE:
         require_trust(load(folder), trust)
-    second = Session(folder, device, progress=lambda done, total: None)
+    second = Session(folder, session.device.name, progress=lambda done, total: None)
     try:
         _check_pair(session, second, note)
         yield second
@@ -97,16 +93,7 @@ def _second(session: Session, folder: Path, note: Callable[[str], None], trust: 
 
 def _check_pair(session: Session, second: Session, note: Callable[[str], None]) -> None:
     first, other = session.package, second.package
-    mine, theirs = (
-        Vocabulary.of(s.tokenizer if s.has_tokenizer else None, int(s.package.model["vocab"]))
-        for s in (session, second)
-    )
-    differs = difference(mine, theirs)
-    if differs is not None:
-        number, here, there = differs
-        raise UsageError(
-            f"token {number} is {there!r} in {other.name} and {here!r} in {first.name}; a draft needs the same tokenizer"
-        )
+    require_same(session.vocabulary, second.vocabulary, first.name, other.name)
     both = sum(c.length for p in (first, other) for c in p.chunks)
     room = first.summary().get("dram_bytes")
     if room and both > room:

@@ -104,4 +104,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     wrong = next((p for p in parts if not p.isdecimal() or len(p) > 4), None)
     if wrong is not None:
         raise UsageError(f"{option} {text!r}: {wrong!r} is no number of a layer; write them like 14,21,25")
+    if text and not parts:
+        raise UsageError(f"{option} {text!r} names no layer; write them like 14,21,25")
     return tuple(sorted({int(p) for p in parts}))

@@ -96,3 +96,14 @@ def shell(*words: object) -> str:
 
 def megabytes(n: float) -> str:
     return f"{n / 1e6:,.1f} MB"
+
+
+def options(*several: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options of click as one decorator, in the order in which --help shows them."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(several):
+            command = option(command)
+        return command
+
+    return decorate

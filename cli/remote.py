@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from meadow.cli.output import emit_json, err
+from meadow.cli.output import emit_json, err, options
 from meadow.machine.errors import UsageError
 from meadow.runtime.drafts import MOST
 from meadow.runtime.session import Session
@@ -17,34 +16,30 @@ from meadow.runtime.text.sampler import Sampling
 from meadow.runtime.text.stop import Stop
 from meadow.runtime.text.tokenizer import Streamer
 
-
-def remote_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--target, --fallback, --key, --ca."""
-    for option in (
-        click.option(
-            "--ca",
-            type=click.Path(path_type=Path),
-            default=None,
-            help="Certificates to trust besides the system's, PEM.",
-        ),
-        click.option(
-            "--key", default="", envvar="MEADOW_API_KEY", help="Key of the server [default: $MEADOW_API_KEY, or none]."
-        ),
-        click.option(
-            "--fallback",
-            type=click.Choice(["stop", "draft"]),
-            default=None,
-            help="Once the server is gone: stop with an error, or go on with PACKAGE alone [default: stop].",
-        ),
-        click.option(
-            "--target",
-            default="",
-            metavar="URL",
-            help="PACKAGE only drafts; the model behind ws://HOST:PORT (meadowc serve --target) answers.",
-        ),
-    ):
-        command = option(command)
-    return command
+remote_options = options(
+    click.option(
+        "--target",
+        default="",
+        metavar="URL",
+        help="PACKAGE only drafts; the model behind ws://HOST:PORT (meadowc serve --target) answers.",
+    ),
+    click.option(
+        "--fallback",
+        type=click.Choice(["stop", "draft"]),
+        default=None,
+        help="Once the server is gone: stop with an error, or go on with PACKAGE alone [default: stop].",
+    ),
+    click.option(
+        "--key", default="", envvar="MEADOW_API_KEY", help="Key of the server [default: $MEADOW_API_KEY, or none]."
+    ),
+    click.option(
+        "--ca",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Certificates to trust besides the system's, PEM.",
+    ),
+)
+"""--target, --fallback, --key, --ca."""
 
 
 def check_remote(target: str, fallback: str | None, ca: Path | None, ahead: bool, draft: str) -> None:

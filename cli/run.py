@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from meadow.cli.drafting import draft_options, drafting, rounds_line
-from meadow.cli.output import emit_json, err, json_option, out, table
+from meadow.cli.output import emit_json, err, json_option, options, out, table
 from meadow.cli.progress import upload_bar
 from meadow.cli.remote import answer_remotely, check_remote, remote_options
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
@@ -35,31 +35,28 @@ device_option = click.option(
 )
 
 
-def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How long an answer may be, where it stops, and how its tokens are chosen: max_tokens, stop, and the settings of Sampling."""
-    for option in (
-        click.option("--seed", default=0, show_default=True, help="Of the random choice."),
-        click.option(
-            "--repeat-penalty", default=1.0, show_default=True, help="Above 1: turn away from the last 64 tokens."
-        ),
-        click.option(
-            "--min-p",
-            default=0.0,
-            show_default=True,
-            help="Only tokens at least this likely, as a share of the likeliest.",
-        ),
-        click.option(
-            "--top-p", default=1.0, show_default=True, help="Only the likeliest that together have this probability."
-        ),
-        click.option("--top-k", default=0, show_default=True, help="Only so many of the likeliest; 0: all tokens."),
-        click.option("--temperature", default=0.0, show_default=True, help="0: always the likeliest token."),
-        click.option("--stop", multiple=True, metavar="TEXT", help="Text at which an answer ends; it is left out."),
-        click.option(
-            "-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."
-        ),
-    ):
-        command = option(command)
-    return command
+sampling_options = options(
+    click.option(
+        "-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer."
+    ),
+    click.option("--stop", multiple=True, metavar="TEXT", help="Text at which an answer ends; it is left out."),
+    click.option("--temperature", default=0.0, show_default=True, help="0: always the likeliest token."),
+    click.option("--top-k", default=0, show_default=True, help="Only so many of the likeliest; 0: all tokens."),
+    click.option(
+        "--top-p", default=1.0, show_default=True, help="Only the likeliest that together have this probability."
+    ),
+    click.option(
+        "--min-p",
+        default=0.0,
+        show_default=True,
+        help="Only tokens at least this likely, as a share of the likeliest.",
+    ),
+    click.option(
+        "--repeat-penalty", default=1.0, show_default=True, help="Above 1: turn away from the last 64 tokens."
+    ),
+    click.option("--seed", default=0, show_default=True, help="Of the random choice."),
+)
+"""How long an answer may be, where it stops, and how its tokens are chosen: max_tokens, stop, and the settings of Sampling."""
 
 
 @contextmanager

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from meadow.cli.drafting import lookup_option
 from meadow.cli.exits import numbers
-from meadow.cli.output import emit_json, err, json_option
+from meadow.cli.output import emit_json, err, json_option, options
 from meadow.cli.run import device_option, header, opened
 from meadow.cli.trust import RUNS_CODE, require_trust, trust_option
 from meadow.machine.errors import UsageError
@@ -35,46 +35,40 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def tls_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--tls-cert and --tls-key."""
-    for option in (
-        click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="Its private key, PEM."),
-        click.option(
-            "--tls-cert", type=click.Path(path_type=Path), default=None, help="Certificate chain, PEM: speak TLS."
-        ),
-    ):
-        command = option(command)
-    return command
+tls_options = options(
+    click.option(
+        "--tls-cert", type=click.Path(path_type=Path), default=None, help="Certificate chain, PEM: speak TLS."
+    ),
+    click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="Its private key, PEM."),
+)
+"""--tls-cert and --tls-key."""
 
 
-def target_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What verifies the drafts of boards."""
-    for option in (
-        click.option(
-            "--target-context", type=click.IntRange(min=1), default=None, help="Tokens of the target's context at most."
-        ),
-        click.option(
-            "--exits-file",
-            type=click.Path(path_type=Path),
-            default=None,
-            help="Maps of meadowc exits fit [default: exits.safetensors beside the target].",
-        ),
-        click.option(
-            "--tau",
-            type=click.FloatRange(0, 1),
-            default=None,
-            help="An exit tells where it is as sure as this of each token it names [default: 0.6].",
-        ),
-        click.option("--exits", default="", metavar="N,N,...", help="Layers after which the target tells early."),
-        click.option(
-            "--target",
-            default="",
-            metavar="KIND:PATH",
-            help="Verify the drafts of boards (meadowc run --target) with onnx:FILE, gguf:FILE, hf:DIR or package:DIR.",
-        ),
-    ):
-        command = option(command)
-    return command
+target_options = options(
+    click.option(
+        "--target",
+        default="",
+        metavar="KIND:PATH",
+        help="Verify the drafts of boards (meadowc run --target) with onnx:FILE, gguf:FILE, hf:DIR or package:DIR.",
+    ),
+    click.option("--exits", default="", metavar="N,N,...", help="Layers after which the target tells early."),
+    click.option(
+        "--tau",
+        type=click.FloatRange(0, 1),
+        default=None,
+        help="An exit tells where it is as sure as this of each token it names [default: 0.6].",
+    ),
+    click.option(
+        "--exits-file",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Maps of meadowc exits fit [default: exits.safetensors beside the target].",
+    ),
+    click.option(
+        "--target-context", type=click.IntRange(min=1), default=None, help="Tokens of the target's context at most."
+    ),
+)
+"""What verifies the drafts of boards."""
 
 
 @click.command("serve")
@@ -139,17 +133,14 @@ def serve_command(
         raise UsageError("there is nothing to serve: name a package, or a model that verifies drafts with --target")
     wish = Wish(target, exits, tau, exits_file, target_context)
     wish.check()
-    if package is None and draft:
-        raise UsageError("--draft is of the answers of a package, and none is named")
-    if (tls_cert is None) != (tls_key is None):
-        raise UsageError("--tls-cert and --tls-key go together: a certificate chain and its private key")
+    given = click.get_current_context().get_parameter_source
+    for option in ("draft", "name", "max_tokens"):
+        if package is None and given(option) == ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{option.replace('_', '-')} is of the answers of a package, and none is named")
     from meadow.serve.app import Settings
-    from meadow.serve.listen import Certificate
 
     hosts = (*allow_host, host) if is_loopback(host) or allow_host else ("*",)
-    certificate = Certificate(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
-    if certificate is not None:
-        certificate.check()
+    certificate = _certificate(tls_cert, tls_key)
     verifier = wish.open(device, as_json, trust)
     settings = Settings(name, api_key, max_body, max_tokens, hosts, draft or "")
     where = (host, port, certificate)
@@ -159,6 +150,19 @@ def serve_command(
         return
     with opened(package, device, as_json, trust) as session:
         _serve_package(session, verifier, tau, replace(settings, model=name or session.package.name), where, as_json)
+
+
+def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:
+    """What --tls-cert and --tls-key name.  Raises UsageError."""
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise UsageError("--tls-cert and --tls-key go together: a certificate chain and its private key")
+    from meadow.serve.listen import Certificate
+
+    made = Certificate(chain, key)
+    made.check()
+    return made
 
 
 Where = tuple[str, int, "Certificate | None"]

@@ -13,6 +13,7 @@ from meadow.runtime.answer import Answer
 from meadow.runtime.drafts import Drafts, drafts_by_name
 from meadow.runtime.text.sampler import Logits, Sampler, Sampling
 from meadow.runtime.text.tokenizer import Tokenizer
+from meadow.runtime.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from meadow.runtime.session import Session
@@ -41,6 +42,11 @@ class Dialogue:
         if self._tokenizer is None:
             self._tokenizer = Tokenizer(self.package.folder / "tokenizer")
         return self._tokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Which text each token stands for."""
+        return Vocabulary.of(self.tokenizer if self.has_tokenizer else None, int(self.package.model["vocab"]))
 
     def prompt(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of `text` as a user's message by the chat template; as it is where there is none.

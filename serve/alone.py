@@ -9,10 +9,11 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from meadow.serve.address import PATH
 from meadow.serve.app import LOCAL, Bounded, Settings, guard, tell_errors
-from meadow.serve.boards import PATH, Boards, route
+from meadow.serve.boards import Boards, route
 from meadow.serve.figures import Figures, RoundFigures
-from meadow.serve.rounds import TAU, Rounds, facts
+from meadow.serve.rounds import Rounds, facts
 from meadow.targets.target import Target
 
 KNOWN = (PATH, "/health", "/metrics")
@@ -20,7 +21,7 @@ KNOWN = (PATH, "/health", "/metrics")
 
 def rounds_of(target: Target, figures: Figures, tau: float | None = None) -> Rounds:
     """The rounds of a target, counted among a server's figures; `tau` as rounds.py has it."""
-    made = Rounds(target, lambda what, number: counted.tell(what, number), TAU if tau is None else tau)
+    made = Rounds(target, lambda what, number: counted.tell(what, number), tau)
     counted = RoundFigures(figures.registry, lambda: made.boards)
     return made
 

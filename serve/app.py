@@ -20,6 +20,7 @@ from fastapi import Request as Http
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as Refusal
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meadow.machine.errors import MeadowError
@@ -192,7 +193,7 @@ class Server:
             return Answer(session, tokens, limit, sampler, stop, top, end, ahead, drafts)
 
         host = http.client.host if http.client else ""
-        owner = _key_of(http).hex() if self.settings.key else host  # a key that nobody checked says nothing
+        owner = key_of(http).hex() if self.settings.key else host  # a key that nobody checked says nothing
         job = Job(owner, request.user or "", begin, asyncio.get_running_loop())
         try:
             self.worker.submit(job)
@@ -299,7 +300,7 @@ def _status_of(happened: BaseException) -> int:
     return 400 if isinstance(happened, MeadowError) and happened.exit_code == 2 else 500
 
 
-def _key_of(http: Http) -> bytes:
+def key_of(http: HTTPConnection) -> bytes:
     """What follows `Bearer`, as it was sent."""
     sent: bytes = dict(http.scope["headers"]).get(b"authorization", b"")
     scheme, _, key = sent.partition(b" ")
@@ -335,7 +336,7 @@ def guard(app: FastAPI, key_text: str, figures: Figures) -> None:
     async def guarded(http: Http, go_on: Callable[[Http], Awaitable[Response]]) -> Response:
         """Who has no key is not answered; every answer is counted."""
         path = http.url.path
-        if key and path not in OPEN and not hmac.compare_digest(_key_of(http), key):
+        if key and path not in OPEN and not hmac.compare_digest(key_of(http), key):
             message = "no key, or a wrong one; send Authorization: Bearer KEY"
             answer: Response = JSONResponse(error(401, message, code="invalid_api_key"), 401)
         else:

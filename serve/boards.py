@@ -14,12 +14,13 @@ from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from meadow.machine.errors import MeadowError
 from meadow.runtime.text.sampler import GREEDY, Sampling
 from meadow.runtime.text.vocabulary import Vocabulary
+from meadow.serve.address import PATH
+from meadow.serve.app import key_of
 from meadow.serve.frames import BOARD_KINDS, Unreadable, decode, encode
 from meadow.serve.rounds import Board, Rounds, facts
 from meadow.speculate.messages import MOST_DRAFTS, VERSION, Begin, Hello, Propose, Refused, ToBoard, Welcome
 from meadow.speculate.rounds import Broken, Verifier, Work
 
-PATH = "/v1/speculate"
 HELLO_SECONDS = 10.0
 """In which a board must have said who it is."""
 IDLE_SECONDS = 600.0
@@ -50,7 +51,7 @@ class Boards:
 
     async def serve(self, link: WebSocket) -> None:
         """One board, to its end."""
-        if self.key and not hmac.compare_digest(_key_of(link), self.key):
+        if self.key and not hmac.compare_digest(key_of(link), self.key):
             await link.close(DENIED, "no key, or a wrong one; send Authorization: Bearer KEY")
             return
         if "origin" in link.headers:  # a browser says so, for any page that it shows; a board does not
@@ -64,10 +65,10 @@ class Boards:
         try:
             await link.accept()
             await self._speak(link)
+        except (TimeoutError, asyncio.TimeoutError):  # the first is an OSError too
+            await _closed(link, "nothing was said in time")
         except (WebSocketDisconnect, RuntimeError, OSError):
             pass  # it has gone
-        except (TimeoutError, asyncio.TimeoutError):
-            await _closed(link, "nothing was said in time")
         finally:
             self._open -= 1
 
@@ -181,11 +182,6 @@ async def _within(seconds: float, what: Awaitable[T]) -> T:
 async def _closed(link: WebSocket, words: str) -> None:
     with contextlib.suppress(RuntimeError, OSError, TimeoutError, asyncio.TimeoutError):  # it has gone
         await asyncio.wait_for(link.close(WRONG, words.encode()[:120].decode(errors="ignore")), SEND_SECONDS)
-
-
-def _key_of(link: WebSocket) -> bytes:
-    scheme, _, key = link.headers.get("authorization", "").partition(" ")
-    return key.strip().encode() if scheme.lower() == "bearer" else b""
 
 
 def route(app: FastAPI, boards: Boards) -> None:

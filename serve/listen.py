@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from meadow.machine.errors import UsageError
 
@@ -67,6 +68,19 @@ class Patient(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+
+
+class Pressed(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which ends a link whose other side pings and does not read: nothing else bounds what waits to be sent."""
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MOST_FRAME:
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()  # who does not answer takes no closing either
 
 
 class Ended(uvicorn.Server):
@@ -129,7 +143,7 @@ def listen(
         config = uvicorn.Config(
             app,
             http=Patient,
-            ws="websockets-sansio",
+            ws=Pressed,
             ws_max_size=MOST_FRAME,
             ws_ping_interval=20.0,
             ws_ping_timeout=20.0,

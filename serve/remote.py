@@ -30,7 +30,7 @@ from meadow.runtime.text.vocabulary import Vocabulary, word
 from meadow.serve.address import Server
 from meadow.serve.frames import Unreadable, decode, encode
 from meadow.speculate import chance
-from meadow.speculate.messages import MOST_DRAFTS, VERSION, Choice, Hello, Refused, ToServer, Welcome
+from meadow.speculate.messages import MOST_DRAFTS, VERSION, Choice, Hello, Propose, Refused, ToServer, Welcome
 from meadow.speculate.pace import Pace
 from meadow.speculate.rounds import Broken, Drafter
 
@@ -38,8 +38,10 @@ AGAIN_SECONDS = 5.0
 """After which what was not answered is said again."""
 MOST_WAIT = 600.0
 """Seconds of a round at most: a long text, and many boards before it."""
-OPEN_SECONDS = 10.0
+OPEN_SECONDS, CLOSE_SECONDS = 10.0, 1.0
 MOST_FRAME = 1 << 22
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between two links that are tried."""
 SMOOTHED = 0.8
 """What a measured time leaves of those before it."""
 
@@ -65,6 +67,7 @@ class Link:
                 ssl=context,
                 max_size=MOST_FRAME,
                 open_timeout=OPEN_SECONDS,
+                close_timeout=CLOSE_SECONDS,
                 compression=None,
                 proxy=None,
             )
@@ -160,7 +163,7 @@ class Remote:
 
     gamma  drafts of a round at most; how many is decided each round
     ahead  what is drafted on while a round is under way (speculate.rounds.AHEAD)
-    counts of the last answer, bytes over the link since it began
+    Raises UsageError, and DeviceError where the server is not there.
     """
 
     def __init__(
@@ -176,17 +179,24 @@ class Remote:
             )
         if self.sampling.repeat_penalty != 1.0:
             raise UsageError("--repeat-penalty depends on the text in another way than a target verifies; drop it")
-        vocab = int(session.package.model["vocab"])
-        self.vocabulary = Vocabulary.of(session.tokenizer if session.has_tokenizer else None, vocab)
+        self.vocabulary = session.vocabulary
         self.sent = self.received = 0
         self.draft_seconds, self.round_seconds = 0.02, 0.1
         self.pace = Pace(lambda n: n * self.draft_seconds + self.round_seconds, min(gamma, MOST_DRAFTS))
         self._ran = 0  # tokens that the last draft took
+        self._timed: float | None = None  # when the round under way was proposed, where its time tells what rounds take
+        self._said = -1  # the round of the last message
+        self._waits = 0.0  # seconds without a message
+        self._lost: float | None = None  # since when there was no result, because of the link
+        self._pause = SHORTEST_PAUSE
         self.fell_back = ""
         """Why the draft model went on alone; "" where it did not."""
         self.drafter: Drafter | None = None
         self._link: Link | None = None
-        self.welcome = self._connected().welcome
+        try:
+            self.welcome = self._connect()
+        except Gone as wrong:
+            raise DeviceError(str(wrong)) from None
 
     def close(self) -> None:
         if self._link is not None:
@@ -206,36 +216,40 @@ class Remote:
             prompt,
             limit,
             frozenset(),  # what ends an answer is the target's to say
-            lambda: self.pace.drafts(MOST_DRAFTS),
+            lambda: self.pace.drafts(self.welcome.drafts),
             self.session.context,
             self.welcome.context,
             self.ahead,
             first,
         )
-        given, self._since, self._waits = 0, time.monotonic(), 0.0
+        given, self._waits, self._lost, self._timed = 0, 0.0, None, None
         while True:
             try:
                 self._turn(drafter)
             except Gone as wrong:
                 self._again(drafter, str(wrong))
             if drafter.refused:
-                raise DeviceError(f"the server refuses: {drafter.refused}")
+                self._without(drafter, f"the server refuses: {drafter.refused}")
             for token in drafter.answer[given:]:
                 given += 1
                 if not (drafter.ended and given == len(drafter.answer)):
                     yield token
-            if drafter.done:
-                return
             if self.fell_back:
                 yield from self._alone(drafter, limit - given, ends)
+                return
+            if drafter.done:
                 return
 
     def _turn(self, drafter: Drafter) -> None:
         """Say what there is to say, draft a token where one is wanted, hear what came."""
-        link = self._connected()
+        link = self._link
+        if link is None:
+            raise Gone("there is no link")
         for message in drafter.outbox:
             link.send(message)
-            self._since = time.monotonic()
+            # A first round computes the prompt; of one that is said again nobody knows which saying was answered.
+            self._timed = time.monotonic() if isinstance(message, Propose) and message.round != self._said else None
+            self._said = message.round
         drafter.outbox.clear()
         text = drafter.next()
         if text is not None:
@@ -248,7 +262,8 @@ class Remote:
             if text is None:
                 self._waits += AGAIN_SECONDS  # the link is alive, or its pings would have broken it
                 if self._waits > MOST_WAIT:
-                    raise DeviceError(f"{self.server.url} has not answered a round for {self._waits:.0f} s")
+                    self._without(drafter, f"{self.server.url} has not answered a round for {self._waits:.0f} s")
+                    return
                 drafter.timeout()
             return
         self._waits = 0.0
@@ -258,8 +273,10 @@ class Remote:
         except Broken as wrong:
             raise Gone(f"the server sent a result that cannot be: {wrong}") from None
         if drafter.counts.rounds > rounds:
-            took = time.monotonic() - self._since
-            self.round_seconds = SMOOTHED * self.round_seconds + (1 - SMOOTHED) * took
+            self._lost, self._pause = None, SHORTEST_PAUSE
+            if self._timed is not None:
+                took = time.monotonic() - self._timed
+                self.round_seconds = SMOOTHED * self.round_seconds + (1 - SMOOTHED) * took
             self.pace.saw(drafter.counts.accepted - accepted, drafted)
 
     def _draft(self, text: list[int]) -> tuple[int, Choice | None]:
@@ -282,26 +299,13 @@ class Remote:
             text.append(token)
             yield token
 
-    def _connected(self) -> Link:
-        if self._link is None:
-            s = self.sampling
-            hello = Hello(
-                VERSION,
-                self.vocabulary.digest,
-                s.temperature,
-                s.top_k,
-                s.top_p,
-                s.min_p,
-                s.seed,
-                self.ahead in ("exits", "both"),
-            )
-            try:
-                self._link = Link(self.server, hello, self.vocabulary)
-            except Gone as wrong:
-                if self.drafter is None:
-                    raise DeviceError(str(wrong)) from None
-                raise
-        return self._link
+    def _connect(self) -> Welcome:
+        """A new link, and what the server says of its target.  Raises Gone and UsageError."""
+        h = self.sampling
+        early = self.ahead in ("exits", "both")
+        hello = Hello(VERSION, self.vocabulary.digest, h.temperature, h.top_k, h.top_p, h.min_p, h.seed, early)
+        self._link = Link(self.server, hello, self.vocabulary)
+        return self._link.welcome
 
     def _drop(self) -> None:
         assert self._link is not None
@@ -310,32 +314,40 @@ class Remote:
         self._link = None
 
     def _again(self, drafter: Drafter, why: str) -> None:
-        """A new link, or what is done without one."""
+        """A new link, or what is done without one.  Patience counts from the last result on: a link that opens and breaks is none."""
         if self._link is not None:
             self._drop()
-        ends, pause = time.monotonic() + self.server.patience, 0.1
-        while time.monotonic() < ends:
+        self._lost = time.monotonic() if self._lost is None else self._lost
+        while time.monotonic() < self._lost + self.server.patience:
             try:
-                self._connected()
+                self.welcome = self._connect()
             except Gone as wrong:
                 why = str(wrong)
-                time.sleep(pause)
-                pause = min(2.0, 1.5 * pause)
-                continue
             except UsageError as wrong:  # it came back as another server
                 why = str(wrong)
                 break
-            drafter.outbox.clear()
-            drafter.reconnected()
-            self._waits = 0.0
-            return
+            else:
+                drafter.bound(self.welcome.context)
+                drafter.outbox.clear()
+                drafter.reconnected()
+                self._waits = 0.0
+                time.sleep(self._pause)
+                self._pause = min(LONGEST_PAUSE, 1.5 * self._pause)
+                return
+            time.sleep(self._pause)
+            self._pause = min(LONGEST_PAUSE, 1.5 * self._pause)
+        self._without(
+            drafter,
+            f"the server is gone after {len(drafter.answer)} tokens, and did not come back within {self.server.patience:g} s: {why}",
+        )
+
+    def _without(self, drafter: Drafter, why: str) -> None:
+        """Go on alone, or raise DeviceError, as `fallback` says."""
         if self.server.fallback == "stop":
-            raise DeviceError(
-                f"the server is gone after {len(drafter.answer)} tokens, and did not come back within {self.server.patience:g} s: {why}; "
-                "--fallback draft goes on with the draft model alone"
-            )
-        drafter.alone()
+            raise DeviceError(f"{why}; --fallback draft goes on with the draft model alone")
         self.fell_back = why
+        if self._link is not None:
+            self._drop()
 
     @property
     def bytes_on_link(self) -> tuple[int, int]:

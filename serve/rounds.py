@@ -19,10 +19,9 @@ from meadow.runtime.text.sampler import GREEDY, Logits, Sampling, probabilities
 from meadow.speculate import chance
 from meadow.speculate.messages import Early, Hello, Refused, ToBoard
 from meadow.speculate.rounds import Verifier, Work
+from meadow.targets.exits import confidence
 from meadow.targets.target import Ask, Kept, Target
 
-TAU = 0.6
-"""How sure an exit is of each token that it names."""
 MOST_TOGETHER = 64
 """Rounds of one pass."""
 PIECE = 256
@@ -35,7 +34,7 @@ KEPT_BYTES = 2 << 30
 
 @dataclass(eq=False)
 class Board:
-    """One board: what it said of itself, its side of the rounds, and who is told of results."""
+    """A board as the server sees it: its greeting, its rounds, and `put`, which sends it a message."""
 
     hello: Hello
     verifier: Verifier
@@ -65,13 +64,13 @@ class Rounds:
     """Verifies what boards propose.
 
     tell  called with (what, number) for the figures
-    tau   an exit tells where it is as sure as this of every token that it names
+    tau   an exit tells where it is as sure as this of every token that it names; None: the target's own
     """
 
     def __init__(
-        self, target: Target, tell: Callable[[str, float], None] = lambda what, number: None, tau: float = TAU
+        self, target: Target, tell: Callable[[str, float], None] = lambda what, number: None, tau: float | None = None
     ):
-        self.target, self.tell, self.tau = target, tell, tau
+        self.target, self.tell, self.tau = target, tell, target.tau if tau is None else tau
         self._waiting: dict[Board, Work] = {}
         self._boards: dict[Board, None] = {}  # in the order of their last round
         self._changed = threading.Condition()
@@ -118,12 +117,26 @@ class Rounds:
 
     def _work(self) -> None:
         while (some := self._next()) is not None:
+            began = time.perf_counter()
             try:
                 self._verify(some)
-            except (MeadowError, ValueError) as wrong:
-                self._refuse(some, str(wrong))
-            except BaseException as wrong:  # a fault of ours: the boards are told, the server goes on
-                self._refuse(some, f"the server failed: {type(wrong).__name__}")
+            except Exception:  # of one of them: each alone, so that the others have their results
+                for one in some:
+                    self._alone(*one)
+            self.tell("verify_seconds", time.perf_counter() - began)
+
+    def _alone(self, board: Board, work: Work) -> None:
+        """Verify a round of a pass that failed, and refuse it where it fails again."""
+        with self._changed:
+            if self._waiting.get(board, work) is not work:
+                return  # it began another one meanwhile
+            self._waiting.pop(board, None)
+        try:
+            self._verify([(board, work)])
+        except (MeadowError, ValueError) as wrong:
+            self._refuse(board, work, str(wrong))
+        except Exception as wrong:  # a fault of ours: the board is told, the server goes on
+            self._refuse(board, work, f"the server failed: {type(wrong).__name__}")
 
     def _next(self) -> list[tuple[Board, Work]] | None:
         with self._changed:
@@ -136,12 +149,13 @@ class Rounds:
                 del self._waiting[board]
             return some
 
-    def _refuse(self, some: list[tuple[Board, Work]], words: str) -> None:
-        for board, _ in some:
-            board.put(Refused(words))
+    def _refuse(self, board: Board, work: Work, words: str) -> None:
+        """Tell a board, unless it has begun another round meanwhile."""
+        with board.lock:
+            if board.verifier.work is work:
+                board.put(Refused(words))
 
     def _verify(self, some: list[tuple[Board, Work]]) -> None:
-        began = time.perf_counter()
         some = self._prepare(some)
         if not some:
             return
@@ -154,12 +168,11 @@ class Rounds:
                 self._early(board, work, layer, rows)
 
         found = self.target.verify(asks, early if wants else None)
-        self.tell("verify_seconds", time.perf_counter() - began)
         for (board, work), rows in zip(some, found, strict=True):
             try:
                 accepted, token = board.decide(rows, work, self.target.ends)
             except ValueError as wrong:
-                board.put(Refused(str(wrong)))
+                self._refuse(board, work, str(wrong))
                 continue
             with board.lock:
                 result = board.verifier.verified(accepted, token, token in self.target.ends, work)
@@ -170,15 +183,18 @@ class Rounds:
             self.tell("accepted", accepted)
             self.tell("round_seconds", time.monotonic() - board.asked)
             board.put(result)
-        self._forget([board for board, _ in some])
+        self._served([board for board, _ in some])
 
     def _prepare(self, some: list[tuple[Board, Work]]) -> list[tuple[Board, Work]]:
-        """The rounds that this pass verifies, of ROWS rows together at most; and a piece of one text that is longer, behind them, so that
-        who comes with much does not keep others waiting.  The others wait for the next pass."""
+        """The rounds that this pass verifies, of ROWS rows together at most: the one that waits longest, and then the smallest.  A piece of
+        one text that is longer is computed too, so that who comes with much keeps nobody waiting and gets on; the others wait for the
+        next pass."""
         if not self.target.kept_bytes:  # nothing is kept that a piece could add to
             return some
         room, ready, later = ROWS, list[tuple[Board, Work]](), list[tuple[Board, Work]]()
-        for board, work in sorted(some, key=lambda one: _missing(*one)):
+        small = [one for one in some if _missing(*one) <= PIECE]
+        oldest = min(small, key=lambda one: one[0].asked, default=None)
+        for board, work in sorted(some, key=lambda one: (one is not oldest, _missing(*one))):
             rows = _missing(board, work)
             if rows <= min(room, PIECE):
                 ready.append((board, work))
@@ -190,6 +206,7 @@ class Rounds:
             have = board.kept.same(work.text)
             if have < len(work.text) - 1:
                 self.target.verify([Ask(board.kept, work.text[: have + PIECE], ())])
+                self._served([board])
         with self._changed:
             for board, work in later:
                 if not board.gone:
@@ -201,25 +218,25 @@ class Rounds:
             accepted, token = board.decide(rows, work, self.target.ends)
         except ValueError:
             return  # an exit that overflows has nothing to tell
-        named = rows[: accepted + 1].astype(np.float64)
-        sure = 1 / np.exp(named - named.max(axis=-1, keepdims=True)).sum(axis=-1)
-        if sure.min() >= self.tau:
+        if confidence(rows[: accepted + 1]).min() >= self.tau:
             self.tell("early", 1)
             board.put(Early(work.round, layer, accepted, token))
 
-    def _forget(self, served: list[Board]) -> None:
-        """Drop what is kept of boards that were not heard of for longest, where all together keep too much."""
+    def _served(self, some: list[Board]) -> None:
+        """Remember who was served last, and drop what is kept of boards that wait for nothing, the longest unheard of first, where all
+        together keep too much."""
         each = self.target.kept_bytes
         with self._changed:
-            for board in served:
+            for board in some:
                 if board in self._boards:
                     self._boards[board] = self._boards.pop(board)
             total = sum(len(board.kept.tokens) for board in self._boards) * each
             for board in list(self._boards):
-                if total <= KEPT_BYTES or board in served:
+                if total <= KEPT_BYTES:
                     break
-                total -= len(board.kept.tokens) * each
-                board.kept.tokens, board.kept.state = [], None
+                if board.verifier.work is None and board not in some:
+                    total -= len(board.kept.tokens) * each
+                    board.kept.tokens, board.kept.state = [], None
 
 
 def _missing(board: Board, work: Work) -> int:

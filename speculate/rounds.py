@@ -20,7 +20,6 @@ from meadow.speculate.messages import (
     Propose,
     Refused,
     ToBoard,
-    ToServer,
     check_of,
 )
 
@@ -59,8 +58,8 @@ class Verifier:
 
     def received(self, message: Begin | Propose) -> Work | ToBoard | None:
         """Work for the target, or what to answer at once, or nothing where it is under way, or old.  Raises Broken."""
-        if self.work is not None and message.round == self.work.round:
-            return None  # doubled: its result comes
+        if self.work is not None and message.round <= self.work.round:
+            return None  # doubled, and its result comes; or late
         if message.round == self.round and self._answer is not None and self._same(message):
             return self._answer
         if isinstance(message, Propose):
@@ -196,7 +195,7 @@ class Drafter:
         self.limit = min(limit, target_context - len(prompt) + 1)
         self.ends, self.context, self.target_context, self.ahead = ends, context, target_context, ahead
         self.counts = Counts()
-        self.outbox: list[ToServer] = []
+        self.outbox: list[Begin | Propose] = []
         self.done = self.limit <= 0
         self.refused = ""
         self.ended = False  # by a token that the target says is an end
@@ -208,7 +207,6 @@ class Drafter:
         self._wanted = 0
         self._sent: Begin | Propose | None = None
         self._guess: _Guess | None = None
-        self._last_early: Early | None = None
         self._earlies: list[Early] = []
         self._own: tuple[int, int] | None = None  # what the board itself guessed of the round under way
         self._right: dict[int, tuple[int, int]] = {}  # by who guessed: right ones, and all
@@ -275,7 +273,7 @@ class Drafter:
             self._send(message)
 
     def _send(self, message: Begin | Propose) -> None:
-        self._sent, self._last_early, self._own = message, None, None
+        self._sent, self._own = message, None
         self._earlies.clear()
         self.counts.drafted += len(message.drafts)
         self.outbox.append(message)
@@ -305,9 +303,8 @@ class Drafter:
 
     def _early(self, message: Early) -> None:
         self.counts.early += 1
-        self.counts.early_rounds += self._last_early is None
-        self._last_early = message
-        self._earlies.append(message)
+        self.counts.early_rounds += not self._earlies
+        self._earlies = [e for e in self._earlies if e.layer != message.layer] + [message]
         g = self._guess
         same = g is not None and (g.accepted, g.token) == (message.accepted, message.token)
         if self.ahead == "exits" or (self.ahead == "both" and self._trust(message.layer) > self._trust(OWN)):
@@ -338,9 +335,9 @@ class Drafter:
         c.rounds += 1
         c.accepted += message.accepted
         c.tokens += len(new)
-        early = self._last_early
-        if early is not None:
-            c.early_right += (early.accepted, early.token) == (message.accepted, message.token)
+        if self._earlies:
+            last = self._earlies[-1]
+            c.early_right += (last.accepted, last.token) == (message.accepted, message.token)
         self._learn(message)
         self._sent = self._guess = None
         self.ended = message.done and new[-1:] == [message.token]
@@ -365,6 +362,11 @@ class Drafter:
         if self._sent is not None and not self.done:
             self._begin_again()
 
+    def bound(self, target_context: int) -> None:
+        """The target holds so many tokens from now on: another server may hold fewer."""
+        self.target_context = target_context
+        self.limit = min(self.limit, target_context - self.prompt + 1)
+
     def _begin_again(self) -> None:
         """The round under way, with the whole text."""
         sent = self._sent
@@ -372,8 +374,3 @@ class Drafter:
         self.counts.begun += 1
         self._sent = Begin(sent.round, tuple(self.text), sent.drafts, sent.choices)
         self.outbox.append(self._sent)
-
-    def alone(self) -> None:
-        """The server is gone for good: what is under way is forgotten."""
-        self._sent = self._guess = None
-        self._drafts, self._choices = [], []

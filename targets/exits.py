@@ -37,6 +37,7 @@ class Exits:
     """Maps by layer, float32 [dim, dim].
 
     rows  by layer: agreement, coverage and precision on held-out windows
+    tau   how sure an exit was of those that count as covered; it tells as sure as this where nobody says otherwise
     """
 
     maps: dict[int, Floats]
@@ -60,6 +61,13 @@ class Exits:
                 f"{', '.join(map(str, self.layers))} were (meadowc exits fit MODEL --layers ...)"
             )
         return replace(self, maps={n: self.maps[n] for n in layers})
+
+
+def ends_of_layers(graph: Graph) -> dict[int, int]:
+    """The place among the nodes of the last one of the first 1, 2, ... layers."""
+    return {
+        layer + 1: max(i for i, n in enumerate(graph.nodes) if n.layer == layer) for layer in range(graph.model.layers)
+    }
 
 
 def normed(x: Floats) -> Floats:
@@ -109,7 +117,8 @@ def states_of(
 ) -> tuple[dict[int, Floats], Floats]:
     """The residual stream [T, dim] behind each of the layers, and the logits."""
     graph, state = evaluator.graph, State()
-    last = {max(i for i, n in enumerate(graph.nodes) if n.layer == layer - 1): layer for layer in layers}
+    ends = ends_of_layers(graph)
+    last = {ends[layer]: layer for layer in layers}
     values: dict[str, Floats] = {}
     found: dict[int, Floats] = {}
     for at, node in enumerate(graph.nodes):
@@ -122,7 +131,7 @@ def states_of(
 def tail_of(evaluator: Evaluator, x: Floats) -> Floats:
     """Logits of what stands behind the last layer [T, dim]."""
     graph = evaluator.graph
-    end = max(i for i, n in enumerate(graph.nodes) if n.layer is not None)
+    end = ends_of_layers(graph)[graph.model.layers]
     values = {graph.nodes[end].name: x}
     return evaluator.follow(graph.nodes[end + 1 :], values, np.zeros(len(x), np.int64), State())
 
@@ -164,7 +173,7 @@ def confidence(rows: Floats) -> NDArray[np.float64]:
 
 
 def model_digest(graph: Graph) -> str:
-    """What says that maps are of this model: a digest of its embeddings' and last matrices' codes, and of its shape."""
+    """What says that maps are of this model: a digest of its shape, and of some codes of eight of its matrices."""
     digest = sha256(str(graph.model).encode())
     for name in sorted(graph.weights)[:: max(1, len(graph.weights) // 8)]:
         weight = graph.weights[name]

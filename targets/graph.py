@@ -19,7 +19,7 @@ from meadow.compiler.graph.ops import Attention
 from meadow.compiler.sources.source import companions_of, find_source, format_of, read_source
 from meadow.machine.errors import UsageError
 from meadow.runtime.text.tokenizer import Tokenizer
-from meadow.targets.exits import Exits, load_exits
+from meadow.targets.exits import TAU, Exits, ends_of_layers, load_exits
 from meadow.targets.target import Ask, Early, Rows
 
 CONTEXT = 2048
@@ -92,10 +92,10 @@ class GraphTarget:
         self.context = context or most
         self.ends = tokenizer.end_tokens if tokenizer is not None else frozenset()
         self._evaluator = Rowwise(graph, quantized=graph.model.activations == "int8")
-        last = [max(i for i, n in enumerate(graph.nodes) if n.layer == layer) for layer in range(self.layers)]
-        self._after = {layer + 1: at for layer, at in enumerate(last)}
+        self._after = ends_of_layers(graph)
         self._exits = exits
         self.exits = exits.layers if exits is not None else ()
+        self.tau = exits.tau if exits is not None else TAU
 
     def verify(self, asks: Sequence[Ask], early: Early | None = None) -> list[Rows]:
         """All of them in one pass over the weights."""

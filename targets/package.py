@@ -18,6 +18,7 @@ class PackageTarget:
 
     exits: tuple[int, ...] = ()
     kept_bytes = 0
+    tau = 1.0  # of no exits
 
     def __init__(self, package: Path, device: str = "emulator"):
         self.session = Session(package, device, progress=lambda done, total: None)

@@ -54,6 +54,7 @@ class Target(Protocol):
     name             for people
     vocab, context   of the model
     layers, exits    how many it has, and after which it may tell early
+    tau              how sure an exit is of each token that it names, where nobody says otherwise
     ends             tokens that end an answer
     tokenizer        None where the model has none
     kept_bytes       of memory for each token that it keeps of a text
@@ -64,6 +65,7 @@ class Target(Protocol):
     context: int
     layers: int
     exits: tuple[int, ...]
+    tau: float
     ends: frozenset[int]
     tokenizer: Tokenizer | None
 
@@ -105,6 +107,8 @@ def open_target(
             raise UsageError(
                 "a package has no exits: its engine runs the whole program; name the model itself (onnx:FILE)"
             )
+        if context:
+            raise UsageError("--target-context: a package holds the context that it was compiled for; drop it")
         return PackageTarget(path, device)
     from meadow.targets.graph import open_graph
 

@@ -84,6 +84,7 @@ def speculate_command(
     from meadow.evidence.bench.rounds import Draft, Judge, Times
     from meadow.evidence.bench.speculate import Setting, fifty, measure
     from meadow.runtime.drafts import pass_seconds
+    from meadow.runtime.text.vocabulary import Vocabulary, require_same
     from meadow.targets.target import open_target, split
 
     if by_board and draft_ms is not None:
@@ -96,7 +97,7 @@ def speculate_command(
     ):
         show("reading", target)
         model = open_target(target, layers)
-        require_same_words(session, model)
+        require_same(session.vocabulary, Vocabulary.of(model.tokenizer, model.vocab), session.package.name, model.name)
         draft = pass_seconds(session.package)[0] if by_board else (draft_ms or 72.0) / 1e3
         times = Times(draft, verify_ms / 1e3, draft if server_draft_ms is None else server_draft_ms / 1e3)
         prompts = (
@@ -121,19 +122,6 @@ def _link(description: str) -> Network:
         return parsed(description)
     except ValueError as wrong:
         raise UsageError(f"--network {wrong}") from None
-
-
-def require_same_words(session: Any, model: Any) -> None:
-    """Raise UsageError where a draft and a target speak of different tokens."""
-    from meadow.runtime.text.vocabulary import Vocabulary, difference
-
-    mine = Vocabulary.of(session.tokenizer if session.has_tokenizer else None, int(session.package.model["vocab"]))
-    differs = difference(mine, Vocabulary.of(model.tokenizer, model.vocab))
-    if differs is not None:
-        number, here, there = differs
-        raise UsageError(
-            f"token {number} is {here!r} in {session.package.name} and {there!r} in {model.name}: another tokenizer"
-        )
 
 
 def _fitted(kind: str, path: Path) -> tuple[int, ...]:
@@ -173,7 +161,7 @@ def _show(r: dict[str, Any]) -> None:
     out.print(rows)
     f = r["faults"]
     out.print(
-        f"{r['identical']} of {r['streams']} answers are the target's own on {r['network']}, with a restart of the server in each "
+        f"{r['identical']} of {r['streams']} answers are the target's own on {r['network']}, with {f['restarts']} restarts of the server, and without faults "
         f"({f['sent_again']} messages said again, {f['begun'] - r['streams']} texts sent again in {f['rounds']} rounds)"
     )
     out.print(
@@ -188,6 +176,6 @@ def _show(r: dict[str, Any]) -> None:
     )
     out.print(
         f"server seconds per token {r['server_seconds_per_token']:.3f}, by the closed form {r['closed_form']:.3f}; one server serves {r['server_gain']:.2f} times "
-        f"the boards that it would if it drafted itself (closed form {r['server_gain_closed_form']:.2f})"
+        f"the boards that it would if it drafted itself (derived of both: 1 + drafts per round x draft / verify)"
     )
     out.print(r["kind"])

@@ -26,8 +26,6 @@ from meadow.speculate.rounds import Drafter
 
 RIGHT = 0.8
 """Share of a light board's drafts that are right: it knows the answer."""
-BEGIN_SECONDS = 120.0
-"""In which a server must have begun."""
 
 
 @dataclass

@@ -69,7 +69,6 @@ class Judge:
         self.target, self.tau = target, tau
         self._said: dict[tuple[tuple[int, ...], tuple[int, ...]], Result] = {}
         self._kept: dict[int, Kept] = {}
-        self.passes = 0
 
     def __call__(self, prompt: int, work: Work) -> Result:
         key = (work.text, work.drafts)
@@ -87,7 +86,6 @@ class Judge:
 
         ask = Ask(self._kept.setdefault(prompt, Kept()), work.text, work.drafts)
         rows = self.target.verify([ask], told if self.target.exits else None)[0]
-        self.passes += 1
         return Result(early, *chance.likeliest(list(rows), work.drafts, self.target.ends))
 
     def alone(self, prompt: Sequence[int], limit: int) -> list[int]:
@@ -102,8 +100,8 @@ class Judge:
 
 @dataclass
 class Run:
-    """An answer on the virtual clock: its tokens, the seconds until the last of them, those of the server, bytes over the link, and
-    the drafts of each round with how many were accepted."""
+    """An answer on the virtual clock: its tokens, the seconds until the last of them, those of the server, bytes over the link,
+    the drafts of each round with how many were accepted, and restarts of the server."""
 
     tokens: list[int]
     seconds: float
@@ -113,6 +111,7 @@ class Run:
     received: int
     counts: Counts
     rounds: list[tuple[int, int]] = field(default_factory=list)
+    restarts: int = 0
 
 
 class Play:
@@ -224,23 +223,24 @@ class Play:
                     "tell",
                     (self._life, Early(found.round, layer, accepted, token)),
                 )
-            self._at(start + takes, "verified", (self._life, result))
+            self._at(start + takes, "verified", (self._life, found, result))
         elif found is not None:
             self._reply(found)
 
     def _died(self, _: None) -> None:
         self._life += 1
+        self.run.restarts += 1
         self.verifier, self._free = self.new_verifier(), self.now
 
     def _tell(self, how: tuple[int, ToBoard]) -> None:
         if how[0] == self._life:
             self._reply(how[1])
 
-    def _verified(self, how: tuple[int, Result]) -> None:
-        life, result = how
+    def _verified(self, how: tuple[int, Work, Result]) -> None:
+        life, work, result = how
         if life == self._life:
             ends = result.token in self.drafter.ends
-            found = self.verifier.verified(result.accepted, result.token, ends)
+            found = self.verifier.verified(result.accepted, result.token, ends, work)
             if found is not None:
                 self._reply(found)
 

@@ -46,7 +46,6 @@ class Setting:
     network: Network
     times: Times
     context: int  # of the draft
-    seed: int = 0
 
 
 def fifty() -> list[str]:
@@ -58,7 +57,8 @@ def fifty() -> list[str]:
 def measure(
     draft: Draft, judge: Judge, setting: Setting, progress: Callable[[str, str], None] = lambda stage, what: None
 ) -> dict[str, Any]:
-    """All rows of the table; `identical` of `streams` are the target's own, on the faulty network with a restart in each."""
+    """All rows of the table; of `streams` answers `identical` are the target's own, on the faulty network with a restart in the third round
+    and in every row of the table."""
     alone = []
     for number, prompt in enumerate(setting.prompts):
         progress("alone", f"prompt {number + 1} of {len(setting.prompts)}")
@@ -73,8 +73,9 @@ def measure(
         progress("comparing", f"prompt {number + 1} of {len(setting.prompts)}")
         for ahead in kinds:
             runs.setdefault(ahead, []).append(play(draft, judge, setting, number, setting.network.clean(), ahead))
-    identical = sum(run.tokens == wanted for run, wanted in zip(faulty, alone, strict=True))
-    return summary(setting, alone, faulty, runs, identical, judge)
+    every = zip(faulty, *runs.values(), strict=True)
+    identical = sum(all(run.tokens == wanted for run in some) for some, wanted in zip(every, alone, strict=True))
+    return summary(setting, alone, faulty, runs, identical)
 
 
 def play(
@@ -100,8 +101,7 @@ def play(
         return found if exits else Result([], found.accepted, found.token)
 
     verifier = lambda: Verifier(target.context, target.vocab)  # noqa: E731
-    seed = setting.seed * 1_000_003 + number
-    return Play(draft, judged, drafter, verifier, network, t, (exits, target.layers), seed, restart).play()
+    return Play(draft, judged, drafter, verifier, network, t, (exits, target.layers), number, restart).play()
 
 
 def summary(
@@ -110,13 +110,12 @@ def summary(
     faulty: Sequence[Run],
     runs: dict[str, list[Run]],
     identical: int,
-    judge: Judge,
 ) -> dict[str, Any]:
     """Everything that is told; `alone` are the target's own answers."""
     t, tokens = setting.times, sum(map(len, alone))
     every = [r for run in runs["none"] for r in run.rounds]
     alpha, drafts = acceptance_of(every), sum(d for d, _ in every) / len(every)
-    own = {ahead: {"name": ROWS[ahead], "ahead": ahead, **row_of(some, t)} for ahead, some in runs.items()}
+    own = {ahead: {"name": ROWS[ahead], "ahead": ahead, **row_of(some)} for ahead, some in runs.items()}
     rivals = rivals_of(setting, alone, drafts, tokens / len(every))
     cloud, plain = float(rivals[0]["seconds_per_token"]), own["none"]
     best = min((row for ahead, row in own.items() if ahead != "none"), key=lambda r: float(r["seconds_per_token"]))
@@ -140,7 +139,10 @@ def summary(
         "bytes_per_token": plain["bytes_per_token"],
         "bytes_per_token_with_exits": own["exits"]["bytes_per_token"] if "exits" in own else None,
         "acceptance_for_35_percent": acceptance_needed(t, setting.network.rtt, setting.gamma, PAPER_LATENCY),
-        "faults": {name: sum(getattr(r.counts, name) for r in faulty) for name in ("sent_again", "begun", "rounds")},
+        "faults": {
+            "restarts": sum(r.restarts for r in faulty),
+            **{name: sum(getattr(r.counts, name) for r in faulty) for name in ("sent_again", "begun", "rounds")},
+        },
         "published": PAPER,
         "rows": [*rivals, *own.values()],
         "kind": "tokens, acceptance and bytes measured; seconds on a virtual clock of stated times",
@@ -170,7 +172,7 @@ def rivals_of(
     ]
 
 
-def row_of(runs: Sequence[Run], t: Times) -> dict[str, Any]:
+def row_of(runs: Sequence[Run]) -> dict[str, Any]:
     tokens, rounds = sum(len(r.tokens) for r in runs), sum(r.counts.rounds for r in runs)
     c = [r.counts for r in runs]
     early = sum(x.early_rounds for x in c)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 
+from meadow.machine.errors import UsageError
 from meadow.runtime.text.tokenizer import Tokenizer
 
 CHECK_BYTES = 2
@@ -50,6 +51,14 @@ def difference(here: Vocabulary, there: Vocabulary) -> tuple[int, str | None, st
     """(id, its word here, its word there) of the first id that differs; None where all are the same."""
     found = here.first_difference(there.checks)
     return None if found is None else (found, word(here.words, found), word(there.words, found))
+
+
+def require_same(here: Vocabulary, there: Vocabulary, mine: str, theirs: str) -> None:
+    """Raise UsageError, with the first token that differs, where two models, `mine` and `theirs`, speak of different tokens."""
+    found = difference(here, there)
+    if found is not None:
+        number, a, b = found
+        raise UsageError(f"token {number} is {b!r} in {theirs} and {a!r} in {mine}; a draft needs the same tokenizer")
 
 
 def word(words: Sequence[str | None], number: int) -> str | None:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ class Relay:
                     self.break_all()
                     return
                 b.sendall(data)
+            b.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 
@@ -232,6 +234,88 @@ def test_a_server_that_is_started_again_in_the_middle_goes_on_with_the_answer(
         remote.close()
     finally:
         again.close()
+
+
+class Fake:
+    """A server that welcomes every board, and does with its first round what `then` says."""
+
+    def __init__(self, then: Callable[[Any], None]):
+        from websockets.sync.server import serve
+
+        def link(one: Any) -> None:
+            one.recv()
+            one.send(encode(Welcome(128, 4, 4)))
+            one.recv()
+            self.rounds += 1
+            then(one)
+
+        self.rounds = 0
+        self.server = serve(link, "127.0.0.1", 0, compression=None)
+        self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.mark.parametrize("then", ["breaks", "refuses"])
+def test_a_server_that_welcomes_and_never_answers_is_given_up(then: str, session: Session) -> None:
+    fake = Fake(lambda link: link.close() if then == "breaks" else link.send(encode(Refused("it hurts"))))
+    words = "did not come back within 1 s" if then == "breaks" else "refuses: it hurts"
+    began = time.monotonic()
+    for fallback in ("stop", "draft"):
+        remote = Remote(session, Server(fake.url, fallback=fallback, patience=1), gamma=2)
+        answer = remote.answer([1, 17, 300, 5], 12, frozenset())
+        if fallback == "stop":
+            with pytest.raises(DeviceError, match=f"{words}.*--fallback draft"):
+                list(answer)
+        else:
+            assert len(list(answer)) == 12 and remote.fell_back
+        remote.close()
+    assert time.monotonic() - began < 20 and fake.rounds < 20, "not as fast as it can"
+    fake.server.shutdown()
+
+
+def test_who_pings_and_never_reads_is_cut(target: Served) -> None:
+    host, _, port = target.url.removeprefix("ws://").rpartition(":")
+    head = (
+        f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nAuthorization: Bearer {KEY}\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    ping = b"\x89\xfd" + bytes(4) + bytes(125)  # masked, as long as may be
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall(head.encode())
+        assert b" 101 " in link.recv(4096)
+        with pytest.raises(OSError):
+            for _ in range(2000):  # 131 MB, of which the server keeps a megabyte
+                link.sendall(ping * 500)
+
+
+def _note(told: list[tuple[str, Any]], name: str, message: Any) -> None:
+    told.append((name, message))
+
+
+def test_a_round_that_fails_takes_no_other_with_it(tiny: Path) -> None:
+    from meadow.serve import rounds as module
+    from meadow.speculate.rounds import Verifier
+    from meadow.targets.target import open_target
+
+    made = open_target(f"onnx:{tiny}")
+    real, told = made.verify, list[tuple[str, Any]]()
+
+    def verify(asks: Any, early: Any = None) -> Any:
+        if any(13 in ask.text for ask in asks):
+            raise ValueError("thirteen")
+        return real(asks, early)
+
+    made.verify = verify  # type: ignore[method-assign]
+    rounds = module.Rounds(made)
+    for name, text in (("good", (1, 2)), ("bad", (13, 2)), ("other", (5, 6))):
+        one = module.Board(Hello(1, b""), Verifier(made.context, made.vocab), partial(_note, told, name))
+        rounds.joined(one)
+        rounds.submit(one, one.verifier.received(Begin(0, text)))  # type: ignore[arg-type]
+    ends = time.monotonic() + 30
+    while len(told) < 3 and time.monotonic() < ends:
+        time.sleep(0.01)
+    rounds.close()
+    assert {(name, type(m)) for name, m in told} == {("good", Final), ("bad", Refused), ("other", Final)}
 
 
 def test_without_the_server_it_stops_with_a_sentence_or_goes_on_alone(
