@@ -10,9 +10,8 @@ import click
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.cli.trust import require_trust, trust_option
+from meadow.evidence.ladder.beside import require_side
 from meadow.evidence.ladder.cosim import measure
-from meadow.machine.engines.pacq import Pacq
-from meadow.machine.errors import UsageError
 from meadow.machine.package.read import load
 
 
@@ -22,7 +21,7 @@ from meadow.machine.package.read import load
 @trust_option
 @json_option
 def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> None:
-    """Run the first layers of PACKAGE with pacq_gemv in Verilog: driver, registers, streams and Verilog against each other.
+    """Run the first layers of PACKAGE with pacq_gemv or column_gemm in Verilog: driver, registers, streams and Verilog against each other.
 
     The C simulation is the sequencer, the board's driver starts it through an emulated board and reads the Verilog's own registers.
 
@@ -31,11 +30,7 @@ def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> Non
       meadowc cosim build/smollm2-int4 --layers 2
     """
     made = load(package)
-    if not made.design.engine(Pacq).ports:
-        raise UsageError(
-            f"{package} has no grouped weights, so no pacq_gemv to simulate; compile a model whose weights are INT4 or INT2 in groups "
-            "(meadowc quantize MODEL -o FOLDER --weights int4)"
-        )
+    engine = require_side(made).engine
     require_trust(made, trust)
     with stages(("building", "loading", "running"), as_json) as show:
         result = measure(made, layers, show)
@@ -43,7 +38,7 @@ def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> Non
         emit_json(result)
     else:
         rows = table(
-            f"{result['steps']} steps, {result['commands']} commands to pacq_gemv", "register", "read by the driver"
+            f"{result['steps']} steps, {result['commands']} commands to {engine.name}", "register", "read by the driver"
         )
         for name, value in result["counters"].items():
             rows.add_row(name, f"{value:,}")
@@ -52,6 +47,6 @@ def cosim_command(package: Path, layers: int, trust: bool, as_json: bool) -> Non
             out.print(f"  {'agree' if ok else 'DIFFER'}: {name}")
         for line in result["differences"]:
             out.print(f"  {line}")
-        out.print(f"{result['cycles']:,} cycles of pacq_gemv's clock; {result['kind']}")
+        out.print(f"{result['cycles']:,} cycles of {engine.name}'s clock; {result['kind']}")
     if not result["agree"]:
         raise click.exceptions.Exit(4)

@@ -214,7 +214,7 @@ def pack_all(
 
     def packed_parts(name: str) -> dict[str, Stored]:
         weight = graph.weights[name]
-        planner = planner_for(weight.elem)
+        planner = planner_for(weight.elem, design)
         assert planner is not None, weight
         engine = design.engine(planner.kind)
         return {part.name: planner.store(weight, part, engine, scheme).kept(keep) for part in parts_of[name]}

@@ -22,6 +22,7 @@ from meadow.compiler.program.place import place
 from meadow.compiler.size.fit import BUDGET, Fit
 from meadow.compiler.size.search import Candidate
 from meadow.machine.design import Design
+from meadow.machine.engines.columns import Columns
 from meadow.machine.program import Schedule
 
 PASSES = 8
@@ -56,7 +57,7 @@ def summarize(
         "front_kind": "modelled",
         "front_workload": {"prompt": work.prompt, "context": work.position},
         "front": [_candidate(c, design) for c in front],
-        "notes": [*graph.notes, *smaller_notes(graph), *fitted.notes, *packing_notes(packed)],
+        "notes": [*graph.notes, *smaller_notes(graph, fitted.design), *fitted.notes, *packing_notes(packed)],
         "steps": {k: len(v) for k, v in programs.items()},
         "dataflow": {phase: sorted({mode for mode, _ in rows}) for phase, rows in schedule.dataflow.items()},
         "dataflow_reason": {phase: rows[0][1] for phase, rows in schedule.dataflow.items()},
@@ -156,16 +157,20 @@ def _timeline(schedule: Schedule, design: Design, work: Workload, board: Board) 
     return found
 
 
-def smaller_notes(graph: Graph) -> list[str]:
+def smaller_notes(graph: Graph, design: Design) -> list[str]:
     """What was taken out of the model before, and what of that a board does not save."""
     found, pruned = [], pruning.records_of(graph.metadata)
     if pruned:
         found.append(f"the model was pruned: {pruning.sentence(pruned)}")
     cuts = sum(isinstance(node.op, Threshold) for node in graph.nodes)
     if cuts:
-        found.append(
-            f"{cuts} inputs of linear layers are cut at thresholds; the engines compute with them and fetch every column all the same"
+        saves = design.engine(Columns).ports > 0
+        what = (
+            "a decoded token reads only the columns that it needs, and prices count all (meadowc bench sparsity counts those)"
+            if saves
+            else "this design computes with them and fetches every column all the same; --set column_ports=4 has an INT8 model's left out"
         )
+        found.append(f"{cuts} inputs of linear layers are cut at thresholds; {what}")
     return found
 
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "arithmetic.hpp"
+#include "columns.hpp"
 #include "pacq.hpp"
 #include "weights.hpp"
 
@@ -31,6 +32,7 @@ struct Matrix {
 struct Array {
     lanes_t activation[kInt8Array ? kGroups * kTokenLanes + 1 : 1][kMaxWords];  // from the first token that is served on
     float scale[kBlock + kFloatsInBeat];
+    scales_t row_scale[kRowScales];  // of the tile that column_gemm gives
     Table table0, table1, table2, table3;
     Streams streams0, streams1, streams2, streams3;
     results_t result;
@@ -288,15 +290,38 @@ inline int next_tile(TileWalk& walk, Array& array, const Matrix& m, int first, i
     return left < m.tile_rows ? left : m.tile_rows;
 }
 
+// Whether the engine beside takes weights of this format.
+inline bool is_streamed(uint32_t format) {
+#pragma HLS INLINE
+    return is_grouped(format) || is_columns(format);
+}
+
+// The command of an instruction, if it is for the engine beside.  The weight fields of LINEAR and TPHS lie at the same words.
+inline void send_command(const Run& run, const Instruction& i, commands_stream& gemv_command) {
+    static_assert(static_cast<int>(isa::linear::weights0) == static_cast<int>(isa::tphs::weights0) &&
+                      static_cast<int>(isa::linear::hold) == static_cast<int>(isa::tphs::hold),
+                  "LINEAR and TPHS name their weights alike");
+    if (i.word[0] != isa::kLinear && i.word[0] != isa::kTphs) return;
+    const uint32_t format = i.word[isa::linear::format];
+    if (is_grouped(format)) send_grouped(run, i, gemv_command);
+    if (is_columns(format)) send_columns(run, i, gemv_command);
+}
+
 // The same by the engine that takes weights of this format.
-inline int some_rows(TileWalk& walk, Array& array, const Matrix& m, int first, int tokens, READ_PORTS, pacq_stream& pacq_result) {
-    if (!is_grouped(m.format)) {
+inline int some_rows(TileWalk& walk, Array& array, const Matrix& m, int first, int tokens, READ_PORTS, results_stream& gemv_result) {
+    if (!is_streamed(m.format)) {
         if constexpr (kInt8Array) return next_tile(walk, array, m, first, tokens, PASS_READ_PORTS);
         return 0;
     }
     const int left = m.rows - walk.tile * m.tile_rows;
     const int real = left < m.tile_rows ? left : m.tile_rows;
-    receive_rows(pacq_result, m.format, real, first, tokens, array.result);
+    if constexpr (kColumns) {
+        const address_t scale = m.scale + static_cast<address_t>(walk.tile * pieces(m.tile_rows, kFloatsInBeat));
+        load_row_scales(constants, scale, real, array.row_scale);
+        receive_sums(gemv_result, array.scale, array.row_scale, real, first, tokens, array.result);
+    } else {
+        receive_rows(gemv_result, m.format, real, first, tokens, array.result);
+    }
     ++walk.tile;
     return real;
 }

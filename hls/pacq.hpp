@@ -1,39 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine's side of pacq_gemv: commands ahead of their steps, activations, results.  What it computes is rtl/pacq_gemv.v's
-// business, and in the C simulation sim/pacq.hpp's; the streams between them are AXI4-Stream.
+// The engine's side of pacq_gemv: grouped weights.
 #pragma once
 
-#include "arithmetic.hpp"
-#include "memory.hpp"
+#include "gemv.hpp"
 
 constexpr int kHalvesInBeat = kBeatBytes / 2;
-constexpr int kAhead = kPacq ? 16 : 1;  // instructions fetched before the one that runs; pacq_gemv queues as many commands
-
-// A result of each port: rows n, n + 1, ... of one token.
-using pacq_t = ap_uint<32 * kPacqPorts>;
-using commands_stream = beats_stream;
-using activations_stream = beats_stream;
-using pacq_stream = hls::stream<pacq_t, 64>;
-
-// FP32 results of a tile: element n of token t lies in bank n mod kResultBanks, which are a pair of features for every float lane.
-constexpr int kResultBanks = 2 * kFloatLanes;
-constexpr int kResultDepth = pieces(kMaxTileRows, kResultBanks);
-static_assert(kResultBanks % kPacqPorts == 0 && kResultBanks % kWeightPorts == 0, "rows of all ports are written at once");
-struct results_t {
-    float bank[kResultBanks][kBlock * kResultDepth];
-};
-
-// The ports to pacq_gemv.
-#define PACQ_PORTS commands_stream &pacq_command, activations_stream &pacq_activation, pacq_stream &pacq_result
-#define PASS_PACQ_PORTS pacq_command, pacq_activation, pacq_result
-
-#ifndef __SYNTHESIS__
-#ifdef MEADOW_COSIM
-#include "sim/cosim.hpp"
-#else
-#include "sim/pacq.hpp"
-#endif
-#endif
 
 inline bool is_grouped(uint32_t format) {
 #pragma HLS INLINE
@@ -72,35 +43,11 @@ inline uint16_t to_half(float x) {
     return static_cast<uint16_t>(sign | (field + rounded));
 }
 
-// Rows of the weights that an instruction streams, from its own fields.
-inline int rows_of(const Instruction& i) {
-#pragma HLS INLINE
-    if (i.word[0] == isa::kTphs) return static_cast<int>(i.word[isa::tphs::heads] * i.word[isa::tphs::head_dim]);
-    return static_cast<int>(i.word[isa::linear::rows]);
-}
-
-inline int columns_of(const Instruction& i) {
-#pragma HLS INLINE
-    return static_cast<int>(i.word[0] == isa::kTphs ? i.word[isa::tphs::cols] : i.word[isa::linear::cols]);
-}
-
-// The first token that an instruction serves.
-inline int first_of(const Run& run, const Instruction& i) {
-#pragma HLS INLINE
-    const bool logits = i.word[0] == isa::kLinear && i.word[isa::linear::epilogue] == isa::kEpilogueLogits;
-    return logits ? static_cast<int>(run.first_logit) : 0;
-}
-
-// The command of an instruction that streams grouped weights (rtl/pacq_commands.v), if it has one.  The weight fields of LINEAR
-// and TPHS lie at the same words.
-inline void send_command(const Run& run, const Instruction& i, commands_stream& pacq_command) {
-    static_assert(static_cast<int>(isa::linear::weights0) == static_cast<int>(isa::tphs::weights0) &&
-                      static_cast<int>(isa::linear::hold) == static_cast<int>(isa::tphs::hold),
-                  "LINEAR and TPHS name their weights alike");
-    if (i.word[0] != isa::kLinear && i.word[0] != isa::kTphs) return;
+// The command of an instruction that streams grouped weights (rtl/pacq_commands.v).
+inline void send_grouped(const Run& run, const Instruction& i, commands_stream& gemv_command) {
     const uint32_t format = i.word[isa::linear::format];
     const int tokens = static_cast<int>(run.tokens) - first_of(run, i);
-    if (!is_grouped(format) || tokens <= 0) return;
+    if (tokens <= 0) return;
     const int group = group_of(format);
     const int rows = rows_of(i);
     beat_t word = 0;
@@ -110,19 +57,19 @@ inline void send_command(const Run& run, const Instruction& i, commands_stream& 
     word.range(79, 64) = static_cast<uint64_t>(tokens);
     word.range(80, 80) = i.word[isa::linear::reuse];
     word.range(81, 81) = i.word[isa::linear::hold];
-    pacq_command.write(word);
+    gemv_command.write(word);
 Addresses:
     for (int p = 0; p < kPacqPorts; p += 2) {
 #pragma HLS PIPELINE II=1
         beat_t pair = 0;
         pair.range(63, 0) = static_cast<uint64_t>(address_of(run, i.word[isa::linear::weights0 + p])) * kBeatBytes;
         if (p + 1 < kPacqPorts) pair.range(127, 64) = static_cast<uint64_t>(address_of(run, i.word[isa::linear::weights0 + p + 1])) * kBeatBytes;
-        pacq_command.write(pair);
+        gemv_command.write(pair);
     }
 }
 
 // Beats of FP32 rows as FP16, each row padded with zeros to whole groups.
-inline void halve_rows(beats_stream& in, int tokens, int cols, int group, activations_stream& pacq_activation) {
+inline void halve_rows(beats_stream& in, int tokens, int cols, int group, activations_stream& gemv_activation) {
     const int row = pieces(cols, kFloatsInBeat);
     const int each = padded(cols, group) / kFloatsInBeat;  // iterations of a row, two for a word
     beat_t word = 0;
@@ -138,7 +85,7 @@ HalveRows:
                 word.range(16 * k + 15, 16 * k) = real ? to_half(as_float(word_of(beat, k % kFloatsInBeat))) : 0;
             }
         }
-        if (at % 2 == 1) pacq_activation.write(word);
+        if (at % 2 == 1) gemv_activation.write(word);
         at = at == each - 1 ? 0 : at + 1;
     }
     count_loop(Loop::kFeed, static_cast<int64_t>(tokens) * each);
@@ -146,36 +93,34 @@ HalveRows:
 
 // Rows from `first` on, in one burst.
 inline void feed_activations(const beat_t* memory, address_t first, int beats, int tokens, int cols, int group,
-                             activations_stream& pacq_activation) {
+                             activations_stream& gemv_activation) {
 #pragma HLS DATAFLOW
     beats_stream rows;
     load_stream<kMemoryPort>(Role::kActivations, memory, first, beats, Loop::kLoad, rows);
-    halve_rows(rows, tokens, cols, group, pacq_activation);
+    halve_rows(rows, tokens, cols, group, gemv_activation);
 }
 
 // Begins an instruction of grouped weights: its activations go, unless pacq_gemv has them.
-inline void begin_grouped(const Run& run, const Instruction& i, const beat_t* memory, PACQ_PORTS) {
+inline void begin_grouped(const Run& run, const Instruction& i, const beat_t* memory, GEMV_PORTS) {
     const int first = first_of(run, i);
     const uint32_t format = i.word[isa::linear::format];
     if (i.word[isa::linear::reuse] == 0) {
         const int cols = columns_of(i), tokens = static_cast<int>(run.tokens) - first, row = pieces(cols, kFloatsInBeat);
         feed_activations(memory, address_of(run, i.word[isa::linear::codes]) + static_cast<address_t>(first * row), tokens * row, tokens, cols,
-                         group_of(format), pacq_activation);
+                         group_of(format), gemv_activation);
     }
-#ifndef __SYNTHESIS__
-    pacq_model::serve(PASS_PACQ_PORTS);
-#endif
+    serve_gemv(PASS_GEMV_PORTS);
 }
 
 // The next `rows` results, or as many more as come together, of tokens from `first` on.
-inline void receive_rows(pacq_stream& pacq_result, uint32_t format, int rows, int first, int tokens, results_t& result) {
+inline void receive_rows(results_stream& gemv_result, uint32_t format, int rows, int first, int tokens, results_t& result) {
     const int together = rows_together(format);
     const int count = padded(rows, together) / kPacqPorts * (tokens - first);
     int row = 0, lane = 0, t = first;
 Receive:
     for (int n = 0; n < count; ++n) {
 #pragma HLS PIPELINE II=1
-        const pacq_t some = pacq_result.read();
+        const result_word_t some = gemv_result.read();
         float y[kPacqPorts];
 #pragma HLS ARRAY_PARTITION variable=y complete
         for (int p = 0; p < kPacqPorts; ++p) {
@@ -193,13 +138,13 @@ Receive:
 }
 
 // What comes behind the last row: the rest of its band.
-inline void drop_rows(pacq_stream& pacq_result, uint32_t format, int rows, int tokens) {
+inline void drop_rows(results_stream& gemv_result, uint32_t format, int rows, int tokens) {
     const int left = padded(rows, kBandRows * kPacqPorts) - padded(rows, rows_together(format));
     const int count = left / kPacqPorts * tokens;
 Drop:
     for (int n = 0; n < count; ++n) {
 #pragma HLS PIPELINE II=1
-        pacq_result.read();
+        gemv_result.read();
     }
     count_loop(Loop::kResults, count);
 }

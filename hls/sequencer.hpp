@@ -11,7 +11,7 @@ constexpr int kMaxInstructions = 1 << 16;
 // Whether the design has the engine that takes weights of this format.
 inline bool has_engine(uint32_t format) {
 #pragma HLS INLINE
-    return is_grouped(format) ? kPacq : array_takes(format);
+    return is_streamed(format) || array_takes(format);
 }
 
 inline Instruction fetch_instruction(const beat_t* constants, address_t first) {
@@ -48,7 +48,7 @@ LoadBases:
 }
 
 inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, uint32_t position, uint32_t tokens,
-                            uint32_t first_logit, uint32_t ahead, READ_PORTS, PACQ_PORTS, beat_t* memory, const volatile uint32_t* abort,
+                            uint32_t first_logit, uint32_t ahead, READ_PORTS, GEMV_PORTS, beat_t* memory, const volatile uint32_t* abort,
                             volatile uint32_t* progress) {
     static Array array;
     static HeadRows heads;
@@ -57,6 +57,7 @@ inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, ui
 #pragma HLS AGGREGATE variable=array.activation
 #pragma HLS ARRAY_PARTITION variable=array.activation cyclic factor=kTokenLanes dim=1
 #pragma HLS ARRAY_PARTITION variable=array.scale cyclic factor=kFloatsInBeat
+#pragma HLS AGGREGATE variable=array.row_scale
 #pragma HLS ARRAY_PARTITION variable=array.result.bank complete dim=1
 #pragma HLS ARRAY_PARTITION variable=array.table0.chunk complete dim=1
 #pragma HLS ARRAY_PARTITION variable=array.table0.chunk complete dim=3
@@ -126,7 +127,7 @@ inline uint32_t run_program(uint64_t program, uint64_t bases, uint32_t pages, ui
     bool fits = true;
     const address_t code = beats_of(program, fits), table = beats_of(bases, fits);
     if (!fits || !load_bases(constants, table, static_cast<int>(pages), run)) return kBadRun;
-    // Instructions are fetched ahead of the one that runs, so that pacq_gemv knows which weights to read next.
+    // Instructions are fetched ahead of the one that runs, so that the engine beside knows which weights to read next.
     Instruction ring[kAhead];
     int fetched = 0;
     bool ended = false;
@@ -137,7 +138,7 @@ Program:
             const Instruction next = fetch_instruction(constants, code + static_cast<address_t>(fetched * (isa::kWords / kFloatsInBeat)));
             if (next.word[0] == isa::kLinear || next.word[0] == isa::kTphs) {
                 if (!has_engine(next.word[isa::linear::format])) return kNoEngine;
-                if (kPacq) send_command(run, next, pacq_command);
+                if (kGemv) send_command(run, next, gemv_command);
             }
             ended = next.word[0] == isa::kEnd;
             ring[fetched % kAhead] = next;
@@ -154,10 +155,10 @@ Program:
             case isa::kTphs:
             case isa::kScores:
             case isa::kSoftmax:
-            case isa::kMix: run_step(array, heads, chip, run, i, PASS_READ_PORTS, PASS_PACQ_PORTS, memory); break;
+            case isa::kMix: run_step(array, heads, chip, run, i, PASS_READ_PORTS, PASS_GEMV_PORTS, memory); break;
             case isa::kNext:
                 if (run_next(run, i, constants, memory)) {
-                    if (fetched > step + 1 + (ended ? 1 : 0)) return kBadOpcode;  // commands behind it have gone to pacq_gemv
+                    if (fetched > step + 1 + (ended ? 1 : 0)) return kBadOpcode;  // commands behind it have gone to the engine beside
                     fetched = 0;
                     ended = false;
                     step = -1;

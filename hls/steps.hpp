@@ -57,14 +57,16 @@ inline address_t scale_address(address_t base, int head, int capacity) {
 
 // A matrix of INT8 or grouped weights, what it meets, and the factors of rotary positions: everything that a step reads once.
 inline Matrix begin_matrix(Array& array, HeadRows& heads, const Run& run, const Instruction& i, bool rope, const beat_t* constants,
-                           const beat_t* memory, PACQ_PORTS) {
+                           const beat_t* memory, GEMV_PORTS) {
     const bool tphs = i.word[0] == isa::kTphs;
     const int tokens = static_cast<int>(run.tokens), first = first_of(run, i);
     const int dim = static_cast<int>(tphs ? i.word[isa::tphs::head_dim] : i.word[isa::linear::head_dim]);
     const Matrix m = matrix_of(run, i, isa::linear::weights0, rows_of(i), columns_of(i),
                                tphs ? dim : static_cast<int>(i.word[isa::linear::tile_rows]));
     if (is_grouped(m.format)) {
-        begin_grouped(run, i, memory, PASS_PACQ_PORTS);
+        begin_grouped(run, i, memory, PASS_GEMV_PORTS);
+    } else if (is_columns(m.format)) {
+        begin_columns(run, i, memory, array.scale, PASS_GEMV_PORTS);
     } else {
         load_activations(array, memory, address_of(run, i.word[isa::linear::codes]), address_of(run, i.word[isa::linear::scale]), first, tokens, m.words);
         load_tables(array, run, constants, i, isa::linear::weights0);
@@ -78,7 +80,7 @@ inline Matrix begin_matrix(Array& array, HeadRows& heads, const Run& run, const 
 
 // The next tile and what is done with it: its head to the queries from row `query` on, or its heads or rows to DRAM.
 inline void run_next_tile(Array& array, HeadRows& heads, TileWalk& walk, const Matrix& m, const Run& run, const Instruction& i, int query,
-                          READ_PORTS, pacq_stream& pacq_result, beat_t* memory) {
+                          READ_PORTS, results_stream& gemv_result, beat_t* memory) {
     const bool tphs = i.word[0] == isa::kTphs;
     const uint32_t options = tphs ? i.word[isa::tphs::options] : i.word[isa::linear::options];
     const uint32_t bias = tphs ? i.word[isa::tphs::bias] : i.word[isa::linear::bias];
@@ -88,7 +90,7 @@ inline void run_next_tile(Array& array, HeadRows& heads, TileWalk& walk, const M
     const auto epilogue = static_cast<int>(tphs ? isa::kEpilogueRopeHeads : i.word[isa::linear::epilogue]);
     const int tokens = static_cast<int>(run.tokens), first = first_of(run, i);
     const int tile = (tphs ? 0 : static_cast<int>(i.word[isa::linear::first_row]) / m.tile_rows) + walk.tile;
-    const int real = some_rows(walk, array, m, first, tokens, PASS_READ_PORTS, pacq_result);
+    const int real = some_rows(walk, array, m, first, tokens, PASS_READ_PORTS, gemv_result);
     if ((options & isa::kBiasOption) != 0) {
         const address_t at = address_of(run, bias) + static_cast<address_t>(tile * pieces(m.tile_rows, kFloatsInBeat));
         add_bias(array.result, constants, at, real, first, tokens);
@@ -248,14 +250,14 @@ AttendGroups:
 }
 
 // LINEAR, TPHS, SCORES, SOFTMAX and MIX.
-inline void run_step(Array& array, HeadRows& heads, Cache& chip, const Run& run, const Instruction& i, READ_PORTS, PACQ_PORTS, beat_t* memory) {
+inline void run_step(Array& array, HeadRows& heads, Cache& chip, const Run& run, const Instruction& i, READ_PORTS, GEMV_PORTS, beat_t* memory) {
     const Turns turns = turns_of(run, i);
     const int tokens = static_cast<int>(run.tokens);
     if (turns.streams && first_of(run, i) >= tokens) return;
     const bool rope = i.word[0] == isa::kTphs || (turns.streams && i.word[isa::linear::epilogue] == isa::kEpilogueRopeHeads);
     Matrix m = {};
     Attention a = {};
-    if (turns.streams) m = begin_matrix(array, heads, run, i, rope, constants, memory, PASS_PACQ_PORTS);
+    if (turns.streams) m = begin_matrix(array, heads, run, i, rope, constants, memory, PASS_GEMV_PORTS);
     if (turns.attends) a = attention_of(run, i);
     TileWalk walk = begin_tiles(m);
     int kv = 0, part = 0, head = 0;
@@ -265,7 +267,7 @@ Turns:
         const int some = left < turns.together ? left : turns.together;
     Tiles:
         for (int tile = 0; tile < (turns.streams ? some : 0); ++tile) {
-            run_next_tile(array, heads, walk, m, run, i, tile * (turns.attends ? tokens : 0), PASS_READ_PORTS, pacq_result, memory);
+            run_next_tile(array, heads, walk, m, run, i, tile * (turns.attends ? tokens : 0), PASS_READ_PORTS, gemv_result, memory);
         }
         if (turns.attends) attend(chip, heads, run, a, turns.stages, kv, head, some, part == 0, constants, memory);
         head += some;
@@ -273,5 +275,5 @@ Turns:
         kv = next ? kv + 1 : kv;
         part = next ? 0 : part + 1;
     }
-    if (turns.streams && is_grouped(m.format)) drop_rows(pacq_result, m.format, m.rows, tokens - first_of(run, i));
+    if (turns.streams && is_grouped(m.format)) drop_rows(gemv_result, m.format, m.rows, tokens - first_of(run, i));
 }

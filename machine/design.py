@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from meadow.machine import operators
 from meadow.machine.engines.engine import Engine
-from meadow.machine.engines.table import absent_number, engine_of, engines, owner
+from meadow.machine.engines.table import absent_number, engine_for, engine_of, engines, owner
 from meadow.machine.memories import Memory
+from meadow.machine.types import Elem
 from meadow.machine.units import BEAT_BYTES, LANE_COLS, LARGEST_CLOCK_MHZ
 
 DEFAULT_TILE_ROWS = 128
@@ -42,6 +43,10 @@ IDENTITY = (
     "score_cap",
     "all_activations",
     "uram",
+    "column_ports",
+    "column_tokens",
+    "column_fifo",
+    "column_clock_mhz",
 )
 """The numbers of a design in the order of the registers that tell them (machine/registers.py).  Engines name theirs.  A number keeps
 its place, and a new one is appended."""
@@ -155,6 +160,15 @@ class Design:
         if not found.ports:
             raise ValueError(f"the design has no engine for {kind.weights}")
         return found
+
+    @property
+    def beside(self) -> Engine | None:
+        """The engine in Verilog, with a clock and registers of its own; None when it has none."""
+        return next((e for e in self.engines if e.own_clock), None)
+
+    def multiplier(self, elem: Elem) -> type[Engine] | None:
+        """The kind of engine that multiplies weights of a type in this design; None when no engine does."""
+        return next((type(e) for e in self.engines if e.multiplies(elem)), engine_for(elem))
 
     def check(self) -> None:
         """Raise ValueError when the numbers do not go together."""

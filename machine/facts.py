@@ -13,10 +13,25 @@ from meadow.machine.instructions import next as next_token
 from meadow.machine.instructions import norm
 from meadow.machine.instructions.instruction import ROLES
 from meadow.machine.isa import CHUNK_SHIFT
-from meadow.machine.storage import embedding, groups
+from meadow.machine.storage import columns, embedding, groups
 from meadow.machine.storage.coded import storage_modules
 
-PORTS = ("weights0", "weights1", "weights2", "weights3", "constants", "memory", "pacq0", "pacq1", "pacq2", "pacq3")
+PORTS = (
+    "weights0",
+    "weights1",
+    "weights2",
+    "weights3",
+    "constants",
+    "memory",
+    "pacq0",
+    "pacq1",
+    "pacq2",
+    "pacq3",
+    "columns0",
+    "columns1",
+    "columns2",
+    "columns3",
+)
 """The AXI ports of a design, by the numbers under which the C simulation counts their traffic."""
 LOOPS = (
     "fetch",
@@ -37,6 +52,8 @@ LOOPS = (
     "feed",
     "results",
     "next",
+    "columns",
+    "sums",
 )
 """The pipelined loops whose iterations and entries are counted."""
 
@@ -62,6 +79,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     ("int", "kConstantsPort", PORTS.index("constants"), "number of the port, by which traffic is counted"),
     ("int", "kMemoryPort", PORTS.index("memory"), ""),
     ("int", "kPacqPort", PORTS.index("pacq0"), "and the three behind it"),
+    ("int", "kColumnsPort", PORTS.index("columns0"), "and the three behind it"),
     ("int", "kPorts", len(PORTS), ""),
     ("int", "kRoles", len(ROLES), ""),
     ("int", "kLoops", len(LOOPS), ""),
@@ -79,6 +97,7 @@ CONSTANTS: tuple[tuple[str, str, int | float, str], ...] = (
     *(("float", f"kGelu{n}", float(v), "") for n, v in enumerate(activation.GELU)),
     ("float", "kGeluMost", float(activation.GELU_MOST), ""),
     *(row for module in storage_modules() for row in getattr(module, "CONSTANTS", ())),
+    *columns.CONSTANTS,
     ("uint32_t", "kGroupedFlag", groups.WORD_FLAG, "format of grouped weights"),
     ("int", "kBandRows", groups.BAND_ROWS, "output features of a port that share a visit of the activations"),
     ("int", "kShortestWindow", groups.SHORTEST_WINDOW, "cycles of a group of a tile and a token, at least"),

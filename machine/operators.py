@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from meadow.machine.units import COLUMN_SUMS
+
 if TYPE_CHECKING:
     from meadow.machine.design import Design
 
@@ -36,6 +38,7 @@ OPERATORS = {
 def units(design: Design) -> dict[str, Counter[str]]:
     """By unit of hls/: its operators.  Loops of a unit that run one after another share theirs."""
     f, t, ports = design.float_lanes, design.token_lanes, design.number("weight_ports")
+    sums = COLUMN_SUMS * (design.number("column_ports") > 0)
     cap, curve = t * design.score_cap, f * design.all_activations
     found: dict[str, dict[str, int]] = {
         "add_bias": {"add": f},
@@ -48,6 +51,7 @@ def units(design: Design) -> dict[str, Counter[str]]:
         "norm_heads": {"add": 1, "multiply": 2 * f, "to float": 1, "divide": 1, "root": 1},
         "norm_rows": {"add": 2 * f, "multiply": 2 * f, "to float": 1, "divide": 1, "root": 1},
         "quantize_rows": {"multiply": f, "divide": 2, "compare": 1},
+        "receive_sums": {"multiply": 2 * sums, "to float": sums},
         "rescale_tile": {"multiply": 2 * ports, "to float": ports},
         "score_group": {
             "add": 4 * cap,

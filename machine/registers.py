@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from meadow.machine.design import IDENTITY, Design
 from meadow.machine.engines.array import Array
-from meadow.machine.engines.pacq import Pacq
 
 IDENTITY_ID = 0x574F444D  # "MDOW"
 IDENTITY_VERSION = 1
-PACQ_ID = 0x51434150  # "PACQ"
-PACQ_VERSION = 1
+GEMV_VERSION = 1
 BLOCK_BYTES = 0x10000
 """Of each block's window in the address map."""
 START, DONE, IDLE, READY = 1, 2, 4, 8
@@ -95,11 +93,11 @@ def identity_offset(number: str) -> int:
     return 0x40 + 4 * IDENTITY.index(number)
 
 
-PACQ_REGISTERS = (
-    Register("ID", 0x00, "read", '"PACQ"'),
+GEMV_REGISTERS = (
+    Register("ID", 0x00, "read", '"PACQ" or "COLS"'),
     Register("VERSION", 0x04, "read", "of commands and registers"),
     Register("SHAPE", 0x08, "read", "ports | lanes << 8 | token lanes << 16"),
-    Register("SIZE", 0x0C, "read", "most tokens | words of activations / 128 << 16"),
+    Register("SIZE", 0x0C, "read", "most tokens | words of activations / 128, or of codes / 8, << 16"),
     Register("DESIGN_ID", 0x10, "read", "digest of the design", 64),
     Register("CONTROL", 0x18, "write", "1: forget everything, counters too"),
     Register("STATUS", 0x1C, "read", "busy | stopped << 1 | draining << 2"),
@@ -116,13 +114,7 @@ PACQ_REGISTERS = (
     Register("BEATS2", 0x68, "read", "of port 2"),
     Register("BEATS3", 0x6C, "read", "of port 3"),
 )
-"""Of rtl/pacq_registers.v."""
-
-
-def pacq_shape(design: Design) -> tuple[int, int]:
-    """What SHAPE and SIZE of a design's pacq_gemv hold."""
-    pacq = design.engine(Pacq)
-    return pacq.ports | pacq.lanes << 8 | pacq.tokens << 16, pacq.most_tokens(design) | pacq.words(design) // 128 << 16
+"""Of rtl/gemv_registers.v."""
 
 
 def offsets(registers: tuple[Register, ...]) -> dict[str, int]:

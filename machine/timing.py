@@ -134,6 +134,9 @@ PIPELINED = {
     "HalveRows": PipelinedLoop("feed", 1, ("compare", "compare")),
     "Receive": PipelinedLoop("results", 1, ("bank",)),
     "Drop": PipelinedLoop("results", 1, ()),
+    # column_gemm
+    "LoadRowScales": PipelinedLoop("load", 1, ("bank",), bus=True),
+    "ReceiveSums": PipelinedLoop("sums", 1, ("bank", "to float", "multiply", "flush", "multiply", "flush")),
     # the next token
     "Likeliest": PipelinedLoop("next", 1, ("bank", "compare", "compare", "compare"), bus=True),
     "LoadEnds": PipelinedLoop("next", 1, ("bank", "compare"), bus=True),
@@ -157,7 +160,7 @@ def stages(design: Design) -> dict[str, Stage]:
 
 @cache
 def _stages(chosen: frozenset[str]) -> dict[str, Stage]:
-    found = {"pacq": Stage(1, CONTROL)}  # pacq_gemv's own cycles, which its engine counts
+    found = {name: Stage(1, CONTROL) for name in ("pacq", "columns")}  # cycles of engines in Verilog, which those count
     for loop in PIPELINED.values():
         if loop.stage:
             depth = loop.depth(chosen) + BUS_LATENCY * loop.bus

@@ -13,6 +13,8 @@ LOOKUP_LANES = 16
 """Chunk ids that the look-up unit of the published scheme resolves in one cycle."""
 CODE_BITS = 14
 """Bits of the longest prefix code.  A longer one gains 0.1 % of the bytes, 12 bits lose 0.4 % (docs/decisions/0010)."""
+COLUMN_SUMS = 8
+"""INT32 sums that column_gemm gives in a cycle."""
 LARGEST_CLOCK_MHZ = 600
 """No fabric of this kind is faster."""
 

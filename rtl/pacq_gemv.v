@@ -80,36 +80,13 @@ module pacq_gemv #(
     wire [31:0] watchdog;
     wire [PORTS-1:0] bus_error, reading, draining;
     wire [2*PORTS-1:0] responses;
-    reg stopped_q;
-    reg [31:0] error_q, quiet_q;
-    (* keep *) reg core_rst;  // a cycle later, so that it reaches everything
-    always @(posedge clk_i) core_rst <= rst_i || stopped_q || clear;
-    reg late, quiet_now_q;
-    wire quiet = reading != 0 && (m_axi_rvalid & m_axi_rready) == 0 && (m_axi_arvalid & m_axi_arready) == 0;
-    reg [1:0] where, response;
-    integer e;
-    always @* begin
-        where = 2'd0;
-        response = 2'd0;
-        for (e = PORTS - 1; e >= 0; e = e - 1) begin
-            if (bus_error[e]) begin
-                where = e[1:0];
-                response = responses[2*e+:2];
-            end
-        end
-    end
-    always @(posedge clk_i) begin
-        quiet_now_q <= quiet;
-        quiet_q <= rst_i || clear || !quiet_now_q ? 32'd0 : quiet_q + 32'd1;
-        late <= quiet_q >= watchdog;
-        if (rst_i || clear) begin
-            stopped_q <= 1'b0;
-            error_q <= 32'd0;
-        end else if (!stopped_q && (bad_command || bus_error != 0 || late)) begin
-            stopped_q <= 1'b1;
-            error_q <= bus_error != 0 ? {14'd0, response, 6'd0, where, 8'd2} : bad_command ? 32'd1 : 32'd3;
-        end
-    end
+    wire stopped, core_rst;
+    wire [31:0] error;
+    gemv_faults #(.PORTS(PORTS)) u_faults (
+        .clk_i(clk_i), .rst_i(rst_i), .clear_i(clear), .bad_command_i(bad_command), .bus_error_i(bus_error), .responses_i(responses),
+        .quiet_i(reading != 0 && (m_axi_rvalid & m_axi_rready) == 0 && (m_axi_arvalid & m_axi_arready) == 0),
+        .watchdog_i(watchdog), .stopped_o(stopped), .core_rst_o(core_rst), .error_o(error)
+    );
 
     // -- commands ----------------------------------------------------------------------------------------------------
     wire command_ready, geometry_valid, activation_ready, result_valid, result_last;
@@ -121,16 +98,16 @@ module pacq_gemv #(
     wire split_ready, issue_ready, load_ready, order_ready;
     wire all_ready = (&region_ready) && split_ready && issue_ready && load_ready && order_ready;
     wire spread = geometry_valid && all_ready;
-    assign s_axis_command_tready = stopped_q || (command_ready && !core_rst);
-    assign s_axis_activation_tready = stopped_q || activation_ready;
-    assign m_axis_result_tvalid = stopped_q || result_valid;
-    assign m_axis_result_tdata = stopped_q ? {32 * PORTS{1'b0}} : result;
-    assign m_axis_result_tlast = stopped_q || result_last;
+    assign s_axis_command_tready = stopped || (command_ready && !core_rst);
+    assign s_axis_activation_tready = stopped || activation_ready;
+    assign m_axis_result_tvalid = stopped || result_valid;
+    assign m_axis_result_tdata = stopped ? {32 * PORTS{1'b0}} : result;
+    assign m_axis_result_tlast = stopped || result_last;
     pacq_commands #(
         .PORTS(PORTS), .LANES(LANES), .TOKEN_LANES(TOKEN_LANES), .MAX_TOKENS(MAX_TOKENS), .ACTIVATION_WORDS(ACTIVATION_WORDS),
         .ADDRESS_WIDTH(ADDRESS_WIDTH)
     ) u_commands (
-        .clk_i(clk_i), .rst_i(core_rst), .command_i(s_axis_command_tdata), .valid_i(s_axis_command_tvalid && s_axis_command_tready && !stopped_q),
+        .clk_i(clk_i), .rst_i(core_rst), .command_i(s_axis_command_tdata), .valid_i(s_axis_command_tvalid && s_axis_command_tready && !stopped),
         .ready_o(command_ready), .addresses_o(addresses), .beats_o(region_beats), .geometry_o(geometry),
         .valid_o(geometry_valid), .ready_i(all_ready), .error_o(bad_command)
     );
@@ -166,10 +143,10 @@ module pacq_gemv #(
     genvar p, k, l, t, s;
     generate
         for (p = 0; p < PORTS; p = p + 1) begin : g_fetch
-            pacq_fetch #(
+            stream_fetch #(
                 .ADDRESS_WIDTH(ADDRESS_WIDTH), .FIFO_BEATS(FIFO_BEATS), .ULTRA(ULTRA), .MAX_BURST(MAX_BURST), .QUEUE(QUEUE)
             ) u_fetch (
-                .clk_i(clk_i), .rst_i(rst_i), .clear_i(stopped_q || clear), .draining_o(draining[p]), .reading_o(reading[p]),
+                .clk_i(clk_i), .rst_i(rst_i), .clear_i(stopped || clear || core_rst), .draining_o(draining[p]), .reading_o(reading[p]),
                 .region_address_i(addresses[ADDRESS_WIDTH*p+:ADDRESS_WIDTH]), .region_beats_i(region_beats),
                 .region_valid_i(spread), .region_ready_o(region_ready[p]),
                 .m_axi_araddr(m_axi_araddr[ADDRESS_WIDTH*p+:ADDRESS_WIDTH]), .m_axi_arlen(m_axi_arlen[8*p+:8]),
@@ -218,7 +195,7 @@ module pacq_gemv #(
     wire waits_weights, waits_activations, waits_results;
     pacq_activations #(.TOKEN_LANES(TOKEN_LANES), .WORDS(ACTIVATION_WORDS), .ULTRA(ULTRA)) u_activations (
         .clk_i(clk_i), .rst_i(core_rst), .geometry_i(g_load), .geometry_valid_i(v_load), .geometry_ready_o(r_load),
-        .s_axis_tdata(s_axis_activation_tdata), .s_axis_tvalid(s_axis_activation_tvalid && !stopped_q),
+        .s_axis_tdata(s_axis_activation_tdata), .s_axis_tvalid(s_axis_activation_tvalid && !stopped),
         .s_axis_tready(activation_ready), .loaded_o(loaded), .free_i(give_back), .free_words_i(give_words),
         .read_i(activation_at), .halves_o(halves), .sums_o(shared)
     );
@@ -305,10 +282,10 @@ module pacq_gemv #(
     pacq_results #(.PORTS(PORTS), .SCALES(SCALES), .TOKEN_LANES(TOKEN_LANES)) u_results (
         .clk_i(clk_i), .rst_i(core_rst), .geometry_i(g_order), .geometry_valid_i(v_order), .geometry_ready_o(r_order),
         .valid_i(result_ready), .results_i(results), .room_o(room), .m_axis_tdata(result), .m_axis_tvalid(result_valid),
-        .m_axis_tlast(result_last), .m_axis_tready(m_axis_result_tready && !stopped_q)
+        .m_axis_tlast(result_last), .m_axis_tready(m_axis_result_tready && !stopped)
     );
 
-    pacq_registers #(
+    gemv_registers #(
         .SHAPE(PORTS | LANES << 8 | TOKEN_LANES << 16), .SIZE(MAX_TOKENS | ACTIVATION_WORDS / 128 << 16), .DESIGN_ID(DESIGN_ID),
         .PORTS(PORTS)
     ) u_registers (
@@ -318,7 +295,7 @@ module pacq_gemv #(
         .s_axil_bvalid(s_axil_bvalid), .s_axil_bready(s_axil_bready), .s_axil_araddr(s_axil_araddr),
         .s_axil_arvalid(s_axil_arvalid), .s_axil_arready(s_axil_arready), .s_axil_rdata(s_axil_rdata),
         .s_axil_rresp(s_axil_rresp), .s_axil_rvalid(s_axil_rvalid), .s_axil_rready(s_axil_rready), .clear_o(clear),
-        .watchdog_o(watchdog), .busy_i(v_order), .stopped_i(stopped_q), .draining_i(draining != 0), .error_i(error_q),
+        .watchdog_o(watchdog), .busy_i(v_order), .stopped_i(stopped), .draining_i(draining != 0), .error_i(error),
         .command_i(spread), .waits_weights_i(waits_weights), .waits_activations_i(waits_activations),
         .waits_results_i(waits_results), .waits_multipliers_i(beats_there && !take_beats),
         .beats_i(m_axi_rvalid & m_axi_rready)

@@ -97,6 +97,15 @@ def tiny_package(tiny_int8: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_columns(tiny_int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its weights column by column."""
+    folder = tmp_path_factory.mktemp("columns") / "tiny"
+    settings = (("column_ports", 4), ("column_tokens", 8), ("block", 8))
+    compile_model(tiny_int8, boards.load("zcu102"), folder, Options(settings=settings))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def results_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that tests share stays as it was compiled, whichever test runs a benchmark on it."""

@@ -42,6 +42,15 @@ DESIGNS = {
     "odd block and context": ("zcu102", Options(settings=(("block", 13), ("context", 101)))),
     "gemm, odd block": ("zcu102", Options(dataflow="gemm", settings=(("block", 13), ("context", 101)))),
     "meadow-paper": ("zcu102", Options(design="meadow-paper")),
+    "columns": ("zcu102", Options(settings=(("column_ports", 4), ("column_tokens", 16)))),
+    "columns, two ports, gemm": (
+        "kv260",
+        Options(dataflow="gemm", settings=(("column_ports", 2), ("column_tokens", 8), ("context", 101))),
+    ),
+    "columns, one port, odd block": (
+        "zcu102",
+        Options(settings=(("column_ports", 1), ("column_tokens", 16), ("block", 13), ("tile_rows", 64))),
+    ),
 }
 
 
@@ -108,7 +117,7 @@ def test_packed_weights_give_the_bits_of_raw_weights(
 
 @pytest.mark.csim
 @pytest.mark.parametrize("device", ["emulator", "csim"])
-@pytest.mark.parametrize("name", ["zcu102", "gemm"])
+@pytest.mark.parametrize("name", ["zcu102", "gemm", "columns"])
 def test_a_flipped_weight_bit_changes_the_digest(name: str, device: str, packages: dict[str, Path]) -> None:
     with Session(packages[name], device) as session:
         session.prefill(TOKENS[:9], logits="all")

@@ -16,7 +16,7 @@ BENCHMARKS = {
     "paper": ("meadow.cli.bench.paper", "The cost model beside the figures of MEADOW, and on boards of today."),
     "emulator": ("meadow.cli.bench.emulator", "Tokens per second of emulator and C simulation beside onnxruntime."),
     "llm": ("meadow.cli.bench.llm", "pp512 and tg128: prompts and answers in tokens per second."),
-    "bus": ("meadow.cli.bench.bus", "Beats of pacq_gemv that carry weights, counted in its Verilog."),
+    "bus": ("meadow.cli.bench.bus", "Beats of pacq_gemv or column_gemm that carry weights, counted in Verilog."),
     "decode": (
         "meadow.cli.bench.decode",
         "Tokens per second of a grouped model: linears simulated, the rest modelled.",

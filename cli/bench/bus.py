@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench bus: Prints the beats of pacq_gemv that carry weights."""
+"""bench bus: Prints the beats of an engine in Verilog that carry weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from meadow.cli import results
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
 from meadow.evidence.bench.bus import measure
+from meadow.evidence.ladder.beside import require_side
 from meadow.evidence.ladder.verilog import IDEAL, bandwidth, ddr4, jobs, program
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.package.read import Package, load
 
 
@@ -22,7 +22,7 @@ from meadow.machine.package.read import Package, load
 @click.option("--layer", type=int, default=0, show_default=True, help="Which layer's linears run, in program order.")
 @json_option
 def bus_command(package: Path, layer: int, as_json: bool) -> None:
-    """Count the beats of pacq_gemv's ports over the linears of a layer, and the head, of PACKAGE: simulated in Verilog.
+    """Count the beats of the ports of pacq_gemv or column_gemm over the linears of a layer, and the head, of PACKAGE: simulated in Verilog.
 
     A beat is payload when it carries weights, scales or minima; nothing else is read.  `ideal` is a memory that never stalls, `ddr4`
     that of the cost model: nine tenths of the board's bandwidth, refresh counted, and 200 to 400 ns of latency.
@@ -32,6 +32,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
       meadowc bench bus build/smollm2-int4
     """
     made = load(package)
+    engine = require_side(made).engine
     with stages(("activations", "building", "ideal", "ddr4"), as_json) as show:
         show("activations", "from the emulator")
         _, work = jobs(made)
@@ -41,7 +42,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         show("building", "Verilator")
         program(made)
         rows = []
-        memories = {"ideal": IDEAL, "ddr4": ddr4(made.design.engine(Pacq).clock_mhz, bandwidth(made))}
+        memories = {"ideal": IDEAL, "ddr4": ddr4(engine.clock(made.design), bandwidth(made))}
         for name, memory in memories.items():
             for what, some in ((f"layer {layer}", one), ("head", work[-1:])):
                 show(name, what)
@@ -53,7 +54,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
         emit_json(
             {
                 "kind": "simulated (Verilator, the package's own Verilog)",
-                "clock_mhz": made.design.engine(Pacq).clock_mhz,
+                "clock_mhz": engine.clock(made.design),
                 "ideal": ideal,
                 "ddr4": offered,
                 "rows": rows,
@@ -65,7 +66,7 @@ def bus_command(package: Path, layer: int, as_json: bool) -> None:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     shown = table(
-        "payload beats of pacq_gemv (simulated in Verilog)",
+        "payload beats (simulated in Verilog)",
         "memory",
         "what",
         "cycles",

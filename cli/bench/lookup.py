@@ -16,7 +16,6 @@ from meadow.cli.trust import trust_option
 from meadow.evidence.bench import decode
 from meadow.evidence.bench.lookup import measure
 from meadow.evidence.ladder.verilog import program
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.package.read import Package
 from meadow.runtime.drafts import GAMMA, MOST
 
@@ -33,7 +32,7 @@ from meadow.runtime.drafts import GAMMA, MOST
 def lookup_command(package: Path, gamma: int, max_tokens: int, device: str, trust: bool, as_json: bool) -> None:
     """Answer prompts that ask for summaries and for edited code with PACKAGE, with drafts from the text so far and without.
 
-    The time of a run is counted in the simulated Verilog where weights are grouped, else modelled.
+    The time of a run is counted in the simulated Verilog where an engine of the design is Verilog, else modelled.
 
     \b
     Example:
@@ -42,7 +41,7 @@ def lookup_command(package: Path, gamma: int, max_tokens: int, device: str, trus
     with opened(package, device, True, trust) as session, stages(("simulating", "answering"), as_json) as show:
         made = session.package
         counted = None
-        if made.design.engine(Pacq).ports:
+        if made.design.beside is not None:
             show("simulating", f"runs of 1 to {gamma + 1} tokens")
             counted = pass_times(made, gamma + 1)
         result = measure(session, gamma, max_tokens, counted, lambda what: show("answering", what))

@@ -58,8 +58,8 @@ def _words(package: Package, block: str) -> list[str]:
     """What a block is made of."""
     design = package.design
     own = [engine for engine in design.engines if engine.own_clock]
-    if block == "pacq_gemv":
-        engine = next(e for e in own if e.name == block)
+    engine = next((e for e in own if e.name == block), None)
+    if engine is not None:
         shape = engine.describe(design).partition(" with ")[2]
         return [f"Verilog, {engine.clock(design)} MHz", *_wrapped(shape)]
     lines = [f"HLS C++, {design.clock_mhz} MHz"]

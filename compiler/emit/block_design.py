@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from meadow.boards import Board
 from meadow.boards.clocks import SOURCE_MHZ
+from meadow.compiler.emit.verilog import shape_of
 from meadow.machine.design import Design
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.registers import BLOCK_BYTES
 
 CONTROL_BASE = 0xA000_0000
@@ -23,7 +23,7 @@ INTERRUPT = 121
 DDR_LOW, DDR_LOW_BYTES = 0x0, 0x8000_0000
 DDR_HIGH = 0x8_0000_0000
 PS, CLOCKS = "zynq_ps", "clocks"
-ENGINE, IDENTITY, PACQ = "meadow_engine", "meadow_identity", "pacq_gemv"
+ENGINE, IDENTITY = "meadow_engine", "meadow_identity"
 GP_OF_PORT = {"HPC0": 0, "HPC1": 1, "HP0": 2, "HP1": 3, "HP2": 4, "HP3": 5}
 """S_AXI_GPn of the PS block, by the port's name in the manual (PG201)."""
 AFIFM_OF_PORT = {
@@ -113,7 +113,7 @@ def memory_pins(design: Design) -> tuple[str, ...]:
 
 def control_blocks(design: Design) -> dict[str, int]:
     """Address of each block of registers, by its cell."""
-    names = [ENGINE, IDENTITY] + [PACQ] * (design.engine(Pacq).ports > 0)
+    names = [ENGINE, IDENTITY] + ([design.beside.name] if design.beside is not None else [])
     return {name: CONTROL_BASE + n * BLOCK_BYTES for n, name in enumerate(names)}
 
 
@@ -145,8 +145,9 @@ def block_design(design: Design, board: Board) -> BlockDesign:
     w.cells.append(Cell(PS, "ip", "xilinx.com:ip:zynq_ultra_ps_e", _processor(board, ports)))
     w.cells.append(Cell(CLOCKS, "ip", "xilinx.com:ip:clk_wiz", _wizard(clocks)))
     _lay_control(w, blocks, len(clocks))
-    if PACQ in blocks:
-        _lay_pacq(w)
+    shape = shape_of(design)
+    if shape is not None:
+        _lay_beside(w, shape.module, shape.top)
     for pin, port in ports.items():
         _lay_memory(w, pin, port, board)
     nets: list[tuple[str, tuple[str, ...]]] = [(f"{ENGINE}/interrupt", (f"{PS}/pl_ps_irq0",))]
@@ -158,8 +159,10 @@ def block_design(design: Design, board: Board) -> BlockDesign:
         nets.append((f"reset_{n}/peripheral_reset", tuple(w.high[n])))
     nets.append((f"{PS}/pl_resetn0", tuple(f"reset_{n}/ext_reset_in" for n in range(len(clocks)))))
     nets.append((f"{CLOCKS}/locked", tuple(f"reset_{n}/dcm_locked" for n in range(len(clocks)))))
-    registers = {ENGINE: "s_axi_control/Reg", IDENTITY: "s_axil/reg0", PACQ: "s_axil/reg0"}
-    w.segments += [Segment(f"{PS}/Data", f"{name}/{registers[name]}", at, BLOCK_BYTES) for name, at in blocks.items()]
+    w.segments += [
+        Segment(f"{PS}/Data", f"{name}/{'s_axi_control/Reg' if name == ENGINE else 's_axil/reg0'}", at, BLOCK_BYTES)
+        for name, at in blocks.items()
+    ]
     made = BlockDesign(
         design, board, tuple(w.cells), tuple(w.interfaces), tuple(nets), tuple(w.segments), ports, clocks
     )
@@ -203,23 +206,25 @@ def _lay_control(w: _Wiring, blocks: dict[str, int], clocks: int) -> None:
         Cell(IDENTITY, "module", "meadow_identity"),
         Cell("control", "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": len(blocks), "NUM_CLKS": clocks}),
     ]
-    slaves = {ENGINE: "s_axi_control", IDENTITY: "s_axil", PACQ: "s_axil"}
     w.interfaces.append((f"{PS}/M_AXI_HPM0_FPD", "control/S00_AXI"))
-    w.interfaces += [(f"control/M{n:02d}_AXI", f"{name}/{slaves[name]}") for n, name in enumerate(blocks)]
+    w.interfaces += [
+        (f"control/M{n:02d}_AXI", f"{name}/{'s_axi_control' if name == ENGINE else 's_axil'}")
+        for n, name in enumerate(blocks)
+    ]
     w.domains[0] += [f"{PS}/maxihpm0_fpd_aclk", "control/aclk", f"{ENGINE}/ap_clk", f"{IDENTITY}/clk_i"]
     w.low[0] += ["control/aresetn", f"{ENGINE}/ap_rst_n"]
     w.high[0].append(f"{IDENTITY}/rst_i")
 
 
-def _lay_pacq(w: _Wiring) -> None:
-    """pacq_gemv on the second clock, and a clock converter in each of its streams."""
-    w.cells.append(Cell(PACQ, "module", "pacq_top"))
-    w.domains[1] += ["control/aclk1", f"{PACQ}/clk_i"]
-    w.high[1].append(f"{PACQ}/rst_i")
+def _lay_beside(w: _Wiring, cell: str, top: str) -> None:
+    """The engine in Verilog on the second clock, and a clock converter in each of its streams."""
+    w.cells.append(Cell(cell, "module", top))
+    w.domains[1] += ["control/aclk1", f"{cell}/clk_i"]
+    w.high[1].append(f"{cell}/rst_i")
     for name, source, sink, out in (
-        ("command_clocks", f"{ENGINE}/pacq_command", f"{PACQ}/s_axis_command", True),
-        ("activation_clocks", f"{ENGINE}/pacq_activation", f"{PACQ}/s_axis_activation", True),
-        ("result_clocks", f"{PACQ}/m_axis_result", f"{ENGINE}/pacq_result", False),
+        ("command_clocks", f"{ENGINE}/gemv_command", f"{cell}/s_axis_command", True),
+        ("activation_clocks", f"{ENGINE}/gemv_activation", f"{cell}/s_axis_activation", True),
+        ("result_clocks", f"{cell}/m_axis_result", f"{ENGINE}/gemv_result", False),
     ):
         w.cells.append(Cell(name, "ip", "xilinx.com:ip:axis_clock_converter"))
         w.interfaces += [(source, f"{name}/S_AXIS"), (f"{name}/M_AXIS", sink)]
@@ -230,7 +235,7 @@ def _lay_pacq(w: _Wiring) -> None:
 
 def _lay_memory(w: _Wiring, pin: str, port: str, board: Board) -> None:
     """The SmartConnect between one master and its memory port, and what the master finds behind it."""
-    connect, domain = f"{port.lower()}_connect", int(pin.startswith(PACQ))
+    connect, domain = f"{port.lower()}_connect", int(not pin.startswith(ENGINE))
     w.cells.append(Cell(connect, "ip", "xilinx.com:ip:smartconnect", {"NUM_SI": 1, "NUM_MI": 1}))
     w.interfaces += [(pin, f"{connect}/S00_AXI"), (f"{connect}/M00_AXI", f"{PS}/S_AXI_{port}_FPD")]
     w.domains[domain] += [f"{connect}/aclk", f"{PS}/saxi{port.lower()}_fpd_aclk"]

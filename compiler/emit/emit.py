@@ -21,6 +21,7 @@ from meadow.machine import facts
 from meadow.machine.arithmetic.int8 import EXP_FRACTION_BITS, LOG2E, ONE_PROBABILITY, exp2_table
 from meadow.machine.design import Design
 from meadow.machine.engines.array import Array
+from meadow.machine.engines.columns import Columns
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UsageError
 from meadow.machine.instructions import table
@@ -31,6 +32,8 @@ KERNELS = (
     "types.hpp",
     "memory.hpp",
     "arithmetic.hpp",
+    "gemv.hpp",
+    "columns.hpp",
     "pacq.hpp",
     "weights.hpp",
     "array.hpp",
@@ -43,7 +46,18 @@ KERNELS = (
     "steps.hpp",
     "sequencer.hpp",
 )
-SHIMS = ("ap_int.h", "hls_stream.h", "hls_math.h", "traffic.hpp", "lanes.hpp", "pacq.hpp", "cosim.hpp", "csim.cpp")
+SHIMS = (
+    "ap_int.h",
+    "hls_stream.h",
+    "hls_math.h",
+    "traffic.hpp",
+    "lanes.hpp",
+    "gemv.hpp",
+    "columns.hpp",
+    "pacq.hpp",
+    "cosim.hpp",
+    "csim.cpp",
+)
 TEMPLATES = ("config.hpp.j2", "top.cpp.j2")
 PRAGMAS = {
     "INTERFACE",
@@ -104,6 +118,8 @@ def sources(design: Design, version: str) -> dict[str, str]:
         "design": design,
         "array": design.engine(Array),
         "pacq": design.engine(Pacq),
+        "columns": design.engine(Columns),
+        "gemv": design.beside is not None,
         "banner": _banner(design, version),
         "beat_bytes": BEAT_BYTES,
         "lane_cols": LANE_COLS,
@@ -127,9 +143,9 @@ def sources(design: Design, version: str) -> dict[str, str]:
         files[f"hls/{name}"] = (folder / name).read_text()
     for name in SHIMS:
         files[f"hls/sim/{name}"] = (folder / "sim" / name).read_text()
-    if design.engine(Pacq).ports:
-        files |= {f"rtl/{name}": text for name, text in verilog.sources().items()}
-        files[f"rtl/{verilog.TOP}"] = verilog.top(verilog.shape_of(design), design.id, str(values["banner"]))
+    if (shape := verilog.shape_of(design)) is not None:
+        files |= {f"rtl/{name}": text for name, text in verilog.sources(shape).items()}
+        files[f"rtl/{shape.top}.v"] = verilog.top(shape, design.id, str(values["banner"]))
     return files
 
 

@@ -359,7 +359,7 @@ def _packing_rows(
                 "cols": part.layout.cols,
                 "ports": part.layout.ports,
                 "first_row": part.first_row,
-                "streams": [where(f"{part.name}.{port}") for port in range(part.layout.ports)],
+                "streams": [where(f"{part.name}.{port}") for port in range(len(p.streams))],
                 "bytes": p.nbytes,
                 "bits_per_weight": round(p.bits_per_weight, 4),
                 "entropy_bits": round(p.entropy, 4),

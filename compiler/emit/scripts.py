@@ -16,7 +16,6 @@ from meadow.compiler.emit.block_design import CLOCKS, ENGINE, PS, BlockDesign, C
 from meadow.compiler.emit.testbench import BASES, PROGRAM, TOKENS, testbench
 from meadow.machine.design import Design
 from meadow.machine.engines.array import Array
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.instructions import table
 from meadow.machine.registers import (
     BLOCK_BYTES,
@@ -36,7 +35,7 @@ def texts(environment: Environment, design: Design, made: BlockDesign, banner: s
     """File name in the package -> text."""
     board, bench = made.board, testbench(design)
     period = f"{1000 / design.clock_mhz:.3f}".rstrip("0").rstrip(".")
-    engines = {"array": design.engine(Array), "pacq": design.engine(Pacq)}
+    engines = {"array": design.engine(Array), "gemv": design.beside is not None}
     common = {
         "banner": banner,
         "board": board,

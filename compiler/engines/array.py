@@ -92,7 +92,7 @@ class ArrayPlanner(Planner[Array]):
 
     def refuse(self, fixed: Mapping[str, int], packing: str) -> None:
         super().refuse(fixed, packing)
-        if packing != "auto":
+        if packing != "auto" and not fixed.get("column_ports"):
             raise UsageError(
                 f"--packing {packing}: every matrix is of grouped weights, which are streamed as they are; drop it"
             )

@@ -13,11 +13,13 @@ from typing import ClassVar, Generic, TypeVar
 
 from meadow.boards import Board
 from meadow.compiler.engines.stored import Part, Stored, Streamed
-from meadow.machine.design import IDENTITY
+from meadow.machine.design import IDENTITY, Design
 from meadow.machine.engines.engine import Engine
 from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import UsageError
+from meadow.machine.memories import Memory
 from meadow.machine.types import Elem, Weight
+from meadow.machine.units import BEAT_BYTES
 
 OTHER_PORTS = 2
 """Beside the ports for weights: one for constants (read only), one for activations and the KV cache."""
@@ -106,6 +108,10 @@ class Planner(Generic[E]):
         """What the search tries: `search`, as far as this start of it allows."""
         return self.search
 
+    def blocks(self, engine: E) -> tuple[int, ...]:
+        """Tokens of a block that the search tries, where the engine takes but few; else nothing."""
+        return ()
+
     def possible(self, engine: E, block: int, head_dim: int) -> bool:
         """Whether the engine takes blocks of so many tokens and heads of this size."""
         return True
@@ -133,7 +139,27 @@ def _is_planner(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Planner) and value is not Planner
 
 
-def planner_for(elem: Elem) -> Planner[Engine] | None:
-    """The planner of the engine that multiplies weights of a type; None when no engine does."""
-    kind = engine_for(elem)
+def planner_for(elem: Elem, design: Design | None = None) -> Planner[Engine] | None:
+    """The planner of the engine that multiplies weights of a type, usually or in a design; None when no engine does."""
+    kind = design.multiplier(elem) if design is not None else engine_for(elem)
     return None if kind is None else planners()[kind]
+
+
+FIFO = (4096, 2048, 1024, 512)
+"""Beats that a port may read ahead: 64 KiB each is what streams while a layer attends (docs/decisions/0014)."""
+FIFO_SHARE = 0.12
+"""Of the board's BRAM that these FIFOs take at most."""
+ULTRA_SHARE = 0.25
+"""Of its UltraRAM, where it has some."""
+
+
+def read_ahead(needs: Needs, ports: int) -> int:
+    """Beats that each port of an engine reads ahead on a board."""
+    ultra = needs.fixed.get("uram", needs.board.uram)
+    fifos = {n: Memory(ports, n, 8 * BEAT_BYTES) for n in FIFO}
+    affordable = [
+        n
+        for n, m in fifos.items()
+        if (m.uram <= ULTRA_SHARE * needs.board.uram if ultra else m.bram36 <= FIFO_SHARE * needs.bram36)
+    ]
+    return max(affordable, default=min(FIFO))

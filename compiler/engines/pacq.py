@@ -11,22 +11,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, Problem
+from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, Problem, read_ahead
 from meadow.compiler.engines.stored import Part, Stored, Streamed, counts_of, entropy_of, zeros
 from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import UnsupportedModel
-from meadow.machine.memories import Memory
 from meadow.machine.program import CHUNK_LIMIT
 from meadow.machine.storage.groups import BAND_ROWS, LARGEST, MOST_GROUPS, SMALLEST, GroupFormat, GroupLayout
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES
-
-FIFO = (4096, 2048, 1024, 512)
-"""Beats that a port may read ahead: 64 KiB each is what streams while a layer attends (docs/decisions/0014)."""
-FIFO_SHARE = 0.12
-"""Of the board's BRAM that these FIFOs take at most."""
-ULTRA_SHARE = 0.25
-"""Of its UltraRAM, where it has some."""
 
 
 class PacqPlanner(Planner[Pacq]):
@@ -69,14 +61,7 @@ class PacqPlanner(Planner[Pacq]):
                 f"heads of {needs.head_dim} are no whole tiles of {rows} rows of grouped weights; use more bits"
             )
         ports = fixed.get("pacq_ports", max(possible))
-        ultra = fixed.get("uram", board.uram)
-        fifos = {n: Memory(ports, n, 8 * BEAT_BYTES) for n in FIFO}
-        affordable = [
-            n
-            for n, m in fifos.items()
-            if (m.uram <= ULTRA_SHARE * board.uram if ultra else m.bram36 <= FIFO_SHARE * needs.bram36)
-        ]
-        fifo = fixed.get("pacq_fifo", max(affordable, default=min(FIFO)))
+        fifo = fixed.get("pacq_fifo", read_ahead(needs, ports))
         clock = fixed.get("pacq_clock_mhz", board.pacq_clock_mhz)
         return Pacq(ports, lanes, fixed.get("pacq_tokens", 1), fifo, clock)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from meadow.compiler.engines.stored import Stored
 from meadow.compiler.graph.graph import Graph, Node
+from meadow.compiler.graph.ops import Threshold
 from meadow.compiler.program.parts import tile_rows, weight_parts
 from meadow.compiler.program.tables import rotary_names
 from meadow.machine.design import Design
-from meadow.machine.engines.table import engine_for
+from meadow.machine.engines.table import engine_for, engine_of
 from meadow.machine.isa import Epilogue, Opcode, Value
 from meadow.machine.program import Buffer
 from meadow.machine.step import NOWHERE, Slot, Step
@@ -21,12 +22,14 @@ from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES, LANE_COLS
 
 Operands = dict[str, Slot | Value]
+LONG = 8 << 20
+"""Weights of a matrix that takes 0.5 ms to read at 17 GB/s: the list of live columns takes some microseconds, which nothing hides."""
 NO_OPTIONS: Operands = {"options": 0, "bias": NOWHERE, "gain": NOWHERE, "eps": 0.0}
 """Of a linear whose results go to the epilogue as they are (machine/instructions/options.py)."""
 
 
 def takes_floats(weight: Weight) -> bool:
-    """Whether the engine of a weight takes FP32 rows, and not INT8 codes with a scale per token."""
+    """Whether the engine of a weight takes FP32 rows, and not INT8 codes with a scale per token; engines of one type agree."""
     kind = engine_for(weight.elem)
     return kind is not None and kind.activations == "float"
 
@@ -123,8 +126,14 @@ class Assembly:
         codes, scale = self.quantized(node)
         return {"codes": self.slot(codes), "scale": self.slot(scale)}
 
-    def weights(self, name: str) -> Operands:
-        """The operands by which a step finds its weights."""
+    def live(self, source: str, weight: Weight) -> bool:
+        """Whether a decoded token is to read only the columns of its weights that it needs: where a threshold cuts what it meets, and
+        where a matrix is so long that waiting for the list of columns does not matter."""
+        cut = isinstance(self.by_name[source].op, Threshold)
+        return self.phase == "decode" and (cut or weight.size >= LONG)
+
+    def weights(self, name: str, live: bool = False) -> Operands:
+        """The operands by which a step finds its weights, all of them or the columns that its activations need."""
         p = self.packed[name]
         made: Operands = {"reuse": 0, "hold": 0}
         for port in range(4):
@@ -132,6 +141,9 @@ class Assembly:
         made |= {"format": 0, "directory": NOWHERE, "table": NOWHERE, "entries": 0, "weight_scale": NOWHERE}
         for field_name, value in p.operands().items():
             made[field_name] = self.slot(f"{name}.{value}") if isinstance(value, str) else value
+        if live:
+            word = int(made["format"])  # type: ignore[arg-type]
+            made["format"] = engine_of(word).live_word(word)
         return made
 
     def linear(self, node: Node, source: str, epilogue: Epilogue, extra: Operands) -> None:
@@ -141,7 +153,7 @@ class Assembly:
         for part in self.parts_of[weight]:
             operands: Operands = {
                 **inputs,
-                **self.weights(part.name),
+                **self.weights(part.name, self.live(source, self.graph.weights[weight])),
                 "rows": part.layout.rows,
                 "cols": part.layout.operand_cols,
                 "tile_rows": tile_rows(node, self.readers, self.design),

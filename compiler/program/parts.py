@@ -66,7 +66,7 @@ def weight_parts(graph: Graph, design: Design) -> dict[str, list[Part]]:
     for node in graph.nodes:
         if isinstance(node.op, Linear):
             weight = graph.weight_of(node)
-            planner = planner_for(weight.elem)
+            planner = planner_for(weight.elem, design)
             assert planner is not None, weight
             engine, tile = design.engine(planner.kind), tile_rows(node, readers, design)
             op = queried(node, readers)

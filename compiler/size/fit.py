@@ -6,7 +6,7 @@ Decides sizes only; lower.py decides the order of the work.  Resource figures ar
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from meadow.boards import Board, clock_problems
@@ -18,6 +18,7 @@ from meadow.compiler.size.memory import memory_of
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search, smallest
 from meadow.machine.design import DEFAULT_TILE_ROWS, SETTABLE, Design
 from meadow.machine.engines.engine import Engine
+from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.instructions.options import EVERYWHERE
 from meadow.machine.storage.rows import padded
@@ -155,12 +156,20 @@ def _planners(matrices: list[Weight], fixed: dict[str, int], packing: str) -> di
     """
     used: dict[Planner[Engine], list[Weight]] = {}
     for planner in planners().values():
-        mine = [w for w in matrices if planner.kind.multiplies(w.elem)]
+        mine = [w for w in matrices if planner.kind.multiplies(w.elem) and planner.kind in _kinds(w, fixed)]
         if mine:
             used[planner] = mine
         else:
             planner.refuse(fixed, packing)
     return used
+
+
+def _kinds(weight: Weight, fixed: Mapping[str, int]) -> set[type[Engine] | None]:
+    """The engine that takes a matrix: one that takes another's place where the user gives it ports."""
+    asked: set[type[Engine] | None] = {
+        k for k in planners() if k.instead and fixed.get(k.ports_name()) and k.multiplies(weight.elem)
+    }
+    return asked or {engine_for(weight.elem)}
 
 
 def _settings(settings: dict[str, int], named: str, optimize: str) -> dict[str, int]:
@@ -194,6 +203,7 @@ def _base(
             raise UsageError(
                 f"--set {kind.ports_name()}=0: the model has {kind.weights}, which {kind.name} takes; drop it"
             )
+    few = [b for planner, engine in made.items() for b in planner.blocks(engine)[:1]]
     base = Design(
         board=board.name,
         part=board.part,
@@ -201,7 +211,7 @@ def _base(
         token_lanes=fixed.get("token_lanes", 1),
         float_lanes=fixed.get("float_lanes", 4),
         tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS),
-        block=fixed.get("block", min(64, max(1, context))),
+        block=fixed.get("block", min(64, max(1, context), *few)),
         context=context,
         max_cols=padded(max(w.cols for w in matrices), LANE_COLS),
         max_head_dim=padded(model.head_dim, BEAT_BYTES),

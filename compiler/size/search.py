@@ -53,6 +53,7 @@ class Space:
         for engine in base.engines:
             planner = planners()[type(engine)]
             options |= planner.options(engine)
+            options["block"] = planner.blocks(engine) or options["block"]
             ports += [engine.ports_name()]
             units += [n for n in planner.shape if n != engine.ports_name()]
             lanes += [n for n in planner.search if n not in planner.shape]
@@ -234,7 +235,7 @@ def sampled_bits(graph: Graph, design: Design, packing: str = "auto") -> dict[st
     """Bits per weight of each matrix that an engine of the design takes, estimated from a sample of its rows."""
     found = {}
     for name, weight in graph.weights.items():
-        planner = planner_for(weight.elem)
+        planner = planner_for(weight.elem, design)
         if planner is not None:
             found[name] = planner.sampled_bits(weight, design.engine(planner.kind), packing)
     return found
@@ -277,7 +278,7 @@ def _programs(
     """The programs of each dataflow that is possible."""
     packed: dict[str, Stored] = {}
     for name, parts in weight_parts(graph, design).items():
-        planner = planner_for(graph.weights[name].elem)
+        planner = planner_for(graph.weights[name].elem, design)
         assert planner is not None, name
         engine = design.engine(planner.kind)
         packed |= {part.name: planner.stand_in(part.layout, bits[name], engine, packing) for part in parts}

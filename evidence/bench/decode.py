@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench decode: tokens per second of a model with grouped weights.  pacq_gemv is simulated in its Verilog over a whole token, every
+"""bench decode: tokens per second.  pacq_gemv or column_gemm is simulated in its Verilog over a whole token, every
 other step is modelled and stands on the critical path, but for what the Verilog itself reads ahead meanwhile."""
 
 from __future__ import annotations
@@ -8,31 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from meadow.boards import Board
 from meadow.compiler.price import cost
 from meadow.compiler.price.run import estimate
 from meadow.compiler.price.traffic import by_role, run_beats, step_beats
+from meadow.evidence.ladder.beside import Side, require_side
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
 from meadow.evidence.ladder.verilog import ddr4, program
 from meadow.machine.design import Design
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError
-from meadow.machine.instructions.instruction import FLOATS, OVERHEAD, Part, Tokens, on_port
+from meadow.machine.instructions.instruction import OVERHEAD, Part, Tokens, on_port
 from meadow.machine.instructions.projection import streamed_rows
-from meadow.machine.instructions.table import TABLE
 from meadow.machine.isa import Opcode
 from meadow.machine.package.read import Package, load
 from meadow.machine.step import Slot, Step
-from meadow.machine.storage.rows import padded
 from meadow.machine.timing import stages
 from meadow.machine.units import BEAT_BYTES
 
 PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, the same model", "kind": "reported"}
-FEED_CYCLES = 2
-"""Engine cycles per word of eight FP16 activations: two beats of FP32 (hls/pacq.hpp: halve_rows)."""
 
 
 @dataclass
@@ -40,6 +34,7 @@ class Engine:
     """The script of a run of `count` tokens whose logits are all wanted, and what of it is modelled: engine cycles by part."""
 
     design: Design
+    side: Side
     position: int
     count: int = 1
     script: Script = field(default_factory=Script)
@@ -52,14 +47,9 @@ class Engine:
         return Tokens(self.count, self.position, self.count)
 
     @property
-    def pacq(self) -> Pacq:
-        """pacq_gemv of the design."""
-        return self.design.engine(Pacq)
-
-    @property
     def ratio(self) -> float:
-        """Cycles of pacq_gemv in one of the engine's."""
-        return self.pacq.clock_mhz / self.design.clock_mhz
+        """Cycles of the engine in Verilog in one of the other's."""
+        return self.side.engine.clock(self.design) / self.design.clock_mhz
 
     def work(self, part: str, cycles: float, beats: int = 0) -> None:
         self.parts[part] = self.parts.get(part, 0.0) + cycles
@@ -74,28 +64,31 @@ class Engine:
             return
         design = self.design
         rows = streamed_rows(step)
-        layout = self.pacq.layout(o, rows)
-        self.script.command(layout, addresses, self.count, bool(o["reuse"]), bool(o["hold"]))
+        side, layout = self.side, self.side.layout(o, rows)
+        a = side.activations(layout, self.count)
+        self.script.command(side.command(layout, o, addresses, self.count))
         self.work("latency", OVERHEAD)
         self.script.serve()
         if not o["reuse"]:
-            self.script.feed(np.zeros((self.count, layout.padded_cols), np.float16), FEED_CYCLES * self.ratio)
-        self.beats += layout.port_beats
+            self.script.feed(a, side.pace * self.ratio)
+        self.beats += side.port_beats(layout, o, a)
         tile_rows = int(o["head_dim"] if step.opcode is Opcode.TPHS else o["tile_rows"])
-        its = self.pacq.parts(step, design, rows, tile_rows, self.count, self.tokens)  # simulated
-        rest = TABLE[step.opcode].parts(step, design, self.tokens)[len(its) :]
+        rest = side.rest(step, design, rows, tile_rows, self.count, self.tokens)
         moved = step_beats(step, design, self.tokens)
-        fed = self.count * layout.padded_cols // FLOATS * (not o["reuse"])
+        fed = round(a.nbytes // BEAT_BYTES * side.pace) * (not o["reuse"])
         beats = on_port(moved, "memory") + on_port(moved, "constants") - fed
         part, turns = (
             ("attention", int(o["kv_heads"])) if step.opcode is Opcode.TPHS else ("epilogues", -(-rows // tile_rows))
         )
         each = tile_rows * (rows // tile_rows // turns) if step.opcode is Opcode.TPHS else tile_rows
+        left = side.last(layout, self.count)
         for turn in range(turns):
             some = min(each, rows - turn * each)
-            self.script.take(self.count * padded(some, layout.chunk_rows) // layout.ports, self.ratio)
+            taken = side.results(layout, some, self.count)
+            self.script.take(taken, self.ratio)
+            left -= taken
             self.work(part, _cycles(rest, design) / turns, max(0, beats) // turns)
-        self.script.take(self.count * (layout.results - padded(rows, layout.chunk_rows) // layout.ports))
+        self.script.take(left)
 
 
 def _cycles(parts: list[Part], design: Design) -> float:
@@ -108,16 +101,17 @@ def _cycles(parts: list[Part], design: Design) -> float:
 def measure(package: Package, board: Board, position: int, count: int = 1) -> dict[str, Any]:
     """A run of one decoded token after `position` others, or of `count` tokens that are verified together."""
     design = package.design
-    engine = Engine(design, position, count)
+    side = require_side(package)
+    engine = Engine(design, side, position, count)
     steps = package.steps("decode" if count == 1 else "prefill")
     engine.work("latency", OVERHEAD)  # registers and the table of chunks
     for step in steps:
-        engine.step(step, _addresses(package, step))
-    memory = ddr4(engine.pacq.clock_mhz, board.bandwidth_gb_s, design.clock_mhz)
-    found = run(program(package), package.file("weights.bin"), engine.script, memory, engine.pacq.ports)
+        engine.step(step, _addresses(package, side, step))
+    memory = ddr4(side.engine.clock(design), board.bandwidth_gb_s, design.clock_mhz)
+    found = run(program(package), package.file("weights.bin"), engine.script, memory, side.width)
     if found.status or set(found.beats) != {engine.beats}:
         raise DeviceError(
-            f"pacq_gemv in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
+            f"{side.engine.name} in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
         )
     moved = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
     bytes_by_role = {role: n / count for role, n in moved.items()}
@@ -127,7 +121,7 @@ def measure(package: Package, board: Board, position: int, count: int = 1) -> di
 
 def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, float], board: Board) -> dict[str, Any]:
     design = engine.design
-    seconds = found.cycles / (engine.pacq.clock_mhz * 1e6)
+    seconds = found.cycles / (engine.side.engine.clock(design) * 1e6)
     total = sum(bytes_by_role.values())
     roofline = board.bandwidth_gb_s * 1e9 / total
     modelled = {name: cycles / (design.clock_mhz * 1e6) for name, cycles in engine.parts.items()}
@@ -153,7 +147,7 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, float], boa
         "bytes_per_token": bytes_by_role,
         "parts": parts,
         "clock_mhz": design.clock_mhz,
-        "pacq_clock_mhz": engine.pacq.clock_mhz,
+        "stream_clock_mhz": engine.side.engine.clock(design),
         "share_of_offered": (sum(found.beats) + found.others) / found.offered,
         "cycles": found.cycles,
         "published": PUBLISHED,
@@ -161,12 +155,12 @@ def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, float], boa
     }
 
 
-def _addresses(package: Package, step: Step) -> list[int] | None:
-    """Where the streams of a grouped matrix lie in weights.bin; None for other steps."""
+def _addresses(package: Package, side: Side, step: Step) -> list[int] | None:
+    """Where the streams of a matrix lie in weights.bin; None for steps that the engine in Verilog does not serve."""
     word = step.operands.get("format")
-    if not isinstance(word, int) or not Pacq.takes(word):
+    if not isinstance(word, int) or not side.engine.takes(word):
         return None
-    slots = [step.operands[f"weights{p}"] for p in range(package.design.engine(Pacq).ports)]
+    slots = [step.operands[f"weights{p}"] for p in range(side.slots)]
     chunks = package.manifest["chunks"]
     return [chunks[s.space]["file_offset"] + s.offset for s in slots if isinstance(s, Slot)]
 

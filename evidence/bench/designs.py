@@ -9,16 +9,16 @@ from typing import Any
 
 from meadow.boards import Board
 from meadow.compiler.emit.emit import emit
-from meadow.compiler.emit.verilog import SOURCES, Shape, shape_of
+from meadow.compiler.emit.verilog import ColumnShape, Shape, shape_of
 from meadow.compiler.size.fit import fit
 from meadow.compiler.sources.source import find_source, read_source
 from meadow.evidence.bench.depth import limit
 from meadow.evidence.bench.rtl import MODULES, Module
 from meadow.machine.engines.array import Array
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import ResourceExceeded
 
 SMALL = Shape(ports=1, fifo_beats=512, activation_words=1024)
+FEW = ColumnShape(tokens=5, max_words=64)
 Used = list[tuple[Board, int]]
 """Boards, and the clock of the module there in MHz."""
 
@@ -46,13 +46,14 @@ def modules_of(models: Sequence[Path], boards: list[Board]) -> tuple[dict[str, t
         use(name, Module(name, (f"{name}.v",), texts={f"{name}.v": text}), board, design.clock_mhz)
         if design.engine(Array).prefix_codes:
             use("prefix_unpack", MODULES["prefix_unpack"], board, design.clock_mhz)
-        if design.engine(Pacq).ports:
-            shape = shape_of(design)
-            use(_name(shape), gemv(shape), board, design.engine(Pacq).clock_mhz)
+        if (shape := shape_of(design)) is not None:
+            (clock,) = (e.clock(design) for e in design.engines if e.own_clock)
+            use(_name(shape), gemv(shape), board, clock)
     if not models:
         for board in boards:
             use("prefix_unpack", MODULES["prefix_unpack"], board, board.clock_mhz)
-            use(_name(SMALL), gemv(SMALL), board, board.pacq_clock_mhz)
+            for shape in (SMALL, FEW):
+                use(_name(shape), gemv(shape), board, board.pacq_clock_mhz)
     return found, refused
 
 
@@ -63,9 +64,12 @@ def clocks(used: Used) -> list[dict[str, Any]]:
     ]
 
 
-def _name(shape: Shape) -> str:
-    return f"pacq_gemv_{shape.ports}x{shape.lanes}x{shape.token_lanes}" + "_ultra" * shape.ultra
+def _name(shape: Shape | ColumnShape) -> str:
+    sizes = (
+        (shape.ports, shape.tokens) if isinstance(shape, ColumnShape) else (shape.ports, shape.lanes, shape.token_lanes)
+    )
+    return f"{shape.module}_{'x'.join(str(n) for n in sizes)}" + "_ultra" * shape.ultra
 
 
-def gemv(shape: Shape) -> Module:
-    return Module("pacq_gemv", SOURCES, tuple(shape.parameters.items()))
+def gemv(shape: Shape | ColumnShape) -> Module:
+    return Module(shape.module, shape.files, tuple(shape.parameters.items()))

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from meadow.compiler.emit.verilog import ARRAY_SOURCES, SOURCES, UNPACK_SOURCES
+from meadow.compiler.emit.verilog import ARRAY_SOURCES, COLUMN_SOURCES, SOURCES, UNPACK_SOURCES
 from meadow.evidence.bench.depth import OPTIMISTIC, TYPICAL, Netlist, worst
 from meadow.machine.errors import DeviceError
 
@@ -48,7 +48,8 @@ MODULES = {
     "array_int8": Module("array_grid", ARRAY_SOURCES, (("ROWS", 16), ("PAIRS", 4)), 1024),
     "array_fp16": Module("array_grid", ARRAY_SOURCES, (("ROWS", 16), ("PAIRS", 4), ("FLOATS", 1), ("HIGH", 36)), 512),
     "pacq_scale": Module("pacq_scale", (*FLOATS, "pacq_scale.v"), (("PORTS", 1), ("BATCHES", 64))),
-    "pacq_fetch": Module("pacq_fetch", ("stream_fifo.v", "pacq_fetch.v"), (("FIFO_BEATS", 4096),)),
+    "stream_fetch": Module("stream_fetch", ("stream_fifo.v", "stream_fetch.v"), (("FIFO_BEATS", 4096),)),
+    "column_gemm": Module("column_gemm", COLUMN_SOURCES, (("TOKENS", 4), ("FIFO_BEATS", 512)), 256),
     "pacq_gemv": Module("pacq_gemv", SOURCES, (("PORTS", 4), ("FIFO_BEATS", 4096), ("ACTIVATION_WORDS", 16384))),
 }
 DSP_IN_LUT = 109

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from meadow.compiler.sources.torch.model import TorchModel
 from meadow.evidence.ladder import verilog as engine
+from meadow.evidence.ladder.beside import require_side
 from meadow.evidence.ladder.prompts import prompts
 from meadow.evidence.ladder.reference import OnnxModel, reference_model, sources, torch_folder
 from meadow.evidence.ladder.rewritten import compare, narrowest
@@ -178,7 +179,7 @@ def verify(
     """Run every prompt on every rung.  tell(prompts done, prompts in all, what comes next)."""
     verdict = Verdict()
     if "rtl" in rungs:
-        engine.require_grouped(package)
+        require_side(package)
     with ExitStack() as stack:
         ladder = _ladder(stack, package, rungs, reference)
         first = next(iter(ladder.sessions.values()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pacq_gemv under Verilator: its Verilog as a program that reads a memory and a script, and counts cycles.
+"""pacq_gemv or column_gemm under Verilator: its Verilog as a program that reads a memory and a script, and counts cycles.
 
 The program is built once for each shape and kept in the user's cache.  The caller chooses which matrices run.
 """
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meadow.compiler.emit.verilog import ColumnShape, Shape
 from meadow.machine.errors import DeviceError, ToolMissing
-from meadow.machine.storage.groups import COLUMNS, GroupLayout
+from meadow.machine.units import BEAT_BYTES
 from meadow.runtime.devices.built import is_whole, keep, place
 
 GCC_FLAGS = " -- CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread CFG_CXXFLAGS_COROUTINES=-fcoroutines"
@@ -45,7 +46,7 @@ def verilator() -> tuple[str, dict[str, str]]:
 
 @dataclass(frozen=True)
 class Memory:
-    """How the DRAM behind the ports answers; cycles are those of pacq_gemv.
+    """How the DRAM behind the ports answers; cycles are those of the engine.
 
     beats_per_cycle  over all ports together
     latency, jitter  cycles from a request to its first beat: at least, and how much more at most
@@ -67,28 +68,23 @@ class Script:
 
     commands: list[bytes] = field(default_factory=list)
     operations: list[tuple[int, int, int]] = field(default_factory=list)
-    activations: list[NDArray[np.float16]] = field(default_factory=list)
+    activations: list[NDArray[Any]] = field(default_factory=list)
 
-    def command(
-        self, layout: GroupLayout, addresses: list[int], tokens: int, reuse: bool = False, hold: bool = False
-    ) -> None:
-        """A matrix whose streams lie at `addresses`."""
-        where = addresses + [0] * (4 - len(addresses))
-        words = [layout.form.word | layout.bands << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
-        words += [where[p] | where[p + 1] << 64 for p in range(0, layout.ports, 2)]
+    def command(self, words: list[int]) -> None:
+        """Of 128 bits each (evidence/ladder/beside.py)."""
         self.commands.append(b"".join(w.to_bytes(16, "little") for w in words))
 
     def serve(self) -> None:
         """From here on the next command is being served."""
         self.operations.append((COMMAND, 0, 0))
 
-    def feed(self, a: NDArray[np.float16], cycles_a_word: float = 1.0) -> None:
-        """Activations [tokens, columns padded to whole groups]."""
+    def feed(self, a: NDArray[Any], cycles_a_word: float = 1.0) -> None:
+        """Activations [tokens, padded columns] as they go over the stream."""
         self.activations.append(a)
-        self.operations.append((FEED, round(cycles_a_word * PACE), a.size // COLUMNS))
+        self.operations.append((FEED, round(cycles_a_word * PACE), a.nbytes // BEAT_BYTES))
 
     def take(self, results: int, cycles_a_result: float = 1.0) -> None:
-        """So many results, each of all ports."""
+        """Results of so many cycles."""
         self.operations.append((TAKE, round(cycles_a_result * PACE), results))
 
     def work(self, cycles: float, foreign_beats: int = 0) -> None:
@@ -98,13 +94,13 @@ class Script:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results in the order in which they came, and what was counted.
+    """Results [cycles, words] in the order in which they came, and what was counted.
 
     offered  beats that the memory could have given
     others   beats that went to the other reader
     """
 
-    results: NDArray[np.float32]
+    results: NDArray[np.uint32]
     cycles: int
     first_beat: int
     last_beat: int
@@ -114,14 +110,8 @@ class Outcome:
     beats: tuple[int, ...]
 
 
-def ordered(results: NDArray[np.float32], layout: GroupLayout, tokens: int) -> NDArray[np.float32]:
-    """[tokens, rows] of a command's results as they came."""
-    values = results.reshape(layout.bands * layout.tiles, tokens, layout.chunk_rows)
-    return np.ascontiguousarray(values.transpose(1, 0, 2).reshape(tokens, -1)[:, : layout.rows])
-
-
-def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
-    """The program for pacq_gemv with these parameters (their Verilog names); `sources` are its files.
+def build(shape: Shape | ColumnShape, design_id: int, sources: dict[str, str]) -> Path:
+    """The program for an engine of this shape; `sources` are its files.
 
     Raises ToolMissing without Verilator or g++, DeviceError when either refuses.
     """
@@ -129,9 +119,13 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
     if shutil.which("g++") is None or shutil.which("make") is None:
         raise ToolMissing("a Verilator simulation needs g++ and make: apt-get install g++ make")
     drive = (resources.files("meadow.rtl.sim") / "drive.cpp").read_text()
+    parameters = {**shape.parameters, "DESIGN_ID": design_id}
+    words = shape.result_bits // 32
     sources = {**sources, "DSP48E2.v": (resources.files("meadow.rtl.sim") / "DSP48E2.v").read_text()}
     program = place(
-        "verilated", parameters, {name: text.encode() for name, text in {**sources, "drive.cpp": drive}.items()}
+        "verilated",
+        [shape.module, parameters],
+        {name: text.encode() for name, text in {**sources, "drive.cpp": drive}.items()},
     )
     if is_whole(program):
         return program
@@ -155,9 +149,10 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
                 "-Wno-fatal",
                 "-Wno-lint",
                 "-CFLAGS",
-                f"-O2 -march=native -std=c++17 -DPORTS={parameters['PORTS']}",
+                f"-O2 -march=native -std=c++17 -DPORTS={shape.ports} -DCOMMAND_WORDS={shape.command_words} -DRESULT_WORDS={words} "
+                f"-DMODULE=V{shape.module} -DHEADER='\"V{shape.module}.h\"'",
                 "--top-module",
-                "pacq_gemv",
+                shape.module,
                 *values,
                 *sources,
                 "drive.cpp",
@@ -170,12 +165,12 @@ def build(parameters: dict[str, int], sources: dict[str, str]) -> Path:
         )
         if done.returncode:
             lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
-            raise DeviceError(f"Verilator refused pacq_gemv: {lines[0] if lines else done.stderr[-300:]}")
-        return keep(Path(work) / "obj_dir" / "Vpacq_gemv", program)
+            raise DeviceError(f"Verilator refused {shape.module}: {lines[0] if lines else done.stderr[-300:]}")
+        return keep(Path(work) / "obj_dir" / f"V{shape.module}", program)
 
 
-def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) -> Outcome:
-    """Run a script on the memory that the file `image` is.  Raises DeviceError when the engine does not finish."""
+def run(program: Path, image: Path, script: Script, memory: Memory, width: int) -> Outcome:
+    """Run a script on the memory that the file `image` is; results are `width` words a cycle.  Raises DeviceError when the engine does not finish."""
     with tempfile.TemporaryDirectory() as work:
         text, found = Path(work) / "script", Path(work) / "results"
         header = struct.pack(
@@ -203,8 +198,8 @@ def run(program: Path, image: Path, script: Script, memory: Memory, ports: int) 
             json.loads(done.stdout) if done.stdout else {"error": f"it ended with {done.returncode}"}
         )
         if "error" in counted:
-            raise DeviceError(f"pacq_gemv in simulation: {counted['error']}")
-        results = np.fromfile(found, np.float32).reshape(-1, ports)
+            raise DeviceError(f"the engine in simulation: {counted['error']}")
+        results = np.fromfile(found, np.uint32).reshape(-1, width)
     return Outcome(
         results,
         counted["cycles"],

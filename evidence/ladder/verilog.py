@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pacq_gemv is given by a program that runs: matrices with their real activations, and what must come out.
+"""What an engine in Verilog is given by a program that runs: matrices with their real activations, and what must come out.
 
 Used by the `rtl` rung of verify and by the benchmarks that count its cycles.  Simulates nothing itself.
 """
@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meadow.evidence.ladder.verilated import Memory, Script, build, ordered, run
+from meadow.evidence.ladder.beside import Side, require_side
+from meadow.evidence.ladder.verilated import Memory, Script, build, run
 from meadow.machine.dram import LATENCY_NS, REFRESH_EVERY_NS, REFRESH_NS, Dram
-from meadow.machine.engines.pacq import Pacq
-from meadow.machine.errors import UsageError
 from meadow.machine.instructions.instruction import Fields
 from meadow.machine.isa import unpack_slot
 from meadow.machine.package.read import Package
-from meadow.machine.storage.groups import GroupFormat, GroupLayout
 from meadow.runtime.devices.emulator import Emulator
 from meadow.runtime.session import Session
 
@@ -38,55 +36,35 @@ class Job:
     name       of its matrix, or of the part of it
     layer      of the decoder; None for the head
     step       number of its instruction in the program
+    layout     of the matrix
     addresses  of its streams in weights.bin
-    a          FP16 [tokens, columns padded to whole groups]
-    y          FP32 [tokens, rows], what must come out
+    fields     of the instruction
+    a          [tokens, padded columns], as they go over the stream
+    y          [tokens, rows], what must come out
     """
 
     name: str
     layer: int | None
     step: int
-    layout: GroupLayout
+    layout: Any
     addresses: list[int]
-    a: NDArray[np.float16]
-    y: NDArray[np.float32]
-    reuse: bool
-    hold: bool
-
-
-def require_grouped(package: Package) -> None:
-    """Raise UsageError for a package whose design has no pacq_gemv."""
-    if not package.design.engine(Pacq).ports:
-        raise UsageError(
-            f"{package.folder} has no grouped weights, so no pacq_gemv to simulate; compile a model whose weights are INT4 or INT2 in groups "
-            "(meadowc quantize MODEL -o FOLDER --weights int4)"
-        )
+    fields: Fields
+    a: NDArray[Any]
+    y: NDArray[Any]
 
 
 def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
     """The linears of a prefill of `prefill` tokens (none for 0), and those of the decoded token after the prompt."""
-    require_grouped(package)
+    side = require_side(package)
     rows = {tuple(row["streams"][0][:2]): row for row in package.packing()}
     seen: list[Job] = []
 
-    def witness(f: Fields, a: NDArray[np.float16], y: NDArray[np.float32]) -> None:
-        places = [unpack_slot(f[f"weights{p}"]) for p in range(package.design.engine(Pacq).ports)]
+    def witness(f: Fields, a: NDArray[Any], y: NDArray[Any]) -> None:
+        places = [unpack_slot(f[f"weights{p}"]) for p in range(side.slots)]
         row = rows[places[0]]
         where = [package.manifest["chunks"][chunk]["file_offset"] + offset for chunk, offset in places]
-        layout = GroupLayout(y.shape[1], f["cols"], package.design.engine(Pacq).ports, GroupFormat.of_word(f["format"]))
-        seen.append(
-            Job(
-                row["name"],
-                row["layer"],
-                len(seen),
-                layout,
-                where,
-                a.copy(),
-                y.copy(),
-                bool(f["reuse"]),
-                bool(f["hold"]),
-            )
-        )
+        layout = side.layout(f, y.shape[1])
+        seen.append(Job(row["name"], row["layer"], len(seen), layout, where, dict(f), a.copy(), y.copy()))
 
     with Session(package.folder, "emulator") as session:
         assert isinstance(session.device, Emulator)
@@ -105,12 +83,14 @@ def jobs(package: Package, prefill: int = 0) -> tuple[list[Job], list[Job]]:
 
 
 def program(package: Package) -> Path:
-    """pacq_gemv of the package's own Verilog, ready to run."""
-    from meadow.compiler.emit.verilog import SOURCES, shape_of
+    """The engine of the package's own Verilog, ready to run.  Raises UsageError where it has none."""
+    from meadow.compiler.emit.verilog import shape_of
 
-    texts = {name: package.file(f"rtl/{name}").read_text() for name in SOURCES}
-    parameters = {**shape_of(package.design).parameters, "DESIGN_ID": int(package.design.id, 16)}
-    return build(parameters, texts)
+    require_side(package)
+    shape = shape_of(package.design)
+    assert shape is not None
+    texts = {name: package.file(f"rtl/{name}").read_text() for name in shape.files}
+    return build(shape, int(package.design.id, 16), texts)
 
 
 def bandwidth(package: Package) -> float:
@@ -135,14 +115,14 @@ def ddr4(design_clock_mhz: int, bandwidth_gb_s: float, foreign_mhz: float = 0.0)
     )
 
 
-def queue(script: Script, job: Job) -> None:
+def queue(side: Side, script: Script, job: Job) -> None:
     """The job's command and activations, sent as soon as they are taken, and all its results."""
     tokens = len(job.a)
-    script.command(job.layout, job.addresses, tokens, job.reuse, job.hold)
+    script.command(side.command(job.layout, job.fields, job.addresses, tokens))
     script.serve()
-    if not job.reuse:
+    if not job.fields["reuse"]:
         script.feed(job.a)
-    script.take(tokens * job.layout.results)
+    script.take(side.last(job.layout, tokens))
 
 
 def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -150,20 +130,23 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
     size and with their real activations, through the Verilog behind a DDR4-like memory.  Bits against the emulator's."""
     layers = int(package.model["layers"])
     chosen = {0, layers // 2, layers - 1, None}
-    tell("pacq_gemv: building its Verilog with Verilator")
+    side = require_side(package)
+    name = side.engine.name
+    tell(f"{name}: building its Verilog with Verilator")
     made = program(package)
     prompt, token = jobs(package, PREFILL)
-    memory = ddr4(package.design.engine(Pacq).clock_mhz, bandwidth(package))
+    memory = ddr4(side.engine.clock(package.design), bandwidth(package))
     rows = []
     for phase, work in (("prefill", prompt), ("decode", token)):
         for number, job in enumerate(work):
             if job.layer not in chosen:
                 continue
-            tell(f"pacq_gemv: {phase}, {job.name}, {len(job.a)} tokens")
+            tell(f"{name}: {phase}, {job.name}, {len(job.a)} tokens")
             script = Script()
-            queue(script, replace(job, reuse=False, hold=False))
-            found = run(made, package.file("weights.bin"), script, memory, package.design.engine(Pacq).ports)
-            y = ordered(found.results, job.layout, len(job.a))
+            alone = {**job.fields, "reuse": 0, "hold": 0}
+            queue(side, script, replace(job, fields=alone))
+            found = run(made, package.file("weights.bin"), script, memory, side.width)
+            y = side.ordered(found.results, job.layout, len(job.a))
             same = found.status == 0 and bool((y.view(np.uint32) == job.y.view(np.uint32)).all())
             rows.append(
                 {
@@ -173,7 +156,7 @@ def check(package: Package, tell: Callable[[str], None]) -> list[dict[str, Any]]
                     "rows": job.layout.rows,
                     "cols": job.layout.cols,
                     "tokens": len(job.a),
-                    "format": str(job.layout.form),
+                    "format": side.engine.weights,
                     "cycles": found.cycles,
                     "same": same,
                 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Enough of ap_uint and ap_int to run the kernels under g++: up to 128 bits, ranges, conversions.  Our own subset, not the
+// Enough of ap_uint and ap_int to run the kernels under g++: ranges of up to 64 bits, conversions.  Our own subset, not the
 // vendor's header; under Vitis its <ap_int.h> is found instead.  tests/hls checks it against exact integers.
 #pragma once
 
 #include <cstdint>
 
-template <int W>
+template <int W, bool kWide = (W > 128)>
 class ap_uint {
     static_assert(W >= 1 && W <= 128, "this subset serves 1 to 128 bits");
     using word = unsigned __int128;
@@ -45,6 +45,18 @@ class ap_uint {
         return const_range_ref(static_cast<uint64_t>((value_ >> lo) & mask(hi - lo + 1)));
     }
     uint64_t to_uint64() const { return static_cast<uint64_t>(value_); }
+};
+
+// Wider than 128 bits: a range lies within one of the pieces of 128.
+template <int W>
+class ap_uint<W, true> {
+    ap_uint<128> piece_[(W + 127) / 128];
+
+  public:
+    ap_uint() = default;
+    ap_uint(uint64_t value) : piece_{} { piece_[0] = value; }
+    auto range(int hi, int lo) { return piece_[lo / 128].range(hi % 128, lo % 128); }
+    auto range(int hi, int lo) const { return piece_[lo / 128].range(hi % 128, lo % 128); }
 };
 
 // A signed integer of W bits, kept in 64; what does not fit wraps.

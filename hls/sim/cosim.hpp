@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// pacq_gemv in Verilog behind the C simulation's streams: commands, activations and results pass through the Verilated module, which
-// reads the simulated DRAM over its AXI ports.  Takes the place of sim/pacq.hpp's model; everything else stays.
+// pacq_gemv or column_gemm in Verilog behind the C simulation's streams: commands, activations and results pass through the Verilated module, which
+// reads the simulated DRAM over its AXI ports.  Takes the place of sim/gemv.hpp's model; everything else stays.
+// MEADOW_GEMV_HEADER and MEADOW_GEMV_MODULE are the header and the class that Verilator made.
 #pragma once
 
 #include <cstring>
@@ -8,10 +9,14 @@
 #include <memory>
 #include <stdexcept>
 
-#include "Vpacq_gemv.h"
+#include MEADOW_GEMV_HEADER
 #include "verilated.h"
 
-namespace pacq_model {
+namespace gemv_model {
+
+constexpr int kPortsBeside = kColumns ? kColumnPorts : kPacqPorts;
+constexpr int kFirstBeside = kColumns ? kColumnsPort : kPacqPort;  // by which traffic is counted
+constexpr int kCommandWords = kColumns ? 2 : 1 + (kPacqPorts + 1) / 2;
 
 inline const uint8_t* dram;  // of the run; addresses are offsets into it
 
@@ -30,8 +35,8 @@ class Module {
         bool last;
     };
     VerilatedContext context_;
-    Vpacq_gemv dut_{&context_};
-    std::deque<Beat> waiting_[kPacqPorts];
+    MEADOW_GEMV_MODULE dut_{&context_};
+    std::deque<Beat> waiting_[kPortsBeside];
     uint64_t random_ = 88172645463325252ull;
 
     bool chance() {  // three of four
@@ -44,7 +49,7 @@ class Module {
   public:
     uint64_t cycles = 0;
     std::deque<beat_t> commands, activations;
-    std::deque<pacq_t> results;
+    std::deque<result_word_t> results;
 
     Module() {
         std::memset(bytes_of(dut_.m_axi_rvalid), 0, sizeof dut_.m_axi_rvalid);
@@ -65,7 +70,7 @@ class Module {
         if (!activations.empty()) copy_in(dut_.s_axis_activation_tdata, activations.front());
         dut_.m_axis_result_tready = chance();
         uint8_t valid = 0, last = 0;
-        for (int p = 0; p < kPacqPorts; ++p) {
+        for (int p = 0; p < kPortsBeside; ++p) {
             if (waiting_[p].empty() || waiting_[p].front().ready > cycles || !chance()) continue;
             const Beat& beat = waiting_[p].front();
             valid = static_cast<uint8_t>(valid | 1u << p);
@@ -74,7 +79,7 @@ class Module {
         }
         bytes_of(dut_.m_axi_rvalid)[0] = valid;
         bytes_of(dut_.m_axi_rlast)[0] = last;
-        bytes_of(dut_.m_axi_arready)[0] = static_cast<uint8_t>((1u << kPacqPorts) - 1);
+        bytes_of(dut_.m_axi_arready)[0] = static_cast<uint8_t>((1u << kPortsBeside) - 1);
         dut_.eval();
         if (dut_.s_axis_command_tvalid && dut_.s_axis_command_tready) {
             commands.pop_front();
@@ -85,8 +90,8 @@ class Module {
             moved = true;
         }
         if (dut_.m_axis_result_tready && dut_.m_axis_result_tvalid) {
-            pacq_t word = 0;
-            for (int p = 0; p < kPacqPorts; ++p) {
+            result_word_t word = 0;
+            for (int p = 0; p < kTogether; ++p) {
                 uint32_t bits;
                 std::memcpy(&bits, bytes_of(dut_.m_axis_result_tdata) + 4 * p, 4);
                 word.range(32 * p + 31, 32 * p) = bits;
@@ -94,12 +99,12 @@ class Module {
             results.push_back(word);
             moved = true;
         }
-        for (int p = 0; p < kPacqPorts; ++p) {
+        for (int p = 0; p < kPortsBeside; ++p) {
             if ((bytes_of(dut_.m_axi_arvalid)[0] >> p & 1) != 0) {
                 uint64_t address = 0;
                 std::memcpy(&address, bytes_of(dut_.m_axi_araddr) + 5 * p, 5);
                 const uint64_t length = bytes_of(dut_.m_axi_arlen)[p] + 1u;
-                traffic::access(kPacqPort + p, 0, static_cast<int>(Role::kWeights), address, length);
+                traffic::access(kFirstBeside + p, 0, static_cast<int>(Role::kWeights), address, length);
                 for (uint64_t n = 0; n < length; ++n) waiting_[p].push_back({address + kBeatBytes * n, cycles + kLatency, n + 1 == length});
                 moved = true;
             }
@@ -116,7 +121,7 @@ class Module {
     // Cycles until `count` results wait.
     void until(std::size_t count) {
         for (uint64_t quiet = 0; results.size() < count; quiet = tick() ? 0 : quiet + 1) {
-            if (quiet > kPatience) throw std::runtime_error("pacq_gemv in Verilog gave no result");
+            if (quiet > kPatience) throw std::runtime_error("the engine in Verilog gave no result");
         }
     }
 
@@ -133,7 +138,7 @@ class Module {
             if (accepted) dut_.s_axil_arvalid = 0;
             if (there) return value;
         }
-        throw std::runtime_error("pacq_gemv in Verilog did not answer a read");
+        throw std::runtime_error("the engine in Verilog did not answer a read");
     }
 
     void write(uint32_t offset, uint32_t value) {
@@ -149,7 +154,7 @@ class Module {
             if (accepted) dut_.s_axil_awvalid = dut_.s_axil_wvalid = 0;
             if (there) return;
         }
-        throw std::runtime_error("pacq_gemv in Verilog did not answer a write");
+        throw std::runtime_error("the engine in Verilog did not answer a write");
     }
 
   private:
@@ -173,22 +178,23 @@ inline Module& module() {
 }
 
 // One command, from its activations to its results.  Commands that wait behind it go too: their weights are read ahead.
-inline void serve(PACQ_PORTS) {
+inline void serve(GEMV_PORTS) {
     static std::deque<std::size_t> owed;  // results of each command that was sent and not served
     Module& m = module();
-    while (!pacq_command.empty()) {
-        const beat_t word = pacq_command.read();
-        owed.push_back(word.range(47, 32).to_uint64() * kBandRows * word.range(79, 64).to_uint64());
+    while (!gemv_command.empty()) {
+        const beat_t word = gemv_command.read();
+        owed.push_back(kColumns ? word.range(15, 0).to_uint64() * word.range(47, 32).to_uint64() * kBeatBytes / kTogether
+                                : word.range(47, 32).to_uint64() * kBandRows * word.range(79, 64).to_uint64());
         m.commands.push_back(word);
-        for (int p = 0; p < kPacqPorts; p += 2) m.commands.push_back(pacq_command.read());
+        for (int n = 1; n < kCommandWords; ++n) m.commands.push_back(gemv_command.read());
     }
-    while (!pacq_activation.empty()) m.activations.push_back(pacq_activation.read());
+    while (!gemv_activation.empty()) m.activations.push_back(gemv_activation.read());
     m.until(owed.front());
     for (std::size_t n = 0; n < owed.front(); ++n) {
-        pacq_result.write(m.results.front());
+        gemv_result.write(m.results.front());
         m.results.pop_front();
     }
     owed.pop_front();
 }
 
-}  // namespace pacq_model
+}  // namespace gemv_model

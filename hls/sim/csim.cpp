@@ -17,10 +17,10 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
                     uint32_t tokens, uint32_t first_logit, uint32_t ahead, const volatile uint32_t* abort, volatile uint32_t* progress, char* message, uint64_t message_bytes) {
     for (int half = 0; half < 2; ++half) traffic::windows[half] = {windows[2 * half], windows[2 * half + 1]};
     beat_t* dram = reinterpret_cast<beat_t*>(memory);
-    pacq_model::dram = memory;
+    gemv_model::dram = memory;
     commands_stream command;
     activations_stream activation;
-    pacq_stream result;
+    results_stream result;
     try {
         return static_cast<int>(meadow_engine(
 #define WEIGHTS dram,
@@ -34,7 +34,7 @@ EXPORTED int meadow_csim_run(uint8_t* memory, const uint64_t* windows, uint64_t 
                     WEIGHTS WEIGHTS
 #endif
 #undef WEIGHTS
-#if MEADOW_PACQ_PORTS > 0
+#if MEADOW_GEMV > 0
             command, activation, result,
 #endif
             dram, dram, program, bases, pages, position, tokens, first_logit, ahead, abort, progress));
@@ -60,9 +60,9 @@ EXPORTED void meadow_csim_traffic(uint64_t* out) {
 
 #ifdef MEADOW_COSIM
 // The registers of pacq_gemv in Verilog, and the cycles that its clock has run.
-EXPORTED uint32_t meadow_cosim_read(uint32_t offset) { return pacq_model::module().read(offset); }
-EXPORTED void meadow_cosim_write(uint32_t offset, uint32_t value) { pacq_model::module().write(offset, value); }
-EXPORTED uint64_t meadow_cosim_cycles() { return pacq_model::module().cycles; }
+EXPORTED uint32_t meadow_cosim_read(uint32_t offset) { return gemv_model::module().read(offset); }
+EXPORTED void meadow_cosim_write(uint32_t offset, uint32_t value) { gemv_model::module().write(offset, value); }
+EXPORTED uint64_t meadow_cosim_cycles() { return gemv_model::module().cycles; }
 #endif
 
 }  // extern "C"

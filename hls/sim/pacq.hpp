@@ -3,13 +3,8 @@
 // machine/arithmetic/fp16.py is the same in numpy, machine/storage/groups.py says where everything lies.
 #pragma once
 
-#include <cstring>
-#include <stdexcept>
-#include <vector>
-
 namespace pacq_model {
 
-inline const uint8_t* dram;                   // of the run; addresses are offsets into it
 inline std::vector<int64_t> activations;      // [tokens][columns], in units of 2^-24
 inline std::vector<float> shared;             // [tokens][groups], their sums
 
@@ -56,9 +51,9 @@ inline Command next_command(commands_stream& in) {
 inline void take_activations(const Command& c, activations_stream& in) {
     const int columns = c.groups * c.group;
     activations.resize(static_cast<std::size_t>(c.tokens) * static_cast<std::size_t>(columns));
-    for (std::size_t k = 0; k < activations.size(); k += kHalvesInBeat) {
+    for (std::size_t k = 0; k < activations.size(); k += kBeatBytes / 2) {
         const beat_t word = in.read();
-        for (int e = 0; e < kHalvesInBeat; ++e) activations[k + static_cast<std::size_t>(e)] = fixed_of_half(halfword_of(word, e));
+        for (int e = 0; e < kBeatBytes / 2; ++e) activations[k + static_cast<std::size_t>(e)] = fixed_of_half(halfword_of(word, e));
     }
     shared.resize(static_cast<std::size_t>(c.tokens * c.groups));
     for (std::size_t g = 0; g < shared.size(); ++g) {
@@ -86,9 +81,9 @@ inline void parameters_of(const Command& c, const uint8_t* at, int row, float& s
 }
 
 // One command, from its activations to its results.
-inline void serve(PACQ_PORTS) {
-    const Command c = next_command(pacq_command);
-    if (!c.reuse) take_activations(c, pacq_activation);
+inline void serve(GEMV_PORTS, const uint8_t* dram) {
+    const Command c = next_command(gemv_command);
+    if (!c.reuse) take_activations(c, gemv_activation);
     const int lanes = 16 / c.bits;
     const int tiles = kBandRows / lanes;
     const int zero = c.minimum ? 0 : 1 << (c.bits - 1);
@@ -133,12 +128,12 @@ inline void serve(PACQ_PORTS) {
         for (int row = 0; row < kBandRows; row += lanes) {
             for (int t = 0; t < c.tokens; ++t) {
                 for (int lane = 0; lane < lanes; ++lane) {
-                    pacq_t out = 0;
+                    result_word_t out = 0;
                     for (int p = 0; p < kPacqPorts; ++p) {
                         const float value = y[(static_cast<std::size_t>(t) * kBandRows + static_cast<std::size_t>(row + lane)) * kPacqPorts + static_cast<std::size_t>(p)];
                         out.range(32 * p + 31, 32 * p) = as_bits(value);
                     }
-                    pacq_result.write(out);
+                    gemv_result.write(out);
                 }
             }
         }

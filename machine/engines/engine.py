@@ -48,7 +48,8 @@ class Engine:
     pin         the pin of port {n} in the block design, CELL/PIN
     activations "int8" with a scale per token, or "float"
     keeps       whether it can take the activations that it has from the linear layer before
-    own_clock   whether it has a clock besides the design's
+    own_clock   whether it has a clock besides the design's: it is Verilog, a block of its own by its name
+    instead     whether it takes the place of the engine that usually multiplies its weights, where a design has it
     """
 
     ports: int = 0
@@ -62,6 +63,7 @@ class Engine:
     activations: ClassVar[str]
     keeps: ClassVar[bool] = False
     own_clock: ClassVar[bool] = False
+    instead: ClassVar[bool] = False
 
     @classmethod
     def ports_name(cls) -> str:
@@ -74,6 +76,16 @@ class Engine:
     def takes(cls, word: int) -> bool:
         """Whether the format word of an instruction names weights of this engine."""
         raise NotImplementedError
+
+    @classmethod
+    def live_word(cls, word: int) -> int:
+        """The format word of the same matrix, of which only columns are read whose activation is not 0; the same where it reads all."""
+        return word
+
+    @classmethod
+    def stored_word(cls, word: int) -> int:
+        """The format word of the matrix as it is stored, however much of it is read."""
+        return word
 
     @classmethod
     def multiplies(cls, elem: Elem) -> bool:
@@ -117,6 +129,10 @@ class Engine:
     def brief(self) -> str:
         """Its numbers beside the ports, in a line of a table."""
         return ""
+
+    def identity(self, design: Design) -> tuple[int, int, int]:
+        """What the registers ID, SHAPE and SIZE of an engine with a clock of its own hold (rtl/gemv_registers.v)."""
+        raise NotImplementedError
 
     def describe(self, design: Design) -> str:
         """For people."""

@@ -161,6 +161,10 @@ class Pacq(Engine):
     def ahead(self) -> int:
         return self.ports * self.fifo
 
+    def identity(self, design: Design) -> tuple[int, int, int]:
+        shape = self.ports | self.lanes << 8 | self.tokens << 16
+        return int.from_bytes(b"PACQ", "little"), shape, self.most_tokens(design) | self.words(design) // 128 << 16
+
     def brief(self) -> str:
         return f" pacq tokens {self.tokens},"
 

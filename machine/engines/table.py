@@ -45,5 +45,5 @@ def engine_of(word: int) -> type[Engine]:
 
 @lru_cache
 def engine_for(elem: Elem) -> type[Engine] | None:
-    """The engine that multiplies weights of a type; None when no engine does."""
-    return next((kind for kind in engines() if kind.multiplies(elem)), None)
+    """The engine that usually multiplies weights of a type; None when no engine does."""
+    return next((kind for kind in engines() if kind.multiplies(elem) and not kind.instead), None)

@@ -175,12 +175,14 @@ class Machine(Protocol):
 
     decoded  what was decoded of memory, by keys of the engines' own; forgotten when that memory is written
     made     tokens that this run has chosen by itself
-    witness  sees what pacq_gemv would: an instruction's fields, its activations, its results; or None
+    witness  sees what an engine in Verilog would: an instruction's fields, its activations, its results; or None
+    live     gets the groups of columns that each step reads which reads live ones alone; or None
     """
 
     design: Design
     decoded: dict[tuple[Any, ...], Any]
     witness: Witness | None
+    live: list[int] | None
     made: int
 
     def go_on(self) -> None:

@@ -116,12 +116,14 @@ def _check_matrix(
         raise DeviceError(f"{package.folder}: {where}: weights0 is not where a matrix begins; compile again")
     wanted: dict[str, Any] = {
         "rows": row["rows"],
-        "format": row["format"],
         **{f"weights{port}": tuple(place[:2]) for port, place in enumerate(row["streams"])},
         **engine_of(row["format"]).fields_of(row, lambda key: tuple(row[key][:2])),
     }
     implied = {"rows": int(f.get("heads", 0)) * int(f.get("head_dim", 0)), "tile_rows": f.get("head_dim")}
     wrong = []
+    stored = engine_of(row["format"]).stored_word(int(f["format"]))
+    if stored != row["format"]:
+        wrong.append(f"format is {stored}, the matrix has {row['format']}")
     for key, value in wanted.items():
         word = f.get(key, implied.get(key))
         found = isa.unpack_slot(int(word)) if isinstance(value, tuple) and word is not None else word

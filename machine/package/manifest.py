@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from meadow.machine.engines.table import engines
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.next import layout_of
 from meadow.machine.instructions.table import decode
@@ -119,7 +120,8 @@ def _check_places(package: Package, name: str) -> None:
 def check_hardware(hardware: dict[str, Any]) -> None:
     """Raise ValueError unless the addresses by which a board is driven are addresses of what they say."""
     blocks, widths = hardware["blocks"], hardware["widths"]
-    if not {"meadow_engine", "meadow_identity"} <= set(blocks) <= {"meadow_engine", "meadow_identity", "pacq_gemv"}:
+    own = {"meadow_engine", "meadow_identity"}
+    if not own <= set(blocks) or len(set(blocks) - own) > 1 or set(blocks) - own - {e.name for e in engines()}:
         raise ValueError(f"hardware has the blocks {', '.join(blocks)}")
     first, last = FABRIC
     if any(not first <= at < last or at % 0x10000 for at in blocks.values()):

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Drives pacq_gemv under Verilator: a memory behind its AXI ports, an engine that sends commands and activations and takes
+// Drives pacq_gemv or column_gemm under Verilator: a memory behind its AXI ports, an engine that sends commands and activations and takes
 // results, as a script says.  evidence/ladder/verilated.py writes the script and reads what comes out.  Knows no model.
 //
 //     drive MEMORY SCRIPT RESULTS
@@ -18,13 +18,13 @@
 #include <deque>
 #include <vector>
 
-#include "Vpacq_gemv.h"
+#include HEADER
 #include "verilated.h"
 
 namespace {
 
 constexpr int kPorts = PORTS;
-constexpr int kCommandWords = 2 * (1 + (kPorts + 1) / 2);  // 64-bit words
+constexpr int kCommandWords = 2 * COMMAND_WORDS;  // 64-bit words
 constexpr int kAhead = 11;  // commands that go before the one that is served: of 16 instructions, 12 at most are such
 
 // The memory: beats per cycle over all ports together, in units of 1/65536; latency in cycles, the least and how much more at
@@ -38,7 +38,7 @@ struct Header {
 // What the engine does next.
 enum : uint64_t {
     kFeed,     // cycles per word in 1/256, words: activations go
-    kTake,     // cycles a result in 1/256, results: of every port
+    kTake,     // cycles a word of results in 1/256, words
     kWork,     // cycles, beats: busy, while somebody else reads so many beats from the memory
     kCommand,  // the next command is being served from now on
 };
@@ -88,12 +88,12 @@ int main(int argc, char** argv) {
     std::vector<Operation> operations(header.operations);
     if (std::fread(commands.data(), 8, commands.size(), script) != commands.size()) return 2;
     if (std::fread(operations.data(), sizeof(Operation), operations.size(), script) != operations.size()) return 2;
-    std::vector<uint8_t> activations;  // the rest: FP16, in the order in which they go
+    std::vector<uint8_t> activations;  // the rest, in the order in which they go
     uint8_t some[65536];
     for (std::size_t n; (n = std::fread(some, 1, sizeof some, script)) > 0;) activations.insert(activations.end(), some, some + n);
 
     VerilatedContext context;
-    Vpacq_gemv dut(&context);
+    MODULE dut(&context);
     auto tick = [&] {
         dut.clk_i = 1;
         dut.eval();
@@ -195,7 +195,7 @@ int main(int argc, char** argv) {
             next_at = 256 * cycle + o.pace;
         }
         if (dut.m_axis_result_tready && dut.m_axis_result_tvalid) {
-            std::fwrite(bytes(dut.m_axis_result_tdata), 4, kPorts, out);
+            std::fwrite(bytes(dut.m_axis_result_tdata), 4, RESULT_WORDS, out);
             ++done;
             next_at = 256 * cycle + o.pace;
         }

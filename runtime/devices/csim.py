@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from meadow.machine.engines.array import Array
-from meadow.machine.engines.pacq import Pacq
 from meadow.machine.errors import DeviceError, ResourceExceeded, ToolMissing
 from meadow.machine.facts import STATUS_TEXT
 from meadow.machine.package.read import Package
@@ -58,8 +57,8 @@ def build(package: Package, sanitize: bool = False) -> Path:
         raise ToolMissing("the C simulation needs g++: apt-get install g++ (or use the emulator: --device emulator)")
     flags = FLAGS + (SANITIZERS if sanitize else ())
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False).stdout
-    array, pacq = package.design.engine(Array), package.design.engine(Pacq)
-    ports = [f"-DMEADOW_WEIGHT_PORTS={array.ports}", f"-DMEADOW_PACQ_PORTS={pacq.ports}"]
+    design = package.design
+    ports = [f"-DMEADOW_WEIGHT_PORTS={design.engine(Array).ports}", f"-DMEADOW_GEMV={int(design.beside is not None)}"]
     sources = {name: path.read_bytes() for name, path in package.sources("hls").items()}
     library = place("csim", [*flags, *ports, version, cpu()], sources, ".so")
     if is_whole(library):

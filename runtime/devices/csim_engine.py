@@ -204,17 +204,17 @@ class Engine:
             self.runs,
         )
 
-    # -- pacq_gemv in Verilog --------------------------------------------------------------------------------------
+    # -- an engine in Verilog --------------------------------------------------------------------------------------
 
     def read_register(self, offset: int) -> int:
-        """A register of pacq_gemv in Verilog (evidence/ladder/cosim_board.py)."""
+        """A register of the engine in Verilog (evidence/ladder/cosim_board.py)."""
         return self._value(READ, offset)
 
     def write_register(self, offset: int, value: int) -> None:
         self._value(WRITE, offset, value)
 
     def clock_cycles(self) -> int:
-        """Of pacq_gemv's clock, since this engine was made."""
+        """Of that engine's clock, since this engine was made."""
         return self._value(CYCLES)
 
     def _value(self, kind: int, *words: int) -> int:

@@ -18,18 +18,16 @@ from meadow.machine.package.read import Package
 from meadow.machine.registers import (
     BLOCK_BYTES,
     DONE,
+    GEMV_VERSION,
     IDENTITY_ID,
     IDENTITY_VERSION,
     IDLE,
-    PACQ_ID,
-    PACQ_VERSION,
     READY,
     START,
     engine_registers,
     identity_fields,
     identity_registers,
     offsets,
-    pacq_shape,
 )
 from meadow.machine.storage.rows import padded
 from meadow.runtime.devices.csim import build
@@ -174,21 +172,23 @@ class IdentityBlock:
         )
 
 
-class PacqBlock:
-    """pacq_registers: who it is, and cycles and beats as the C simulation counts them.  Commands and waits are nobody's to count here, and read as 0; `meadowc cosim` has them."""
+class BesideBlock:
+    """gemv_registers: who it is, and cycles and beats as the C simulation counts them.  Commands and waits are nobody's to count here, and read as 0; `meadowc cosim` has them."""
 
     COUNTED: ClassVar[dict[int, str]] = {
-        0x40: "pacq cycles",
+        0x40: "cycles",
         **{0x60 + 4 * p: f"beats{p}" for p in range(4)},
     }
 
     def __init__(self, board: EmulatedBoard):
         self.board = board
-        shape, size = pacq_shape(board.package.design)
-        number = int(board.package.design.id, 16)
+        design = board.package.design
+        assert design.beside is not None
+        name, shape, size = design.beside.identity(design)
+        number = int(design.id, 16)
         self.values = {
-            0x00: PACQ_ID,
-            0x04: PACQ_VERSION,
+            0x00: name,
+            0x04: GEMV_VERSION,
             0x08: shape,
             0x0C: size,
             0x10: number & 0xFFFFFFFF,
@@ -198,11 +198,11 @@ class PacqBlock:
 
     def read(self, offset: int) -> int:
         name = self.COUNTED.get(offset)
-        return self.board.pacq[name] & 0xFFFFFFFF if name else self.values.get(offset, 0)
+        return self.board.beside[name] & 0xFFFFFFFF if name else self.values.get(offset, 0)
 
     def write(self, offset: int, value: int) -> None:
         if offset == 0x18 and value & 1:
-            self.board.pacq.clear()
+            self.board.beside.clear()
         elif offset == 0x24:
             self.values[offset] = value
 
@@ -221,7 +221,7 @@ class EmulatedBoard:
         self.cma_bytes = 1 << 20 if fault == "no-memory" else cma_bytes
         self.operations: Counter[str] = Counter()
         self.cycles = 0
-        self.pacq: Counter[str] = Counter()
+        self.beside: Counter[str] = Counter()
         self.flipped = False
         halves = [(int(at), int(length)) for at, length in package.manifest["hardware"]["ddr"]]
         top = max(at + length for at, length in halves)
@@ -259,10 +259,9 @@ class EmulatedBoard:
         makers: dict[str, Callable[[EmulatedBoard], Block]] = {
             "meadow_engine": EngineBlock,
             "meadow_identity": IdentityBlock,
-            "pacq_gemv": PacqBlock,
         }
         self.blocks = [
-            (int(at), BLOCK_BYTES, makers[name](self))
+            (int(at), BLOCK_BYTES, makers.get(name, BesideBlock)(self))
             for name, at in self.package.manifest["hardware"]["blocks"].items()
         ]
 
@@ -298,11 +297,11 @@ class EmulatedBoard:
         by_port: Counter[str] = Counter()
         for name, n in counted.bytes.items():
             by_port[name.partition(".")[0]] += n // 16
-        loops = sum(n for name, n in counted.cycles.items() if name not in ("fetch", "unpack", "pacq"))
+        loops = sum(n for name, n in counted.cycles.items() if name not in ("fetch", "unpack", "pacq", "columns"))
         self.cycles += max(*by_port.values(), loops) * (SLOWER if self.fault == "slow-bus" else 1)
-        self.pacq["pacq cycles"] += counted.cycles["pacq"]
+        self.beside["cycles"] += counted.cycles["pacq"] + counted.cycles["columns"]
         for p in range(4):
-            self.pacq[f"beats{p}"] += by_port[f"pacq{p}"]
+            self.beside[f"beats{p}"] += by_port[f"pacq{p}"] + by_port[f"columns{p}"]
         self.operations["runs"] += 1
         return status
 

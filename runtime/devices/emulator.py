@@ -78,6 +78,7 @@ class Emulator:
         self._views: dict[tuple[Any, ...], NDArray[Any]] = {}  # arrays by address, type and shape: the same every token
         self._programs: dict[int, list[tuple[Opcode, Fields]]] = {}
         self.witness: Witness | None = None
+        self.live: list[int] | None = None
         self.made = 0
         self._again = False
         self._sources: set[int] = set()  # allocations whose bytes were decoded: writing there forgets what was

@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from meadow.machine.design import IDENTITY, SETTABLE, untold_number
+from meadow.machine.engines.engine import Engine
 from meadow.machine.engines.table import engines
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions import table
 from meadow.machine.package.read import Package
 from meadow.machine.registers import (
+    GEMV_REGISTERS,
+    GEMV_VERSION,
     IDENTITY_ID,
     IDENTITY_VERSION,
-    PACQ_ID,
-    PACQ_REGISTERS,
-    PACQ_VERSION,
     identity_offset,
     identity_registers,
     offsets,
-    pacq_shape,
 )
 
 
@@ -92,8 +91,8 @@ class Fabric:
                 f"the fabric's design is {number:016x}, the package's {design.id}: it was made for another board or part; "
                 "compile for that board (seconds) or build (hours)"
             )
-        if "pacq_gemv" in self.blocks:
-            self._check_pacq()
+        if self.package.design.beside is not None:
+            self._check_beside(self.package.design.beside)
 
     def _other_design(self, wrong: list[tuple[str, int, int]]) -> str:
         """What differs, and the whole command that compiles for the fabric as it is; or why none can."""
@@ -121,37 +120,38 @@ class Fabric:
             f"design's bitstream (hours): meadowc build {self.package.folder}"
         )
 
-    def _check_pacq(self) -> None:
-        where = offsets(PACQ_REGISTERS)
-        shape, size = pacq_shape(self.package.design)
-        for name, wanted in (("ID", PACQ_ID), ("VERSION", PACQ_VERSION), ("SHAPE", shape), ("SIZE", size)):
-            found = self.read("pacq_gemv", where[name])
+    def _check_beside(self, engine: Engine) -> None:
+        where = offsets(GEMV_REGISTERS)
+        number, shape, size = engine.identity(self.package.design)
+        for name, wanted in (("ID", number), ("VERSION", GEMV_VERSION), ("SHAPE", shape), ("SIZE", size)):
+            found = self.read(engine.name, where[name])
             if found != wanted:
                 raise DeviceError(
-                    f"pacq_gemv: {name} is {found:#x} in the fabric and {wanted:#x} in the package; build again (hours)"
+                    f"{engine.name}: {name} is {found:#x} in the fabric and {wanted:#x} in the package; build again (hours)"
                 )
 
     def clear(self) -> None:
-        """Let pacq_gemv forget the commands of a run that was aborted; reads under way are waited for there."""
-        if "pacq_gemv" in self.blocks:
-            self.write("pacq_gemv", offsets(PACQ_REGISTERS)["CONTROL"], 1)
+        """Let the engine in Verilog forget the commands of a run that was aborted; reads under way are waited for there."""
+        if (engine := self.package.design.beside) is not None:
+            self.write(engine.name, offsets(GEMV_REGISTERS)["CONTROL"], 1)
 
     def state(self, registers: dict[str, int]) -> str:
         """Where the engine is, in words: for errors and people."""
         progress = self.read("meadow_engine", registers["progress"])
         parts = [f"instruction {progress}", f"CTRL {self.read('meadow_engine', registers['CTRL']):#x}"]
-        if "pacq_gemv" in self.blocks:
-            counters = self.pacq_counters()
+        if (engine := self.package.design.beside) is not None:
+            counters = self.beside_counters(engine)
             parts.append(
-                "pacq_gemv " + ", ".join(f"{k} {v:#x}" if k == "ERROR" else f"{k} {v}" for k, v in counters.items())
+                f"{engine.name} "
+                + ", ".join(f"{k} {v:#x}" if k == "ERROR" else f"{k} {v}" for k, v in counters.items())
             )
         return "; ".join(parts)
 
-    def pacq_counters(self) -> dict[str, int]:
-        """Registers of pacq_gemv that tell how it is and what it counted."""
-        named = [r for r in PACQ_REGISTERS if r.access == "read" and r.offset >= 0x1C]
+    def beside_counters(self, engine: Engine) -> dict[str, int]:
+        """Registers of the engine in Verilog that tell how it is and what it counted."""
+        named = [r for r in GEMV_REGISTERS if r.access == "read" and r.offset >= 0x1C]
         wide = {r.name: self.read_wide if r.bits == 64 else self.read for r in named}
-        return {r.name: wide[r.name]("pacq_gemv", r.offset) for r in named}
+        return {r.name: wide[r.name](engine.name, r.offset) for r in named}
 
     def cycles(self) -> int:
         """The engine's clock since the bitstream was loaded."""

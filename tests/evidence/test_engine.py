@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pacq_gemv in Verilator, as verify and the benchmarks run it, on the tiny model."""
+"""pacq_gemv and column_gemm in Verilator, as verify and the benchmarks run it, on the tiny model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,29 @@ from meadow.evidence.bench import decode
 from meadow.evidence.ladder.verilog import check
 from meadow.machine.package.read import load, manifest_digest, sha256
 
-SMALL = Options(settings=(("pacq_ports", 1), ("pacq_tokens", 1), ("pacq_fifo", 128), ("block", 16)))
+SMALL = {
+    "pacq_gemv": Options(settings=(("pacq_ports", 1), ("pacq_tokens", 1), ("pacq_fifo", 128), ("block", 16))),
+    "column_gemm": Options(
+        settings=(("column_ports", 2), ("column_tokens", 8), ("column_fifo", 128), ("block", 8)),
+    ),
+}
+BROKEN = {
+    "pacq_gemv": (
+        "rtl/pacq_scale.v",
+        "first_q <= {first_q[LATENCY-2:0], first_i};",
+        "first_q <= {first_q[LATENCY-2:0], 1'b1};",
+    ),
+    "column_gemm": ("rtl/column_issue.v", "begin_o <= first_q;", "begin_o <= 1'b1;"),
+}
 
 
-@pytest.fixture(scope="module")
-def package(tiny_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engine") / "tiny-int4"
-    compile_model(tiny_int4, boards.load("zcu102"), folder, SMALL)
+@pytest.fixture(scope="module", params=SMALL)
+def package(
+    request: pytest.FixtureRequest, tiny_int4: Path, tiny_int8: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("engine") / str(request.param)
+    model = tiny_int4 if request.param == "pacq_gemv" else tiny_int8
+    compile_model(model, boards.load("zcu102"), folder, SMALL[request.param])
     return folder
 
 
@@ -41,7 +57,7 @@ def test_the_verilog_gives_the_emulators_bits_and_its_cycles_are_counted(package
     assert {part["kind"] for part in found["parts"]} == {"simulated", "modelled"}
 
 
-def test_a_model_without_grouped_weights_has_no_such_engine(tiny_package: Path, meadowc: Any) -> None:
+def test_a_design_without_an_engine_in_verilog_is_refused(tiny_package: Path, meadowc: Any) -> None:
     for command in (
         ("bench", "bus"),
         ("bench", "decode"),
@@ -49,7 +65,7 @@ def test_a_model_without_grouped_weights_has_no_such_engine(tiny_package: Path, 
         ("cosim",),
     ):
         result = meadowc(*command, tiny_package)
-        assert result.code == 2 and "no grouped weights" in result.err
+        assert result.code == 2 and "no engine in Verilog" in result.err
 
 
 @pytest.mark.csim
@@ -63,11 +79,10 @@ def test_driver_registers_streams_and_verilog_agree_and_a_fault_in_the_verilog_s
     assert result.json["predicted_beats"][0] == result.json["counters"]["BEATS0"] > 0
     broken = tmp_path / "broken"
     shutil.copytree(package, broken)
-    name = "rtl/pacq_scale.v"
+    name, right, wrong = BROKEN[package.name]
     text = (broken / name).read_text()
-    (broken / name).write_text(
-        text.replace("first_q <= {first_q[LATENCY-2:0], first_i};", "first_q <= {first_q[LATENCY-2:0], 1'b1};")
-    )
+    assert text.count(right) == 1
+    (broken / name).write_text(text.replace(right, wrong))
     manifest = json.loads((broken / "manifest.json").read_text())
     manifest["files"][name] = sha256(broken / name)
     manifest["digest"] = manifest_digest(manifest)

@@ -38,6 +38,17 @@ def test_predicted_bytes_are_counted(name: str, dataflow: str, packing: str, tin
 
 @pytest.mark.csim
 @pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
+@pytest.mark.parametrize("ports", [4, 1])
+def test_predicted_bytes_of_columns_are_counted(ports: int, dataflow: str, tiny_int8: Path, tmp_path: Path) -> None:
+    settings = (("column_ports", ports), ("column_tokens", 16), ("block", 16 - ports))
+    compile_model(tiny_int8, boards.load("zcu102"), tmp_path / "made", Options(dataflow, settings=settings))
+    for row in measure(load(tmp_path / "made"), dataflow, [1, 3, 16, 65, 100]):
+        assert row["predicted_bytes"] == row["counted_bytes"] and row["equal"], row
+        assert row["cycles_equal"], (row["predicted_cycles"], row["counted_cycles"])
+
+
+@pytest.mark.csim
+@pytest.mark.parametrize("dataflow", ["gemm", "tphs"])
 @pytest.mark.parametrize("settings", [(), (("pacq_ports", 1), ("block", 13), ("context", 150))])
 def test_predicted_bytes_of_grouped_weights_are_counted(
     settings: tuple[tuple[str, int], ...], dataflow: str, tiny_int4: Path, tmp_path: Path

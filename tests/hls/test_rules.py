@@ -81,7 +81,7 @@ PLANTED = (
         "call_sites",
         "steps.hpp",
         "        if (turns.attends) attend(chip,",
-        "        if (some > 7) some_rows(walk, array, m, 0, tokens, PASS_READ_PORTS, pacq_result);\n        if (turns.attends) attend(chip,",
+        "        if (some > 7) some_rows(walk, array, m, 0, tokens, PASS_READ_PORTS, gemv_result);\n        if (turns.attends) attend(chip,",
     ),
     Planted(
         "rows and words are loops of their own",

@@ -5,48 +5,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import cocotb
 import numpy as np
-from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
-from cocotbext.axi import (
-    AxiLiteBus,
-    AxiLiteMaster,
-    AxiRamRead,
-    AxiReadBus,
-    AxiStreamBus,
-    AxiStreamSink,
-    AxiStreamSource,
-)
-from cocotbext.axi.sparse_memory import SparseMemory
+from cocotb.triggers import ClockCycles, with_timeout
 from numpy.typing import NDArray
+from rtl.surroundings import PORTS, REGISTERS, Surroundings, stopped
 
 from meadow.machine.arithmetic import fp16 as pacq
 from meadow.machine.storage.groups import GroupFormat, GroupLayout
 
-PORTS = int(os.environ.get("MEADOW_PORTS", "4"))
 LANES = int(os.environ.get("MEADOW_LANES", "4"))
-BASE = 0x1_0000_0000
-REGISTERS = {
-    "id": 0x00,
-    "shape": 0x08,
-    "size": 0x0C,
-    "control": 0x18,
-    "status": 0x1C,
-    "error": 0x20,
-    "watchdog": 0x24,
-    "cycles": 0x40,
-    "commands": 0x48,
-    "waits_weights": 0x4C,
-    "waits_activations": 0x50,
-    "waits_results": 0x54,
-    "waits_multipliers": 0x58,
-    "beats": 0x60,
-}
 
 
 class Matrix:
@@ -69,48 +39,10 @@ class Matrix:
         return np.pad(y, ((0, 0), (0, self.layout.padded_rows - self.layout.rows)))
 
 
-class Bench:
-    def __init__(self, dut: Any):
-        self.dut = dut
-        cocotb.start_soon(Clock(dut.clk_i, 4, "ns").start())  # type: ignore[arg-type]
-        self.memory = SparseMemory(1 << 40)
-        self.rams = [
-            AxiRamRead(AxiReadBus.from_prefix(dut, f"m_axi_{p}"), dut.clk_i, dut.rst_i, mem=self.memory)
-            for p in range(PORTS)
-        ]
-
-        def stream(kind: Any, prefix: str) -> Any:
-            return kind(AxiStreamBus.from_prefix(dut, prefix), dut.clk_i, dut.rst_i)
-
-        self.commands = stream(AxiStreamSource, "s_axis_command")
-        self.activations = stream(AxiStreamSource, "s_axis_activation")
-        self.results = stream(AxiStreamSink, "m_axis_result")
-        self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk_i, dut.rst_i)
-        for part in (
-            self.commands,
-            self.activations,
-            self.results,
-            self.registers.write_if,
-            self.registers.read_if,
-            *self.rams,
-        ):
-            part.log.setLevel("WARNING")
-        self.next = BASE
-
-    async def reset(self) -> None:
-        self.dut.rst_i.value = 1
-        await ClockCycles(self.dut.clk_i, 4)
-        self.dut.rst_i.value = 0
-        await RisingEdge(self.dut.clk_i)
-
+class Bench(Surroundings):
     def place(self, matrix: Matrix) -> list[int]:
-        """Its streams into memory, at addresses that bursts must respect; returns these."""
-        found = []
-        for stream in matrix.streams:
-            self.memory[self.next : self.next + stream.nbytes] = stream.tobytes()
-            found.append(self.next)
-            self.next += stream.nbytes + 16 * random.randrange(1, 300)
-        return found
+        """Its streams into memory."""
+        return [self.keep(stream) for stream in matrix.streams]
 
     async def command(
         self, matrix: Matrix, tokens: int, reuse: bool = False, hold: bool = False, addresses: list[int] | None = None
@@ -119,7 +51,7 @@ class Bench:
         words = [layout.form.word | layout.bands << 32 | layout.groups << 48 | tokens << 64 | reuse << 80 | hold << 81]
         where = (addresses or self.place(matrix)) + [0] * 3
         words += [where[p] | where[p + 1] << 64 for p in range(0, PORTS, 2)]
-        await self.commands.send(b"".join(w.to_bytes(16, "little") for w in words))
+        await self.order(words)
 
     async def feed(self, matrix: Matrix, a: NDArray[np.float16]) -> None:
         await self.activations.send(a.tobytes())
@@ -132,9 +64,6 @@ class Bench:
         values = values.reshape(layout.bands * layout.tiles, tokens, layout.form.lanes * PORTS)
         return values.transpose(1, 0, 2).reshape(tokens, -1)
 
-    async def register(self, name: str) -> int:
-        return int(await self.registers.read_dword(REGISTERS[name]))
-
 
 def activations(rng: np.random.Generator, tokens: int, matrix: Matrix) -> NDArray[np.float16]:
     """FP16 of many magnitudes, zero beyond the columns."""
@@ -142,11 +71,6 @@ def activations(rng: np.random.Generator, tokens: int, matrix: Matrix) -> NDArra
     a = pacq.half((rng.normal(size=shape) * np.exp2(rng.integers(-20, 8, shape))).astype(np.float32))
     a[:, matrix.layout.cols :] = 0
     return a
-
-
-def pauses(seed: int, share: float) -> Iterator[bool]:
-    chance = random.Random(seed)
-    return (chance.random() < share for _ in itertools.count())
 
 
 def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
@@ -174,11 +98,7 @@ async def every_format_comes_out_as_numpy_has_it(dut: Any, stalls: float) -> Non
     bench = Bench(dut)
     rng = np.random.default_rng(int(stalls * 10))
     if stalls:
-        for seed, part in enumerate((bench.commands, bench.activations, bench.results)):
-            part.set_pause_generator(pauses(seed, stalls))
-        for seed, ram in enumerate(bench.rams):
-            ram.r_channel.set_pause_generator(pauses(10 + seed, stalls))
-            ram.ar_channel.set_pause_generator(pauses(20 + seed, stalls))
+        bench.stall(stalls)
     await bench.reset()
     sizes = [(70, 100), (64, 64), (5, 33), (130, 96), (64, 256)]
     work = []
@@ -227,26 +147,6 @@ async def works(bench: Bench, seed: int) -> None:
     await bench.command(matrix, 2)
     await bench.feed(matrix, a)
     assert same(await bench.answer(matrix, 2), matrix.times(a))
-
-
-async def stopped(bench: Bench, error: int) -> None:
-    """It says what is wrong, answers with zeros, takes what it is given, and works again when told to."""
-    for _ in range(400):
-        if await bench.register("status") & 2:
-            break
-    assert await bench.register("error") == error
-    await bench.activations.send(bytes(16 * 500))  # far more than any memory holds
-    await with_timeout(bench.activations.wait(), 50, "us")
-    bench.dut.m_axis_result_tready.value = 1
-    await ClockCycles(bench.dut.clk_i, 5)
-    assert int(bench.dut.m_axis_result_tvalid.value) == 1 and int(bench.dut.m_axis_result_tdata.value) == 0
-    await bench.registers.write_dword(REGISTERS["control"], 1)
-    for _ in range(100):
-        if await bench.register("status") & 4 == 0:
-            break
-    assert await bench.register("error") == 0 and await bench.register("status") == 0
-    assert await bench.register("cycles") == 0
-    bench.results.clear()
 
 
 @cocotb.test(timeout_time=80, timeout_unit="us")

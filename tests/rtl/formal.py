@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the SAT solver of Yosys for a run that breaks a rule: of stream_fifo, of pacq_fetch on AXI4, of pacq_registers on AXI4-Lite,
+"""Asks the SAT solver of Yosys for a run that breaks a rule: of stream_fifo, of stream_fetch on AXI4, of gemv_registers on AXI4-Lite,
 of a lane of prefix_unpack.
 
 `make formal`.  Bounded: every run of so many cycles after a reset, whatever comes and whatever stalls.  A proof by induction holds for
@@ -32,8 +32,10 @@ class Proof(NamedTuple):
 FIFO = Proof("formal_fifo", ("stream_fifo.v",), 18, "a FIFO loses, doubles, reorders or changes no word")
 PROOFS = (
     FIFO,
-    Proof("formal_fetch", ("stream_fifo.v", "pacq_fetch.v"), 14, "pacq_fetch keeps the rules of an AXI4 read manager"),
-    Proof("formal_registers", ("pacq_registers.v",), 12, "pacq_registers keeps the rules of AXI4-Lite"),
+    Proof(
+        "formal_fetch", ("stream_fifo.v", "stream_fetch.v"), 14, "stream_fetch keeps the rules of an AXI4 read manager"
+    ),
+    Proof("formal_registers", ("gemv_registers.v",), 12, "gemv_registers keeps the rules of AXI4-Lite"),
     Proof(
         "formal_mux",
         ("mux4.v", "mux8.v", "sim/LUT6.v", "sim/MUXF7.v"),

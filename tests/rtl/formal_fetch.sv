@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For the SAT solver: pacq_fetch keeps the rules of an AXI4 read manager (IHI 0022: A3.2.1, A3.4.1) before any subordinate that keeps
+// For the SAT solver: stream_fetch keeps the rules of an AXI4 read manager (IHI 0022: A3.2.1, A3.4.1) before any subordinate that keeps
 // its own, whatever stalls and whenever it is cleared; and what it takes, its FIFO has room for.
 `default_nettype none
 
@@ -30,7 +30,7 @@ module formal_fetch #(
     wire owes = first_q != next_q;
     wire rvalid = answers_i && owes;
     wire rlast = sent_q == owed[first_q];
-    pacq_fetch #(.ADDRESS_WIDTH(16), .FIFO_BEATS(FIFO_BEATS), .MAX_BURST(MAX_BURST), .QUEUE(2)) u_fetch (
+    stream_fetch #(.ADDRESS_WIDTH(16), .FIFO_BEATS(FIFO_BEATS), .MAX_BURST(MAX_BURST), .QUEUE(2)) u_fetch (
         .clk_i(clk_i), .rst_i(rst_i), .clear_i(clear_i), .draining_o(draining), .reading_o(), .region_address_i(address_i),
         .region_beats_i({26'd0, beats_i}), .region_valid_i(region_i), .region_ready_o(), .m_axi_araddr(araddr), .m_axi_arlen(arlen),
         .m_axi_arsize(arsize), .m_axi_arburst(arburst), .m_axi_arvalid(arvalid), .m_axi_arready(arready_i), .m_axi_rdata(128'd0),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For the SAT solver: the AXI4-Lite side of pacq_registers.  No ready follows an input within a cycle, an answer stays until it is
+// For the SAT solver: the AXI4-Lite side of gemv_registers.  No ready follows an input within a cycle, an answer stays until it is
 // taken, and each address gets one answer (IHI 0022: A3.2.1, A3.3.1).
 `default_nettype none
 
@@ -12,7 +12,7 @@ module formal_registers (
 );
     wire awready, wready, bvalid, arready, rvalid;
     wire [31:0] rdata;
-    pacq_registers u_registers (
+    gemv_registers u_registers (
         .clk_i(clk_i), .rst_i(rst_i), .s_axil_awaddr(awaddr_i), .s_axil_awvalid(awvalid_i), .s_axil_awready(awready),
         .s_axil_wdata(32'd0), .s_axil_wstrb(4'd15), .s_axil_wvalid(wvalid_i), .s_axil_wready(wready), .s_axil_bresp(),
         .s_axil_bvalid(bvalid), .s_axil_bready(bready_i), .s_axil_araddr(araddr_i), .s_axil_arvalid(arvalid_i),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meadow.compiler.emit.verilog import MODELS, SOURCES, TOP, Shape, top
+from meadow.compiler.emit.verilog import MODELS, ColumnShape, Shape, top
 
 RTL = Path(__file__).parents[2] / "rtl"
 
@@ -77,9 +77,12 @@ def simulate(
     assert failed == 0, f"{failed} tests of {bench} failed"
 
 
-def run_pacq(shape: Shape, work: Path, folder: Path = RTL, test: str | None = None) -> int:
-    """bench_pacq_gemv on pacq_gemv of a shape, through its top with named ports; returns how many tests failed."""
+def run_shape(shape: Shape | ColumnShape, work: Path, folder: Path = RTL, test: str | None = None) -> int:
+    """The bench of an engine of this shape, through its top with named ports; returns how many tests failed."""
     work.mkdir(exist_ok=True)
-    (work / TOP).write_text(top(shape, "0123456789abcdef", "For a test."))
-    environment = {"MEADOW_PORTS": str(shape.ports), "MEADOW_LANES": str(shape.lanes)}
-    return run_test("pacq_top", "bench_pacq_gemv", work, [*SOURCES, str(work / TOP)], None, environment, folder, test)
+    text = work / f"{shape.top}.v"
+    text.write_text(top(shape, "0123456789abcdef", "For a test."))
+    environment = {f"MEADOW_{name.upper()}": str(value) for name, value in vars(shape).items()}
+    return run_test(
+        shape.top, f"bench_{shape.module}", work, [*shape.files, str(text)], None, environment, folder, test
+    )

@@ -9,7 +9,7 @@ pytest.importorskip("pyosys", reason="pyosys is not installed")
 
 from meadow import boards
 from meadow.evidence.bench.depth import OPTIMISTIC, Netlist, grade, limit, worst
-from meadow.evidence.bench.designs import SMALL, gemv
+from meadow.evidence.bench.designs import FEW, SMALL, gemv
 from meadow.evidence.bench.rtl import Module, synthesize
 
 pytestmark = pytest.mark.rtl
@@ -23,6 +23,13 @@ endmodule
 def test_pacq_gemv_holds_the_clock_of_the_zcu102() -> None:
     """Flat, with one port; `make depth` has the sizes that search picks."""
     found = synthesize(gemv(SMALL))
+    board = boards.load("zcu102")
+    assert found["worst_ns"] <= limit(board, board.pacq_clock_mhz), (found["from"], found["to"])
+
+
+def test_column_gemm_holds_the_clock_of_the_zcu102() -> None:
+    """With four ports and two groups of tokens."""
+    found = synthesize(gemv(FEW))
     board = boards.load("zcu102")
     assert found["worst_ns"] <= limit(board, board.pacq_clock_mhz), (found["from"], found["to"])
 

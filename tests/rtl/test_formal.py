@@ -16,26 +16,26 @@ pytestmark = pytest.mark.rtl
 FAULTS = {
     "a burst crosses 4 KiB": (
         "formal_fetch",
-        "pacq_fetch.v",
+        "stream_fetch.v",
         "9'd256 - {1'b0, at_q[11:4]}",
         "9'd257 - {1'b0, at_q[11:4]}",
     ),
     "an address is dropped by a clear": (
         "formal_fetch",
-        "pacq_fetch.v",
+        "stream_fetch.v",
         "(ask && !clear_i) || !free",
         "(ask || !free) && !clear_i",
     ),
-    "bursts are one beat longer": ("formal_fetch", "pacq_fetch.v", "length_q} - 9'd1", "length_q}"),
+    "bursts are one beat longer": ("formal_fetch", "stream_fetch.v", "length_q} - 9'd1", "length_q}"),
     "a read is answered twice": (
         "formal_registers",
-        "pacq_registers.v",
+        "gemv_registers.v",
         "s_axil_rvalid <= read || (s_axil_rvalid && !s_axil_rready)",
         "s_axil_rvalid <= read || s_axil_rvalid",
     ),
     "a write does not wait for its data": (
         "formal_registers",
-        "pacq_registers.v",
+        "gemv_registers.v",
         "wire write = address_q && data_q &&",
         "wire write = address_q &&",
     ),

@@ -8,16 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rtl.simulator import RTL, run_pacq, run_test
+from rtl.simulator import RTL, run_shape, run_test
 
-from meadow.compiler.emit.verilog import ARRAY_SOURCES, SOURCES, UNPACK_SOURCES, Shape
+from meadow.compiler.emit.verilog import ARRAY_SOURCES, COLUMN_SOURCES, SOURCES, UNPACK_SOURCES, ColumnShape, Shape
 
 pytestmark = pytest.mark.mutation
 
 INT2 = Shape(ports=1, lanes=8, token_lanes=4, max_tokens=16, activation_words=128)
+COLUMNS = ColumnShape(ports=2, tokens=5, max_words=32, fifo_beats=128)
 SMALL = Shape(ports=2, token_lanes=2, max_tokens=16, activation_words=128, fifo_beats=128)
 STALLS = "stalls_on_every_stream_lose_nothing"
 EVERY = "every_format_comes_out_as_numpy_has_it"
+SIZES = "every_size_comes_out_as_integers_have_it"
+STRIPES = "a_matrix_of_several_stripes_is_read_stripe_by_stripe"
+WRONG = "a_command_that_it_cannot_run_stops_it"
+WAITING = "sums_that_nobody_takes_wait"
+CLEARED = "it_is_cleared_while_sums_leave_and_starts_anew"
 DOT = ["dsp_slice.v", "pacq_align.v", "pacq_lane.v", "pacq_mac.v", "pacq_dot.v"]
 UNITS = {
     "pacq_mac": ("bench_pacq_mac", DOT[:4], {"LANES": 16, "FIRST": 0, "LAST": 1}),
@@ -210,22 +216,22 @@ FAULTS = (
     ),
     Fault(
         "a burst is one beat too long",
-        "pacq_fetch.v",
+        "stream_fetch.v",
         "{{(9 - BURST) {1'b0}}, length_q} - 9'd1",
         "{{(9 - BURST) {1'b0}}, length_q}",
         EVERY,
     ),
-    Fault("a burst crosses 4 KiB", "pacq_fetch.v", "9'd256 - {1'b0, at_q[11:4]}", "9'd256", EVERY),
+    Fault("a burst crosses 4 KiB", "stream_fetch.v", "9'd256 - {1'b0, at_q[11:4]}", "9'd256", EVERY),
     Fault(
         "the FIFO has room for one beat more than it has",
-        "pacq_fetch.v",
+        "stream_fetch.v",
         "- (ask ? wanted : {ROOM{1'b0}})",
         "- (ask ? wanted - 1'b1 : {ROOM{1'b0}})",
         EVERY,
     ),
     Fault(
         "late beats are kept after a clear",
-        "pacq_fetch.v",
+        "stream_fetch.v",
         "m_axi_rvalid && !drop_q && !clear_i",
         "m_axi_rvalid",
         "it_is_cleared_in_the_middle_of_a_burst_and_starts_anew",
@@ -313,21 +319,21 @@ FAULTS = (
     ),
     Fault(
         "an error of the bus is no error",
-        "pacq_gemv.v",
-        "bad_command || bus_error != 0 || late",
-        "bad_command || late",
+        "gemv_faults.v",
+        "bad_command_i || bus_error_i != 0 || late_q",
+        "bad_command_i || late_q",
         "an_error_of_the_bus_stops_it",
     ),
     Fault(
         "nobody watches the memory",
-        "pacq_gemv.v",
-        "bad_command || bus_error != 0 || late",
-        "bad_command || bus_error != 0",
+        "gemv_faults.v",
+        "bad_command_i || bus_error_i != 0 || late_q",
+        "bad_command_i || bus_error_i != 0",
         "a_memory_that_does_not_answer_stops_it",
     ),
     Fault(
         "a command is counted twice",
-        "pacq_registers.v",
+        "gemv_registers.v",
         "commands_q + {31'd0, command_i}",
         "commands_q + {30'd0, command_i, 1'b0}",
         "it_says_who_it_is",
@@ -410,11 +416,89 @@ FAULTS = (
         "out_room_q <= 1'b1",
         STALLS,
     ),
+    Fault("upper rows lose the carry of lower ones", "column_lane.v", ".carry_i(sum[k][17])", ".carry_i(1'b0)", SIZES),
+    Fault("codes of port 1 come a cycle early", "column_lane.v", "chain[8*p+:8];", "chain[7:0];", SIZES),
+    Fault("a token takes the codes of all", "column_lane.v", "write_i && write_token_i == MINE[7:0]", "write_i", SIZES),
+    Fault("lanes without a token send sums", "column_lane.v", "drain_i && tokens_i > MINE[7:0]", "drain_i", SIZES),
+    Fault(
+        "weights do not hop",
+        "column_lanes.v",
+        "assign weights = weights_q;",
+        "assign weights = g_group[g-1].weights;",
+        SIZES,
+    ),
+    Fault("a list may be for several tokens", "column_commands.v", " && (!listed || tokens == 16'd1)", "", WRONG),
+    Fault("an address may lie within a beat", "column_commands.v", "address_q[3:0] == 0 && ", "", WRONG),
+    Fault(
+        "a live column is left out",
+        "column_codes.v",
+        "rest = live_q & ~lowest",
+        "rest = live_q & ~(lowest << 1)",
+        SIZES,
+    ),
+    Fault("codes of negative weight are no codes", "column_codes.v", "!= 8'd0;", "!= 8'h80;", SIZES),
+    Fault("lists are not filled up", "column_codes.v", "port_q == 2'd0 && group_q != 0;", "group_q != 0;", SIZES),
+    Fault("an empty list reads nothing", "column_codes.v", "port_q == 2'd0 && group_q != 0;", "port_q == 2'd0;", SIZES),
+    Fault("codes of the next command overwrite", "column_codes.v", "ahead < 4'd2 &&", "ahead < 4'd3 &&", SIZES),
+    Fault("stripes begin at the first's place", "column_regions.v", "<< 12);  //", "<< 11);  //", STRIPES),
+    Fault("a list is read before it is there", "column_regions.v", "coming && group_q < listed_i", "coming", SIZES),
+    Fault(
+        "the last stripe is as long as the others",
+        "column_issue.v",
+        "next_left > MOST[15:0] ? MOST[SB:0] : next_left[SB:0]",
+        "MOST[SB:0]",
+        STRIPES,
+    ),
+    Fault(
+        "sums leave before they are written",
+        "column_issue.v",
+        "timer_q <= 9'd16;  // until",
+        "timer_q <= 9'd1;  // until",
+        SIZES,
+    ),
+    Fault(
+        "a stripe overwrites what has not left",
+        "column_issue.v",
+        "if (stripe_q && !leaving_q[half_q])",
+        "if (stripe_q)",
+        WAITING,
+    ),
+    Fault(
+        "short columns come again too soon",
+        "column_issue.v",
+        "localparam SHORTEST = 4;",
+        "localparam SHORTEST = 1;",
+        SIZES,
+    ),
+    Fault(
+        "sums leave without room",
+        "column_results.v",
+        "room_q <= count <= LIMIT[$clog2(DEPTH):0];",
+        "room_q <= 1'b1;",
+        WAITING,
+    ),
+    Fault(
+        "the halves of 16 sums are exchanged",
+        "column_results.v",
+        "half_q ? sums[511:256] : sums[255:0]",
+        "half_q ? sums[255:0] : sums[511:256]",
+        SIZES,
+    ),
+    Fault(
+        "sums of before stay on the conveyor",
+        "column_gemm.v",
+        "settling_q <= begin_rst ? 7'd127",
+        "settling_q <= begin_rst ? 7'd1",
+        CLEARED,
+    ),
+    Fault("lists are told a cycle early", "column_gemm.v", ".listed_i(listed_q[1])", ".listed_i(listed)", SIZES),
 )
 
 
 def test_every_module_has_a_fault() -> None:
-    assert {f.file for f in FAULTS} == {*SOURCES, *UNPACK_SOURCES, *ARRAY_SOURCES} and len(FAULTS) >= 40
+    assert {f.file for f in FAULTS} == {*SOURCES, *UNPACK_SOURCES, *ARRAY_SOURCES, *COLUMN_SOURCES} and len(
+        FAULTS
+    ) >= 40
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
@@ -427,6 +511,8 @@ def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
     if fault.caught_by in UNITS:
         bench, files, parameters = UNITS[fault.caught_by]
         failed = run_test(fault.caught_by, bench, tmp_path / "work", files, parameters, folder=folder)
+    elif fault.file.startswith("column_"):
+        failed = run_shape(COLUMNS, tmp_path / "work", folder, fault.caught_by)
     elif fault.file not in SOURCES:
         failed = run_test(
             "prefix_unpack",
@@ -438,5 +524,5 @@ def test_a_planted_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
         )
     else:
         shape = INT2 if fault.caught_by.startswith("rows_come_again") else SMALL
-        failed = run_pacq(shape, tmp_path / "work", folder, fault.caught_by)
+        failed = run_shape(shape, tmp_path / "work", folder, fault.caught_by)
     assert failed, f"{fault.what}: {fault.caught_by} did not notice"

@@ -9,9 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rtl.simulator import RTL, run_pacq, run_test, simulate
+from rtl.simulator import RTL, run_shape, run_test, simulate
 
-from meadow.compiler.emit.verilog import ARRAY_SOURCES, MODELS, SOURCES, UNPACK_SOURCES, Shape
+from meadow.compiler.emit.verilog import (
+    ARRAY_SOURCES,
+    COLUMN_SOURCES,
+    MODELS,
+    SOURCES,
+    UNPACK_SOURCES,
+    ColumnShape,
+    Shape,
+)
 from meadow.evidence.ladder.verilated import verilator
 
 pytestmark = pytest.mark.rtl
@@ -94,12 +102,28 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_fp_int_engine_computes_what_numpy_does(name: str, tmp_path: Path) -> None:
-    assert run_pacq(SHAPES[name], tmp_path) == 0
+    assert run_shape(SHAPES[name], tmp_path) == 0
+
+
+COLUMNS = {
+    "four ports": ColumnShape(max_words=32),
+    "two ports, five tokens": ColumnShape(ports=2, tokens=5, max_words=32),
+    "one port, one token": ColumnShape(ports=1, tokens=1, max_words=16),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_column_engine_computes_what_integers_do(name: str, tmp_path: Path) -> None:
+    assert run_shape(COLUMNS[name], tmp_path) == 0
 
 
 LINTED = {
     "prefix_unpack": (PREFIX, [{}]),
     "array_grid": (list(ARRAY_SOURCES), list(GRIDS.values())),
+    "column_gemm": (
+        list(COLUMN_SOURCES),
+        [{**vars(shape), "stripe": 256} for shape in (*COLUMNS.values(), ColumnShape(tokens=32, fifo_beats=4096))],
+    ),
     "pacq_gemv": (
         list(SOURCES),
         [vars(shape) for shape in SHAPES.values()] + [vars(Shape(fifo_beats=4096, activation_words=16384))],

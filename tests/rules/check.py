@@ -31,6 +31,14 @@ SHAPES: dict[str, dict[str, int]] = {
     "INT8, published packing": {"weight_ports": 1, "prefix_codes": 0, "lookup_entries": 1024, "token_lanes": 1},
     "INT4": {"weight_ports": 0, "pacq_ports": 4, "float_lanes": 16},
     "INT8, every option": {"weight_ports": 2, "prefix_codes": 0, "score_cap": 1, "all_activations": 1},
+    "INT8, columns": {
+        "weight_ports": 0,
+        "prefix_codes": 0,
+        "column_ports": 4,
+        "column_tokens": 32,
+        "column_fifo": 512,
+        "column_clock_mhz": 300,
+    },
     "both engines": {"weight_ports": 2, "prefix_codes": 1, "pacq_ports": 2, "pacq_lanes": 8, "float_lanes": 4},
 }
 

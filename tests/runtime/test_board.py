@@ -22,7 +22,7 @@ from meadow.compiler.pipeline import Options, compile_model
 from meadow.machine.errors import DeviceError, UsageError
 from meadow.machine.facts import Status
 from meadow.machine.package.read import load, manifest_digest
-from meadow.machine.registers import PACQ_REGISTERS, engine_registers, identity_fields, offsets
+from meadow.machine.registers import GEMV_REGISTERS, engine_registers, identity_fields, offsets
 from meadow.runtime import Session
 from meadow.runtime.devices import control
 from meadow.runtime.devices.csim import CSim
@@ -393,12 +393,12 @@ def test_two_boards_do_not_share_a_run(tiny_package: Path) -> None:
 
 
 def test_the_table_of_pacqs_registers_is_the_verilogs() -> None:
-    text = (Path(__file__).parents[2] / "rtl" / "pacq_registers.v").read_text()
-    for register in PACQ_REGISTERS:
+    text = (Path(__file__).parents[2] / "rtl" / "gemv_registers.v").read_text()
+    for register in GEMV_REGISTERS:
         if register.access != "write":
             assert f"8'h{register.offset:02X}: s_axil_rdata" in text, register
     read = text.count(": s_axil_rdata <=") - 1  # the default
-    assert read == sum(1 if r.bits == 32 else 2 for r in PACQ_REGISTERS if r.access != "write")
+    assert read == sum(1 if r.bits == 32 else 2 for r in GEMV_REGISTERS if r.access != "write")
 
 
 def test_every_number_of_a_design_has_a_register(tiny_package: Path) -> None:

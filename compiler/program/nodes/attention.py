@@ -160,7 +160,7 @@ def _tphs(p: Assembly, node: Node, op: Attention, target: str) -> None:
             Opcode.TPHS,
             {
                 **p.inputs(q.inputs[0], q.weight or ""),
-                **p.weights(part.name),
+                **p.weights(part.name, p.live(q.inputs[0], p.graph.weight_of(q))),
                 "cols": part.layout.operand_cols,
                 **_cache(p, node, op, some),
                 "rope": p.slot(p.rotary[rotary.frequencies]),

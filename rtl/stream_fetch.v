@@ -6,7 +6,7 @@
 // for all of it, so that RREADY never falls.  A response that is not OKAY is reported, its beat is passed on.
 `default_nettype none
 
-module pacq_fetch #(
+module stream_fetch #(
     parameter ADDRESS_WIDTH = 40,
     parameter FIFO_BEATS = 512,   // a power of two, at least twice MAX_BURST
     parameter ULTRA = 0,          // 1: they lie in UltraRAM
@@ -48,7 +48,7 @@ module pacq_fetch #(
     localparam [31:0] DEEP = FIFO_BEATS;
     localparam [ROOM-1:0] ALL = DEEP[ROOM-1:0];
     initial if (MAX_BURST > 256 || FIFO_BEATS < 2 * MAX_BURST || MAX_BURST != 1 << $clog2(MAX_BURST))
-        $fatal(1, "pacq_fetch: bursts of %0d for a FIFO of %0d", MAX_BURST, FIFO_BEATS);
+        $fatal(1, "stream_fetch: bursts of %0d for a FIFO of %0d", MAX_BURST, FIFO_BEATS);
 
     assign m_axi_arsize = 3'd4;
     assign m_axi_arburst = 2'd1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The AXI4-Lite register file of pacq_gemv: who it is, how it is, what it counted.  Starts nothing: commands come over a stream.
+// The AXI4-Lite register file of pacq_gemv and column_gemm: who it is, how it is, what it counted.  Starts nothing: commands come over a stream.
 //
-//     0x00 ID           "PACQ"                        0x40 CYCLES        while busy, 64 bits
+//     0x00 ID           "PACQ" or "COLS"              0x40 CYCLES        while busy, 64 bits
 //     0x04 VERSION      of commands and registers     0x48 COMMANDS
 //     0x08 SHAPE        ports | lanes << 8 |          0x4C WAITS_WEIGHTS      cycles without a window, for want of weights,
 //                       token lanes << 16             0x50 WAITS_ACTIVATIONS  of activations,
@@ -15,7 +15,8 @@
 //     0x24 WATCHDOG     cycles that a read may take
 `default_nettype none
 
-module pacq_registers #(
+module gemv_registers #(
+    parameter [31:0] ID = 32'h51434150,
     parameter [31:0] SHAPE = 0,
     parameter [31:0] SIZE = 0,
     parameter [63:0] DESIGN_ID = 0,
@@ -54,7 +55,6 @@ module pacq_registers #(
     input wire waits_multipliers_i,
     input wire [PORTS-1:0] beats_i
 );
-    localparam [31:0] ID = 32'h51434150;
     localparam [31:0] VERSION = 32'd1;
 
     assign s_axil_bresp = 2'd0;
