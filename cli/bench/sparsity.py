@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from meadow import boards
 from meadow.cli.bench.prune import shares_of
 from meadow.cli.output import emit_json, json_option, out, table
 from meadow.cli.progress import stages
@@ -30,6 +31,13 @@ from meadow.machine.folder import replace_file
 @click.option("--tokens", type=click.IntRange(min=2), default=TOKENS, show_default=True, help="Of calibration text.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
+    "--board",
+    "name",
+    default="zcu102",
+    show_default=True,
+    help='Compile for it and count bytes and cycles there; "" leaves that out.',
+)
+@click.option(
     "-o", "--output", "folder", type=click.Path(path_type=Path), default=Path("build/sparsity"), show_default=True
 )
 @json_option
@@ -41,13 +49,15 @@ def sparsity_command(
     length: int,
     tokens: int,
     seed: int,
+    name: str,
     folder: Path,
     as_json: bool,
 ) -> None:
-    """Put thresholds into SOURCE by several shares and shapes and measure what is left: some minutes for each of the auto shape.
+    """Put thresholds into SOURCE by several shares and shapes and measure what is left: some minutes for each.
 
     Perplexity is onnxruntime's on Wikipedia's test split; the share of the layers' weights that is not needed is counted on the same
-    windows.  Rows are kept in OUTPUT/rows.json as they come.
+    windows.  On a board, the models in INT8 with their weights column by column: the bytes of decoded tokens are predicted from the emulator's
+    codes and counted in C++, tokens per second are counted in Verilog, beside the fastest dense model that is as good.  Rows are kept in OUTPUT/rows.json as they come.
 
     \b
     Examples:
@@ -60,8 +70,9 @@ def sparsity_command(
     pieces = pieces_of(companions_of(find_source(source)).get("tokenizer.json"), text_of("wikipedia"), count, length)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    with stages(("measuring", "sparsifying"), as_json) as show:
-        for row in measure(source, wanted, names, folder, pieces, Calibration(tokens=tokens, seed=seed), show):
+    board = boards.load(name) if name else None
+    with stages(("compiling", "measuring", "simulating", "sparsifying", "counting"), as_json) as show:
+        for row in measure(source, wanted, names, folder, pieces, Calibration(tokens=tokens, seed=seed), show, board):
             rows.append(row)
             replace_file(folder / "rows.json", json.dumps(rows, indent=1) + "\n")
     if as_json:
@@ -78,5 +89,44 @@ def sparsity_command(
             f"{row['weights_cut']:.1%}",
             f"{row['perplexity']:.2f}",
             f"{row['ratio']:.3f}",
+        )
+    out.print(shown)
+    if board is not None:
+        _show_board(rows, board)
+
+
+def _show_board(rows: list[dict[str, Any]], board: boards.Board) -> None:
+    """What the same models do in INT8 on a board."""
+    shown = table(
+        f"INT8 on {board.title}: bytes of decoded tokens predicted and counted (C++), tokens per second (linears simulated in Verilog, the rest modelled)",
+        *(
+            "asked for",
+            "shape",
+            "weight bytes not fetched",
+            "predicted",
+            "counted",
+            "perplexity",
+            "ratio to INT8",
+            "tokens/s",
+        ),
+        "fastest dense that is as good",
+    )
+    for d in rows[0]["dense"]:
+        shown.add_row(
+            *("nothing", f"dense {d['weights']}", "", "", "", f"{d['perplexity']:.2f}", ""),
+            f"{d['tokens_per_s']:.1f}",
+            "",
+        )
+    for row in rows[1:]:
+        best = row["dense_at_equal_perplexity"]
+        shown.add_row(
+            f"{row['share']:.0%}",
+            row["shape"],
+            f"{row['bytes_not_fetched']:.1%}",
+            *(f"{row[name] / 1e6:,.1f} MB" for name in ("predicted_bytes", "counted_bytes")),
+            f"{row['perplexity_int8']:.2f}",
+            f"{row['perplexity_ratio']:.3f}",
+            f"{row['tokens_per_s']:.1f}",
+            f"{best['weights']}, {best['tokens_per_s']:.1f}" if best else "none",
         )
     out.print(shown)

@@ -76,8 +76,9 @@ class ColumnsPlanner(Planner[Columns]):
     def options(self, engine: Columns) -> dict[str, tuple[int, ...]]:
         return {**self.search, "column_ports": (engine.ports,)}
 
-    def blocks(self, engine: Columns) -> tuple[int, ...]:
-        return self.search["column_tokens"]
+    def sizes(self, engine: Columns) -> dict[str, tuple[int, ...]]:
+        """Blocks of as many tokens as meet a column; and large tiles, since all results of a stripe come together."""
+        return {"block": self.search["column_tokens"], "tile_rows": (64, 128, 256, 512, 1024)}
 
     def possible(self, engine: Columns, block: int, head_dim: int) -> bool:
         return engine.block_fits(block)

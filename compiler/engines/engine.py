@@ -108,9 +108,9 @@ class Planner(Generic[E]):
         """What the search tries: `search`, as far as this start of it allows."""
         return self.search
 
-    def blocks(self, engine: E) -> tuple[int, ...]:
-        """Tokens of a block that the search tries, where the engine takes but few; else nothing."""
-        return ()
+    def sizes(self, engine: E) -> dict[str, tuple[int, ...]]:
+        """Numbers of the design itself of which the search tries other values with this engine."""
+        return {}
 
     def possible(self, engine: E, block: int, head_dim: int) -> bool:
         """Whether the engine takes blocks of so many tokens and heads of this size."""

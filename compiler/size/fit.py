@@ -203,7 +203,7 @@ def _base(
             raise UsageError(
                 f"--set {kind.ports_name()}=0: the model has {kind.weights}, which {kind.name} takes; drop it"
             )
-    few = [b for planner, engine in made.items() for b in planner.blocks(engine)[:1]]
+    few = [b for planner, engine in made.items() for b in planner.sizes(engine).get("block", ())[:1]]
     base = Design(
         board=board.name,
         part=board.part,

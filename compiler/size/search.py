@@ -53,7 +53,7 @@ class Space:
         for engine in base.engines:
             planner = planners()[type(engine)]
             options |= planner.options(engine)
-            options["block"] = planner.blocks(engine) or options["block"]
+            options |= planner.sizes(engine)
             ports += [engine.ports_name()]
             units += [n for n in planner.shape if n != engine.ports_name()]
             lanes += [n for n in planner.search if n not in planner.shape]

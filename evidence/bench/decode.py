@@ -4,18 +4,22 @@ other step is modelled and stands on the critical path, but for what the Verilog
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from meadow.boards import Board
 from meadow.compiler.price import cost
 from meadow.compiler.price.run import estimate
 from meadow.compiler.price.traffic import by_role, run_beats, step_beats
+from meadow.evidence.bench.traffic import informed, is_live, reads_live_columns
 from meadow.evidence.ladder.beside import Side, require_side
 from meadow.evidence.ladder.reference import reference_model
 from meadow.evidence.ladder.verilated import Outcome, Script, run
-from meadow.evidence.ladder.verilog import ddr4, program
+from meadow.evidence.ladder.verilog import ddr4, jobs, program
 from meadow.machine.design import Design
 from meadow.machine.errors import DeviceError
 from meadow.machine.instructions.instruction import OVERHEAD, Part, Tokens, on_port
@@ -40,6 +44,7 @@ class Engine:
     script: Script = field(default_factory=Script)
     parts: dict[str, float] = field(default_factory=dict)
     beats: int = 0  # that each port must bring
+    codes: Iterator[NDArray[Any]] | None = None  # of the linears in order, where what is read depends on them
 
     @property
     def tokens(self) -> Tokens:
@@ -65,7 +70,7 @@ class Engine:
         design = self.design
         rows = streamed_rows(step)
         side, layout = self.side, self.side.layout(o, rows)
-        a = side.activations(layout, self.count)
+        a = next(self.codes) if self.codes is not None else side.activations(layout, self.count)
         self.script.command(side.command(layout, o, addresses, self.count))
         self.work("latency", OVERHEAD)
         self.script.serve()
@@ -104,6 +109,12 @@ def measure(package: Package, board: Board, position: int, count: int = 1) -> di
     side = require_side(package)
     engine = Engine(design, side, position, count)
     steps = package.steps("decode" if count == 1 else "prefill")
+    live: list[int] = []
+    if any(reads_live_columns(step) for step in steps):
+        work = jobs(package)[1]
+        engine.codes = iter([job.a for job in work])
+        live = [job.layout.listed_groups(job.a[0]) for job in work if is_live(job.fields)]
+        steps = informed(steps, iter(live))
     engine.work("latency", OVERHEAD)  # registers and the table of chunks
     for step in steps:
         engine.step(step, _addresses(package, side, step))

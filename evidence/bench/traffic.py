@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from meadow.machine.engines.table import engine_of
-from meadow.machine.instructions.instruction import ROLES, Beats, Tokens
+from meadow.machine.instructions.instruction import ROLES, Beats, Fields, Operands, Tokens
 from meadow.machine.package.read import Package
 from meadow.machine.step import Step
 from meadow.machine.units import BEAT_BYTES
@@ -113,8 +113,13 @@ def live_columns(package: Package) -> Iterator[Follower]:
 
 def reads_live_columns(step: Step) -> bool:
     """Whether a step leaves out columns whose code is 0."""
-    word = step.operands.get("format")
-    return isinstance(word, int) and engine_of(word).stored_word(word) != word
+    return "format" in step.numbers and is_live(step.numbers)
+
+
+def is_live(o: Fields | Operands) -> bool:
+    """The same of an instruction's fields."""
+    word = int(o["format"])
+    return engine_of(word).stored_word(word) != word
 
 
 def informed(steps: tuple[Step, ...], live: Iterator[int]) -> tuple[Step, ...]:

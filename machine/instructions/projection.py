@@ -20,7 +20,7 @@ MATRIX = (
     Field(
         "format",
         "int",
-        "0 raw; bit 16: prefix codes (docs/packing.md); bit 24: grouped weights (machine/storage/groups.py); else chunk size | packets per beat << 8",
+        "0 raw; bit 16: prefix codes (docs/packing.md); bit 24: grouped weights (machine/storage/groups.py); bit 25: columns, with bit 0 live ones alone (machine/storage/columns.py); else chunk size | packets per beat << 8",
     ),
     Field("directory", "slot", "packed: beats of each tile and port, uint32 [tiles][ports]"),
     Field("table", "slot", "packed: code table, or `chunk size` int8 an entry"),
