@@ -19,7 +19,11 @@ BENCHMARKS = {
     "bus": ("meadow.cli.bench.bus", "Beats of pacq_gemv or column_gemm that carry weights, counted in Verilog."),
     "decode": (
         "meadow.cli.bench.decode",
-        "Tokens per second of a grouped model: linears simulated, the rest modelled.",
+        "Tokens per second of a decoded token: linears simulated, the rest modelled.",
+    ),
+    "prefill": (
+        "meadow.cli.bench.prefill",
+        "Tokens per second of a prompt: linears simulated, the rest modelled.",
     ),
     "lookup": (
         "meadow.cli.bench.lookup",

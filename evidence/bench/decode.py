@@ -4,7 +4,7 @@ other step is modelled and stands on the critical path, but for what the Verilog
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ PUBLISHED = {"tokens_per_s": 27.0, "what": "Torch2RISCV, KV260 at 100 MHz, INT8,
 
 @dataclass
 class Engine:
-    """The script of a run of `count` tokens whose logits are all wanted, and what of it is modelled: engine cycles by part."""
+    """The script of a run of `count` tokens, of which the last `logits` have logits, and what of it is modelled: engine cycles by part."""
 
     design: Design
     side: Side
     position: int
     count: int = 1
+    logits: int = 1
     script: Script = field(default_factory=Script)
     parts: dict[str, float] = field(default_factory=dict)
     beats: int = 0  # that each port must bring
@@ -48,8 +49,8 @@ class Engine:
 
     @property
     def tokens(self) -> Tokens:
-        """What runs: the one token that is decoded, or those that are verified together."""
-        return Tokens(self.count, self.position, self.count)
+        """What runs: the one token that is decoded, those that are verified together, or a block of a prompt."""
+        return Tokens(self.count, self.position, self.logits)
 
     @property
     def ratio(self) -> float:
@@ -107,7 +108,7 @@ def measure(package: Package, board: Board, position: int, count: int = 1) -> di
     """A run of one decoded token after `position` others, or of `count` tokens that are verified together."""
     design = package.design
     side = require_side(package)
-    engine = Engine(design, side, position, count)
+    engine = Engine(design, side, position, count, count)
     steps = package.steps("decode" if count == 1 else "prefill")
     live: list[int] = []
     if any(reads_live_columns(step) for step in steps):
@@ -116,6 +117,16 @@ def measure(package: Package, board: Board, position: int, count: int = 1) -> di
         live = [job.layout.listed_groups(job.a[0]) for job in work if is_live(job.fields)]
         steps = informed(steps, iter(live))
     engine.work("latency", OVERHEAD)  # registers and the table of chunks
+    found = simulate(package, board, engine, steps)
+    moved = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
+    bytes_by_role = {role: n / count for role, n in moved.items()}
+    price = estimate(steps, design, count, position, board.bandwidth_gb_s, count, len(package.chunks))
+    return {**summary(found, engine, bytes_by_role, board), "modelled_tokens_per_s": count / price.seconds}
+
+
+def simulate(package: Package, board: Board, engine: Engine, steps: Iterable[Step]) -> Outcome:
+    """The steps one after another.  Raises DeviceError where the Verilog ends otherwise than it should."""
+    side, design = engine.side, engine.design
     for step in steps:
         engine.step(step, _addresses(package, side, step))
     memory = ddr4(side.engine.clock(design), board.bandwidth_gb_s, design.clock_mhz)
@@ -124,10 +135,7 @@ def measure(package: Package, board: Board, position: int, count: int = 1) -> di
         raise DeviceError(
             f"{side.engine.name} in simulation: error {found.status:#x}, {found.beats} beats where {engine.beats} are each port's"
         )
-    moved = by_role(run_beats(steps, design, engine.tokens, len(package.chunks)))
-    bytes_by_role = {role: n / count for role, n in moved.items()}
-    price = estimate(steps, design, count, position, board.bandwidth_gb_s, count, len(package.chunks))
-    return {**summary(found, engine, bytes_by_role, board), "modelled_tokens_per_s": count / price.seconds}
+    return found
 
 
 def summary(found: Outcome, engine: Engine, bytes_by_role: dict[str, float], board: Board) -> dict[str, Any]:
@@ -177,10 +185,12 @@ def _addresses(package: Package, side: Side, step: Step) -> list[int] | None:
 
 
 def on_board(package: Package, board: Board, folder: Path, reference: Path | None = None) -> Package:
-    """The package, or its model compiled for another board into `folder`."""
+    """The package, or its model compiled for another board into `folder`, for an engine that was asked for here too."""
     if package.manifest["board"] == board.name:
         return package
     from meadow.compiler.pipeline import Options, compile_model
 
-    compile_model(reference_model(package, reference), board, folder, Options(name=package.folder.name))
+    asked = tuple((e.ports_name(), e.ports) for e in package.design.engines if e.instead)
+    options = Options(name=package.folder.name, settings=asked)
+    compile_model(reference_model(package, reference), board, folder, options)
     return load(folder)

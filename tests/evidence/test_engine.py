@@ -55,12 +55,17 @@ def test_the_verilog_gives_the_emulators_bits_and_its_cycles_are_counted(package
     assert 0 < found["share_of_roofline"] < 1
     assert abs(sum(part["seconds"] for part in found["parts"]) - found["seconds"]) < 1e-9
     assert {part["kind"] for part in found["parts"]} == {"simulated", "modelled"}
+    prompt = meadowc("bench", "prefill", package, "--prompt", "40", "--json").json
+    assert 0 < prompt["share_of_fabric"] < prompt["share_of_array"] < 1
+    assert abs(sum(part["seconds"] for part in prompt["parts"]) - prompt["seconds"]) < 1e-9
+    assert prompt["cycles"] > 0 and prompt["predicted_cycles"] > 0 and prompt["energy_mj_per_token"] > 0
 
 
 def test_a_design_without_an_engine_in_verilog_is_refused(tiny_package: Path, meadowc: Any) -> None:
     for command in (
         ("bench", "bus"),
         ("bench", "decode"),
+        ("bench", "prefill"),
         ("verify", "--rungs", "emulator,rtl", "--limit", "1", "--tokens", "1"),
         ("cosim",),
     ):
