@@ -65,7 +65,8 @@ class ColumnsPlanner(Planner[Columns]):
             )
         if needs.head_dim % BEAT_BYTES:
             raise UsageError(f"--set column_ports: heads of {needs.head_dim} are no whole beats of {BEAT_BYTES} rows")
-        tokens = fixed.get("column_tokens", 4)
+        enough = [n for n in self.search["column_tokens"] if n >= fixed.get("block", 0)]
+        tokens = fixed.get("column_tokens", min(enough, default=max(self.search["column_tokens"])))
         fifo = fixed.get("column_fifo", read_ahead(needs, ports))
         return Columns(ports, tokens, fifo, fixed.get("column_clock_mhz", board.pacq_clock_mhz))
 
@@ -78,10 +79,16 @@ class ColumnsPlanner(Planner[Columns]):
 
     def sizes(self, engine: Columns) -> dict[str, tuple[int, ...]]:
         """Blocks of as many tokens as meet a column; and large tiles, since all results of a stripe come together."""
-        return {"block": self.search["column_tokens"], "tile_rows": (64, 128, 256, 512, 1024)}
+        return {"block": self.search["column_tokens"], "tile_rows": (128, 1024)}
 
     def possible(self, engine: Columns, block: int, head_dim: int) -> bool:
         return engine.block_fits(block)
+
+    def largest_block(self, engine: Columns) -> int:
+        return engine.tokens
+
+    def wasteful(self, engine: Columns, block: int) -> bool:
+        return 2 * block <= engine.tokens
 
     def stored_as(self, engine: Columns, packing: str) -> str:
         return "columns"

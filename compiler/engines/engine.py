@@ -112,6 +112,14 @@ class Planner(Generic[E]):
         """Numbers of the design itself of which the search tries other values with this engine."""
         return {}
 
+    def largest_block(self, engine: E) -> int:
+        """Tokens of a block with which the search begins, at most."""
+        return 64
+
+    def wasteful(self, engine: E, block: int) -> bool:
+        """Whether a smaller engine would serve blocks of so many tokens as well, so that the search need not look at this one."""
+        return False
+
     def possible(self, engine: E, block: int, head_dim: int) -> bool:
         """Whether the engine takes blocks of so many tokens and heads of this size."""
         return True

@@ -17,6 +17,8 @@ from meadow.compiler.program.nodes.activation import FUNCTIONS
 from meadow.compiler.size.memory import memory_of
 from meadow.compiler.size.search import OBJECTIVES, Candidate, search, smallest
 from meadow.machine.design import DEFAULT_TILE_ROWS, SETTABLE, Design
+from meadow.machine.engines.array import Array
+from meadow.machine.engines.columns import Columns
 from meadow.machine.engines.engine import Engine
 from meadow.machine.engines.table import engine_for
 from meadow.machine.errors import ResourceExceeded, UsageError
@@ -32,6 +34,8 @@ LEAST_LANES, LEAST_BLOCK = 2, 32
 """Token lanes and tokens of a block that a context must leave room for, where the user does not say."""
 DEFAULT_CONTEXT = 2048
 """When neither the model nor the user says."""
+MOST_TOKENS = max(Columns.choices["column_tokens"])
+"""Of a block that column_gemm takes."""
 UNITS = ("score_cap", "all_activations")
 """Numbers of a design that say whether it has a unit that some models need."""
 DESIGNS = {"meadow-paper": {"clock_mhz": 100, "weight_ports": 1, "token_lanes": 12}}
@@ -59,6 +63,20 @@ class Fit:
     def reason(self, priced: Candidate) -> str:
         """Why the design was chosen, with the time of its request as `priced`."""
         return self.why.format(seconds=priced.seconds(self.optimize))
+
+    def beside(self, columns: Fit, array: Fit) -> Fit:
+        """The same with a word on the other engine for INT8 weights."""
+        other, engine, what = (
+            (array, "the INT8 array", "--set column_ports=0")
+            if self is columns
+            else (columns, "column_gemm", "--set column_ports=N")
+        )
+        chosen = other.chosen
+        note = (
+            f"{engine} instead ({what}) would do {chosen.prefill:.0f} tokens/s of prefill and {chosen.decode:.1f} of decode (modelled, "
+            f"weights {chosen.packing})"
+        )
+        return replace(self, notes=(*self.notes, note))
 
     def __str__(self) -> str:
         lines = [str(self.design)]
@@ -106,6 +124,45 @@ def fit(
     fixed = _settings(settings or {}, named, optimize)
     _check_width(board)
     matrices = [graph.weight_of(n) for n in graph.nodes if isinstance(n.op, Linear)]
+    ports = 0 if named or packing != "auto" else column_ports(matrices, graph.model.head_dim, board, fixed)
+    if not ports:
+        return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+    try:
+        columns = _fitted(graph, board, {**fixed, "column_ports": ports}, named, packing, optimize, dataflow, matrices)
+    except ResourceExceeded:
+        return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+    try:
+        array = _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+    except ResourceExceeded:
+        return columns
+    return min((columns, array), key=lambda found: found.chosen.seconds(optimize)).beside(columns, array)
+
+
+def column_ports(matrices: list[Weight], head_dim: int, board: Board, fixed: Mapping[str, int]) -> int:
+    """The ports with which column_gemm may take the array's place: 0 where the user asks for either, and where a matrix or a head is
+    not for it."""
+    asked = {*Array.numbers, *Columns.numbers} & set(fixed)
+    if (
+        asked
+        or head_dim % BEAT_BYTES
+        or fixed.get("block", 0) > MOST_TOKENS
+        or not all(Columns.multiplies(w.elem) for w in matrices)
+    ):
+        return 0
+    return max((n for n in (2, 4) if n + OTHER_PORTS <= len(board.ports)), default=0)
+
+
+def _fitted(
+    graph: Graph,
+    board: Board,
+    fixed: dict[str, int],
+    named: str,
+    packing: str,
+    optimize: str,
+    dataflow: str,
+    matrices: list[Weight],
+) -> Fit:
+    """The same with an engine for each kind of matrix that `fixed` decides."""
     used = _planners(matrices, fixed, packing)
     wanted = _units(graph)
     for name, what in wanted.items():
@@ -203,7 +260,7 @@ def _base(
             raise UsageError(
                 f"--set {kind.ports_name()}=0: the model has {kind.weights}, which {kind.name} takes; drop it"
             )
-    few = [b for planner, engine in made.items() for b in planner.sizes(engine).get("block", ())[:1]]
+    most = min(planner.largest_block(engine) for planner, engine in made.items())
     base = Design(
         board=board.name,
         part=board.part,
@@ -211,7 +268,7 @@ def _base(
         token_lanes=fixed.get("token_lanes", 1),
         float_lanes=fixed.get("float_lanes", 4),
         tile_rows=fixed.get("tile_rows", DEFAULT_TILE_ROWS),
-        block=fixed.get("block", min(64, max(1, context), *few)),
+        block=fixed.get("block", min(most, max(1, context))),
         context=context,
         max_cols=padded(max(w.cols for w in matrices), LANE_COLS),
         max_head_dim=padded(model.head_dim, BEAT_BYTES),

@@ -147,7 +147,7 @@ def search(
         for lanes in space.products(space.lanes):
             design = shape.changed(lanes)
             too_many = design.token_lanes > design.block and "token_lanes" not in fixed
-            if too_many or not _possible(design, graph.model.head_dim):
+            if too_many or _wasteful(design) or not _possible(design, graph.model.head_dim):
                 continue
             used = shares(design)
             worst = max(used, key=lambda k: used[k])
@@ -186,6 +186,11 @@ def price(
 def _possible(design: Design, head_dim: int) -> bool:
     """Whether every engine takes the design's blocks and the model's heads."""
     return all(planners()[type(e)].possible(e, design.block, head_dim) for e in design.engines)
+
+
+def _wasteful(design: Design) -> bool:
+    """Whether an engine is larger than the design's blocks need."""
+    return any(planners()[type(e)].wasteful(e, design.block) for e in design.engines)
 
 
 def _packing_of(design: Design, packing: str) -> str:

@@ -100,15 +100,17 @@ class Fabric:
             f"{name} is {found} in the fabric and {wanted} in the package" for name, found, wanted in wrong
         )
         text = f"the bitstream is of another design: {listed}. "
+        there = {kind for kind in engines() if self.read("meadow_identity", identity_offset(kind.ports_name()))}
+        mine = {type(engine) for engine in self.package.design.engines}
         for name, found, wanted in wrong:
             kind = next((kind for kind in engines() if kind.ports_name() == name), None)
-            if kind is not None and not (found and wanted):
+            other = kind is not None and any(k.weights == kind.weights for k in (mine if found else there))
+            if kind is not None and not (found and wanted) and not other:
                 engine = kind.weights
                 has, lacks = ("bitstream", "package") if found else ("package", "bitstream")
                 text += f"The {has} has the engine for {engine}, the {lacks} has not: quantize the model otherwise (seconds), or build "
                 return text + f"this design's bitstream (hours): meadowc build {self.package.folder}"
-        design = self.package.design
-        absent = {name for kind in engines() if not design.engine(kind).ports for name in kind.numbers}
+        absent = {name for kind in engines() if kind not in there for name in kind.numbers}
         settings = " ".join(
             f"--set {name}={self.read('meadow_identity', identity_offset(name))}"
             for name in SETTABLE

@@ -33,7 +33,7 @@ def graph(tiny_int8: Path) -> Graph:
 
 def lowered(graph: Graph, dataflow: str) -> Schedule:
     board = boards.load("zcu102")
-    design = fit(graph, board).design
+    design = fit(graph, board, {"column_ports": 0}).design
     packed = {
         p.name: pack(
             graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw"

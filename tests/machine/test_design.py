@@ -39,7 +39,7 @@ def graph(tiny_int8: Path) -> Graph:
 
 def lowered(graph: Graph, board: str, dataflow: str = "auto", **settings: int) -> tuple[Any, Schedule]:
     b = boards.load(board)
-    design = fit(graph, b, settings).design
+    design = fit(graph, b, {"column_ports": 0, **settings}).design
     packed = {
         p.name: pack(
             graph.weights[name].codes[p.first_row : p.first_row + p.layout.rows].astype(np.int8), p.layout, "raw"

@@ -71,7 +71,7 @@ def base_design(board: str) -> Design:
         convert(fixtures / "tiny.gguf", Path(work) / "tiny")
         quantize(Path(work) / "tiny", Path(work) / "int8", "channel")
         graph = read(Path(work) / "int8" / "model.onnx")
-    return replace(fit(graph, boards.load(board), {"context": 256, "block": 32}).design)
+    return replace(fit(graph, boards.load(board), {"context": 256, "block": 32, "column_ports": 0}).design)
 
 
 def checked(job: tuple[str, str]) -> tuple[str, list[str]]:
