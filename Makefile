@@ -20,20 +20,17 @@ demo: build/smollm2  ## a real language model on an emulated ZCU102, and the lad
 	$(MEADOWC) run build/smollm2 -p "What is the capital of France? Answer in one sentence."
 	$(MEADOWC) verify build/smollm2 --limit 3 --tokens 8
 
-models: build/smollm2 build/smollm2-tensor build/smollm2-int4 build/smollm2-columns  ## every package that the benchmarks use
+models: build/smollm2 build/smollm2-tensor build/smollm2-int4  ## every package that the benchmarks use
 
-.PHONY: build/smollm2 build/smollm2-tensor build/smollm2-int4 build/smollm2-columns
+.PHONY: build/smollm2 build/smollm2-tensor build/smollm2-int4
 build/smollm2-int4: models/smollm2/model.onnx
 	$(MEADOWC) compile models/smollm2/model.onnx --board zcu102 -o $@
 
 build/smollm2: models/smollm2-int8/model.onnx
 	$(MEADOWC) compile models/smollm2-int8/model.onnx --board zcu102 -o $@
 
-build/smollm2-columns: models/smollm2-int8/model.onnx
-	$(MEADOWC) compile models/smollm2-int8/model.onnx --board zcu102 -o $@ --set column_ports=4
-
 build/smollm2-tensor: models/smollm2-tensor/model.onnx
-	$(MEADOWC) compile models/smollm2-tensor/model.onnx --board zcu102 -o $@
+	$(MEADOWC) compile models/smollm2-tensor/model.onnx --board zcu102 --packing prefix -o $@
 
 models/smollm2/model.onnx: | setup
 	$(MEADOWC) convert "$$($(MEADOWC) fetch smollm2 | head -n 1)" -o models/smollm2
@@ -73,9 +70,9 @@ rtl-full: build/smollm2-int4  ## the rung of Verilog: whole matrices of SmolLM2 
 notebooks: build/smollm2  ## docs/notebooks executed on the emulated board, with their outputs in build/notebooks (copy them to docs/notebooks to keep them)
 	.venv/bin/python tests/notebooks.py build/smollm2 build/notebooks
 
-cosim: build/smollm2-int4 build/smollm2-columns  ## the first layer of SmolLM2: the board's driver, the C++ and the Verilog against each other
+cosim: build/smollm2-int4 build/smollm2  ## the first layer of SmolLM2: the board's driver, the C++ and the Verilog against each other
 	$(MEADOWC) cosim build/smollm2-int4
-	$(MEADOWC) cosim build/smollm2-columns
+	$(MEADOWC) cosim build/smollm2
 
 bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench packing build/smollm2-tensor
@@ -86,10 +83,10 @@ bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench bus build/smollm2-int4
 	$(MEADOWC) bench decode build/smollm2-int4 --board zcu102
 	$(MEADOWC) bench decode build/smollm2-int4 --board kv260
-	$(MEADOWC) bench decode build/smollm2-columns
+	$(MEADOWC) bench decode build/smollm2
 	$(MEADOWC) bench prefill build/smollm2-int4
-	$(MEADOWC) bench prefill build/smollm2-columns
-	$(MEADOWC) bench bus build/smollm2-columns
+	$(MEADOWC) bench prefill build/smollm2
+	$(MEADOWC) bench bus build/smollm2
 
 hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine (7 minutes)
 	cd tests && ../.venv/bin/python -m rules.check

@@ -176,7 +176,13 @@ def open_graph(kind: str, path: Path, exits: tuple[int, ...], maps: Path | None,
     chosen = None
     if exits:
         chosen = load_exits(maps or file.parent / "exits.safetensors", graph).only(exits)
-    return GraphTarget(graph, file.parent.name or file.stem, tokenizer_of(file), context, chosen)
+    return GraphTarget(
+        graph,
+        file.stem if file.suffix == ".gguf" else file.parent.name or file.stem,
+        tokenizer_of(file),
+        context,
+        chosen,
+    )
 
 
 def tokenizer_of(file: Path) -> Tokenizer | None:

@@ -24,6 +24,7 @@ def measure(package: Package, progress: Any = lambda done, total: None) -> dict[
 def _row(package: Package, entry: dict[str, Any]) -> dict[str, Any]:
     """One matrix.  The published schemes pack INT8 codes; a grouped matrix counts as it is stored."""
     from meadow.compiler.engines.array import published_bytes
+    from meadow.machine.engines.columns import Columns
     from meadow.machine.engines.pacq import Pacq
     from meadow.machine.storage.coded import format_of
     from meadow.machine.storage.groups import GroupFormat
@@ -34,7 +35,8 @@ def _row(package: Package, entry: dict[str, Any]) -> dict[str, Any]:
         scheme = str(GroupFormat.of_word(entry["format"]))
         published, best = dict.fromkeys(PUBLISHED, bits), bits
     else:
-        scheme = str(format_of(entry["format"])) if entry["format"] else "raw"
+        columns = Columns.takes(entry["format"])
+        scheme = "raw, columns" if columns else str(format_of(entry["format"])) if entry["format"] else "raw"
         codes = package.matrix(entry).codes
         published = {s: 8 * published_bytes(codes[:, : entry["cols"]], s) / count for s in PUBLISHED}
         best = min(8.0, published["frequency"])
