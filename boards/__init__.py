@@ -93,8 +93,8 @@ def names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
-def clock_problems(clock: object, second: object = None) -> list[str]:
-    """What is wrong with the clock of a design, and with that of its second engine beside it: each must be made exactly."""
+def clock_problems(clock: object, second: object = None, name: str = "pacq_clock_mhz") -> list[str]:
+    """What is wrong with the clock of a design, and with that of its second engine beside it, a number of this name: each must be made exactly."""
     if not isinstance(clock, int) or not 1 <= clock <= LARGEST["clock_mhz"]:
         return []  # said elsewhere
     if clocks.mmcm((clock,)) is None:
@@ -102,7 +102,7 @@ def clock_problems(clock: object, second: object = None) -> list[str]:
     if not isinstance(second, int) or not 1 <= second <= LARGEST["pacq_clock_mhz"] or clocks.mmcm((clock, second)):
         return []
     near = clocks.nearest(second, (clock,))
-    return [f"pacq_clock_mhz is {second}, which no MMCM makes beside {clock} MHz; {near} is the nearest below"]
+    return [f"{name} is {second}, which no MMCM makes beside {clock} MHz; {near} is the nearest below"]
 
 
 def load(name: str) -> Board:

@@ -24,9 +24,9 @@ module column_codes #(
     output reg [7:0] write_token_o,
     output reg [$clog2(MAX_WORDS):0] write_at_o,
     output reg [127:0] write_data_o,
-    // Commands that are loaded, and that are done with: counters.  How many groups those have, by the lowest bit of their number.
-    output reg [3:0] loaded_o,
-    input wire [3:0] done_i,
+    // Commands that are loaded, and that are done with: counters, of more than twice the commands that may be under way.  How many groups those have, by the lowest bit of their number.
+    output reg [5:0] loaded_o,
+    input wire [5:0] done_i,
     output reg [15:0] groups0_o,
     output reg [15:0] groups1_o,
     output wire [15:0] listed_o,   // groups of the command that is being loaded, so far
@@ -37,6 +37,7 @@ module column_codes #(
     output wire [8*PORTS-1:0] list_o
 );
     localparam WB = $clog2(MAX_WORDS);
+    initial if (MAX_WORDS > 2048) $fatal(1, "column_codes: MAX_WORDS is %0d; at most 2048 words of codes are possible", MAX_WORDS);
     localparam GROUPS = 16 * MAX_WORDS / PORTS;
     localparam GB = $clog2(GROUPS);
     localparam PB = $clog2(PORTS);
@@ -44,7 +45,7 @@ module column_codes #(
     localparam [1:0] LAST_PORT = EVERY[1:0] - 2'd1;
 
     wire buffer = loaded_o[0];
-    wire [3:0] ahead = loaded_o - done_i;   // 0, 1 or 2 commands are kept
+    wire [5:0] ahead = loaded_o - done_i;   // 0, 1 or 2 commands are kept
     reg some_room_q, busy_q, listed_q, coming_q, end_q;
     reg [7:0] token_q, last_token_q;
     reg [15:0] word_q, last_word_q;
@@ -91,12 +92,12 @@ module column_codes #(
     wire listed_all = busy_q && end_q && listed_q && live_q == 0 && settled;
     wire finish = listed_all ? whole : busy_q && end_q && !listed_q;
     always @(posedge clk_i) begin
-        some_room_q <= !rst_i && ahead < 4'd2 && !finish && !(geometry_valid_i && geometry_ready_o);
+        some_room_q <= !rst_i && ahead < 6'd2 && !finish && !(geometry_valid_i && geometry_ready_o);
         if (rst_i) begin
             busy_q <= 1'b0;
             coming_q <= 1'b0;
             end_q <= 1'b0;
-            loaded_o <= 4'd0;
+            loaded_o <= 6'd0;
             live_q <= 16'd0;
             found_q <= 1'b0;
             entry_q <= 1'b0;
@@ -134,7 +135,7 @@ module column_codes #(
                 end_q <= 1'b0;
                 port_q <= 2'd0;
                 group_q <= 16'd0;
-                loaded_o <= loaded_o + 4'd1;
+                loaded_o <= loaded_o + 6'd1;
                 if (buffer) groups1_o <= listed_q ? group_q : (last_word_q + 16'd1) << (4 - PB);
                 else groups0_o <= listed_q ? group_q : (last_word_q + 16'd1) << (4 - PB);
             end

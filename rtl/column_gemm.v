@@ -131,7 +131,7 @@ module column_gemm #(
     wire [7:0] write_token;
     wire [WB:0] write_at;
     wire [127:0] write_data;
-    wire [3:0] loaded, done;
+    wire [5:0] loaded, done;
     wire [15:0] groups0, groups1, listed_groups;
     wire [GB:0] columns_at, list_at;
     wire [16*PORTS-1:0] columns;

@@ -13,10 +13,10 @@ module column_issue #(
     input wire [40:0] geometry_i,  // listed, tokens 8, row words 16, rows 16
     input wire geometry_valid_i,
     output wire geometry_ready_o,
-    input wire [3:0] loaded_i,     // column_codes
+    input wire [5:0] loaded_i,     // column_codes
     input wire [15:0] groups0_i,
     input wire [15:0] groups1_i,
-    output reg [3:0] done_o,
+    output reg [5:0] done_o,
     input wire beats_there_i,
     output wire take_o,            // a beat of every port
     input wire room_i,             // for the sums of all tokens, and those on their way
@@ -41,9 +41,9 @@ module column_issue #(
     localparam SHORTEST = 4;       // steps until sums can be added to again (column_lane)
 
     wire [15:0] rows = geometry_i[15:0];
-    reg [3:0] mine_q;
-    wire [3:0] behind = loaded_i - mine_q;
-    wire loaded = behind != 0 && !behind[3];
+    reg [5:0] mine_q;
+    wire [5:0] behind = loaded_i - mine_q;
+    wire loaded = behind != 0 && !behind[5];
     // The stripe under way.
     reg known_q, stripe_q, running_q, half_q, last_stripe_q, first_q, more_q, listed_q;
     reg [15:0] left_q, group_q, last_group_q;
@@ -73,8 +73,8 @@ module column_issue #(
     wire [15:0] next_left = left_q - {{(15 - SB) {1'b0}}, beats_q};
     always @(posedge clk_i) begin
         if (rst_i) begin
-            mine_q <= 4'd0;
-            done_o <= 4'd0;
+            mine_q <= 6'd0;
+            done_o <= 6'd0;
             known_q <= 1'b0;
             stripe_q <= 1'b0;
             running_q <= 1'b0;
@@ -103,8 +103,8 @@ module column_issue #(
                 leaving_q[half_q] <= 1'b1;
                 if (last_stripe_q) begin
                     known_q <= 1'b0;
-                    mine_q <= mine_q + 4'd1;
-                    done_o <= done_o + 4'd1;
+                    mine_q <= mine_q + 6'd1;
+                    done_o <= done_o + 6'd1;
                 end else stripe_q <= 1'b1;
             end
             // What leaves: a beat of rows of all tokens at once, as fast as the conveyor is free.

@@ -14,7 +14,7 @@ module column_regions #(
     input wire [ADDRESS_WIDTH+40:0] geometry_i,
     input wire geometry_valid_i,
     output wire geometry_ready_o,
-    input wire [3:0] loaded_i,     // column_codes
+    input wire [5:0] loaded_i,     // column_codes
     input wire [15:0] groups0_i,
     input wire [15:0] groups1_i,
     input wire [15:0] listed_i,
@@ -33,12 +33,12 @@ module column_regions #(
 
     wire [15:0] rows = geometry_i[ADDRESS_WIDTH+:16], words = geometry_i[ADDRESS_WIDTH+16+:16];
     wire listed = geometry_i[ADDRESS_WIDTH+40];
-    reg [3:0] mine_q;              // number of the command
+    reg [5:0] mine_q;              // number of the command
     reg active_q, begin_q, listed_q, known_q, some_q, all_q, more_q;
     reg [15:0] left_q, beats_q, group_q, last_q, words_q;
     reg [AB-1:0] base_q;
-    wire [3:0] behind = loaded_i - mine_q;
-    wire there = behind != 0 && !behind[3], coming = behind == 0;
+    wire [5:0] behind = loaded_i - mine_q;
+    wire there = behind != 0 && !behind[5], coming = behind == 0;
     // A group takes nine cycles: its columns come of the list with the second, their places in the stripe with the sixth.
     reg [6:1] stage_q;
     wire idle = stage_q == 0 && !valid_o;
@@ -49,7 +49,7 @@ module column_regions #(
     assign columns_at_o = {mine_q[0], group_q[GB-1:0]};
     always @(posedge clk_i) begin
         if (rst_i) begin
-            mine_q <= 4'd0;
+            mine_q <= 6'd0;
             active_q <= 1'b0;
             begin_q <= 1'b0;
             stage_q <= 6'd0;
@@ -62,7 +62,7 @@ module column_regions #(
             end
             if (active_q && all_q && !more_q) begin
                 active_q <= 1'b0;
-                mine_q <= mine_q + 4'd1;
+                mine_q <= mine_q + 6'd1;
             end
             stage_q <= {stage_q[5:1], give};
             valid_o <= stage_q[6] || (valid_o && !ready_i);

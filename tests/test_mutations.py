@@ -41,7 +41,44 @@ SPARSE, MASKS = "compiler/test_sparse.py", "compiler/test_masks.py"
 AHEAD, SOLVER, PRUNE = "runtime/test_ahead.py", "compiler/test_solver.py", "compiler/test_prune.py"
 INTERRUPTS, BUILT, CONTROL = "runtime/test_interrupts.py", "runtime/test_built.py", "runtime/test_control_tokens.py"
 DRAFTS, ROUNDS, TARGETS = "runtime/test_drafts.py", "speculate/test_rounds.py", "targets/test_targets.py"
+COLUMNS, LADDER = "machine/test_columns.py", "test_ladder.py"
 FAULTS = (
+    # Weights column by column.
+    Fault(
+        "columns of negative codes are not read",
+        "hls/sim/columns.hpp",
+        "codes[static_cast<std::size_t>(k)] != 0) columns",
+        "codes[static_cast<std::size_t>(k)] > 0) columns",
+        f"{SPARSE} -k thresholds_are_the_same_bits",
+    ),
+    Fault(
+        "the last group of a list is not read",
+        "hls/sim/columns.hpp",
+        "pieces(live, kColumnPorts);",
+        "live / kColumnPorts;",
+        f"{SPARSE} -k thresholds_are_the_same_bits",
+    ),
+    Fault(
+        "the last group of a list is not predicted",
+        "machine/storage/columns.py",
+        "-(-int(np.count_nonzero(codes)) // self.ports)",
+        "int(np.count_nonzero(codes)) // self.ports",
+        f"{COLUMNS} -k live_columns",
+    ),
+    Fault(
+        "the upper half of 16 rows takes the scales of the lower",
+        "hls/columns.hpp",
+        "w_scale[row / kColumnSums + (upper ? 1 : 0)]",
+        "w_scale[row / kColumnSums]",
+        f"{LADDER} -k cpp",
+    ),
+    Fault(
+        "stripes are cut where nobody looks for them",
+        "machine/storage/columns.py",
+        "cut = STRIPE * BEAT_BYTES",
+        "cut = STRIPE",
+        f"{COLUMNS} -k columns_come_back",
+    ),
     # Speculative decoding.
     Fault(
         "a wrong draft is accepted",

@@ -91,6 +91,11 @@ class ArrayPlanner(Planner[Array]):
         )
 
     def refuse(self, fixed: Mapping[str, int], packing: str) -> None:
+        asked = [name for name in fixed if name in Array.numbers]
+        if asked and fixed.get("column_ports"):
+            raise UsageError(
+                f"--set {', '.join(asked)} and column_ports: a design has one engine for INT8 weights; drop one of them"
+            )
         super().refuse(fixed, packing)
         if packing != "auto" and not fixed.get("column_ports"):
             raise UsageError(

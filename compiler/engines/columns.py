@@ -15,7 +15,7 @@ from meadow.compiler.engines.stored import Part, Stored, Streamed, entropy_bits,
 from meadow.machine.engines.columns import Columns
 from meadow.machine.errors import ResourceExceeded, UsageError
 from meadow.machine.program import CHUNK_LIMIT
-from meadow.machine.storage.columns import STRIPE, WORD_FLAG, ColumnLayout
+from meadow.machine.storage.columns import WORD_FLAG, ColumnLayout
 from meadow.machine.types import Weight
 from meadow.machine.units import BEAT_BYTES
 
@@ -28,10 +28,9 @@ class ColumnsPlanner(Planner[Columns]):
     shape: ClassVar[tuple[str, ...]] = ("column_ports",)
 
     def parts(self, weight: Weight, engine: Columns, tile_rows: int) -> list[Part]:
-        """Whole stripes, where a matrix is larger than a chunk of memory."""
+        """Whole tiles, where a matrix is larger than a chunk of memory."""
         whole = ColumnLayout(weight.rows, weight.cols, engine.ports)
-        unit = STRIPE * BEAT_BYTES
-        most = max(1, CHUNK_LIMIT // (unit * whole.padded_cols)) * unit
+        most = max(1, CHUNK_LIMIT // (tile_rows * whole.padded_cols)) * tile_rows
         found = []
         for first in range(0, weight.rows, most):
             number = first // most if weight.rows > most else None
@@ -54,7 +53,7 @@ class ColumnsPlanner(Planner[Columns]):
         board, fixed = needs.board, needs.fixed
         if needs.packing not in ("auto", "raw"):
             raise UsageError(
-                f"--packing {needs.packing}: column_gemm reads weights as they are; drop it, or --set column_ports"
+                f"--packing {needs.packing}: column_gemm reads weights as they are; drop it, or the numbers of column_gemm"
             )
         ports = fixed["column_ports"]
         if ports + OTHER_PORTS > len(board.ports):
@@ -71,7 +70,7 @@ class ColumnsPlanner(Planner[Columns]):
         return Columns(ports, tokens, fifo, fixed.get("column_clock_mhz", board.pacq_clock_mhz))
 
     def refuse(self, fixed: Mapping[str, int], packing: str) -> None:
-        if fixed.get("column_ports"):
+        if any(value for name, value in fixed.items() if name in Columns.numbers):
             super().refuse(fixed, packing)
 
     def options(self, engine: Columns) -> dict[str, tuple[int, ...]]:
@@ -79,7 +78,7 @@ class ColumnsPlanner(Planner[Columns]):
 
     def sizes(self, engine: Columns) -> dict[str, tuple[int, ...]]:
         """Blocks of as many tokens as meet a column; and large tiles, since all results of a stripe come together."""
-        return {"block": self.search["column_tokens"], "tile_rows": (128, 1024)}
+        return {"block": (1, 2, *self.search["column_tokens"]), "tile_rows": (128, 1024)}
 
     def possible(self, engine: Columns, block: int, head_dim: int) -> bool:
         return engine.block_fits(block)
@@ -88,7 +87,7 @@ class ColumnsPlanner(Planner[Columns]):
         return engine.tokens
 
     def wasteful(self, engine: Columns, block: int) -> bool:
-        return 2 * block <= engine.tokens
+        return 2 * block <= engine.tokens > min(self.search["column_tokens"])
 
     def stored_as(self, engine: Columns, packing: str) -> str:
         return "columns"

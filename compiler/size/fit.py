@@ -124,12 +124,14 @@ def fit(
     fixed = _settings(settings or {}, named, optimize)
     _check_width(board)
     matrices = [graph.weight_of(n) for n in graph.nodes if isinstance(n.op, Linear)]
+    if "column_ports" not in fixed and set(Columns.numbers) & set(fixed):  # whoever names its numbers wants it
+        fixed["column_ports"] = most_column_ports(board)
     ports = 0 if named or packing != "auto" else column_ports(matrices, graph.model.head_dim, board, fixed)
     if not ports:
         return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
     try:
         columns = _fitted(graph, board, {**fixed, "column_ports": ports}, named, packing, optimize, dataflow, matrices)
-    except ResourceExceeded:
+    except (ResourceExceeded, UsageError):  # what the array cannot do either, it says
         return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
     try:
         array = _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
@@ -144,11 +146,17 @@ def column_ports(matrices: list[Weight], head_dim: int, board: Board, fixed: Map
     asked = {*Array.numbers, *Columns.numbers} & set(fixed)
     if (
         asked
+        or fixed.get("tile_rows", BEAT_BYTES) % BEAT_BYTES
         or head_dim % BEAT_BYTES
         or fixed.get("block", 0) > MOST_TOKENS
         or not all(Columns.multiplies(w.elem) for w in matrices)
     ):
         return 0
+    return most_column_ports(board)
+
+
+def most_column_ports(board: Board) -> int:
+    """The ports that a board has for weights: 0 where it has but one."""
     return max((n for n in (2, 4) if n + OTHER_PORTS <= len(board.ports)), default=0)
 
 
@@ -280,8 +288,12 @@ def _base(
         base.check()
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
-    others = [e.clock(base) for e in base.engines if e.own_clock]
-    if problems := clock_problems(base.clock_mhz, *others):
+    others = [
+        (e.clock(base), next(n for n, field in e.numbers.items() if field == "clock_mhz"))
+        for e in base.engines
+        if e.own_clock
+    ]
+    if problems := clock_problems(base.clock_mhz, *(others[0] if others else ())):
         raise UsageError(f"--set: {'; '.join(problems)}")
     for planner, engine in made.items():
         if not planner.possible(engine, base.block, model.head_dim):
@@ -347,16 +359,23 @@ def _shrink_context(design: Design, board: Board, graph: Graph, fixed: Container
     return design, binding
 
 
-KNOBS = {"BRAM36": ("context", "block"), "URAM": ("context", "uram"), "DSP": ("token_lanes", "weight_ports")}
+KNOBS = {
+    "BRAM36": ("context", "block"),
+    "URAM": ("context", "uram"),
+    "DSP": ("token_lanes", "weight_ports", "column_tokens"),
+}
 """What takes each resource; token_lanes of the others."""
-LEAST = {"context": 64, "block": 16, "uram": 0, "token_lanes": 1, "weight_ports": 1}
+LEAST = {"context": 64, "block": 16, "uram": 0, "token_lanes": 1, "weight_ports": 1, "column_tokens": 1}
 
 
 def _refusal(design: Design, board: Board, problems: list[tuple[str, int, int]]) -> str:
     """Why not even the smallest design fits, and what the user can lower."""
     rows = []
     for kind, used, allowed in problems:
-        knobs = [name for name in KNOBS.get(kind, ("token_lanes",)) if design.number(name) > LEAST[name]]
+        has = {name for e in design.engines for name in e.numbers} | set(vars(design))
+        knobs = [
+            name for name in KNOBS.get(kind, ("token_lanes",)) if name in has and design.number(name) > LEAST[name]
+        ]
         advice = " or ".join(f"{name}=..." for name in knobs)
         rows.append(
             f"{kind} {used:,} of {allowed:,} allowed ({f'--set {advice} lower' if knobs else 'a larger board is needed'})"

@@ -138,6 +138,7 @@ def search(
     prices = Prices(board.bandwidth_gb_s)
     space = Space.around(base, fixed)
     found: list[Candidate] = []
+    chosen = fixed & {n for e in base.engines for n in planners()[type(e)].search if n != e.ports_name()}
     excluded: dict[tuple[int, ...], str] = {}
     for sizes in space.products(space.shape):
         shape = base.changed(sizes)
@@ -147,7 +148,7 @@ def search(
         for lanes in space.products(space.lanes):
             design = shape.changed(lanes)
             too_many = design.token_lanes > design.block and "token_lanes" not in fixed
-            if too_many or _wasteful(design) or not _possible(design, graph.model.head_dim):
+            if too_many or (not chosen and _wasteful(design)) or not _possible(design, graph.model.head_dim):
                 continue
             used = shares(design)
             worst = max(used, key=lambda k: used[k])

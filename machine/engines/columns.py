@@ -107,6 +107,8 @@ class Columns(Engine):
             raise ValueError(f"column_clock_mhz is {self.clock_mhz}; 1 to {LARGEST_CLOCK_MHZ} are possible")
         if not self.block_fits(design.block):
             raise ValueError(f"block is {design.block}; column_gemm takes {self.tokens} tokens at once")
+        if design.tile_rows % BEAT_BYTES:
+            raise ValueError(f"tile_rows is {design.tile_rows}; column_gemm takes multiples of {BEAT_BYTES}")
         if any(e.own_clock and e is not self for e in design.engines):
             raise ValueError("column_ports beside pacq_ports: a design has one engine with a clock of its own")
 
@@ -154,7 +156,7 @@ class Columns(Engine):
 
     def describe(self, design: Design) -> str:
         return (
-            f"column_gemm at {self.clock_mhz} MHz with {self.ports} ports x {BEAT_BYTES} rows x {self.tokens} tokens = "
+            f"column_gemm at {self.clock_mhz} MHz with {self.ports} port{'s' * (self.ports > 1)} x {BEAT_BYTES} rows x {self.tokens} tokens = "
             f"{self.products_per_cycle(design)} multipliers"
         )
 
@@ -235,6 +237,13 @@ class Columns(Engine):
     @classmethod
     def fields_of(cls, row: dict[str, Any], place: Place) -> dict[str, Any]:
         return {"cols": padded(row["cols"], LANE_COLS), "weight_scale": place("scale")}
+
+    @classmethod
+    def row_problems(cls, row: dict[str, Any]) -> list[str]:
+        layout = ColumnLayout(row["rows"], row["cols"], row["ports"])
+        streams, scales = [s[2] for s in row["streams"]], row["scale"][2]
+        found = [] if streams == [layout.nbytes] else [f"streams of {streams} bytes, the matrix has {layout.nbytes}"]
+        return found + [f"scales of {scales} bytes"] * (scales != 4 * layout.padded_rows)
 
     @classmethod
     def unpack(cls, row: dict[str, Any], streams: list[NDArray[np.uint8]], take: Callable[[str], Any]) -> Unpacked:

@@ -177,6 +177,11 @@ class Engine:
         raise NotImplementedError
 
     @classmethod
+    def row_problems(cls, row: dict[str, Any]) -> list[str]:
+        """What does not go together in a row of packing.json."""
+        return []
+
+    @classmethod
     def unpack(cls, row: dict[str, Any], streams: list[NDArray[np.uint8]], take: Callable[[str], Any]) -> Unpacked:
         """The matrix of a row of packing.json; take(key) has the bytes of a buffer.  Raises ValueError for damaged streams."""
         raise NotImplementedError

@@ -44,7 +44,7 @@ def check_program(package: Package, name: str) -> None:
         steps = table.decode(package.program(name))
     except ValueError as error:
         raise DeviceError(f"{package.folder}: the program {name} is damaged: {error}; compile again") from None
-    rows_of = {(row["streams"][0][0], row["streams"][0][1]): row for row in package.packing()}
+    rows_of = {tuple(row["streams"][0][:2]): row for row in package.packing() if row["streams"]}
     for number, (opcode, fields) in enumerate(steps):
         where = f"step {number} of {name} ({opcode.name.lower()})"
         for key, limit in limits.items():
@@ -121,6 +121,10 @@ def _check_matrix(
     }
     implied = {"rows": int(f.get("heads", 0)) * int(f.get("head_dim", 0)), "tile_rows": f.get("head_dim")}
     wrong = []
+    ports = package.design.engine(engine_of(row["format"])).ports
+    if row["ports"] != ports:
+        wrong.append(f"ports is {row['ports']}, the design has {ports}")
+    wrong += engine_of(row["format"]).row_problems(row)
     stored = engine_of(row["format"]).stored_word(int(f["format"]))
     if stored != row["format"]:
         wrong.append(f"format is {stored}, the matrix has {row['format']}")

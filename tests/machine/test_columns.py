@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meadow import boards
+from meadow.compiler.engines.columns import ColumnsPlanner
+from meadow.compiler.size.fit import fit
+from meadow.compiler.sources.onnx.read import read
 from meadow.machine.engines.columns import Columns
 from meadow.machine.engines.pacq import Pacq
-from meadow.machine.package.read import load
+from meadow.machine.errors import DeviceError
+from meadow.machine.package.read import load, manifest_digest, sha256
+from meadow.machine.program import CHUNK_LIMIT
 from meadow.machine.storage.columns import LISTED, STRIPE, WORD_FLAG, ColumnLayout, is_columns
 from meadow.machine.storage.groups import GroupFormat
+from meadow.machine.types import I8, Weight
 
 
 @given(st.integers(1, 5000), st.integers(1, 70), st.sampled_from((1, 2, 4)), st.integers(0, 99))
@@ -63,6 +72,15 @@ REFUSED = {
     "packed weights": (["column_ports=4"], "column_gemm reads weights as they are"),
     "more ports than the board has": (["column_ports=3"], "column_ports is 3; 0, 1, 2 or 4 are possible"),
     "a number of tokens that it is not built for": (["column_tokens=7"], "column_tokens is 7"),
+    "numbers of both engines": (
+        ["column_ports=4", "weight_ports=4"],
+        "--set weight_ports and column_ports: a design has one engine for INT8 weights",
+    ),
+    "tiles that are no whole beats": (["column_ports=4", "tile_rows=20"], "column_gemm takes multiples of 16"),
+    "a clock beside which none is made": (
+        ["column_ports=4", "clock_mhz=350"],
+        "column_clock_mhz is 300, which no MMCM",
+    ),
     "a clock above what the fabric has": (["column_clock_mhz=700"], "column_clock_mhz is 700; 1 to 600 are possible"),
 }
 
@@ -81,6 +99,65 @@ def test_a_model_of_grouped_weights_has_no_use_for_it(tiny_int4: Path, tmp_path:
     options = ("--board", "zcu102", "-o", tmp_path / "made", "--set", "column_ports=4")
     result = meadowc("compile", tiny_int4, *options)
     assert result.code == 2 and "the model has no INT8 weights" in result.err
+
+
+CHOSEN: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "nothing": ((), "zcu102", "column_gemm"),
+    "its tokens": (("column_tokens=8",), "zcu102", "4 ports x 16 rows x 8 tokens"),
+    "one token": (("column_tokens=1",), "zcu102", "4 ports x 16 rows x 1 tokens"),
+    "many tokens, small blocks": (("column_tokens=32", "block=8"), "zcu102", "x 32 tokens"),
+    "a context of one token": (("column_ports=2", "context=1"), "zcu102", "column_gemm"),
+    "a clock that goes with none of its": (("clock_mhz=350",), "zcu102", "weight ports x 32"),
+    "tiles that it does not take": (("tile_rows=20",), "zcu102", "weight ports x 32"),
+    "blocks that it does not take": (("block=64",), "zcu102", "weight ports x 32"),
+    "no ports of its": (("column_ports=0",), "zcu102", "weight ports x 32"),
+    "a board that is too small for it": ((), "ultra96v2", "weight port"),
+}
+
+
+@pytest.mark.parametrize("what", CHOSEN)
+def test_the_engine_for_int8_weights_is_chosen_by_what_is_asked(what: str, tiny_int8: Path) -> None:
+    """And where one of the two cannot do it, the other does."""
+    settings, board, says = CHOSEN[what]
+    numbers = {name: int(value) for name, _, value in (word.partition("=") for word in settings)}
+    found = fit(read(tiny_int8), boards.load(board), numbers)
+    assert says in str(found.design)
+
+
+def test_parts_of_a_large_matrix_fit_a_chunk_of_memory() -> None:
+    for rows, cols, tile in ((3584, 18944, 128), (8192, 24576, 1024), (151936, 896, 96), (49152, 576, 1024)):
+        weight = Weight("w", I8, np.broadcast_to(np.int8(0), (rows, cols)), np.ones(1, np.float32))
+        parts = ColumnsPlanner().parts(weight, Columns(ports=4), tile)
+        assert sum(p.layout.rows for p in parts) == rows and all(p.first_row % tile == 0 for p in parts)
+        assert all(p.layout.nbytes <= CHUNK_LIMIT for p in parts if isinstance(p.layout, ColumnLayout))
+
+
+TAMPERED: dict[str, tuple[dict[str, Any], str]] = {
+    "ports": ({"ports": 3}, "ports is 3, the design has 4"),
+    "a longer stream": ({"streams": [[0, 0, 1 << 30]]}, "streams of"),
+    "a shorter scale": ({"scale": [0, 0, 4]}, "scales of 4 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_row_of_another_matrix_is_refused(what: str, tiny_columns: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_columns, tmp_path / "p")
+    file, manifest = tmp_path / "p" / "packing.json", json.loads((tmp_path / "p" / "manifest.json").read_text())
+    rows = json.loads(file.read_text())
+    change, said = TAMPERED[what]
+    some = rows["matrices"][3] if isinstance(rows, dict) else rows[3]
+    for key, value in change.items():
+        some[key] = (
+            value if key == "ports" else [*np.reshape(some[key], -1)[:2].tolist(), np.reshape(value, -1)[2].item()]
+        )
+    if "streams" in change:
+        some["streams"] = [some["streams"]]
+    file.write_text(json.dumps(rows))
+    manifest["files"]["packing.json"] = sha256(file)
+    manifest["digest"] = manifest_digest(manifest)
+    (tmp_path / "p" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DeviceError, match=said):
+        load(tmp_path / "p")
 
 
 def test_a_design_says_what_it_is_made_of(tiny_columns: Path) -> None:

@@ -223,6 +223,7 @@ def test_every_setting_is_in_the_help(graph: Graph) -> None:
     text = " ".join(CliRunner().invoke(compile_command, ["--help"]).output.split())
     value_of = {"lookup_entries": 1024, **dict.fromkeys(("context", "tile_rows", "clock_mhz"), 128)}
     value_of |= {**dict.fromkeys(("prefix_codes", "score_cap", "all_activations"), 1), "uram": 0}
+    value_of |= {"column_fifo": 512, "column_clock_mhz": 250}
     for key in SETTABLE:
         assert key in text
         if key in Pacq.numbers:

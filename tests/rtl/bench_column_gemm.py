@@ -246,6 +246,27 @@ async def it_is_cleared_while_sums_leave_and_starts_anew(dut: Any) -> None:
 
 
 @cocotb.test(timeout_time=160, timeout_unit="us")
+async def a_list_is_waited_for_however_far_the_ports_run_ahead(dut: Any) -> None:
+    """Two lists, then as many matrices as are read ahead of their codes, then a list again."""
+    bench = Bench(dut)
+    await bench.reset()
+    rng = np.random.default_rng(19)
+    work = []
+    for listed in (True, True, *(False,) * 13, True):
+        matrix = Matrix(rng, 16, 64 if listed else 32)
+        work.append((matrix, codes(rng, 1, matrix, 0.5), listed))
+    for matrix, _, listed in work:
+        await bench.command(matrix, 1, listed)
+    for _, a, _ in work[:2]:
+        await bench.feed(a)
+    await ClockCycles(dut.clk_i, 3000)
+    for _, a, _ in work[2:]:
+        await bench.feed(a)
+    for number, (matrix, a, _) in enumerate(work):
+        assert np.array_equal(await bench.answer(matrix, 1), matrix.times(a)), number
+
+
+@cocotb.test(timeout_time=160, timeout_unit="us")
 async def sums_that_nobody_takes_wait(dut: Any) -> None:
     """Neither are they lost for want of room, nor overwritten by the matrices behind."""
     bench = Bench(dut)

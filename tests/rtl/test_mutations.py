@@ -439,7 +439,7 @@ FAULTS = (
     Fault("codes of negative weight are no codes", "column_codes.v", "!= 8'd0;", "!= 8'h80;", SIZES),
     Fault("lists are not filled up", "column_codes.v", "port_q == 2'd0 && group_q != 0;", "group_q != 0;", SIZES),
     Fault("an empty list reads nothing", "column_codes.v", "port_q == 2'd0 && group_q != 0;", "port_q == 2'd0;", SIZES),
-    Fault("codes of the next command overwrite", "column_codes.v", "ahead < 4'd2 &&", "ahead < 4'd3 &&", SIZES),
+    Fault("codes of the next command overwrite", "column_codes.v", "ahead < 6'd2 &&", "ahead < 6'd3 &&", SIZES),
     Fault("stripes begin at the first's place", "column_regions.v", "<< 12);  //", "<< 11);  //", STRIPES),
     Fault("a list is read before it is there", "column_regions.v", "coming && group_q < listed_i", "coming", SIZES),
     Fault(
