@@ -1,5 +1,5 @@
 # Every target sets up what it needs.  `make demo` and `make test` are the two to know.
-.PHONY: dist readme harness fuzz hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
+.PHONY: dist readme harness fuzz bench-pair hls depth zoo exports torch notebooks cosim bench setup-test rtl rtl-full formal mutations synth real designs help setup demo models test lint types unit docs verify eval clean
 .DELETE_ON_ERROR:
 
 MEADOWC := .venv/bin/meadowc
@@ -87,6 +87,11 @@ bench: models  ## every benchmark of the README (minutes)
 	$(MEADOWC) bench prefill build/smollm2-int4
 	$(MEADOWC) bench prefill build/smollm2
 	$(MEADOWC) bench bus build/smollm2
+
+FETCHED = $$($(MEADOWC) fetch $(1) | head -n 1)
+bench-pair: setup  ## Qwen2.5-Coder-0.5B drafts for 1.5B (1.6 GB are fetched; a quarter of an hour)
+	$(MEADOWC) compile "$(call FETCHED,qwen2.5-coder-0.5b)" --board zcu102 -o build/qwen --set context=1024
+	$(MEADOWC) bench speculate build/qwen --target "gguf:$(call FETCHED,qwen2.5-coder-1.5b)" --device emulator --prompts 8 -n 24
 
 hls: setup-test  ## what a synthesis tool would say of the emitted C++, of every board and engine (7 minutes)
 	cd tests && ../.venv/bin/python -m rules.check

@@ -54,8 +54,8 @@ module column_codes #(
     reg [15:0] live_q;
     reg [15:0] column_q;           // of its first code
     wire [15:0] lowest = live_q & (~live_q + 16'd1), rest = live_q & ~lowest;
-    wire last_live = rest == 0;
-    assign s_axis_tready = coming_q && (!listed_q || last_live);
+    wire some_live = live_q != 0;
+    assign s_axis_tready = coming_q && (!listed_q || !some_live);
     wire take = s_axis_tvalid && s_axis_tready;
     wire last_of_all = word_q == last_word_q && token_q == last_token_q;
     wire [15:0] alive;
@@ -89,7 +89,7 @@ module column_codes #(
     assign geometry_ready_o = !busy_q && some_room_q;
     wire whole = port_q == 2'd0 && group_q != 0;  // groups, at least one
     wire settled = !found_q && !entry_q;
-    wire listed_all = busy_q && end_q && listed_q && live_q == 0 && settled;
+    wire listed_all = busy_q && end_q && listed_q && !some_live && settled;
     wire finish = listed_all ? whole : busy_q && end_q && !listed_q;
     always @(posedge clk_i) begin
         some_room_q <= !rst_i && ahead < 6'd2 && !finish && !(geometry_valid_i && geometry_ready_o);
@@ -123,8 +123,8 @@ module column_codes #(
                 end
             end
             write_o <= take && !listed_q;
-            if (listed_q && (take || live_q != 0)) live_q <= take ? alive : rest;
-            found_q <= live_q != 0;
+            if (listed_q && (take || some_live)) live_q <= take ? alive : rest;
+            found_q <= some_live;
             entry_q <= found_q || (listed_all && !whole);  // column 0 fills the last group, when nothing else is on its way
             if (entry_q) begin
                 port_q <= port_q == LAST_PORT ? 2'd0 : port_q + 2'd1;
