@@ -89,8 +89,10 @@ module column_codes #(
     assign geometry_ready_o = !busy_q && some_room_q;
     wire whole = port_q == 2'd0 && group_q != 0;  // groups, at least one
     wire settled = !found_q && !entry_q;
-    wire listed_all = busy_q && end_q && listed_q && !some_live && settled;
-    wire finish = listed_all ? whole : busy_q && end_q && !listed_q;
+    // All of a list is on its way no more: known a cycle late, so that neither the search nor what follows is long.
+    reg listed_all_q;
+    wire fill = listed_all_q && !whole;
+    wire finish = listed_all_q ? whole : busy_q && end_q && !listed_q;
     always @(posedge clk_i) begin
         some_room_q <= !rst_i && ahead < 6'd2 && !finish && !(geometry_valid_i && geometry_ready_o);
         if (rst_i) begin
@@ -99,6 +101,7 @@ module column_codes #(
             end_q <= 1'b0;
             loaded_o <= 6'd0;
             live_q <= 16'd0;
+            listed_all_q <= 1'b0;
             found_q <= 1'b0;
             entry_q <= 1'b0;
             port_q <= 2'd0;
@@ -124,8 +127,9 @@ module column_codes #(
             end
             write_o <= take && !listed_q;
             if (listed_q && (take || some_live)) live_q <= take ? alive : rest;
+            listed_all_q <= busy_q && end_q && listed_q && !some_live && settled && !fill && !finish;
             found_q <= some_live;
-            entry_q <= found_q || (listed_all && !whole);  // column 0 fills the last group, when nothing else is on its way
+            entry_q <= found_q || fill;  // column 0 fills the last group, when nothing else is on its way
             if (entry_q) begin
                 port_q <= port_q == LAST_PORT ? 2'd0 : port_q + 2'd1;
                 if (port_q == LAST_PORT) group_q <= group_q + 16'd1;

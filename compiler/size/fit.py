@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from meadow.boards import Board, clock_problems
 from meadow.compiler.engines.engine import OTHER_PORTS, Needs, Planner, planners
@@ -127,14 +128,17 @@ def fit(
     if "column_ports" not in fixed and set(Columns.numbers) & set(fixed):  # whoever names its numbers wants it
         fixed["column_ports"] = most_column_ports(board)
     ports = 0 if named or packing != "auto" else column_ports(matrices, graph.model.head_dim, board, fixed)
+    made = partial(
+        _fitted, graph, board, named=named, packing=packing, optimize=optimize, dataflow=dataflow, matrices=matrices
+    )
     if not ports:
-        return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+        return made(fixed)
     try:
-        columns = _fitted(graph, board, {**fixed, "column_ports": ports}, named, packing, optimize, dataflow, matrices)
+        columns = made({**fixed, "column_ports": ports})
     except (ResourceExceeded, UsageError):  # what the array cannot do either, it says
-        return _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+        return made(fixed)
     try:
-        array = _fitted(graph, board, fixed, named, packing, optimize, dataflow, matrices)
+        array = made(fixed)
     except ResourceExceeded:
         return columns
     return min((columns, array), key=lambda found: found.chosen.seconds(optimize)).beside(columns, array)

@@ -16,7 +16,7 @@ from meadow.machine.package.read import Package
 from meadow.machine.step import Step
 
 WATTS = 5.0
-"""Of a board that runs, assumed: comparable designs on such parts are reported with 4 to 7 W."""
+"""Of a board that runs, assumed; no source says it of this design."""
 PUBLISHED = {"tokens_per_s": 73.6, "what": "Torch2RISCV, KV260 at 100 MHz, INT8, SmolLM2-135M", "kind": "reported"}
 
 

@@ -90,8 +90,7 @@ def _compiled(model: Path, folder: Path, weights: str, board: Board, tell: Tell)
     name = f"{model.name}-{weights}"
     made, target = folder / name, folder / f"{name}-{board.name}"
     tell("compiling", name)
-    if not (made / "model.onnx").is_file():
-        quantize(model, made, weights=weights, activations="int8" if weights == "int8" else "float")
+    quantize(model, made, weights=weights, activations="int8" if weights == "int8" else "float")
     settings = (("column_ports", 4),) if weights == "int8" else ()
     compile_model(made, board, target, Options(settings=settings))
     return made / "model.onnx", load(target)

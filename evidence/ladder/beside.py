@@ -80,12 +80,11 @@ class Side(ABC):
 class PacqSide(Side):
     """pacq_gemv."""
 
-    pace = 2.0  # two beats of FP32 (hls/pacq.hpp: halve_rows)
+    pace, parts = 2.0, 3  # two beats of FP32 (hls/pacq.hpp: halve_rows)
 
     def __init__(self, engine: Pacq):
         super().__init__(engine)
         self.pacq, self.slots, self.width = engine, engine.ports, engine.ports
-        self.parts = 3
 
     def layout(self, o: Fields | Operands, rows: int) -> Any:
         return self.pacq.layout(o, rows)

@@ -170,7 +170,7 @@ def build(shape: Shape | ColumnShape, design_id: int, sources: dict[str, str]) -
 
 
 def run(program: Path, image: Path, script: Script, memory: Memory, width: int) -> Outcome:
-    """Run a script on the memory that the file `image` is; results are `width` words a cycle.  Raises DeviceError when the engine does not finish."""
+    """Run a script on the memory that the file `image` is; each cycle that brings results brings `width` words.  Raises DeviceError when the engine does not finish."""
     with tempfile.TemporaryDirectory() as work:
         text, found = Path(work) / "script", Path(work) / "results"
         header = struct.pack(
