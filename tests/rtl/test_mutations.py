@@ -332,6 +332,13 @@ FAULTS = (
         "a_memory_that_does_not_answer_stops_it",
     ),
     Fault(
+        "a stopped engine takes no activations",
+        "pacq_gemv.v",
+        "assign s_axis_activation_tready = stopped || activation_ready;",
+        "assign s_axis_activation_tready = activation_ready;",
+        "an_error_of_the_bus_stops_it",
+    ),
+    Fault(
         "a command is counted twice",
         "gemv_registers.v",
         "commands_q + {31'd0, command_i}",
